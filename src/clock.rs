@@ -1,0 +1,105 @@
+//! The one source of wall time. It never runs back within the life of the process, so that a right that has
+//! expired stays expired when somebody sets the system clock back.
+//!
+//! In: the system's wall clock and its monotonic clock. Out: [`UnixNanos`]. Must never: return a smaller value than
+//! it returned before. There is no switch that tests could use; they step the system clock from outside.
+
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
+use serde::{Deserialize, Serialize};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct UnixNanos(pub i64);
+
+impl UnixNanos {
+    pub fn saturating_add(self, d: Duration) -> Self {
+        UnixNanos(self.0.saturating_add(i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
+    }
+
+    /// Whole seconds since 1970, rounded down; 0 before 1970.
+    pub fn seconds(self) -> u64 {
+        u64::try_from(self.0.div_euclid(1_000_000_000)).unwrap_or(0)
+    }
+}
+
+impl std::fmt::Display for UnixNanos {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&crate::document::format_time(self.0))
+    }
+}
+
+/// A step of the wall clock against the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Forward(Duration),
+    Back(Duration),
+}
+
+/// Wall time with a high-water mark.
+#[derive(Debug)]
+pub struct Clock {
+    high_water: AtomicI64,
+    /// Nanoseconds added to the system's time: what it has lost in steps back.
+    correction: AtomicI64,
+    /// Monotonic and wall time at the last [`Clock::check_step`].
+    reference: Mutex<(Instant, i64)>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        let wall = system_nanos();
+        Clock {
+            high_water: AtomicI64::new(wall),
+            correction: AtomicI64::new(0),
+            reference: Mutex::new((Instant::now(), wall)),
+        }
+    }
+
+    /// The time now, never before a time that was returned earlier. After a step back, time stands still until
+    /// [`Clock::check_step`] has seen the step, and then goes on from where it was.
+    pub fn now(&self) -> UnixNanos {
+        let now = system_nanos().saturating_add(self.correction.load(Ordering::Acquire));
+        UnixNanos(self.high_water.fetch_max(now, Ordering::AcqRel).max(now))
+    }
+
+    /// Compares the wall clock with the monotonic clock since the last call; to be called about once a second.
+    /// A difference above `tolerance` is a step, and is returned so that it can be logged and counted.
+    pub fn check_step(&self, tolerance: Duration) -> Option<Step> {
+        let Ok(mut reference) = self.reference.lock() else { return None };
+        let (instant, wall) = (Instant::now(), system_nanos());
+        let elapsed = i64::try_from(instant.duration_since(reference.0).as_nanos()).unwrap_or(i64::MAX);
+        let difference = wall.saturating_sub(reference.1.saturating_add(elapsed));
+        *reference = (instant, wall);
+        let size = Duration::from_nanos(difference.unsigned_abs());
+        if size <= tolerance {
+            return None;
+        }
+        // A step back is added to what we correct; a step forward first takes back earlier corrections.
+        let correction = self.correction.load(Ordering::Acquire).saturating_sub(difference).max(0);
+        self.correction.store(correction, Ordering::Release);
+        Some(if difference > 0 { Step::Forward(size) } else { Step::Back(size) })
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.now().seconds())))
+    }
+}
+
+fn system_nanos() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
+        Err(_) => 0,
+    }
+}

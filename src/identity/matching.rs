@@ -1,0 +1,284 @@
+//! How a registered credential and a presented certificate find each other in O(1).
+//!
+//! Both sides reduce what they match on to a [`MatchKey`]: a digest over kind, anchor and value. The anchor is always
+//! part of it, so that one CA can never speak in the names of another's partners. The common name is no kind.
+
+use super::certificate::{Certificate, Fingerprint, Serial};
+use super::dn::{DistinguishedName, parse_dn};
+use crate::name::AnchorName;
+use ring::digest::{Context, SHA256};
+use serde::{Deserialize, Serialize};
+
+/// The ways to match, most specific first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MatchKind {
+    Fingerprint,
+    Spki,
+    IssuerSerial,
+    Uri,
+    Dns,
+    Subject,
+    OrganizationId,
+}
+
+impl MatchKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MatchKind::Fingerprint => "fingerprint_sha256",
+            MatchKind::Spki => "spki_sha256",
+            MatchKind::IssuerSerial => "issuer_serial",
+            MatchKind::Uri => "uri",
+            MatchKind::Dns => "dns",
+            MatchKind::Subject => "subject",
+            MatchKind::OrganizationId => "organization_id",
+        }
+    }
+}
+
+/// What a registered credential is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Match {
+    /// SHA-256 of the certificate.
+    FingerprintSha256(Fingerprint),
+    /// SHA-256 of the SubjectPublicKeyInfo: survives a renewal with the same key.
+    SpkiSha256(Fingerprint),
+    IssuerSerial {
+        issuer: DistinguishedName,
+        serial: Serial,
+    },
+    /// URI SAN, compared byte by byte; the certificate must have exactly one.
+    Uri(String),
+    /// DNS SAN, in lower case; wildcards never match.
+    Dns(String),
+    Subject(DistinguishedName),
+    /// organizationIdentifier (2.5.4.97); the subject must have exactly one.
+    OrganizationId(String),
+}
+
+/// A digest over kind, anchor and value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatchKey {
+    pub kind: MatchKind,
+    digest: [u8; 32],
+}
+
+impl Match {
+    /// # Errors
+    /// A sentence: a URI that is not a valid SPIFFE ID although it says so, or not a URI; a DNS name with a wildcard.
+    pub fn uri(text: &str) -> Result<Self, String> {
+        if text.starts_with("spiffe:") {
+            check_spiffe_id(text)?;
+        } else if !text.contains(':') || text.len() > 2048 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(format!("`{}` is not an absolute URI of printable ASCII", text.escape_default()));
+        }
+        Ok(Match::Uri(text.to_owned()))
+    }
+
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn dns(text: &str) -> Result<Self, String> {
+        let name = text.to_ascii_lowercase();
+        let label = |l: &str| {
+            !l.is_empty()
+                && l.len() <= 63
+                && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && !l.starts_with('-')
+                && !l.ends_with('-')
+        };
+        if name.len() > 253 || !name.split('.').all(label) {
+            return Err(format!("`{}` is not a DNS name; wildcards are not matched", text.escape_default()));
+        }
+        Ok(Match::Dns(name))
+    }
+
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn subject(text: &str) -> Result<Self, String> {
+        let name = parse_dn(text)?;
+        if name.to_string().split(['+', ',']).all(|part| part.starts_with("CN=")) {
+            return Err(
+                "a subject of a common name alone identifies nobody: match by fingerprint, URI or DNS name".into()
+            );
+        }
+        Ok(Match::Subject(name))
+    }
+
+    pub fn kind(&self) -> MatchKind {
+        match self {
+            Match::FingerprintSha256(_) => MatchKind::Fingerprint,
+            Match::SpkiSha256(_) => MatchKind::Spki,
+            Match::IssuerSerial { .. } => MatchKind::IssuerSerial,
+            Match::Uri(_) => MatchKind::Uri,
+            Match::Dns(_) => MatchKind::Dns,
+            Match::Subject(_) => MatchKind::Subject,
+            Match::OrganizationId(_) => MatchKind::OrganizationId,
+        }
+    }
+
+    /// The key under which a credential of this anchor is found.
+    pub fn key(&self, anchor: &AnchorName) -> MatchKey {
+        let kind = self.kind();
+        match self {
+            Match::FingerprintSha256(hash) | Match::SpkiSha256(hash) => key(kind, anchor, &[&hash.0]),
+            Match::IssuerSerial { issuer, serial } => {
+                key(kind, anchor, &[&issuer.comparable().unwrap_or_default(), serial.as_str().as_bytes()])
+            }
+            Match::Uri(text) | Match::Dns(text) | Match::OrganizationId(text) => key(kind, anchor, &[text.as_bytes()]),
+            Match::Subject(name) => key(kind, anchor, &[&name.comparable().unwrap_or_default()]),
+        }
+    }
+}
+
+/// The keys under which a certificate may be found, most specific first.
+pub(super) fn keys_of(leaf: &Certificate, anchor: &AnchorName) -> Vec<MatchKey> {
+    let mut keys = vec![
+        key(MatchKind::Fingerprint, anchor, &[&leaf.fingerprint.0]),
+        key(MatchKind::Spki, anchor, &[&leaf.spki_sha256.0]),
+    ];
+    if let Some(issuer) = leaf.issuer.comparable() {
+        keys.push(key(MatchKind::IssuerSerial, anchor, &[&issuer, leaf.serial.as_str().as_bytes()]));
+    }
+    // With several URIs none is *the* identity (SPIFFE X.509-SVID section 2 demands exactly one), so none is used.
+    if let [uri] = leaf.san.uri.as_slice() {
+        if !uri.starts_with("spiffe:") || (check_spiffe_id(uri).is_ok() && !leaf.is_ca && !leaf.cert_sign) {
+            keys.push(key(MatchKind::Uri, anchor, &[uri.as_bytes()]));
+        }
+    }
+    for dns in leaf.san.dns.iter().filter(|d| !d.contains('*')) {
+        keys.push(key(MatchKind::Dns, anchor, &[dns.as_bytes()]));
+    }
+    if let Some(subject) = leaf.subject.comparable() {
+        keys.push(key(MatchKind::Subject, anchor, &[&subject]));
+    }
+    if let [id] = leaf.organization_ids.as_slice() {
+        keys.push(key(MatchKind::OrganizationId, anchor, &[id.as_bytes()]));
+    }
+    keys
+}
+
+fn key(kind: MatchKind, anchor: &AnchorName, parts: &[&[u8]]) -> MatchKey {
+    let mut context = Context::new(&SHA256);
+    context.update(&[kind as u8]);
+    for part in std::iter::once(anchor.as_str().as_bytes()).chain(parts.iter().copied()) {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    MatchKey { kind, digest }
+}
+
+/// SPIFFE ID rules (SPIFFE-ID section 2): scheme, trust domain `[a-z0-9._-]`, path segments `[a-zA-Z0-9._-]`, none
+/// empty, `.` or `..`; at most 2048 bytes.
+fn check_spiffe_id(text: &str) -> Result<(), String> {
+    let bad = |why: &str| Err(format!("`{}` is not a SPIFFE ID: {why}", text.escape_default()));
+    let Some(rest) = text.strip_prefix("spiffe://") else { return bad("it must start with `spiffe://`") };
+    if text.len() > 2048 {
+        return bad("longer than 2048 bytes");
+    }
+    let (domain, path) = match rest.split_once('/') {
+        Some((domain, path)) => (domain, Some(path)),
+        None => (rest, None),
+    };
+    let domain_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(domain_ok) {
+        return bad("the trust domain is 1 to 255 of a-z, 0-9, `.`, `_`, `-`");
+    }
+    let segment_ok = |s: &str| {
+        !s.is_empty()
+            && s != "."
+            && s != ".."
+            && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    match path {
+        Some(path) if !path.split('/').all(segment_ok) => {
+            bad("path segments are A-Z, a-z, 0-9, `.`, `_`, `-`, not empty")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    fn leaf(change: impl FnOnce(&mut CertificateParams)) -> Certificate {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        change(&mut params);
+        let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+        Certificate::from_der(&der).unwrap()
+    }
+
+    fn anchor(name: &str) -> AnchorName {
+        AnchorName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn each_kind_of_match_finds_its_certificate_under_its_anchor_only() {
+        let cert = leaf(|p| {
+            p.distinguished_name.push(DnType::OrganizationName, "Acme");
+            p.distinguished_name.push(DnType::CommonName, "client");
+            p.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 97]), "PSDDE-BAFIN-123456");
+            p.subject_alt_names = vec![
+                SanType::URI("spiffe://acme.example/a".try_into().unwrap()),
+                SanType::DnsName("a.acme.example".try_into().unwrap()),
+            ];
+        });
+        let keys = keys_of(&cert, &anchor("acme-ca"));
+        assert!(keys.is_sorted_by_key(|k| k.kind));
+        for matching in [
+            Match::FingerprintSha256(cert.fingerprint),
+            Match::SpkiSha256(cert.spki_sha256),
+            Match::IssuerSerial { issuer: cert.issuer.clone(), serial: cert.serial.clone() },
+            Match::uri("spiffe://acme.example/a").unwrap(),
+            Match::dns("A.acme.example").unwrap(),
+            Match::subject("organizationIdentifier=PSDDE-BAFIN-123456,CN=client,O=Acme").unwrap(),
+            Match::OrganizationId("PSDDE-BAFIN-123456".into()),
+        ] {
+            assert!(keys.contains(&matching.key(&anchor("acme-ca"))), "{matching:?}");
+            assert!(!keys.contains(&matching.key(&anchor("other-ca"))), "{matching:?} under another anchor");
+        }
+    }
+
+    #[test]
+    fn a_common_name_alone_is_not_a_match() {
+        assert!(Match::subject("CN=acme").is_err());
+    }
+
+    #[test]
+    fn several_uris_are_no_identity() {
+        let cert = leaf(|p| {
+            p.subject_alt_names = vec![
+                SanType::URI("spiffe://acme.example/a".try_into().unwrap()),
+                SanType::URI("spiffe://acme.example/b".try_into().unwrap()),
+            ];
+        });
+        assert!(keys_of(&cert, &anchor("acme-ca")).iter().all(|k| k.kind != MatchKind::Uri));
+    }
+
+    #[test]
+    fn spiffe_ids_follow_their_rules() {
+        for bad in [
+            "spiffe://",
+            "spiffe://A/x",
+            "spiffe://a//x",
+            "spiffe://a/../x",
+            "spiffe://a/x/",
+            "spiffe:/a",
+            "spiffe://a/é",
+            "spiffe://a:1/x",
+            "spiffe://a/x?y",
+        ] {
+            assert!(Match::uri(bad).is_err(), "{bad}");
+        }
+        assert!(Match::uri("spiffe://acme.example/ns/prod/sa/billing").is_ok());
+    }
+
+    #[test]
+    fn wildcards_are_not_dns_matches() {
+        assert!(Match::dns("*.acme.example").is_err());
+    }
+}

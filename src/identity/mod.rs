@@ -1,0 +1,52 @@
+//! DER bytes of a client's certificate chain → facts that a decision can rest on.
+//!
+//! In: certificates as the TLS layer received them. Out: [`Certificate`] facts and, once a path to an anchor has been
+//! verified by `trust`, a [`Peer`]. Must never: panic on any bytes, pick one of several readings, or say anything
+//! about trust.
+
+mod certificate;
+mod dn;
+mod matching;
+
+pub use certificate::{Certificate, Fault, Fingerprint, KeyAlgorithm, KeyFacts, SanFacts, Serial, SignatureStrength};
+pub use dn::{DistinguishedName, parse_dn};
+pub use matching::{Match, MatchKey, MatchKind};
+
+use crate::name::AnchorName;
+
+/// A client whose chain leads to a trust anchor. Made once per connection by `trust`.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub leaf: Certificate,
+    /// The certificates between the leaf and the anchor on the verified path, leaf's issuer first.
+    pub intermediates: Vec<Issuer>,
+    /// The anchor the verified path ended in.
+    pub anchor: AnchorName,
+    /// The anchor's public key, so that a later anchor of the same name is not taken for it.
+    pub anchor_spki: Fingerprint,
+    /// Generation of the trust state that verified the path.
+    pub trust_generation: u64,
+    /// What the registry is asked for, most specific first.
+    pub match_keys: Vec<MatchKey>,
+}
+
+/// An intermediate certificate of a verified path: what revocation needs to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    pub issuer: DistinguishedName,
+    pub serial: Serial,
+    pub spki_sha256: Fingerprint,
+}
+
+impl Peer {
+    pub fn new(
+        leaf: Certificate,
+        intermediates: Vec<Issuer>,
+        anchor: AnchorName,
+        anchor_spki: Fingerprint,
+        trust_generation: u64,
+    ) -> Self {
+        let match_keys = matching::keys_of(&leaf, &anchor);
+        Peer { leaf, intermediates, anchor, anchor_spki, trust_generation, match_keys }
+    }
+}

@@ -1,0 +1,265 @@
+//! Why something was refused: the one list of reasons, and what each is called on the outside.
+//!
+//! A [`Reason`] is exact and internal: records, metrics, operators. A [`Code`] is what the partner sees; several
+//! reasons share a code so that a probe learns nothing. `docs/reasons.md` is generated from this table.
+//! Changing a name here is a change of an interface and needs a CHANGELOG line.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What the partner is told. The kebab-case form is in the problem document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    BadRequest,
+    HeadTimeout,
+    BodyTimeout,
+    HeadersTooLarge,
+    BodyTooLarge,
+    Misdirected,
+    MethodNotServed,
+    IdentityUnknown,
+    CredentialNotValid,
+    EngagementNotActive,
+    NotPermitted,
+    SourceNotPermitted,
+    AccessEnded,
+    Unavailable,
+    UpstreamUnavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+    Internal,
+}
+
+impl Code {
+    pub const ALL: &'static [Code] = &[
+        Code::BadRequest,
+        Code::HeadTimeout,
+        Code::BodyTimeout,
+        Code::HeadersTooLarge,
+        Code::BodyTooLarge,
+        Code::Misdirected,
+        Code::MethodNotServed,
+        Code::IdentityUnknown,
+        Code::CredentialNotValid,
+        Code::EngagementNotActive,
+        Code::NotPermitted,
+        Code::SourceNotPermitted,
+        Code::AccessEnded,
+        Code::Unavailable,
+        Code::UpstreamUnavailable,
+        Code::UpstreamFailed,
+        Code::UpstreamTimeout,
+        Code::Internal,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// HTTP status (RFC 9110) that goes with the code.
+    pub fn status(self) -> u16 {
+        self.row().1
+    }
+
+    /// gRPC status code (grpc/doc/statuscodes.md) that goes with the code.
+    pub fn grpc_status(self) -> u8 {
+        self.row().2
+    }
+
+    /// One sentence for the partner's developer.
+    pub fn detail(self) -> &'static str {
+        self.row().3
+    }
+
+    fn row(self) -> (&'static str, u16, u8, &'static str) {
+        match self {
+            Code::BadRequest => ("bad-request", 400, 13, "The request is malformed or not in canonical form."),
+            Code::HeadTimeout => ("request-timeout", 408, 14, "The request head did not arrive in time."),
+            Code::BodyTimeout => ("body-timeout", 408, 14, "The request body stopped arriving."),
+            Code::HeadersTooLarge => {
+                ("headers-too-large", 431, 8, "The request head has too many or too large fields.")
+            }
+            Code::BodyTooLarge => ("body-too-large", 413, 8, "The request body is larger than this API accepts."),
+            Code::Misdirected => ("misdirected", 421, 14, "This host is not served on this connection."),
+            Code::MethodNotServed => ("method-not-served", 405, 7, "This method is never served here."),
+            Code::IdentityUnknown => (
+                "identity-unknown",
+                403,
+                16,
+                "The client certificate is valid but not registered for a partner. Send its fingerprint to your contact.",
+            ),
+            Code::CredentialNotValid => {
+                ("credential-not-valid", 403, 16, "The client certificate is registered but not valid now.")
+            }
+            Code::EngagementNotActive => ("engagement-not-active", 403, 7, "The engagement is not active."),
+            Code::NotPermitted => ("not-permitted", 403, 7, "This call is not permitted."),
+            Code::SourceNotPermitted => {
+                ("source-not-permitted", 403, 7, "This call is not permitted from this address.")
+            }
+            Code::AccessEnded => ("access-not-current", 403, 7, "The permission for this call is not current."),
+            Code::Unavailable => {
+                ("unavailable", 503, 14, "The gateway cannot decide this request now. Try again later.")
+            }
+            Code::UpstreamUnavailable => {
+                ("upstream-unavailable", 503, 14, "The API is not available now. Try again later.")
+            }
+            Code::UpstreamFailed => ("upstream-failed", 502, 14, "The API did not answer properly."),
+            Code::UpstreamTimeout => ("upstream-timeout", 504, 14, "The API did not answer in time."),
+            Code::Internal => ("internal", 500, 13, "The gateway failed on this request."),
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($variant:ident $name:literal $code:ident $doc:literal;)*) => {
+        /// Why something was refused. Kebab-case forms are stable.
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $(#[doc = $doc] $variant,)*
+            /// A reason of the security team's own, declared in `policies/reasons.yaml`; starts with `x-`.
+            Custom(Arc<str>),
+        }
+
+        impl Reason {
+            /// Every built-in reason.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+
+            pub fn as_str(&self) -> &str {
+                match self { $(Reason::$variant => $name,)* Reason::Custom(name) => name }
+            }
+
+            /// What the partner is told.
+            pub fn code(&self) -> Code {
+                match self { $(Reason::$variant => Code::$code,)* Reason::Custom(_) => Code::NotPermitted }
+            }
+
+            /// One line for operators.
+            pub fn doc(&self) -> &'static str {
+                match self {
+                    $(Reason::$variant => $doc,)*
+                    Reason::Custom(_) => "A rule of the security team's own policy denied the request.",
+                }
+            }
+
+            /// The built-in reason of this name.
+            pub fn parse(name: &str) -> Option<Reason> {
+                match name { $($name => Some(Reason::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+// The order is the order of precedence: of several reasons for one denial, the first decides the public code.
+// What tells a prober least comes before what tells it more.
+reasons! {
+    // The handshake.
+    CertificateMissing "certificate-missing" IdentityUnknown "The client sent no certificate.";
+    CertificateMalformed "certificate-malformed" IdentityUnknown "A certificate of the client's chain cannot be read, or is ambiguous.";
+    CertificateUnknownIssuer "certificate-unknown-issuer" IdentityUnknown "The chain ends in no trust anchor.";
+    CertificateExpired "certificate-expired" CredentialNotValid "A certificate of the chain has expired.";
+    CertificateNotYetValid "certificate-not-yet-valid" CredentialNotValid "A certificate of the chain is not valid yet.";
+    CertificateWrongUsage "certificate-wrong-usage" CredentialNotValid "Key usage or extended key usage does not permit client authentication.";
+    CertificateWeakKey "certificate-weak-key" CredentialNotValid "A key of the chain is too weak: RSA below 2048 bits, a curve below P-256, or DSA.";
+    CertificateUnsupportedKey "certificate-unsupported-key" CredentialNotValid "A key or signature algorithm of the chain is not supported, such as P-521.";
+    CertificateWeakSignature "certificate-weak-signature" CredentialNotValid "A signature of the chain uses SHA-1 or MD5.";
+    CertificateBadSignature "certificate-bad-signature" IdentityUnknown "A signature of the chain does not verify.";
+    CertificateConstraint "certificate-constraint" IdentityUnknown "A basic constraint, path length, name constraint or critical extension of the chain forbids this use.";
+    CertificateChainTooLong "certificate-chain-too-long" IdentityUnknown "The chain has too many or too large certificates.";
+    CertificateRevoked "certificate-revoked" CredentialNotValid "A certificate of the chain is revoked.";
+    HandshakeTimeout "handshake-timeout" Unavailable "The TLS handshake did not finish in time.";
+    HandshakeOverload "handshake-overload" Unavailable "Too many handshakes are in progress.";
+    HandshakeProtocol "handshake-protocol" BadRequest "The TLS handshake failed: version, cipher or message.";
+    HandshakeAborted "handshake-aborted" BadRequest "The client closed the connection during the TLS handshake.";
+    ConnectionLimit "connection-limit" Unavailable "Too many connections are open.";
+    // The request as such.
+    HeadMalformed "head-malformed" BadRequest "The request head is not valid HTTP.";
+    HeadAmbiguousFraming "head-ambiguous-framing" BadRequest "The request body's length is stated twice or in a form that proxies read differently.";
+    HeadTimeout "head-timeout" HeadTimeout "The request head did not arrive within its deadline.";
+    HeadTooLarge "head-too-large" HeadersTooLarge "The request head is larger than allowed.";
+    HeadTooManyFields "head-too-many-fields" HeadersTooLarge "The request head has more fields than allowed.";
+    HeadNotUtf8 "head-not-utf8" BadRequest "A header value is not UTF-8.";
+    TargetNotCanonical "target-not-canonical" BadRequest "The path or query is not in canonical form, so that it could be read in two ways.";
+    HostMissing "host-missing" BadRequest "Host is missing, repeated or not a host name.";
+    HostMismatch "host-mismatch" Misdirected "The TLS server name and Host disagree, or the host is not served here.";
+    MethodNotServed "method-not-served" MethodNotServed "CONNECT, TRACE and unknown methods are never served.";
+    ExpectationUnknown "expectation-unknown" BadRequest "Expect is something other than 100-continue.";
+    BodyTooLarge "body-too-large" BodyTooLarge "The request body is larger than the route allows.";
+    BodyTimeout "body-timeout" BodyTimeout "The request body made no progress.";
+    H2Protocol "h2-protocol" BadRequest "The client broke the HTTP/2 protocol.";
+    // Identity: the floor.
+    IdentityUnknown "identity-unknown" IdentityUnknown "No credential is registered for this certificate under this anchor.";
+    IdentityAmbiguous "identity-ambiguous" IdentityUnknown "Credentials of more than one partner match this certificate.";
+    AnchorNotBound "anchor-not-bound" IdentityUnknown "A credential matches, but its anchor may not speak for that partner.";
+    TrustChanged "trust-changed" CredentialNotValid "The chain no longer leads to a live trust anchor.";
+    WrongEnvironment "wrong-environment" IdentityUnknown "The credential, its anchor or the grant belongs to another environment.";
+    CredentialNotActive "credential-not-active" CredentialNotValid "The credential is not in state active.";
+    CredentialNotYetValid "credential-not-yet-valid" CredentialNotValid "The certificate is not valid yet.";
+    CredentialExpired "credential-expired" CredentialNotValid "The certificate has expired.";
+    PartnerNotActive "partner-not-active" EngagementNotActive "The partner is not in state active.";
+    EngagementNotStarted "engagement-not-started" EngagementNotActive "The engagement has not started.";
+    EngagementEnded "engagement-ended" EngagementNotActive "The engagement has ended.";
+    // Scope, network, expiry: policy.
+    RouteUnknown "route-unknown" NotPermitted "No route serves this path.";
+    OperationUnknown "operation-unknown" NotPermitted "The method and path are no known operation.";
+    OperationNotGranted "operation-not-granted" NotPermitted "No grant of the partner covers the operation.";
+    UpgradeNotAllowed "upgrade-not-allowed" NotPermitted "The request asks for an upgrade that the operation does not have.";
+    CredentialNotGranted "credential-not-granted" NotPermitted "The grant is for other credentials of the partner.";
+    GrantNotValid "grant-not-valid" NotPermitted "Policy allowed without naming a live grant of this partner that covers the operation.";
+    NetworkNotAllowed "network-not-allowed" SourceNotPermitted "The source address is in none of the allowed networks.";
+    GrantNotStarted "grant-not-started" AccessEnded "The grant has not started.";
+    GrantExpired "grant-expired" AccessEnded "The grant has ended.";
+    // Policy as a program.
+    PolicyDenied "policy-denied" NotPermitted "Policy denied without a reason.";
+    PolicyUndefined "policy-undefined" NotPermitted "Policy gave no decision.";
+    PolicyError "policy-error" NotPermitted "Policy failed, or its decision is not of the agreed form.";
+    PolicyTimeout "policy-timeout" Unavailable "Policy took longer than its time limit.";
+    PolicyInstructionLimit "policy-instruction-limit" Unavailable "Policy took more instructions than its limit.";
+    PolicyReasonUndeclared "policy-reason-undeclared" NotPermitted "Policy denied with a reason that is not declared.";
+    // The gateway and what is behind it.
+    RecordUnavailable "record-unavailable" Unavailable "No record could be kept, so nothing was allowed.";
+    NotReady "not-ready" Unavailable "No snapshot is live.";
+    Draining "draining" Unavailable "The gateway is shutting down.";
+    UpstreamUnavailable "upstream-unavailable" UpstreamUnavailable "No endpoint of the upstream is healthy.";
+    UpstreamConnect "upstream-connect" UpstreamFailed "The connection to the upstream failed.";
+    UpstreamTls "upstream-tls" UpstreamFailed "The upstream's TLS certificate or handshake was refused.";
+    UpstreamTimeout "upstream-timeout" UpstreamTimeout "The upstream did not answer within its deadline.";
+    UpstreamProtocol "upstream-protocol" UpstreamFailed "The upstream's answer broke off or was not valid HTTP.";
+    ClientGone "client-gone" BadRequest "The client went away before the answer was complete.";
+    Internal "internal" Internal "The gateway failed on this request.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_kebab_case_and_read_back() {
+        let mut seen = std::collections::HashSet::new();
+        for reason in Reason::ALL {
+            let name = reason.as_str();
+            assert!(seen.insert(name.to_owned()), "{name} twice");
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
+            assert_eq!(Reason::parse(name).as_ref(), Some(reason));
+        }
+        assert_eq!(Reason::parse("x-anything"), None);
+    }
+
+    #[test]
+    fn what_a_probe_could_try_gives_one_code() {
+        for reason in [Reason::RouteUnknown, Reason::OperationUnknown, Reason::OperationNotGranted] {
+            assert_eq!(reason.code(), Code::NotPermitted);
+        }
+    }
+}
