@@ -191,7 +191,7 @@ reasons! {
     IdentityAmbiguous "identity-ambiguous" IdentityUnknown "Credentials of more than one partner match this certificate.";
     AnchorNotBound "anchor-not-bound" IdentityUnknown "A credential matches, but its anchor may not speak for that partner.";
     TrustChanged "trust-changed" CredentialNotValid "The chain no longer leads to a live trust anchor.";
-    WrongEnvironment "wrong-environment" IdentityUnknown "The credential, its anchor or the grant belongs to another environment.";
+    WrongEnvironment "wrong-environment" NotPermitted "The credential, its anchor or the grant belongs to another environment.";
     CredentialNotActive "credential-not-active" CredentialNotValid "The credential is not in state active.";
     CredentialNotYetValid "credential-not-yet-valid" CredentialNotValid "The certificate is not valid yet.";
     CredentialExpired "credential-expired" CredentialNotValid "The certificate has expired.";

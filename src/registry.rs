@@ -1,0 +1,463 @@
+//! Who may call: an immutable index from a certificate to exactly one partner.
+//!
+//! In: partner records, networks and anchors as the store holds them. Out: [`Registry::resolve`] in O(1) of the number
+//! of partners, and [`Registry::networks_of`]. A change makes a new registry that shares all that did not change.
+//! Must never: choose between partners.
+
+use crate::identity::{MatchKey, MatchKind, Peer};
+use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
+use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Network, PartnerRecord};
+use ip_network::IpNetwork;
+use ip_network_table::IpNetworkTable;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// One change of the registry: a noun as it is now, or gone.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Partner(PartnerId, Option<PartnerRecord>),
+    Network(NetworkName, Option<Network>),
+    Anchor(AnchorName, Option<Anchor>),
+}
+
+/// The index. Cloning is cheap.
+#[derive(Clone)]
+pub struct Registry {
+    /// Grows with every change; stored with the changes.
+    revision: u64,
+    partners: imbl::HashMap<PartnerId, Arc<PartnerRecord>>,
+    matches: imbl::HashMap<MatchKey, (PartnerId, CredentialId)>,
+    credentials: imbl::HashMap<CredentialId, PartnerId>,
+    grants: imbl::HashMap<GrantId, PartnerId>,
+    anchors: imbl::OrdMap<AnchorName, Arc<Anchor>>,
+    networks: imbl::OrdMap<NetworkName, Arc<Network>>,
+    by_address: Arc<IpNetworkTable<Vec<NetworkName>>>,
+}
+
+/// What the registry says of a peer.
+#[derive(Clone, Copy, Debug)]
+pub enum Resolution<'a> {
+    Known {
+        record: &'a Arc<PartnerRecord>,
+        credential: &'a Credential,
+        matched_by: MatchKind,
+    },
+    Unknown,
+    /// Credentials of more than one partner match.
+    Ambiguous,
+    /// A credential matches, but its anchor may not speak for the partner.
+    AnchorNotBound,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry {
+            revision: 0,
+            partners: imbl::HashMap::new(),
+            matches: imbl::HashMap::new(),
+            credentials: imbl::HashMap::new(),
+            grants: imbl::HashMap::new(),
+            anchors: imbl::OrdMap::new(),
+            networks: imbl::OrdMap::new(),
+            by_address: Arc::new(IpNetworkTable::new()),
+        }
+    }
+}
+
+impl Registry {
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The registry after `changes`, which belong together.
+    ///
+    /// # Errors
+    /// Every reason why the result would not be consistent; then nothing changes.
+    pub fn with(&self, revision: u64, changes: &[Change]) -> Result<Registry, Vec<String>> {
+        let mut next = self.clone();
+        next.revision = revision;
+        let mut problems = Vec::new();
+        // What goes is taken out first, so that a credential can move from one partner to another in one change.
+        for change in changes {
+            match change {
+                Change::Partner(id, _) => next.remove_partner(id),
+                Change::Network(name, None) => {
+                    next.networks.remove(name);
+                }
+                Change::Anchor(name, None) => {
+                    next.anchors.remove(name);
+                }
+                Change::Network(name, Some(network)) => {
+                    next.networks.insert(name.clone(), Arc::new(network.clone()));
+                }
+                Change::Anchor(name, Some(anchor)) => {
+                    next.anchors.insert(name.clone(), Arc::new(anchor.clone()));
+                }
+            }
+        }
+        for change in changes {
+            if let Change::Partner(_, Some(record)) = change {
+                next.insert_partner(record, &mut problems);
+            }
+        }
+        let whole = changes.iter().any(|c| matches!(c, Change::Network(_, None) | Change::Anchor(..)));
+        let touched: Vec<Arc<PartnerRecord>> = if whole {
+            // A network or anchor that others refer to has changed: every reference is looked at again.
+            next.partners.values().cloned().collect()
+        } else {
+            changes
+                .iter()
+                .filter_map(|c| match c {
+                    Change::Partner(id, Some(_)) => next.partners.get(id).cloned(),
+                    _ => None,
+                })
+                .collect()
+        };
+        for record in &touched {
+            next.check_references(record, &mut problems);
+        }
+        if changes.iter().any(|c| matches!(c, Change::Network(..))) {
+            next.by_address = Arc::new(address_table(next.networks.values()));
+        }
+        if problems.is_empty() {
+            Ok(next)
+        } else {
+            problems.sort();
+            problems.dedup();
+            Err(problems)
+        }
+    }
+
+    /// Finds the one partner that the peer is.
+    pub fn resolve(&self, peer: &Peer) -> Resolution<'_> {
+        let mut found: Option<(&PartnerId, &CredentialId, MatchKind)> = None;
+        for key in &peer.match_keys {
+            let Some((partner, credential)) = self.matches.get(key) else { continue };
+            match found {
+                None => found = Some((partner, credential, key.kind)),
+                Some((first, ..)) if first != partner => return Resolution::Ambiguous,
+                Some(_) => {}
+            }
+        }
+        let Some((partner, credential, matched_by)) = found else { return Resolution::Unknown };
+        let bound = self.anchors.get(&peer.anchor).is_some_and(|a| a.partners.contains(partner));
+        let Some(record) = self.partners.get(partner) else { return Resolution::Unknown };
+        let Some(credential) = find_credential(record, credential) else { return Resolution::Unknown };
+        if !bound {
+            return Resolution::AnchorNotBound;
+        }
+        Resolution::Known { record, credential, matched_by }
+    }
+
+    /// Names of the networks that hold the address, sorted, [`ANY_NETWORK`] among them.
+    pub fn networks_of(&self, address: IpAddr) -> Vec<&str> {
+        let mut names: Vec<&str> = vec![ANY_NETWORK];
+        for (_, list) in self.by_address.matches(address.to_canonical()) {
+            names.extend(list.iter().map(NetworkName::as_str));
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub fn partner(&self, id: &PartnerId) -> Option<&Arc<PartnerRecord>> {
+        self.partners.get(id)
+    }
+
+    /// In no particular order.
+    pub fn partners(&self) -> impl Iterator<Item = &Arc<PartnerRecord>> {
+        self.partners.values()
+    }
+
+    pub fn partner_count(&self) -> usize {
+        self.partners.len()
+    }
+
+    pub fn anchor(&self, name: &AnchorName) -> Option<&Arc<Anchor>> {
+        self.anchors.get(name)
+    }
+
+    pub fn anchors(&self) -> impl Iterator<Item = &Arc<Anchor>> {
+        self.anchors.values()
+    }
+
+    pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.networks.values()
+    }
+
+    fn remove_partner(&mut self, id: &PartnerId) {
+        let Some(record) = self.partners.remove(id) else { return };
+        for credential in &record.credentials {
+            self.matches.remove(&credential.matching.key(&credential.anchor));
+            self.credentials.remove(&credential.id);
+        }
+        for grant in &record.grants {
+            self.grants.remove(&grant.id);
+        }
+    }
+
+    fn insert_partner(&mut self, record: &PartnerRecord, problems: &mut Vec<String>) {
+        let id = &record.partner.id;
+        for credential in &record.credentials {
+            if let Some(other) = self.credentials.insert(credential.id.clone(), id.clone()) {
+                problems.push(format!("credential id `{}` is used by `{other}` and by `{id}`", credential.id));
+            }
+            let key = credential.matching.key(&credential.anchor);
+            if let Some((other, theirs)) = self.matches.insert(key, (id.clone(), credential.id.clone())) {
+                problems.push(format!(
+                    "credentials `{theirs}` of `{other}` and `{}` of `{id}` match the same {} under anchor `{}`",
+                    credential.id,
+                    key.kind.as_str(),
+                    credential.anchor
+                ));
+            }
+        }
+        for grant in &record.grants {
+            if let Some(other) = self.grants.insert(grant.id.clone(), id.clone()) {
+                problems.push(format!("grant id `{}` is used by `{other}` and by `{id}`", grant.id));
+            }
+        }
+        self.partners.insert(id.clone(), Arc::new(record.clone()));
+    }
+
+    fn check_references(&self, record: &PartnerRecord, problems: &mut Vec<String>) {
+        let id = &record.partner.id;
+        let known = |name: &NetworkName| name.as_str() == ANY_NETWORK || self.networks.contains_key(name);
+        for name in record.partner.networks.iter().filter(|n| !known(n)) {
+            problems.push(format!("partner `{id}` names the network `{name}`, which does not exist"));
+        }
+        for credential in &record.credentials {
+            match self.anchors.get(&credential.anchor) {
+                None => problems.push(format!(
+                    "credential `{}` of `{id}` names the anchor `{}`, which does not exist",
+                    credential.id, credential.anchor
+                )),
+                Some(anchor) if !anchor.partners.contains(id) => problems.push(format!(
+                    "credential `{}` of `{id}` names the anchor `{}`, which is not bound to `{id}`: add it to the \
+                     anchor's partners",
+                    credential.id, credential.anchor
+                )),
+                Some(_) => {}
+            }
+        }
+        for grant in &record.grants {
+            for name in grant.networks.iter().flatten().filter(|n| !known(n)) {
+                problems.push(format!("grant `{}` of `{id}` names the network `{name}`, which does not exist", grant.id));
+            }
+            for credential in grant.credentials.iter().flatten() {
+                if find_credential(record, credential).is_none() {
+                    problems.push(format!(
+                        "grant `{}` of `{id}` names the credential `{credential}`, which `{id}` does not have",
+                        grant.id
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// The credential of this id; `credentials` are sorted.
+pub fn find_credential<'a>(record: &'a PartnerRecord, id: &CredentialId) -> Option<&'a Credential> {
+    record.credentials.binary_search_by(|c| c.id.cmp(id)).ok().and_then(|n| record.credentials.get(n))
+}
+
+/// The grant of this id; `grants` are sorted.
+pub fn find_grant<'a>(record: &'a PartnerRecord, id: &str) -> Option<&'a Grant> {
+    record.grants.binary_search_by(|g| g.id.as_str().cmp(id)).ok().and_then(|n| record.grants.get(n))
+}
+
+fn address_table<'a>(networks: impl Iterator<Item = &'a Arc<Network>>) -> IpNetworkTable<Vec<NetworkName>> {
+    let mut table: IpNetworkTable<Vec<NetworkName>> = IpNetworkTable::new();
+    for network in networks {
+        for cidr in &network.cidrs {
+            let Ok(key) = IpNetwork::new(cidr.network(), cidr.prefix_len()) else { continue };
+            match table.exact_match_mut(key) {
+                Some(names) => names.push(network.name.clone()),
+                None => {
+                    table.insert(key, vec![network.name.clone()]);
+                }
+            }
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixNanos;
+    use crate::identity::{Certificate, Fingerprint, Match};
+    use crate::partner::{ClientAuthUsage, CredentialState, Partner, PartnerState, Period};
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    fn leaf(uri: &str) -> Certificate {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        Certificate::from_der(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).unwrap()
+    }
+
+    fn peer(leaf: &Certificate, anchor: &str) -> Peer {
+        Peer::new(leaf.clone(), vec![], AnchorName::parse(anchor).unwrap(), Fingerprint([0; 32]), 1)
+    }
+
+    fn anchor(name: &str, partners: &[&str]) -> Change {
+        let name = AnchorName::parse(name).unwrap();
+        Change::Anchor(
+            name.clone(),
+            Some(Anchor {
+                name,
+                certificate: vec![],
+                partners: partners.iter().map(|p| PartnerId::parse(p).unwrap()).collect(),
+                environments: vec![],
+                client_auth: ClientAuthUsage::Required,
+            }),
+        )
+    }
+
+    fn network(name: &str, cidr: &str) -> Change {
+        let name = NetworkName::parse(name).unwrap();
+        Change::Network(name.clone(), Some(Network { name, cidrs: vec![cidr.parse().unwrap()] }))
+    }
+
+    fn partner(id: &str, credentials: &[(&str, &str, Match)]) -> Change {
+        let id = PartnerId::parse(id).unwrap();
+        let mut credentials: Vec<Credential> = credentials
+            .iter()
+            .map(|(id, anchor, matching)| Credential {
+                id: CredentialId::parse(id).unwrap(),
+                anchor: AnchorName::parse(anchor).unwrap(),
+                matching: matching.clone(),
+                state: CredentialState::Active,
+                labels: Default::default(),
+                environments: vec![],
+            })
+            .collect();
+        credentials.sort_by(|a, b| a.id.cmp(&b.id));
+        let partner = Partner {
+            id: id.clone(),
+            name: "n".into(),
+            owner: "o".into(),
+            state: PartnerState::Active,
+            labels: Default::default(),
+            time_zone: "UTC".into(),
+            engagement: Period { starts: Some(UnixNanos(0)), ends: None },
+            networks: vec![],
+        };
+        Change::Partner(id, Some(PartnerRecord { partner, credentials, grants: vec![] }))
+    }
+
+    fn known(resolution: Resolution<'_>) -> Option<(String, String)> {
+        match resolution {
+            Resolution::Known { record, credential, .. } => Some((record.partner.id.to_string(), credential.id.to_string())),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn two_certificates_of_one_partner_with_the_same_san_are_a_rotation() {
+        let uri = "spiffe://acme.example/billing";
+        let (old, new) = (leaf(uri), leaf(uri));
+        let registry = Registry::default()
+            .with(
+                1,
+                &[
+                    anchor("ca", &["acme"]),
+                    partner(
+                        "acme",
+                        &[
+                            ("old", "ca", Match::FingerprintSha256(old.fingerprint)),
+                            ("name", "ca", Match::uri(uri).unwrap()),
+                        ],
+                    ),
+                ],
+            )
+            .unwrap();
+        assert_eq!(known(registry.resolve(&peer(&old, "ca"))), Some(("acme".into(), "old".into())), "most specific");
+        assert_eq!(known(registry.resolve(&peer(&new, "ca"))), Some(("acme".into(), "name".into())));
+    }
+
+    #[test]
+    fn credentials_of_two_partners_are_ambiguous() {
+        let cert = leaf("spiffe://acme.example/billing");
+        let registry = Registry::default()
+            .with(
+                1,
+                &[
+                    anchor("ca", &["acme", "globex"]),
+                    partner("acme", &[("a", "ca", Match::FingerprintSha256(cert.fingerprint))]),
+                    partner("globex", &[("b", "ca", Match::uri("spiffe://acme.example/billing").unwrap())]),
+                ],
+            )
+            .unwrap();
+        assert!(matches!(registry.resolve(&peer(&cert, "ca")), Resolution::Ambiguous));
+    }
+
+    #[test]
+    fn the_same_key_for_two_partners_is_refused() {
+        let cert = leaf("spiffe://acme.example/billing");
+        let problems = Registry::default()
+            .with(
+                1,
+                &[
+                    anchor("ca", &["acme", "globex"]),
+                    partner("acme", &[("a", "ca", Match::SpkiSha256(cert.spki_sha256))]),
+                    partner("globex", &[("b", "ca", Match::SpkiSha256(cert.spki_sha256))]),
+                ],
+            )
+            .err()
+            .unwrap();
+        assert!(problems.iter().any(|p| p.contains("`a`") && p.contains("`b`") && p.contains("spki")), "{problems:?}");
+    }
+
+    #[test]
+    fn an_anchor_speaks_only_for_its_partners() {
+        let cert = leaf("spiffe://acme.example/billing");
+        let acme = partner("acme", &[("a", "ca", Match::FingerprintSha256(cert.fingerprint))]);
+        let problems = Registry::default().with(1, &[anchor("ca", &["globex"]), acme.clone()]).err().unwrap();
+        assert!(problems[0].contains("not bound to `acme`"), "{problems:?}");
+        let registry = Registry::default().with(1, &[anchor("ca", &["acme"]), acme]).unwrap();
+        assert!(matches!(registry.resolve(&peer(&cert, "other")), Resolution::Unknown));
+    }
+
+    #[test]
+    fn removing_what_is_still_named_is_refused() {
+        let cert = leaf("spiffe://acme.example/billing");
+        let acme = partner("acme", &[("a", "ca", Match::FingerprintSha256(cert.fingerprint))]);
+        let registry = Registry::default().with(1, &[anchor("ca", &["acme"]), acme]).unwrap();
+        assert!(registry.with(2, &[Change::Anchor(AnchorName::parse("ca").unwrap(), None)]).is_err());
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let registry = Registry::default().with(1, &[network("dc1", "192.0.2.0/24"), network("all4", "0.0.0.0/0")]).unwrap();
+        assert_eq!(registry.networks_of("::ffff:192.0.2.7".parse().unwrap()), ["all4", "any", "dc1"]);
+        assert_eq!(registry.networks_of("::1".parse().unwrap()), ["any"]);
+    }
+
+    proptest! {
+        /// Whatever the order of changes, the index is the one that a full build makes.
+        #[test]
+        fn deltas_and_a_full_build_agree(steps in proptest::collection::vec((0u8..4, 0u8..4, any::<bool>()), 1..30)) {
+            let certs: Vec<Certificate> = (0..4).map(|n| leaf(&format!("spiffe://a/{n}"))).collect();
+            let mut registry = Registry::default().with(0, &[anchor("ca", &["p0", "p1", "p2", "p3"])]).unwrap();
+            for (n, (who, which, gone)) in steps.iter().enumerate() {
+                let id = format!("p{who}");
+                let change = if *gone {
+                    Change::Partner(PartnerId::parse(&id).unwrap(), None)
+                } else {
+                    partner(&id, &[(&format!("c{which}"), "ca", Match::FingerprintSha256(certs[usize::from(*which)].fingerprint))])
+                };
+                if let Ok(next) = registry.with(n as u64 + 1, &[change]) {
+                    registry = next;
+                }
+                let mut all = vec![anchor("ca", &["p0", "p1", "p2", "p3"])];
+                all.extend(registry.partners().map(|r| Change::Partner(r.partner.id.clone(), Some((**r).clone()))));
+                let full = Registry::default().with(registry.revision(), &all).unwrap();
+                for cert in &certs {
+                    prop_assert_eq!(known(registry.resolve(&peer(cert, "ca"))), known(full.resolve(&peer(cert, "ca"))));
+                }
+            }
+        }
+    }
+}

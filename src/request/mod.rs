@@ -1,0 +1,71 @@
+//! The canonical form of a request: what policy sees and what the upstream receives are the same bytes, or the request
+//! is refused.
+//!
+//! In: the raw HTTP/1 head ([`judge_head`]) and the parsed target, host and fields ([`canonicalise`]). Out: a
+//! [`CanonicalRequest`], or a [`Refusal`] with its reason. Must never: decode, normalise or repair what the client sent.
+
+mod canonical;
+mod head;
+
+pub use canonical::{CanonicalRequest, Host, canonicalise};
+pub use head::{HeadLimits, judge_head};
+
+use crate::clock::UnixNanos;
+use crate::reason::Reason;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Why a request is refused before any decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// For the operator; the partner sees only the reason's code.
+    pub detail: String,
+}
+
+impl Refusal {
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Refusal { reason, detail: detail.into() }
+    }
+}
+
+/// What the TLS layer agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// IANA name of the cipher suite.
+    pub cipher: String,
+    pub sni: Option<String>,
+}
+
+/// Everything a decision needs to know of one request besides who sent it.
+#[derive(Clone, Debug)]
+pub struct RequestFacts {
+    /// The gateway's own id for the request (UUIDv7).
+    pub id: Arc<str>,
+    pub canonical: CanonicalRequest,
+    /// Address of the client, IPv4-mapped addresses as IPv4.
+    pub source: SocketAddr,
+    pub tls: Arc<TlsFacts>,
+    /// The fields that the config lets policy see, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Of the Content-Length field; absent for chunked bodies and where there is none.
+    pub content_length: Option<u64>,
+    pub upgrade: UpgradeWanted,
+    pub now: UnixNanos,
+}
+
+/// Whether the request asks to leave HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeWanted {
+    No,
+    WebSocket,
+    /// Any other protocol: never served.
+    Other,
+}
+
+/// An address as it is compared: IPv4-mapped IPv6 is IPv4.
+pub fn canonical_ip(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
