@@ -242,7 +242,8 @@ impl Registry {
         }
         for grant in &record.grants {
             for name in grant.networks.iter().flatten().filter(|n| !known(n)) {
-                problems.push(format!("grant `{}` of `{id}` names the network `{name}`, which does not exist", grant.id));
+                problems
+                    .push(format!("grant `{}` of `{id}` names the network `{name}`, which does not exist", grant.id));
             }
             for credential in grant.credentials.iter().flatten() {
                 if find_credential(record, credential).is_none() {
@@ -349,7 +350,9 @@ mod tests {
 
     fn known(resolution: Resolution<'_>) -> Option<(String, String)> {
         match resolution {
-            Resolution::Known { record, credential, .. } => Some((record.partner.id.to_string(), credential.id.to_string())),
+            Resolution::Known { record, credential, .. } => {
+                Some((record.partner.id.to_string(), credential.id.to_string()))
+            }
             _ => None,
         }
     }
@@ -430,7 +433,8 @@ mod tests {
 
     #[test]
     fn mapped_addresses_are_ipv4() {
-        let registry = Registry::default().with(1, &[network("dc1", "192.0.2.0/24"), network("all4", "0.0.0.0/0")]).unwrap();
+        let registry =
+            Registry::default().with(1, &[network("dc1", "192.0.2.0/24"), network("all4", "0.0.0.0/0")]).unwrap();
         assert_eq!(registry.networks_of("::ffff:192.0.2.7".parse().unwrap()), ["all4", "any", "dc1"]);
         assert_eq!(registry.networks_of("::1".parse().unwrap()), ["any"]);
     }

@@ -103,7 +103,12 @@ impl CanonicalRequest {
 ///
 /// # Errors
 /// [`Reason::MethodNotServed`], [`Reason::TargetNotCanonical`], [`Reason::HostMissing`] or [`Reason::HostMismatch`].
-pub fn canonicalise(method: &Method, target: &[u8], host: Option<&str>, sni: Option<&str>) -> Result<CanonicalRequest, Refusal> {
+pub fn canonicalise(
+    method: &Method,
+    target: &[u8],
+    host: Option<&str>,
+    sni: Option<&str>,
+) -> Result<CanonicalRequest, Refusal> {
     const SERVED: [Method; 7] =
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
     if !SERVED.contains(method) {
@@ -126,7 +131,10 @@ pub fn canonicalise(method: &Method, target: &[u8], host: Option<&str>, sni: Opt
         // A client that connects by address sends no SNI (RFC 6066 section 3), so SNI and an address always disagree.
         let same = Host::parse(sni).is_ok_and(|sni| sni == host);
         if !same || host.is_address() {
-            return Err(Refusal::new(Reason::HostMismatch, format!("TLS server name `{}`, host `{host}`", sni.escape_default())));
+            return Err(Refusal::new(
+                Reason::HostMismatch,
+                format!("TLS server name `{}`, host `{host}`", sni.escape_default()),
+            ));
         }
     }
     Ok(CanonicalRequest { method: method.clone(), host, path: path.to_owned(), query: query.map(str::to_owned) })
@@ -246,7 +254,17 @@ mod tests {
 
     #[test]
     fn ordinary_targets_pass_unchanged() {
-        for target in ["/", "/v1/orders", "/v1/orders/", "/v1/o-1_2.json?x=1&y=%2F..&filter[name]=a+b&z", "/caf%C3%A9", "/caf%c3%a9/a%20b", "/a:b@c", "/100%25", "/x?u=https://a/b?c=%252F&t=~%7E"] {
+        for target in [
+            "/",
+            "/v1/orders",
+            "/v1/orders/",
+            "/v1/o-1_2.json?x=1&y=%2F..&filter[name]=a+b&z",
+            "/caf%C3%A9",
+            "/caf%c3%a9/a%20b",
+            "/a:b@c",
+            "/100%25",
+            "/x?u=https://a/b?c=%252F&t=~%7E",
+        ] {
             assert_eq!(run(target).map(|r| r.target()), Ok(target.to_owned()), "{target}");
         }
     }
@@ -254,10 +272,43 @@ mod tests {
     #[test]
     fn targets_with_two_readings_are_refused() {
         for target in [
-            "", "v1", "*", "//", "/a//b", "/./a", "/a/..", "/a/../b", "/%2e%2e/b", "/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b",
-            "/a;x=1", "/a%3bx", "/a%00b", "/a%0ab", "/%252e%252e/a", "/a%252fb", "/%c0%ae%c0%ae", "/%e0%80%af", "/%ff",
-            "/a%", "/a%4", "/a%zz", "/a b", "/a\tb", "/é", "/a#b", "/%61dmin", "/a?%61=1", "/a?x=%00", "/a?x=%ff", "/a?x=\"",
-            "/a?x=<", "/a?x#y", "/%7f",
+            "",
+            "v1",
+            "*",
+            "//",
+            "/a//b",
+            "/./a",
+            "/a/..",
+            "/a/../b",
+            "/%2e%2e/b",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a;x=1",
+            "/a%3bx",
+            "/a%00b",
+            "/a%0ab",
+            "/%252e%252e/a",
+            "/a%252fb",
+            "/%c0%ae%c0%ae",
+            "/%e0%80%af",
+            "/%ff",
+            "/a%",
+            "/a%4",
+            "/a%zz",
+            "/a b",
+            "/a\tb",
+            "/é",
+            "/a#b",
+            "/%61dmin",
+            "/a?%61=1",
+            "/a?x=%00",
+            "/a?x=%ff",
+            "/a?x=\"",
+            "/a?x=<",
+            "/a?x#y",
+            "/%7f",
         ] {
             assert_eq!(run(target), Err(Reason::TargetNotCanonical), "{target}");
         }
@@ -265,13 +316,18 @@ mod tests {
 
     #[test]
     fn sni_and_host_are_compared_as_names() {
-        let with = |host: &str, sni: &str| canonicalise(&Method::GET, b"/", Some(host), Some(sni)).map_err(|r| r.reason);
-        for (host, sni) in [("api.example", "api.example"), ("API.example.", "api.example"), ("api.example:8443", "API.EXAMPLE")] {
+        let with =
+            |host: &str, sni: &str| canonicalise(&Method::GET, b"/", Some(host), Some(sni)).map_err(|r| r.reason);
+        for (host, sni) in
+            [("api.example", "api.example"), ("API.example.", "api.example"), ("api.example:8443", "API.EXAMPLE")]
+        {
             assert!(with(host, sni).is_ok(), "{host} {sni}");
         }
         assert_eq!(with("other.example", "api.example"), Err(Reason::HostMismatch));
         assert_eq!(with("127.0.0.1", "api.example"), Err(Reason::HostMismatch));
-        for bad in ["", "a b", "api.example:x", "api..example", "[::1", "api.example:", "a/b", "1.2.3", "user@api.example"] {
+        for bad in
+            ["", "a b", "api.example:x", "api..example", "[::1", "api.example:", "a/b", "1.2.3", "user@api.example"]
+        {
             assert_eq!(with(bad, "api.example"), Err(Reason::HostMissing), "{bad}");
         }
     }
@@ -291,7 +347,10 @@ mod tests {
             let bytes = s.as_bytes();
             let mut n = 0;
             while n < bytes.len() {
-                let pair = bytes.get(n + 1..n + 3).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+                let pair = bytes
+                    .get(n + 1..n + 3)
+                    .and_then(|h| std::str::from_utf8(h).ok())
+                    .and_then(|h| u8::from_str_radix(h, 16).ok());
                 match (bytes[n], pair) {
                     (b'%', Some(b)) => {
                         out.push(b);
@@ -307,14 +366,19 @@ mod tests {
         };
         let once = decode(path);
         let twice = decode(&once);
-        let cut: String = once.split('/').map(|s| s.split(';').next().unwrap().to_owned()).collect::<Vec<_>>().join("/");
+        let cut: String =
+            once.split('/').map(|s| s.split(';').next().unwrap().to_owned()).collect::<Vec<_>>().join("/");
         vec![once.clone(), twice, cut, once.replace('\\', "/")]
     }
 
     fn dots_removed(path: &str) -> String {
         let mut out: Vec<&str> = Vec::new();
         for segment in path.split('/').filter(|s| !s.is_empty() && *s != ".") {
-            if segment == ".." { out.pop(); } else { out.push(segment); }
+            if segment == ".." {
+                out.pop();
+            } else {
+                out.push(segment);
+            }
         }
         out.join("/")
     }

@@ -21,9 +21,14 @@ pub struct HeadLimits {
 pub fn judge_head(head: &[u8], pipelined: usize, limits: &HeadLimits) -> Result<(), Refusal> {
     let malformed = |detail: &str| Refusal::new(Reason::HeadMalformed, detail);
     if head.len() > limits.max_bytes {
-        return Err(Refusal::new(Reason::HeadTooLarge, format!("{} bytes; {} are allowed", head.len(), limits.max_bytes)));
+        return Err(Refusal::new(
+            Reason::HeadTooLarge,
+            format!("{} bytes; {} are allowed", head.len(), limits.max_bytes),
+        ));
     }
-    let Some(body) = head.strip_suffix(b"\r\n\r\n") else { return Err(malformed("the head does not end in CR LF CR LF")) };
+    let Some(body) = head.strip_suffix(b"\r\n\r\n") else {
+        return Err(malformed("the head does not end in CR LF CR LF"));
+    };
     let mut lines = Lines { rest: Some(body) };
     let request_line = lines.next().ok_or_else(|| malformed("empty"))??;
     let http_10 = judge_request_line(request_line)?;
@@ -107,7 +112,8 @@ impl<'a> Iterator for Lines<'a> {
 fn judge_request_line(line: &[u8]) -> Result<bool, Refusal> {
     let malformed = |detail: &str| Refusal::new(Reason::HeadMalformed, detail);
     let mut parts = line.split(|b| *b == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(malformed("the request line is not `METHOD target HTTP/1.1` with single spaces"));
     };
     if method.is_empty() || !method.iter().all(|b| is_token(*b)) {
@@ -122,7 +128,10 @@ fn judge_request_line(line: &[u8]) -> Result<bool, Refusal> {
         return Err(Refusal::new(Reason::MethodNotServed, "CONNECT"));
     }
     if !target.starts_with(b"/") {
-        return Err(Refusal::new(Reason::TargetNotCanonical, "the target is not in origin form: it must start with `/`"));
+        return Err(Refusal::new(
+            Reason::TargetNotCanonical,
+            "the target is not in origin form: it must start with `/`",
+        ));
     }
     if let Some(bad) = target.iter().find(|b| !b.is_ascii_graphic() || **b == b'#') {
         return Err(Refusal::new(Reason::TargetNotCanonical, format!("byte 0x{bad:02x} in the target")));
@@ -136,7 +145,9 @@ fn judge_field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
         return Err(malformed("a folded field line"));
     }
-    let Some(colon) = line.iter().position(|b| *b == b':') else { return Err(malformed("a field line without a colon")) };
+    let Some(colon) = line.iter().position(|b| *b == b':') else {
+        return Err(malformed("a field line without a colon"));
+    };
     let (name, value) = line.split_at(colon);
     let value = value.get(1..).unwrap_or_default();
     if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
@@ -170,7 +181,10 @@ mod tests {
     #[test]
     fn an_ordinary_head_passes() {
         assert_eq!(judge("GET /v1/orders?page=2 HTTP/1.1\r\nHost: api.example\r\nAccept: */*\r\nX-E:\r\n\r\n"), Ok(()));
-        assert_eq!(judge("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"), Ok(()));
+        assert_eq!(
+            judge("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"),
+            Ok(())
+        );
     }
 
     #[test]
@@ -191,10 +205,16 @@ mod tests {
             ("GET / HTTP/1.1\r\nX: y\r\n\r\n", Reason::HostMissing),
             ("GET / HTTP/1.0\r\n\r\n", Reason::HostMissing),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Reason::HostMissing),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", Reason::HeadAmbiguousFraming),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                Reason::HeadAmbiguousFraming,
+            ),
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", Reason::HeadAmbiguousFraming),
             ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", Reason::HeadAmbiguousFraming),
-            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", Reason::HeadAmbiguousFraming),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Reason::HeadAmbiguousFraming,
+            ),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Reason::HeadAmbiguousFraming),
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Reason::HeadAmbiguousFraming),
             ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", Reason::HeadAmbiguousFraming),

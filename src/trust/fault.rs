@@ -5,7 +5,10 @@ use crate::reason::Reason;
 use webpki::Error;
 
 pub(super) fn of(error: &Error) -> Fault {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is non-exhaustive; what is new is refused as malformed")]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is non-exhaustive; what is new is refused as malformed"
+    )]
     let reason = match error {
         Error::UnknownIssuer => Reason::CertificateUnknownIssuer,
         Error::CertExpired { .. } => Reason::CertificateExpired,
@@ -13,8 +16,9 @@ pub(super) fn of(error: &Error) -> Fault {
         Error::CertRevoked => Reason::CertificateRevoked,
         Error::InvalidSignatureForPublicKey | Error::SignatureAlgorithmMismatch => Reason::CertificateBadSignature,
         Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => Reason::CertificateWrongUsage,
-        Error::UnsupportedSignatureAlgorithmContext(_)
-        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Reason::CertificateUnsupportedKey,
+        Error::UnsupportedSignatureAlgorithmContext(_) | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            Reason::CertificateUnsupportedKey
+        }
         Error::CaUsedAsEndEntity
         | Error::EndEntityUsedAsCa
         | Error::NameConstraintViolation

@@ -147,7 +147,8 @@ impl Trust {
             return Err(Fault::new(Reason::CertificateUnknownIssuer, "the path ended in no registered anchor"));
         };
         check_anchor_validity(anchor, now)?;
-        if leaf.client_auth != Some(true) && !(leaf.client_auth.is_none() && anchor.client_auth == ClientAuthUsage::Optional)
+        if leaf.client_auth != Some(true)
+            && !(leaf.client_auth.is_none() && anchor.client_auth == ClientAuthUsage::Optional)
         {
             return Err(Fault::new(
                 Reason::CertificateWrongUsage,
@@ -199,7 +200,10 @@ fn check_anchor_validity(anchor: &Trusted, now: UnixNanos) -> Result<(), Fault> 
         return Err(Fault::new(Reason::CertificateExpired, format!("the anchor `{}` has expired", anchor.name)));
     }
     if now < anchor.not_before {
-        return Err(Fault::new(Reason::CertificateNotYetValid, format!("the anchor `{}` is not valid yet", anchor.name)));
+        return Err(Fault::new(
+            Reason::CertificateNotYetValid,
+            format!("the anchor `{}` is not valid yet", anchor.name),
+        ));
     }
     Ok(())
 }

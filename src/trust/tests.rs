@@ -1,6 +1,9 @@
 use super::*;
 use crate::name::PartnerId;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair,
+    KeyUsagePurpose,
+};
 
 struct Ca {
     signer: Signer<'static, KeyPair>,
@@ -73,7 +76,10 @@ fn two_anchors_with_the_same_subject_are_told_apart_by_the_path() {
 fn anchors_with_equal_keys_are_refused_at_load() {
     let one = ca("Partner CA", |_| {});
     let problems = Trust::build(1, [anchor("one", &one), anchor("two", &one)].iter()).err().unwrap();
-    assert!(problems[0].contains("`one`") && problems[0].contains("`two`") && problems[0].contains("public key"), "{problems:?}");
+    assert!(
+        problems[0].contains("`one`") && problems[0].contains("`two`") && problems[0].contains("public key"),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -98,8 +104,14 @@ fn chains_that_prove_nothing_are_refused_by_name() {
         (vec![b"junk".to_vec()], Reason::CertificateMalformed),
         (vec![leaf(&other, |_| {})], Reason::CertificateUnknownIssuer),
         (vec![leaf(&good, |p| (p.not_before, p.not_after) = (at(2020, 1), at(2021, 1)))], Reason::CertificateExpired),
-        (vec![leaf(&good, |p| (p.not_before, p.not_after) = (at(2190, 1), at(2191, 1)))], Reason::CertificateNotYetValid),
-        (vec![leaf(&good, |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])], Reason::CertificateWrongUsage),
+        (
+            vec![leaf(&good, |p| (p.not_before, p.not_after) = (at(2190, 1), at(2191, 1)))],
+            Reason::CertificateNotYetValid,
+        ),
+        (
+            vec![leaf(&good, |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])],
+            Reason::CertificateWrongUsage,
+        ),
         (vec![leaf(&good, |p| p.extended_key_usages = vec![])], Reason::CertificateWrongUsage),
         (vec![leaf(&good, |p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment])], Reason::CertificateWrongUsage),
         (vec![good.der.clone()], Reason::CertificateConstraint),
@@ -131,11 +143,15 @@ fn a_leaf_without_usage_passes_only_where_the_anchor_says_so() {
 
 #[test]
 fn an_expired_anchor_verifies_nothing_and_ends_what_it_verified() {
-    let old = ca("Old", |p| (p.not_before, p.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1)));
+    let old = ca("Old", |p| {
+        (p.not_before, p.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1))
+    });
     let trust = trust(&[anchor("old", &old)]);
     assert_eq!(verify(&trust, &[&leaf(&old, |_| {})]).map(|_| ()), Err(Reason::CertificateExpired));
     let in_2020 = UnixNanos(1_590_000_000_000_000_000);
-    let der = leaf(&old, |p| (p.not_before, p.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2191, 1, 1)));
+    let der = leaf(&old, |p| {
+        (p.not_before, p.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2191, 1, 1))
+    });
     let peer = trust.verify(&[CertificateDer::from(der)], in_2020).unwrap();
     assert!(trust.still_good(&peer, in_2020).is_ok());
     assert_eq!(trust.still_good(&peer, now()).err(), Some(Reason::CertificateExpired));

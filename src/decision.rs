@@ -1,0 +1,323 @@
+//! Allow or deny for one request: the floor, then policy, then the check that policy only narrowed.
+//!
+//! In: a snapshot, a peer, a request's facts, a place for the record. Out: a [`Decision`]. Must never: allow without a
+//! grant, a live identity and a place for the record; block, lock or do I/O. [`Permit`] has no public constructor.
+
+use crate::clock::UnixNanos;
+use crate::identity::Peer;
+use crate::name::{GrantId, PartnerId, UpstreamName};
+use crate::operation::{Operation, OperationId, Resolved};
+use crate::partner::{Credential, CredentialState, PartnerRecord, PartnerState, Phase};
+use crate::policy::{Facts, Verdict};
+use crate::reason::Reason;
+use crate::registry::{Resolution, find_grant};
+use crate::request::{RequestFacts, UpgradeWanted};
+use crate::route::{Found, Route};
+use crate::snapshot::Snapshot;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The outcome, with the place for its record.
+#[derive(Debug)]
+pub enum Decision {
+    Allow(Permit),
+    Deny(Denial),
+}
+
+/// The proof of an allowed decision: what alone opens the way to the upstream.
+#[derive(Debug)]
+pub struct Permit {
+    partner: PartnerId,
+    grant: GrantId,
+    operation: OperationId,
+    upstream: UpstreamName,
+    slot: Slot,
+}
+
+impl Permit {
+    pub fn partner(&self) -> &PartnerId {
+        &self.partner
+    }
+
+    pub fn grant(&self) -> &GrantId {
+        &self.grant
+    }
+
+    pub fn operation(&self) -> &OperationId {
+        &self.operation
+    }
+
+    pub fn upstream(&self) -> &UpstreamName {
+        &self.upstream
+    }
+
+    pub fn slot(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+/// A refusal with its reasons.
+#[derive(Debug)]
+pub struct Denial {
+    /// By precedence, never empty; the first decides what the partner is told.
+    pub reasons: Vec<Reason>,
+    /// For the operator.
+    pub detail: Option<String>,
+    /// `None` when there was no place: the loss is counted by whoever hands out places.
+    pub slot: Option<Slot>,
+}
+
+impl Denial {
+    pub fn reason(&self) -> &Reason {
+        self.reasons.first().unwrap_or(&Reason::Internal)
+    }
+}
+
+/// What happens when no record can be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Deny, with [`Reason::RecordUnavailable`].
+    Deny,
+    /// Allow, and count the record that is lost.
+    Count,
+}
+
+/// Places for records that are not yet written. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    free: Arc<AtomicUsize>,
+    when_full: WhenFull,
+}
+
+impl Slots {
+    pub fn new(capacity: usize, when_full: WhenFull) -> Self {
+        Slots { free: Arc::new(AtomicUsize::new(capacity)), when_full }
+    }
+
+    /// A place, held until it is dropped. `None` when there is none and that means denial.
+    pub fn reserve(&self) -> Option<Slot> {
+        let taken = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok();
+        match (taken, self.when_full) {
+            (true, _) => Some(Slot { free: Some(self.free.clone()) }),
+            (false, WhenFull::Count) => Some(Slot { free: None }),
+            (false, WhenFull::Deny) => None,
+        }
+    }
+
+    pub fn free(&self) -> usize {
+        self.free.load(Ordering::Acquire)
+    }
+}
+
+/// The place of one record.
+#[derive(Debug)]
+pub struct Slot {
+    free: Option<Arc<AtomicUsize>>,
+}
+
+impl Slot {
+    /// False when the record that belongs here is to be counted as lost.
+    pub fn is_real(&self) -> bool {
+        self.free.is_some()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(free) = &self.free {
+            free.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// What a snapshot says about who and what a request is, before anything is decided. The same snapshot and request
+/// always give the same situation, so it is worked out again for the record and not kept.
+pub struct Situation<'a> {
+    pub resolution: Resolution<'a>,
+    /// Names of the networks that hold the source address, sorted.
+    pub networks: Vec<&'a str>,
+    pub route: Found<'a>,
+    pub operation: Option<Resolved<'a, 'a>>,
+}
+
+impl<'a> Situation<'a> {
+    pub fn of(snapshot: &'a Snapshot, peer: &Peer, request: &'a RequestFacts) -> Self {
+        let route = snapshot.routes.find(&request.canonical.host, &request.canonical.path);
+        let operation = match route {
+            Found::Route(route) => route.operations.and_then(|id| {
+                snapshot.operations.resolve(id, request.canonical.method.as_str(), &request.canonical.path)
+            }),
+            Found::NoPath | Found::NoHost => None,
+        };
+        Situation {
+            resolution: snapshot.registry.resolve(peer),
+            networks: snapshot.registry.networks_of(request.source.ip()),
+            route,
+            operation,
+        }
+    }
+
+    pub fn partner(&self) -> Option<(&'a Arc<PartnerRecord>, &'a Credential)> {
+        match self.resolution {
+            Resolution::Known { record, credential, .. } => Some((record, credential)),
+            _ => None,
+        }
+    }
+}
+
+/// Decides one request.
+pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Decision {
+    let slot = slots.reserve();
+    let situation = Situation::of(snapshot, peer, request);
+    match judge(snapshot, peer, request, &situation) {
+        Err((reasons, detail)) => Decision::Deny(Denial { reasons, detail, slot }),
+        Ok(allowed) => match slot {
+            Some(slot) => Decision::Allow(Permit {
+                partner: allowed.partner,
+                grant: allowed.grant,
+                operation: allowed.operation,
+                upstream: allowed.upstream,
+                slot,
+            }),
+            None => Decision::Deny(Denial { reasons: vec![Reason::RecordUnavailable], detail: None, slot: None }),
+        },
+    }
+}
+
+struct Allowed {
+    partner: PartnerId,
+    grant: GrantId,
+    operation: OperationId,
+    upstream: UpstreamName,
+}
+
+type Refused = (Vec<Reason>, Option<String>);
+
+fn judge(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    request: &RequestFacts,
+    situation: &Situation<'_>,
+) -> Result<Allowed, Refused> {
+    let one = |reason: Reason| (vec![reason], None);
+    let (record, credential) = floor(snapshot, peer, request.now, &situation.resolution).map_err(one)?;
+    let route = match situation.route {
+        Found::Route(route) => route,
+        Found::NoPath => return Err(one(Reason::RouteUnknown)),
+        Found::NoHost => return Err(one(Reason::HostMismatch)),
+    };
+    let Some(resolved) = &situation.operation else { return Err(one(Reason::OperationUnknown)) };
+    let operation = resolved.operation;
+    upgrade_is_served(operation, request.upgrade).map_err(one)?;
+
+    let facts = Facts {
+        environment: &snapshot.environment,
+        record,
+        credential,
+        peer,
+        networks: &situation.networks,
+        operation: Some(resolved),
+        route: Some(route.name.as_str()),
+        request,
+    };
+    match snapshot.policy.evaluate(facts.value(&snapshot.values)) {
+        Verdict::Allow { grant } => check_grant(snapshot, record, credential, operation, route, &grant, request.now),
+        Verdict::Deny { mut reasons, detail } => {
+            if reasons.contains(&Reason::OperationNotGranted) && granted_elsewhere(snapshot, record, operation) {
+                reasons.push(Reason::WrongEnvironment);
+                reasons.sort();
+            }
+            Err((reasons, detail))
+        }
+    }
+}
+
+/// The checks that no policy can open.
+fn floor<'a>(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    now: UnixNanos,
+    resolution: &Resolution<'a>,
+) -> Result<(&'a Arc<PartnerRecord>, &'a Credential), Reason> {
+    let anchor = snapshot.trust.still_good(peer, now)?;
+    let (record, credential) = match resolution {
+        Resolution::Known { record, credential, .. } => (*record, *credential),
+        Resolution::Unknown => return Err(Reason::IdentityUnknown),
+        Resolution::Ambiguous => return Err(Reason::IdentityAmbiguous),
+        Resolution::AnchorNotBound => return Err(Reason::AnchorNotBound),
+    };
+    if !anchor.environments.contains(&snapshot.environment) || !credential.environments.contains(&snapshot.environment)
+    {
+        return Err(Reason::WrongEnvironment);
+    }
+    if now < peer.leaf.not_before {
+        return Err(Reason::CredentialNotYetValid);
+    }
+    if now >= peer.leaf.not_after {
+        return Err(Reason::CredentialExpired);
+    }
+    if credential.state != CredentialState::Active {
+        return Err(Reason::CredentialNotActive);
+    }
+    if record.partner.state != PartnerState::Active {
+        return Err(Reason::PartnerNotActive);
+    }
+    match record.partner.engagement.phase(now) {
+        Phase::Live => Ok((record, credential)),
+        Phase::NotStarted => Err(Reason::EngagementNotStarted),
+        Phase::Ended => Err(Reason::EngagementEnded),
+    }
+}
+
+fn upgrade_is_served(operation: &Operation, wanted: UpgradeWanted) -> Result<(), Reason> {
+    match (wanted, operation.upgrade) {
+        (UpgradeWanted::No, _) | (UpgradeWanted::WebSocket, Some(_)) => Ok(()),
+        (UpgradeWanted::WebSocket, None) | (UpgradeWanted::Other, _) => Err(Reason::UpgradeNotAllowed),
+    }
+}
+
+/// Policy can only narrow: the grant that it names must be this partner's, of this environment, live, for this
+/// operation, and for this credential or any.
+fn check_grant(
+    snapshot: &Snapshot,
+    record: &PartnerRecord,
+    credential: &Credential,
+    operation: &Operation,
+    route: &Route,
+    named: &str,
+    now: UnixNanos,
+) -> Result<Allowed, Refused> {
+    let refuse = |why: &str| {
+        let detail = format!(
+            "policy named the grant `{}`, which {why}",
+            named.chars().take(64).collect::<String>().escape_debug()
+        );
+        Err((vec![Reason::GrantNotValid], Some(detail)))
+    };
+    let Some(grant) = find_grant(record, named) else { return refuse("is not a grant of this partner") };
+    if !grant.environments.contains(&snapshot.environment) {
+        return Err((vec![Reason::WrongEnvironment], None));
+    }
+    if !grant.covers(&operation.id) {
+        return refuse("does not cover this operation");
+    }
+    if grant.period.phase(now) != Phase::Live {
+        return refuse("is not live");
+    }
+    if grant.credentials.as_ref().is_some_and(|list| !list.contains(&credential.id)) {
+        return refuse("is for other credentials");
+    }
+    Ok(Allowed {
+        partner: record.partner.id.clone(),
+        grant: grant.id.clone(),
+        operation: operation.id.clone(),
+        upstream: route.upstream.clone(),
+    })
+}
+
+fn granted_elsewhere(snapshot: &Snapshot, record: &PartnerRecord, operation: &Operation) -> bool {
+    record.grants.iter().any(|g| !g.environments.contains(&snapshot.environment) && g.covers(&operation.id))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! One evaluation within its limits, and the reading of what it returned.
+
+use super::{ENTRYPOINT, EngineKind, Policy, Verdict};
+use crate::reason::Reason;
+use regorus::rvm::RegoVM;
+use regorus::rvm::vm::VmError;
+use regorus::utils::limits::ExecutionTimerConfig;
+use regorus::{Engine, Value};
+use std::cell::RefCell;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// Instructions between two looks at the clock.
+const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
+/// Most reasons that are read from one decision.
+const MAX_REASONS: usize = 32;
+
+enum Machine {
+    Rvm(Box<RegoVM>),
+    Interpreter(Box<Engine>),
+}
+
+thread_local! {
+    /// The machine of the policy that this thread evaluated last. Policies change rarely; one place is enough.
+    static MACHINE: RefCell<Option<(Arc<()>, Machine)>> = const { RefCell::new(None) };
+}
+
+impl Policy {
+    /// Decides one input of contract version 1. Never fails: what goes wrong is a denial.
+    pub fn evaluate(&self, input: Value) -> Verdict {
+        MACHINE.with(|slot| {
+            // A machine in use on this thread can only mean a re-entry, which there is none; a fresh one is safe.
+            let Ok(mut slot) = slot.try_borrow_mut() else { return self.run(&mut self.machine(), input) };
+            match slot.as_mut() {
+                Some((identity, machine)) if Arc::ptr_eq(identity, &self.identity) => self.run(machine, input),
+                _ => {
+                    let (_, machine) = slot.insert((self.identity.clone(), self.machine()));
+                    self.run(machine, input)
+                }
+            }
+        })
+    }
+
+    fn machine(&self) -> Machine {
+        let timer = ExecutionTimerConfig { limit: self.limits.time, check_interval: CHECK_INTERVAL };
+        match self.kind {
+            EngineKind::Rvm => {
+                let mut vm = RegoVM::new();
+                vm.load_program(self.program.clone());
+                // Checked when the policy was compiled; a machine without data denies.
+                let _ = vm.set_data(self.data.clone());
+                vm.set_max_instructions(self.limits.instructions);
+                vm.set_execution_timer_config(Some(timer));
+                Machine::Rvm(Box::new(vm))
+            }
+            EngineKind::Interpreter => {
+                let mut engine = self.engine.clone();
+                engine.set_execution_timer_config(timer);
+                Machine::Interpreter(Box::new(engine))
+            }
+        }
+    }
+
+    fn run(&self, machine: &mut Machine, input: Value) -> Verdict {
+        match machine {
+            Machine::Rvm(vm) => {
+                vm.set_input(input);
+                let outcome = vm.execute_entry_point_by_name(ENTRYPOINT);
+                // The input holds what one partner sent; it does not stay in the machine.
+                vm.set_input(Value::Undefined);
+                match outcome {
+                    Ok(value) => self.read(&value),
+                    Err(VmError::TimeLimitExceeded { .. }) => deny(Reason::PolicyTimeout, None),
+                    Err(VmError::InstructionLimitExceeded { .. }) => deny(Reason::PolicyInstructionLimit, None),
+                    Err(e) => deny(Reason::PolicyError, Some(e.to_string())),
+                }
+            }
+            Machine::Interpreter(engine) => {
+                engine.set_input(input);
+                let outcome = engine.eval_rule(ENTRYPOINT.to_owned());
+                engine.set_input(Value::Undefined);
+                match outcome {
+                    Ok(value) => self.read(&value),
+                    Err(e) if e.to_string().contains("time limit") => deny(Reason::PolicyTimeout, None),
+                    Err(e) => deny(Reason::PolicyError, Some(e.to_string())),
+                }
+            }
+        }
+    }
+
+    /// `{"allow": bool, "reasons": [code…], "grant": id}`; anything else denies.
+    fn read(&self, value: &Value) -> Verdict {
+        let error =
+            |what: &str| deny(Reason::PolicyError, Some(format!("the decision is not of the agreed form: {what}")));
+        let object = match value {
+            Value::Undefined => return deny(Reason::PolicyUndefined, None),
+            Value::Object(object) => object,
+            _ => return error("not an object"),
+        };
+        let (mut allow, mut reasons, mut grant) = (None, None, None);
+        for (key, value) in object.iter() {
+            match key {
+                Value::String(k) if &**k == "allow" => allow = Some(value),
+                Value::String(k) if &**k == "reasons" => reasons = Some(value),
+                Value::String(k) if &**k == "grant" => grant = Some(value),
+                _ => {}
+            }
+        }
+        match allow {
+            Some(Value::Bool(true)) => {
+                // An allow that also gives reasons against it contradicts itself.
+                if matches!(reasons, Some(Value::Array(list)) if !list.is_empty()) {
+                    return error("`allow` is true and there are reasons against it");
+                }
+                match grant {
+                    Some(Value::String(id)) => Verdict::Allow { grant: id.clone() },
+                    _ => deny(Reason::GrantNotValid, Some("allowed without naming a grant".into())),
+                }
+            }
+            Some(Value::Bool(false)) => self.read_reasons(reasons),
+            _ => error("`allow` is not a boolean"),
+        }
+    }
+
+    fn read_reasons(&self, reasons: Option<&Value>) -> Verdict {
+        let names: Vec<&Value> = match reasons {
+            Some(Value::Array(list)) => list.iter().take(MAX_REASONS).collect(),
+            Some(Value::Set(set)) => set.iter().take(MAX_REASONS).collect(),
+            _ => Vec::new(),
+        };
+        let (mut found, mut undeclared) = (Vec::new(), None);
+        for name in names {
+            match name {
+                Value::String(text) => match self.reason(text) {
+                    Some(reason) => found.push(reason),
+                    None => undeclared = Some(text.chars().take(64).collect::<String>()),
+                },
+                other => undeclared = Some(other.to_string().chars().take(64).collect()),
+            }
+        }
+        if undeclared.is_some() {
+            found.push(Reason::PolicyReasonUndeclared);
+        }
+        if found.is_empty() {
+            found.push(Reason::PolicyDenied);
+        }
+        found.sort();
+        found.dedup();
+        Verdict::Deny {
+            reasons: found,
+            detail: undeclared.map(|name| format!("undeclared reason `{}`", name.escape_debug())),
+        }
+    }
+}
+
+fn deny(reason: Reason, detail: Option<String>) -> Verdict {
+    Verdict::Deny { reasons: vec![reason], detail }
+}

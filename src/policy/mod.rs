@@ -1,0 +1,330 @@
+//! Rego files → a compiled program, and one request's facts → a [`Verdict`], within limits.
+//!
+//! In: the text of the policy folder ([`PolicySource`]) and, per request, [`Facts`] in the form of contract version 1.
+//! Out: a [`Verdict`]. Whatever goes wrong (undefined, wrong type, error, time, instructions) is a denial with its own
+//! reason. Must never: open anything by itself; `decision` checks each allow against the grant it names. Must never
+//! do I/O, read a clock, or let policy do so: builtins are an allow-list.
+
+mod builtins;
+mod evaluate;
+mod input;
+mod program;
+
+pub use input::{CONTRACT_VERSION, Facts, ValueCache, weekday_name};
+
+use crate::document::{self, Node, Problem, Problems, Severity, Value as Doc};
+use crate::reason::Reason;
+use regorus::rvm::program::Program;
+use regorus::{Engine, Value};
+use ring::digest;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The entry point of contract version 1.
+pub const ENTRYPOINT: &str = "data.partnergate.decision";
+
+/// The policy folder, read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySource {
+    /// Path relative to the folder (with `/`) and text, sorted by path.
+    pub files: Vec<(String, String)>,
+}
+
+/// Bounds on one evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyLimits {
+    pub time: Duration,
+    pub instructions: usize,
+}
+
+/// Which of regorus' engines serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    Rvm,
+    Interpreter,
+}
+
+/// What policy said. Neither form opens anything before `decision` has checked it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The id of the grant that permits the request, as policy named it.
+    Allow { grant: Arc<str> },
+    /// At least one reason, the first by precedence first.
+    Deny { reasons: Vec<Reason>, detail: Option<String> },
+}
+
+/// A compiled policy. Evaluation works on many threads at once; each keeps its own machine.
+pub struct Policy {
+    program: Arc<Program>,
+    engine: Engine,
+    data: Value,
+    kind: EngineKind,
+    limits: PolicyLimits,
+    /// SHA-256 over the files, as hex: what a record names.
+    revision: Arc<str>,
+    /// Declared custom reasons and what they mean.
+    reasons: BTreeMap<Arc<str>, String>,
+    /// Declared condition keys of grants, and their types.
+    conditions: BTreeMap<String, ConditionType>,
+    /// Makes a thread's cached machine of an earlier policy recognisable.
+    identity: Arc<()>,
+}
+
+/// The type of a grant condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionType {
+    Text,
+    Integer,
+    Boolean,
+    TextList,
+}
+
+impl Policy {
+    /// Compiles the folder's Rego, reads its data, and checks everything that can be known before a request.
+    ///
+    /// # Errors
+    /// All problems with file and line: syntax, missing entry point, refused builtins, recursion, undeclared or
+    /// malformed reasons, data that conflicts with rules.
+    pub fn compile(source: &PolicySource, kind: EngineKind, limits: PolicyLimits) -> Result<Policy, Problems> {
+        let mut problems = Problems::new();
+        let mut engine = Engine::new();
+        engine.set_strict_builtin_errors(false);
+        let mut data = serde_json::Map::new();
+        let mut reasons = BTreeMap::new();
+        let mut conditions = BTreeMap::new();
+        for (path, text) in &source.files {
+            match file_kind(path) {
+                FileKind::Rego => program::add(&mut engine, path, text, &mut problems),
+                FileKind::Reasons => reasons = read_reasons(path, text, &mut problems),
+                FileKind::Conditions => conditions = read_conditions(path, text, &mut problems),
+                FileKind::Data => match document::parse(path, text) {
+                    Ok(node) => merge_data(&mut data, path, &node, &mut problems),
+                    Err(found) => problems.extend(found),
+                },
+                FileKind::Test | FileKind::Other => {}
+            }
+        }
+        let data: Value = serde_json::Value::Object(data).into();
+        if problems.has_errors() {
+            return Err(problems);
+        }
+        if let Err(e) = engine.add_data(data.clone()) {
+            problems.file("policy data", format!("cannot be used: {e}"), None);
+        }
+        let Some(program) = program::compile(&mut engine, source, &data, &mut problems) else { return Err(problems) };
+        if problems.has_errors() {
+            return Err(problems);
+        }
+        Ok(Policy {
+            program,
+            engine,
+            data,
+            kind,
+            limits,
+            revision: revision(source),
+            reasons,
+            conditions,
+            identity: Arc::new(()),
+        })
+    }
+
+    pub fn revision(&self) -> &Arc<str> {
+        &self.revision
+    }
+
+    pub fn engine_kind(&self) -> EngineKind {
+        self.kind
+    }
+
+    /// Declared custom reasons and what they mean: with the built-in ones, all that may become a metric label.
+    pub fn custom_reasons(&self) -> impl Iterator<Item = (&Arc<str>, &str)> {
+        self.reasons.iter().map(|(name, meaning)| (name, meaning.as_str()))
+    }
+
+    /// Checks the conditions of a grant against what `policies/conditions.yaml` declares.
+    pub fn check_conditions(&self, conditions: &BTreeMap<String, serde_json::Value>) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (key, value) in conditions {
+            let Some(kind) = self.conditions.get(key) else {
+                let known: Vec<&str> = self.conditions.keys().map(String::as_str).collect();
+                problems.push(if known.is_empty() {
+                    format!("the condition `{key}` is not declared: declare it in `policies/conditions.yaml`")
+                } else {
+                    format!("the condition `{key}` is not declared; declared are {}", known.join(", "))
+                });
+                continue;
+            };
+            let fits = match kind {
+                ConditionType::Text => value.is_string(),
+                ConditionType::Integer => value.is_i64(),
+                ConditionType::Boolean => value.is_boolean(),
+                ConditionType::TextList => value.as_array().is_some_and(|l| l.iter().all(serde_json::Value::is_string)),
+            };
+            if !fits {
+                problems.push(format!("the condition `{key}` must be {}", kind.describe()));
+            }
+        }
+        problems
+    }
+
+    /// The reason of this name, when it is built in or declared.
+    fn reason(&self, name: &str) -> Option<Reason> {
+        Reason::parse(name).or_else(|| self.reasons.get_key_value(name).map(|(n, _)| Reason::Custom(n.clone())))
+    }
+}
+
+impl ConditionType {
+    const NAMES: &'static [(&'static str, ConditionType)] = &[
+        ("text", ConditionType::Text),
+        ("integer", ConditionType::Integer),
+        ("boolean", ConditionType::Boolean),
+        ("text-list", ConditionType::TextList),
+    ];
+
+    fn describe(self) -> &'static str {
+        match self {
+            ConditionType::Text => "text",
+            ConditionType::Integer => "a whole number",
+            ConditionType::Boolean => "true or false",
+            ConditionType::TextList => "a list of text",
+        }
+    }
+}
+
+enum FileKind {
+    Rego,
+    Test,
+    Reasons,
+    Conditions,
+    Data,
+    Other,
+}
+
+fn file_kind(path: &str) -> FileKind {
+    match path {
+        "reasons.yaml" => FileKind::Reasons,
+        "conditions.yaml" => FileKind::Conditions,
+        _ if path.ends_with("_test.rego") => FileKind::Test,
+        _ if path.ends_with(".rego") => FileKind::Rego,
+        _ if path.ends_with(".json") || path.ends_with(".yaml") || path.ends_with(".yml") => FileKind::Data,
+        _ => FileKind::Other,
+    }
+}
+
+/// Puts a data file under the names of the folders it lies in, as OPA does: `custom/limits.yaml` is merged into
+/// `data.custom`.
+fn merge_data(data: &mut serde_json::Map<String, serde_json::Value>, path: &str, node: &Node, problems: &mut Problems) {
+    if !matches!(node.value, Doc::Table(_)) {
+        problems.push(node.error("", "a data file must be a table, so that its keys can be named under `data`", None));
+        return;
+    }
+    let mut target = data;
+    let folders: Vec<&str> = path.split('/').collect();
+    for folder in folders.iter().take(folders.len().saturating_sub(1)) {
+        let slot = target.entry((*folder).to_owned()).or_insert_with(|| serde_json::json!({}));
+        let Some(next) = slot.as_object_mut() else {
+            problems.push(node.error("", format!("`data.{folder}` is written as a value in another file"), None));
+            return;
+        };
+        target = next;
+    }
+    for (key, value) in node.entries() {
+        let name = key.text().unwrap_or_default().to_owned();
+        if target.contains_key(&name) {
+            problems.push(key.error(name, "another data file writes the same key", Some("keep one of them")));
+            continue;
+        }
+        target.insert(name, value.to_json());
+    }
+}
+
+fn read_reasons(path: &str, text: &str, problems: &mut Problems) -> BTreeMap<Arc<str>, String> {
+    let mut reasons = BTreeMap::new();
+    let node = match document::parse(path, text) {
+        Ok(node) => node,
+        Err(found) => {
+            problems.extend(found);
+            return reasons;
+        }
+    };
+    for (key, _) in node.entries().iter().filter(|(k, _)| k.text() != Some("reasons")) {
+        problems.push(key.error(key.text().unwrap_or_default(), "unknown key", Some("the only key here is `reasons`")));
+    }
+    for (key, value) in node.get("reasons").map(Node::entries).unwrap_or_default() {
+        let name = key.text().unwrap_or_default();
+        let kebab = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !name.starts_with("x-") || name.len() < 3 || name.len() > 64 || !kebab {
+            let fix =
+                Some("write it like `x-outside-business-hours`: `x-` and then a-z, 0-9, `-`, at most 64 together");
+            problems.push(key.error(format!("reasons.{name}"), "not the name of a custom reason", fix));
+        } else if let Some(meaning) = value.text() {
+            reasons.insert(name.into(), meaning.to_owned());
+        } else {
+            problems.push(value.error(format!("reasons.{name}"), "must be text that says what the reason means", None));
+        }
+    }
+    reasons
+}
+
+fn read_conditions(path: &str, text: &str, problems: &mut Problems) -> BTreeMap<String, ConditionType> {
+    let mut conditions = BTreeMap::new();
+    let node = match document::parse(path, text) {
+        Ok(node) => node,
+        Err(found) => {
+            problems.extend(found);
+            return conditions;
+        }
+    };
+    for (key, _) in node.entries().iter().filter(|(k, _)| k.text() != Some("conditions")) {
+        problems.push(key.error(
+            key.text().unwrap_or_default(),
+            "unknown key",
+            Some("the only key here is `conditions`"),
+        ));
+    }
+    for (key, value) in node.get("conditions").map(Node::entries).unwrap_or_default() {
+        let name = key.text().unwrap_or_default();
+        match value.text().and_then(|t| ConditionType::NAMES.iter().find(|(n, _)| *n == t)) {
+            Some((_, kind)) => {
+                conditions.insert(name.to_owned(), *kind);
+            }
+            None => {
+                let known: Vec<&str> = ConditionType::NAMES.iter().map(|(n, _)| *n).collect();
+                problems.push(value.error(
+                    format!("conditions.{name}"),
+                    format!("must be a type: {}", known.join(", ")),
+                    None,
+                ));
+            }
+        }
+    }
+    conditions
+}
+
+fn revision(source: &PolicySource) -> Arc<str> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for (path, text) in &source.files {
+        for part in [path, text] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+    }
+    hex::encode(context.finish()).into()
+}
+
+/// A problem at a line of a policy file.
+fn at(file: &str, line: u32, column: u32, reason: String, fix: Option<&str>) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        file: file.into(),
+        line,
+        column,
+        key: String::new(),
+        reason,
+        fix: fix.map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! Compiling, and refusing at load what the virtual machine would not survive on a request.
+
+use super::{ENTRYPOINT, PolicySource, at, builtins};
+use crate::document::Problems;
+use regorus::languages::rego::compiler::Compiler;
+use regorus::rvm::RegoVM;
+use regorus::rvm::instructions::Instruction;
+use regorus::rvm::program::Program;
+use regorus::{Engine, Rc, Value};
+use std::sync::Arc;
+
+/// Parses one file.
+pub(super) fn add(engine: &mut Engine, path: &str, text: &str, problems: &mut Problems) {
+    match engine.add_policy(path.to_owned(), text.to_owned()) {
+        Err(e) => problems.push(located(path, &e.to_string())),
+        // What lies in `custom/` may only add denials: it cannot reach into the shipped package.
+        Ok(package) if path.starts_with("custom/") && !in_package(&package, "data.partnergate.custom") => {
+            let reason = format!("`{package}` is declared in the folder of custom rules");
+            problems.push(at(path, 0, 0, reason, Some("write `package partnergate.custom` (or a package below it)")));
+        }
+        Ok(_) => {}
+    }
+}
+
+fn in_package(package: &str, root: &str) -> bool {
+    package.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Compiles for the entry point and checks the result.
+pub(super) fn compile(
+    engine: &mut Engine,
+    source: &PolicySource,
+    data: &Value,
+    problems: &mut Problems,
+) -> Option<Arc<Program>> {
+    let folder = source.files.iter().map(|(p, _)| p.as_str()).find(|p| p.ends_with(".rego")).unwrap_or("policies");
+    let entrypoint: Rc<str> = ENTRYPOINT.into();
+    let compiled = match engine.compile_with_entrypoint(&entrypoint) {
+        Ok(compiled) => compiled,
+        Err(e) => {
+            problems.push(located(folder, &e.to_string()));
+            return None;
+        }
+    };
+    let program = match Compiler::compile_from_policy(&compiled, &[ENTRYPOINT]) {
+        Ok(program) => program,
+        Err(e) => {
+            let (file, line, column) = match &e.span {
+                Some(span) => (span.source.get_path().to_string(), span.line, span.col),
+                None => (folder.to_owned(), 0, 0),
+            };
+            problems.push(at(&file, line, column, one_line(&e.error.to_string()), None));
+            return None;
+        }
+    };
+    check(&program, problems);
+    let mut vm = RegoVM::new();
+    vm.load_program(program.clone());
+    if let Err(e) = vm.set_data(data.clone()) {
+        problems.file(folder, format!("a data file has a value where a rule stands: {e}"), None);
+    }
+    Some(program)
+}
+
+/// Builtins by allow-list; no recursion (the machine overflows its stack on it, and the process with it); arguments
+/// counted; no reference to a whole package or by a computed name (evaluation would depend on what else is loaded).
+fn check(program: &Program, problems: &mut Problems) {
+    let mut calls: Vec<Vec<(usize, usize)>> = vec![Vec::new(); program.rule_infos.len()];
+    let mut current: Option<usize> = None;
+    let mut refuse = |pc: usize, reason: String| {
+        let (file, line, column) = match program.get_instruction_span(pc) {
+            Some(s) => (s.get_source_name(&program.sources).unwrap_or("policies").to_owned(), s.line, s.column),
+            None => ("policies".to_owned(), 0, 0),
+        };
+        problems.push(at(&file, narrow(line), narrow(column), reason, None));
+    };
+    for (pc, instruction) in program.instructions.iter().enumerate() {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only the instructions that call something matter here")]
+        match instruction {
+            Instruction::RuleInit { rule_index, .. } => current = Some(usize::from(*rule_index)),
+            Instruction::RuleReturn {} => current = None,
+            Instruction::CallRule { rule_index, .. } => {
+                if let Some(from) = current.and_then(|c| calls.get_mut(c)) {
+                    from.push((usize::from(*rule_index), pc));
+                }
+            }
+            Instruction::FunctionCall { params_index } => {
+                let Some(params) = program.instruction_data.get_function_call_params(*params_index) else { continue };
+                let callee = usize::from(params.func_rule_index);
+                if let Some(from) = current.and_then(|c| calls.get_mut(c)) {
+                    from.push((callee, pc));
+                }
+                let Some(rule) = program.rule_infos.get(callee) else { continue };
+                let wanted = rule.function_info.as_ref().map_or(0, |f| u64::from(f.num_params));
+                if wanted != u64::from(params.num_args) {
+                    refuse(pc, format!("`{}` takes {wanted} arguments, not {}", rule.name, params.num_args));
+                }
+            }
+            Instruction::BuiltinCall { params_index } => {
+                let Some(params) = program.instruction_data.get_builtin_call_params(*params_index) else { continue };
+                let Some(info) = program.get_builtin_info(params.builtin_index) else { continue };
+                if !builtins::is_allowed(&info.name) {
+                    refuse(pc, builtins::refusal(&info.name));
+                } else if u64::from(info.num_args) != u64::from(params.num_args) {
+                    refuse(pc, format!("`{}` takes {} arguments, not {}", info.name, info.num_args, params.num_args));
+                }
+            }
+            Instruction::VirtualDataDocumentLookup { .. } => {
+                refuse(pc, "refers to a whole package, or to a rule by a computed name; name the rule".into());
+            }
+            Instruction::HostAwait { .. } => refuse(pc, "waits for the host, which is not supported".into()),
+            _ => {}
+        }
+    }
+    // Builtins in the table that no instruction was found for are refused as well.
+    for info in program.builtin_info_table.iter().filter(|i| !builtins::is_allowed(&i.name)) {
+        let text = builtins::refusal(&info.name);
+        if !problems.iter().any(|p| p.reason == text) {
+            problems.push(at("policies", 0, 0, text, None));
+        }
+    }
+    for pc in cycles(&calls) {
+        let (file, line) = match program.get_instruction_span(pc) {
+            Some(s) => (s.get_source_name(&program.sources).unwrap_or("policies").to_owned(), s.line),
+            None => ("policies".to_owned(), 0),
+        };
+        problems.push(at(
+            &file,
+            narrow(line),
+            0,
+            "this rule comes back to itself: recursion is not supported".into(),
+            None,
+        ));
+    }
+}
+
+/// Places of calls that close a cycle.
+fn cycles(calls: &[Vec<(usize, usize)>]) -> Vec<usize> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mark {
+        New,
+        Open,
+        Done,
+    }
+    let mut marks = vec![Mark::New; calls.len()];
+    let mut found = Vec::new();
+    for start in 0..calls.len() {
+        if marks.get(start) != Some(&Mark::New) {
+            continue;
+        }
+        // (rule, next call to follow): an explicit stack, since the input decides the depth.
+        let mut stack = vec![(start, 0usize)];
+        while let Some((rule, next)) = stack.pop() {
+            if let Some(mark) = marks.get_mut(rule) {
+                *mark = Mark::Open;
+            }
+            match calls.get(rule).and_then(|c| c.get(next)) {
+                Some((callee, pc)) => {
+                    stack.push((rule, next + 1));
+                    match marks.get(*callee) {
+                        Some(Mark::New) => stack.push((*callee, 0)),
+                        Some(Mark::Open) => found.push(*pc),
+                        _ => {}
+                    }
+                }
+                None => {
+                    if let Some(mark) = marks.get_mut(rule) {
+                        *mark = Mark::Done;
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn narrow(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// regorus writes `--> file:line:column` with the source line below; the last line is the message.
+fn located(default_file: &str, text: &str) -> crate::document::Problem {
+    let mut file = default_file.to_owned();
+    let (mut line, mut column) = (0, 0);
+    let mut message = String::new();
+    for part in text.lines() {
+        if let Some(place) = part.trim().strip_prefix("--> ") {
+            let mut pieces = place.rsplitn(3, ':');
+            column = pieces.next().and_then(|p| p.parse().ok()).unwrap_or(0);
+            line = pieces.next().and_then(|p| p.parse().ok()).unwrap_or(0);
+            file = pieces.next().unwrap_or(default_file).to_owned();
+        } else if let Some(said) = part.trim().strip_prefix("error: ") {
+            message = said.to_owned();
+        }
+    }
+    if message.is_empty() {
+        message = one_line(text);
+    }
+    at(&file, line, column, message, None)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect()
+}

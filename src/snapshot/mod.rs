@@ -1,0 +1,236 @@
+//! One immutable, complete, validated state: registry + policy + trust + config. Requests are decided on exactly one.
+//!
+//! In: [`Sources`] (what `config` and `store` have read). Out: a [`Snapshot`], or all [`Problems`]. `check`, `serve`
+//! and reload all come through here, so that what one accepts no other refuses. Must never: do I/O; return a snapshot
+//! that is only partly valid.
+
+mod certificates;
+
+pub use certificates::{ServerCertificate, ServerCertificateSource};
+
+use crate::clock::UnixNanos;
+use crate::document::Problems;
+use crate::name::{Environment, PartnerId};
+use crate::operation::{Operation, Operations, RouteName};
+use crate::partner::PartnerRecord;
+use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource, ValueCache};
+use crate::registry::Registry;
+use crate::request::HeadLimits;
+use crate::route::{Route, Routes};
+use crate::trust::Trust;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Partners and credentials whose policy values are kept ready.
+const VALUE_CACHE: usize = 10_000;
+/// Expiry nearer than this is warned about.
+const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
+
+/// Everything a snapshot is made of, read but not yet judged together.
+pub struct Sources {
+    pub environment: Environment,
+    pub routes: Vec<Route>,
+    pub operations: Vec<(RouteName, Vec<Operation>)>,
+    pub policy: PolicySource,
+    pub policy_engine: EngineKind,
+    pub policy_limits: PolicyLimits,
+    pub request: RequestSettings,
+    pub certificates: Vec<ServerCertificateSource>,
+    pub registry: Registry,
+    /// SHA-256 of the config file and what it includes, as hex.
+    pub config_revision: Arc<str>,
+}
+
+/// How requests are read, from the config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestSettings {
+    pub head: HeadLimits,
+    /// Field names, in lower case, whose values policy and records may see.
+    pub policy_headers: Vec<String>,
+}
+
+/// The revisions of what a decision was made on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    pub registry: u64,
+    pub policy: Arc<str>,
+    pub trust: u64,
+    pub config: Arc<str>,
+}
+
+/// See the module.
+pub struct Snapshot {
+    pub environment: Environment,
+    pub registry: Registry,
+    pub trust: Arc<Trust>,
+    pub policy: Arc<Policy>,
+    pub routes: Arc<Routes>,
+    pub operations: Arc<Operations>,
+    pub certificates: Arc<Vec<ServerCertificate>>,
+    pub request: Arc<RequestSettings>,
+    pub revision: Revision,
+    pub(crate) values: Arc<ValueCache>,
+    pub built: UnixNanos,
+}
+
+impl Snapshot {
+    /// Builds in full. Warnings come with the snapshot. `previous` only numbers the trust generation.
+    ///
+    /// # Errors
+    /// All problems of all sources at once.
+    pub fn build(
+        sources: Sources,
+        previous: Option<&Snapshot>,
+        now: UnixNanos,
+    ) -> Result<(Snapshot, Problems), Problems> {
+        let mut problems = Problems::new();
+        let operations = Operations::build(sources.operations, &mut problems);
+        let mut routes = sources.routes;
+        for route in &mut routes {
+            route.operations = operations.route(&route.name);
+        }
+        let routes = Routes::build(routes, &mut problems);
+        let policy = match Policy::compile(&sources.policy, sources.policy_engine, sources.policy_limits) {
+            Ok(policy) => Some(policy),
+            Err(found) => {
+                problems.extend(found);
+                None
+            }
+        };
+        let certificates = certificates::build(&sources.certificates, now, EXPIRY_WARNING, &mut problems);
+        certificates::check_hosts(&certificates, &routes, &mut problems);
+        let generation = previous.map_or(1, |p| p.trust.generation() + 1);
+        let trust = match Trust::build(generation, sources.registry.anchors()) {
+            Ok(trust) => Some(trust),
+            Err(found) => {
+                for reason in found {
+                    problems.file("registry", reason, None);
+                }
+                None
+            }
+        };
+        if let Some(trust) = &trust {
+            warn_expiring_anchors(trust, now, &mut problems);
+        }
+        if let Some(policy) = &policy {
+            for record in sources.registry.partners() {
+                check_record(record, policy, &operations, &mut problems);
+            }
+        }
+        let (Some(policy), Some(trust), false) = (policy, trust, problems.has_errors()) else {
+            problems.sort();
+            return Err(problems);
+        };
+        let revision = Revision {
+            registry: sources.registry.revision(),
+            policy: policy.revision().clone(),
+            trust: generation,
+            config: sources.config_revision,
+        };
+        let values = match previous {
+            Some(p) if p.environment == sources.environment => p.values.clone(),
+            _ => Arc::new(ValueCache::new(sources.environment.clone(), VALUE_CACHE)),
+        };
+        let snapshot = Snapshot {
+            environment: sources.environment,
+            registry: sources.registry,
+            trust: Arc::new(trust),
+            policy: Arc::new(policy),
+            routes: Arc::new(routes),
+            operations: Arc::new(operations),
+            certificates: Arc::new(certificates),
+            request: Arc::new(sources.request),
+            revision,
+            values,
+            built: now,
+        };
+        Ok((snapshot, problems))
+    }
+
+    /// The snapshot after a change of the registry that touched `partners` and, where `anchors` says so, anchors. The
+    /// rest is shared; only what was touched is judged.
+    ///
+    /// # Errors
+    /// What of the change does not fit; then this snapshot stays in use.
+    pub fn with_registry(
+        &self,
+        registry: Registry,
+        partners: &[PartnerId],
+        anchors: bool,
+        now: UnixNanos,
+    ) -> Result<Snapshot, Problems> {
+        let mut problems = Problems::new();
+        let mut trust = self.trust.clone();
+        if anchors {
+            match Trust::build(self.trust.generation() + 1, registry.anchors()) {
+                Ok(next) => trust = Arc::new(next),
+                Err(found) => {
+                    for reason in found {
+                        problems.file("registry", reason, None);
+                    }
+                }
+            }
+        }
+        for record in partners.iter().filter_map(|id| registry.partner(id)) {
+            check_record(record, &self.policy, &self.operations, &mut problems);
+        }
+        if problems.has_errors() {
+            return Err(problems);
+        }
+        let revision = Revision { registry: registry.revision(), trust: trust.generation(), ..self.revision.clone() };
+        Ok(Snapshot {
+            environment: self.environment.clone(),
+            registry,
+            trust,
+            policy: self.policy.clone(),
+            routes: self.routes.clone(),
+            operations: self.operations.clone(),
+            certificates: self.certificates.clone(),
+            request: self.request.clone(),
+            revision,
+            values: self.values.clone(),
+            built: now,
+        })
+    }
+}
+
+/// What a partner's grants need of policy and operations. An operation that is gone from the documents is a warning:
+/// the grant then simply covers less, and an API document may not make the gateway refuse to start.
+fn check_record(record: &PartnerRecord, policy: &Policy, operations: &Operations, problems: &mut Problems) {
+    for grant in &record.grants {
+        for reason in policy.check_conditions(&grant.conditions) {
+            problems.file("registry", format!("grant `{}` of `{}`: {reason}", grant.id, record.partner.id), None);
+        }
+        for operation in grant.operations.iter().filter(|o| operations.get(o).is_none()) {
+            problems.push(crate::document::Problem {
+                severity: crate::document::Severity::Warning,
+                file: "registry".into(),
+                line: 0,
+                column: 0,
+                key: String::new(),
+                reason: format!(
+                    "grant `{}` of `{}` names the operation `{operation}`, which no route has",
+                    grant.id, record.partner.id
+                ),
+                fix: None,
+            });
+        }
+    }
+}
+
+fn warn_expiring_anchors(trust: &Trust, now: UnixNanos, problems: &mut Problems) {
+    for anchor in trust.anchors() {
+        if anchor.not_after <= now.saturating_add(EXPIRY_WARNING) {
+            let state = if anchor.not_after <= now { "has expired" } else { "expires" };
+            problems.push(crate::document::Problem {
+                severity: crate::document::Severity::Warning,
+                file: "registry".into(),
+                line: 0,
+                column: 0,
+                key: String::new(),
+                reason: format!("the trust anchor `{}` {state} at {}", anchor.name, anchor.not_after),
+                fix: Some("register its successor beside it".into()),
+            });
+        }
+    }
+}
