@@ -54,6 +54,11 @@ impl Permit {
     pub fn slot(&self) -> &Slot {
         &self.slot
     }
+
+    /// Ends the permit and gives its place to the record.
+    pub fn into_slot(self) -> Slot {
+        self.slot
+    }
 }
 
 /// A refusal with its reasons.

@@ -34,8 +34,6 @@ pub struct Forward {
     pub client_cert: bool,
     /// Envoy's `X-Forwarded-Client-Cert`.
     pub xfcc: bool,
-    /// Keep the client's Host instead of sending the upstream's own name.
-    pub keep_host: bool,
 }
 
 /// All routes, ready to be asked on every request.
@@ -112,7 +110,7 @@ mod tests {
             upstream: UpstreamName::parse("u").unwrap(),
             max_body: 1,
             stream_idle: Duration::from_secs(1),
-            forward: Forward { client_cert: false, xfcc: false, keep_host: false },
+            forward: Forward { client_cert: false, xfcc: false },
             operations: None,
         }
     }

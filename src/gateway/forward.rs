@@ -1,0 +1,224 @@
+//! The head that the upstream receives: built from the canonical request, with the client's fields that may pass and
+//! ours set — not the client's with things removed.
+
+use super::inflight::InFlight;
+use crate::decision::Permit;
+use crate::request::UpgradeWanted;
+use http::{HeaderValue, Version, header};
+use pingora_error::{Error, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use std::net::SocketAddr;
+
+/// `from` is pingora's copy of the client's head after its hop-by-hop rules (RFC 9110 section 7.6.1).
+pub(super) fn build_head(
+    from: &RequestHeader,
+    flight: &InFlight,
+    permit: &Permit,
+    host: Option<&str>,
+    via: &str,
+    client_version: Version,
+) -> pingora_error::Result<RequestHeader> {
+    let request = flight.request();
+    let canonical = &request.canonical;
+    let target = canonical.target();
+    let mut head = RequestHeader::build(canonical.method.clone(), target.as_bytes(), Some(from.headers.len() + 12))?;
+    head.set_version(from.version);
+    let upgrade = request.upgrade == UpgradeWanted::WebSocket;
+    for (name, value) in &from.headers {
+        let text = name.as_str();
+        let hop = matches!(text, "connection" | "upgrade");
+        if name == header::HOST || is_reserved(text) || (hop && !upgrade) {
+            continue;
+        }
+        head.append_header(name.clone(), value.clone())?;
+    }
+    let client_host = canonical.host.as_str();
+    head.insert_header(header::HOST, host.unwrap_or(client_host))?;
+
+    head.insert_header("X-Partner-Id", permit.partner().as_str())?;
+    head.insert_header("X-Partner-Grant", permit.grant().as_str())?;
+    head.insert_header("X-Request-Id", &*request.id)?;
+    head.insert_header("X-Forwarded-For", request.source.ip().to_string())?;
+    head.insert_header("X-Forwarded-Host", client_host)?;
+    head.insert_header("X-Forwarded-Proto", "https")?;
+    head.insert_header("Forwarded", forwarded(request.source, client_host))?;
+    let protocol = if client_version == Version::HTTP_2 { "2" } else { "1.1" };
+    head.append_header("Via", format!("{protocol} {via}"))?;
+    let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
+    head.insert_header("traceparent", traceparent(parent))?;
+
+    if let Some(route) = flight.route() {
+        let leaf = &flight.connection().peer.leaf;
+        if route.forward.client_cert {
+            if let Some(value) = client_cert(flight) {
+                head.insert_header("Client-Cert", value)?;
+            }
+        }
+        if route.forward.xfcc {
+            let mut value = format!("Hash={};Subject=\"{}\"", leaf.fingerprint, quoted(&leaf.subject.to_string()));
+            for uri in &leaf.san.uri {
+                value.push_str(&format!(";URI=\"{}\"", quoted(uri)));
+            }
+            for dns in &leaf.san.dns {
+                value.push_str(&format!(";DNS=\"{}\"", quoted(dns)));
+            }
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Error::new(ErrorType::InternalError))?;
+            head.insert_header("X-Forwarded-Client-Cert", value)?;
+        }
+    }
+    Ok(head)
+}
+
+/// What the client sees of the gateway in a response.
+pub(super) fn finish_response(
+    response: &mut ResponseHeader,
+    flight: &InFlight,
+    via: &str,
+) -> pingora_error::Result<()> {
+    response.insert_header("X-Request-Id", &*flight.request().id)?;
+    response.append_header("Via", format!("1.1 {via}"))?;
+    // A cache cannot know the certificate (RFC 9440 section 2.4).
+    let varies = response
+        .headers
+        .get_all(header::VARY)
+        .iter()
+        .any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|f| f.trim().eq_ignore_ascii_case("client-cert"))));
+    if varies {
+        response.insert_header(header::VARY, "*")?;
+    }
+    Ok(())
+}
+
+/// Fields that state an identity, a source or another target; only the gateway sets them. Servers behind may read `_`
+/// as `-`, so both count.
+pub(super) fn is_reserved(name: &str) -> bool {
+    let name: String = name.chars().map(|c| if c == '_' { '-' } else { c.to_ascii_lowercase() }).collect();
+    const NAMES: &[&str] = &[
+        "client-cert",
+        "client-cert-chain",
+        "x-forwarded-client-cert",
+        "x-request-id",
+        "forwarded",
+        "x-real-ip",
+        "x-original-url",
+        "x-original-host",
+        "x-rewrite-url",
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-host",
+        "x-url-scheme",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "traceparent",
+        "front-end-https",
+        "proxy-authorization",
+        "proxy-connection",
+        "keep-alive",
+    ];
+    const PREFIXES: &[&str] = &[
+        "x-partner-",
+        "x-forwarded-",
+        "x-ssl-",
+        "ssl-client",
+        "x-client-cert",
+        "x-client-dn",
+        "x-client-verify",
+        "x-envoy-",
+        "x-original-",
+    ];
+    NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|p| name.starts_with(p))
+}
+
+/// RFC 7239.
+fn forwarded(source: SocketAddr, host: &str) -> String {
+    let node = match source {
+        SocketAddr::V4(v4) => v4.to_string(),
+        SocketAddr::V6(v6) => format!("[{}]:{}", v6.ip(), v6.port()),
+    };
+    format!("for=\"{node}\";host=\"{host}\";proto=https")
+}
+
+/// W3C Trace Context: the client's trace goes on with a span of ours, or one is started.
+fn traceparent(parent: Option<&str>) -> String {
+    let (a, b) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    let span = hex::encode(b.as_bytes().get(8..).unwrap_or_default());
+    let hex_of = |text: &str, len: usize| {
+        text.len() == len
+            && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
+            && text.bytes().any(|c| c != b'0')
+    };
+    let parts: Vec<&str> = parent.unwrap_or_default().split('-').collect();
+    match parts.as_slice() {
+        ["00", trace, id, flags]
+            if hex_of(trace, 32) && hex_of(id, 16) && flags.len() == 2 && hex::decode(flags).is_ok() =>
+        {
+            format!("00-{trace}-{span}-{flags}")
+        }
+        _ => format!("00-{}-{span}-00", a.simple()),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+/// RFC 9440 section 2.2: a byte sequence of the DER.
+fn client_cert(flight: &InFlight) -> Option<String> {
+    flight.connection().client_cert.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_fields_are_reserved_in_every_spelling() {
+        for name in [
+            "X-Partner-Id",
+            "x_partner_id",
+            "X-FORWARDED-FOR",
+            "x_forwarded-client_cert",
+            "Client-Cert",
+            "client_cert",
+            "Forwarded",
+            "X-Original-URL",
+            "X_HTTP_Method_Override",
+            "X-Real-IP",
+        ] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in ["accept", "authorization", "content-type", "x-api-version", "idempotency-key", "x-partnership"] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_trace_goes_on_or_is_started() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let next = traceparent(Some(parent));
+        assert!(
+            next.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && next.ends_with("-01") && next != parent,
+            "{next}"
+        );
+        for bad in [
+            None,
+            Some(""),
+            Some("00-0-0-0"),
+            Some("00-00000000000000000000000000000000-00f067aa0ba902b7-01"),
+            Some("x\r\ny"),
+        ] {
+            let started = traceparent(bad);
+            assert_eq!(started.len(), 55, "{started}");
+        }
+    }
+
+    #[test]
+    fn forwarded_quotes_ipv6() {
+        assert_eq!(
+            forwarded("[2001:db8::1]:4711".parse().unwrap(), "api.example"),
+            "for=\"[2001:db8::1]:4711\";host=\"api.example\";proto=https"
+        );
+    }
+}

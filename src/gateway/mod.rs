@@ -1,0 +1,518 @@
+//! pingora's proxy phases and nothing else: which snapshot, ask `decision`, refuse or forward, record.
+//!
+//! In: a request on a connection that `listen` has authenticated. Out: a refusal, or the upstream's answer; and one
+//! record, whatever happens. Must never: hold a rule of its own, or open the way to an upstream without a
+//! [`crate::decision::Permit`].
+
+mod forward;
+mod inflight;
+mod refusal;
+
+pub use inflight::Connection;
+pub use refusal::{Refused, problem_document};
+
+use crate::clock::Clock;
+use crate::decision::{self, Decision};
+use crate::name::UpstreamName;
+use crate::reason::Reason;
+use crate::record::{Entry, MalformedEntry, Recorder};
+use crate::request::{Refusal, RequestFacts, UpgradeWanted, canonicalise};
+use crate::route::{Found, Route};
+use crate::snapshot::Snapshot;
+use crate::upstream::{Endpoint, Upstream, Upstreams};
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use inflight::InFlight;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What requests are decided on and sent to, published as one.
+pub struct Live {
+    pub snapshot: Arc<Snapshot>,
+    pub upstreams: Arc<Upstreams>,
+}
+
+/// The proxy application.
+pub struct Gateway {
+    pub live: Arc<ArcSwapOption<Live>>,
+    pub recorder: Recorder,
+    pub clock: Arc<Clock>,
+    /// Pseudonym in `Via` (RFC 9110 section 7.6.3).
+    pub via: Arc<str>,
+    pub limits: BodyLimits,
+}
+
+/// How request bodies must arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Longest silence.
+    pub progress: Duration,
+    /// Bytes per second that must arrive on average, once `progress` has passed.
+    pub min_rate: u64,
+}
+
+/// The state of one request.
+#[derive(Default)]
+pub struct Context {
+    flight: Option<InFlight>,
+    tried: Vec<SocketAddr>,
+    chosen: Option<(Arc<Upstream>, Arc<Endpoint>, Instant)>,
+    attempts: u32,
+    id: Option<Arc<str>>,
+}
+
+impl Gateway {
+    /// Reads the request's facts, or says why it cannot be read in one way.
+    fn read(
+        &self,
+        session: &Session,
+        connection: &Connection,
+        snapshot: &Snapshot,
+        id: Arc<str>,
+    ) -> Result<RequestFacts, Refusal> {
+        let head = session.req_header();
+        let settings = &snapshot.request;
+        check_fields(&head.headers, settings.head.max_fields)?;
+        let host = host_of(head, connection.http2)?;
+        let canonical = canonicalise(&head.method, head.raw_path(), Some(host), connection.tls.sni.as_deref())?;
+        let content_length = match head.headers.get(header::CONTENT_LENGTH) {
+            None => None,
+            Some(value) => match value.to_str().ok().and_then(|v| v.parse().ok()) {
+                Some(n) => Some(n),
+                None => return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length is not a plain number")),
+            },
+        };
+        let mut headers = Vec::new();
+        for name in &settings.policy_headers {
+            for value in head.headers.get_all(name.as_str()) {
+                headers.push((name.clone(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+            }
+        }
+        Ok(RequestFacts {
+            id,
+            canonical,
+            source: connection.source,
+            tls: connection.tls.clone(),
+            headers,
+            content_length,
+            upgrade: upgrade_of(&head.headers, connection.http2),
+            now: self.clock.now(),
+        })
+    }
+
+    /// Everything up to the decision. `Err` is a refusal that has still to be sent.
+    fn admit(&self, session: &Session, context: &mut Context, connection: &Arc<Connection>) -> Result<(), Refused> {
+        let started = Instant::now();
+        let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
+        context.id = Some(id.clone());
+        let Some(live) = self.live.load_full() else {
+            return Err(Refused::new(Reason::NotReady, id));
+        };
+        let snapshot = live.snapshot.clone();
+        let request = match self.read(session, connection, &snapshot, id.clone()) {
+            Ok(request) => request,
+            Err(refusal) => {
+                self.malformed(connection, &snapshot, &id, &refusal);
+                return Err(Refused::new(refusal.reason, id));
+            }
+        };
+        let grpc = is_grpc(session.req_header());
+        // From here on a record is written, whatever happens.
+        let flight =
+            context.flight.insert(InFlight::new(self.recorder.clone(), live, connection.clone(), request, started));
+        let before = Instant::now();
+        let decision = decision::decide(&snapshot, &connection.peer, flight.request(), self.recorder.slots());
+        self.recorder.metrics().decision_seconds.observe(before.elapsed().as_secs_f64());
+        match decision {
+            Decision::Allow(permit) => {
+                let too_large =
+                    flight.request().content_length.is_some_and(|n| flight.route().is_some_and(|r| n > r.max_body));
+                flight.allowed(permit);
+                if too_large {
+                    flight.fail(Reason::BodyTooLarge);
+                    return Err(Refused { grpc, ..Refused::new(Reason::BodyTooLarge, id) });
+                }
+                Ok(())
+            }
+            Decision::Deny(denial) => {
+                let reason = denial.reason().clone();
+                flight.denied(denial);
+                Err(Refused { grpc, ..Refused::new(reason, id) })
+            }
+        }
+    }
+
+    /// Records a request that could not be decided.
+    fn malformed(&self, connection: &Connection, snapshot: &Snapshot, id: &str, refusal: &Refusal) {
+        self.recorder.metrics().malformed.with_label_values(&[refusal.reason.as_str()]).inc();
+        let partner = match snapshot.registry.resolve(&connection.peer) {
+            crate::registry::Resolution::Known { record, .. } => Some(&record.partner.id),
+            _ => None,
+        };
+        self.recorder.write_unreserved(&Entry::Malformed(MalformedEntry {
+            time: self.clock.now(),
+            id,
+            source: connection.source,
+            peer: &connection.peer,
+            partner,
+            reason: &refusal.reason,
+            detail: &refusal.detail,
+            status: refusal.reason.code().status(),
+            revision: Some(&snapshot.revision),
+        }));
+    }
+
+    /// Runs synchronous work of ours; a panic in it costs one request, not the connection's task.
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> Result<T, Reason> {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+            self.recorder.metrics().panics.inc();
+            Reason::Internal
+        })
+    }
+
+    fn connection(session: &Session) -> Option<Arc<Connection>> {
+        let digest = session.digest()?.proxy_digest.as_ref()?;
+        digest.user_data.as_ref()?.downcast_ref::<Arc<Connection>>().cloned()
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::default()
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora_core::modules::http::HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> pingora_error::Result<bool> {
+        let Some(connection) = Self::connection(session) else {
+            // Not a connection of ours: nothing is served on it.
+            session.set_keepalive(None);
+            return Err(Error::new(ErrorType::HTTPStatus(500)));
+        };
+        let admitted = self.guarded(|| self.admit(session, context, &connection));
+        let refused = match admitted {
+            Ok(Ok(())) => {
+                self.prepare_body(session, context);
+                return Ok(false);
+            }
+            Ok(Err(refused)) => refused,
+            Err(reason) => {
+                let id = context.id.clone().unwrap_or_else(|| "unknown".into());
+                if let Some(flight) = &mut context.flight {
+                    flight.fail(reason.clone());
+                }
+                Refused::new(reason, id)
+            }
+        };
+        let sent = refusal::send(session, &refused, &connection).await;
+        if let Some(flight) = &mut context.flight {
+            flight.answered(sent);
+        }
+        Ok(true)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        let Some(flight) = &mut context.flight else { return Err(Error::new(ErrorType::HTTPStatus(500))) };
+        let got = body.as_ref().map_or(0, Bytes::len);
+        match flight.body(got, &self.limits) {
+            Ok(()) => Ok(()),
+            Err(reason) => {
+                let status = reason.code().status();
+                flight.fail(reason);
+                Err(Error::new_down(ErrorType::HTTPStatus(status)))
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        context: &mut Context,
+    ) -> pingora_error::Result<Box<HttpPeer>> {
+        let refuse = |reason: Reason| Error::new_in(ErrorType::CustomCode("refused", reason.code().status()));
+        let Some(flight) = &mut context.flight else { return Err(refuse(Reason::Internal)) };
+        // Without a permit there is no way on; a filter that was missed fails closed here.
+        let Some(permit) = flight.permit() else { return Err(refuse(Reason::Internal)) };
+        let name: UpstreamName = permit.upstream().clone();
+        let websocket = flight.request().upgrade == UpgradeWanted::WebSocket;
+        let stream_idle = flight.route().map(|r| r.stream_idle);
+        let chosen = match flight.upstreams().get(&name) {
+            Some(upstream) => upstream.choose(permit, &context.tried, websocket).map(|c| (upstream.clone(), c)),
+            None => Err(Reason::UpstreamUnavailable),
+        };
+        match chosen {
+            Ok((upstream, (endpoint, mut peer))) => {
+                if websocket {
+                    peer.options.read_timeout = stream_idle;
+                }
+                if context.attempts > 0 {
+                    self.recorder.metrics().upstream_retries.with_label_values(&[name.as_str()]).inc();
+                }
+                context.attempts += 1;
+                context.tried.push(endpoint.address);
+                flight.sent_to(name, endpoint.address);
+                context.chosen = Some((upstream, endpoint, Instant::now()));
+                Ok(peer)
+            }
+            Err(reason) => {
+                flight.fail(reason.clone());
+                Err(refuse(reason))
+            }
+        }
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        let Some(flight) = &context.flight else { return Err(Error::new(ErrorType::InternalError)) };
+        let Some(permit) = flight.permit() else { return Err(Error::new(ErrorType::InternalError)) };
+        let host = context.chosen.as_ref().and_then(|(u, ..)| u.spec().host.as_deref());
+        let version = session.req_header().version;
+        let built = self.guarded(|| forward::build_head(upstream, flight, permit, host, &self.via, version));
+        match built {
+            Ok(Ok(head)) => {
+                *upstream = head;
+                Ok(())
+            }
+            Ok(Err(e)) => Err(e),
+            Err(_) => Err(Error::new(ErrorType::InternalError)),
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        #[cfg(unix)] _fd: std::os::unix::io::RawFd,
+        #[cfg(windows)] _sock: std::os::windows::io::RawSocket,
+        _digest: Option<&pingora_core::protocols::Digest>,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        if let Some((upstream, endpoint, _)) = &context.chosen {
+            upstream.connected(endpoint);
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
+        if let Some((upstream, endpoint, _)) = &context.chosen {
+            upstream.failed(endpoint);
+            let reason = reason_of(&e);
+            let labels = [upstream.spec().name.as_str(), reason.as_str()];
+            self.recorder.metrics().upstream_failures.with_label_values(&labels).inc();
+        }
+        // Nothing was sent, so a second attempt is safe for every method.
+        e.set_retry(context.attempts < 2);
+        e
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        if let Some((upstream, _, since)) = &context.chosen {
+            if let Some(flight) = &mut context.flight {
+                flight.upstream_answered(since.elapsed());
+            }
+            let name = upstream.spec().name.as_str();
+            self.recorder.metrics().upstream_seconds.with_label_values(&[name]).observe(since.elapsed().as_secs_f64());
+        }
+        let Some(flight) = &context.flight else { return Ok(()) };
+        forward::finish_response(response, flight, &self.via)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut e: Box<Error>,
+        context: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let safe = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let unanswered = session.response_written().is_none();
+        if safe && unanswered && client_reused && context.attempts < 2 {
+            // A pooled connection that the upstream had closed: the request never reached it.
+            e.retry.decide_reuse(client_reused);
+            // The same endpoint is as good as another.
+            context.tried.clear();
+        } else {
+            e.set_retry(false);
+        }
+        if let (Some((upstream, ..)), ErrorSource::Upstream) = (&context.chosen, e.esource()) {
+            let reason = reason_of(&e);
+            let labels = [upstream.spec().name.as_str(), reason.as_str()];
+            self.recorder.metrics().upstream_failures.with_label_values(&labels).inc();
+        }
+        e
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, context: &mut Context) -> FailToProxy {
+        let id = context.id.clone().unwrap_or_else(|| "unknown".into());
+        let reason = match &mut context.flight {
+            Some(flight) => flight.failed_with(reason_of(e)),
+            None => Reason::Internal,
+        };
+        // Once a response head is out, all that is left is to end the connection.
+        let answered = session.response_written().is_some_and(|r| !r.status.is_informational());
+        if answered || reason == Reason::ClientGone {
+            session.set_keepalive(None);
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let connection = Self::connection(session);
+        let refused = Refused { grpc: is_grpc(session.req_header()), ..Refused::new(reason, id) };
+        let status = refused.status();
+        if let Some(connection) = connection {
+            let sent = refusal::send(session, &refused, &connection).await;
+            if let Some(flight) = &mut context.flight {
+                flight.answered(sent);
+            }
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, context: &mut Context) {
+        let Some(mut flight) = context.flight.take() else { return };
+        let status = session.response_written().map_or(0, |r| r.status.as_u16());
+        let bytes_in = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
+        let bytes_out = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
+        flight.complete(status, bytes_in, bytes_out, e.map(reason_of));
+    }
+
+    fn request_summary(&self, _session: &Session, context: &Context) -> String {
+        context.id.as_deref().unwrap_or("unknown").to_owned()
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+impl Gateway {
+    /// Deadlines for what is still to come of an allowed request.
+    fn prepare_body(&self, session: &mut Session, context: &Context) {
+        let Some(flight) = &context.flight else { return };
+        let idle = match (flight.request().upgrade, flight.route()) {
+            (UpgradeWanted::WebSocket, Some(route)) => route.stream_idle,
+            _ => self.limits.progress,
+        };
+        session.set_read_timeout(Some(idle));
+        session.set_write_timeout(Some(idle));
+    }
+}
+
+/// Names and values that no later reader may see differently. HTTP/1 heads were judged in the raw already; for
+/// HTTP/2 this is the first look.
+fn check_fields(fields: &HeaderMap, max: usize) -> Result<(), Refusal> {
+    if fields.len() > max {
+        return Err(Refusal::new(Reason::HeadTooManyFields, format!("more than {max} fields")));
+    }
+    for value in fields.values() {
+        if std::str::from_utf8(value.as_bytes()).is_err() {
+            return Err(Refusal::new(Reason::HeadNotUtf8, "a field value is not UTF-8"));
+        }
+    }
+    if let Some(expect) = fields.get(header::EXPECT) {
+        if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+            return Err(Refusal::new(Reason::ExpectationUnknown, "Expect is not `100-continue`"));
+        }
+    }
+    Ok(())
+}
+
+/// Host of an HTTP/1 request; `:authority` of an HTTP/2 request, which a Host field must not contradict.
+fn host_of(head: &RequestHeader, http2: bool) -> Result<&str, Refusal> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let field = match (hosts.next(), hosts.next()) {
+        (None, _) => None,
+        (Some(value), None) => {
+            Some(value.to_str().map_err(|_| Refusal::new(Reason::HostMissing, "Host is not printable ASCII"))?)
+        }
+        (Some(_), Some(_)) => return Err(Refusal::new(Reason::HostMissing, "several Host fields")),
+    };
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    match (http2, authority, field) {
+        (true, Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => {
+            Err(Refusal::new(Reason::HostMismatch, "`:authority` and Host disagree"))
+        }
+        (true, Some(authority), _) => Ok(authority),
+        (_, _, Some(field)) => Ok(field),
+        _ => Err(Refusal::new(Reason::HostMissing, "no Host and no `:authority`")),
+    }
+}
+
+fn upgrade_of(fields: &HeaderMap, http2: bool) -> UpgradeWanted {
+    let mut values = fields.get_all(header::UPGRADE).iter();
+    match (values.next(), values.next()) {
+        (None, _) => UpgradeWanted::No,
+        (Some(value), None) if !http2 && value.as_bytes().eq_ignore_ascii_case(b"websocket") => {
+            UpgradeWanted::WebSocket
+        }
+        _ => UpgradeWanted::Other,
+    }
+}
+
+fn is_grpc(head: &RequestHeader) -> bool {
+    head.version == http::Version::HTTP_2
+        && head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// pingora's errors as our reasons.
+fn reason_of(e: &Error) -> Reason {
+    use ErrorType::*;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not named here is told apart by its source below")]
+    match (e.etype(), e.esource()) {
+        (CustomCode("refused", _), _) => Reason::Internal,
+        (HTTPStatus(413), _) => Reason::BodyTooLarge,
+        (HTTPStatus(408), _) => Reason::BodyTimeout,
+        (ConnectTimedout | TLSHandshakeTimedout, _) => Reason::UpstreamTimeout,
+        (ConnectRefused | ConnectNoRoute | ConnectError | BindError | SocketError, _) => Reason::UpstreamConnect,
+        (TLSHandshakeFailure | InvalidCert | HandshakeError | TLSWantX509Lookup, _) => Reason::UpstreamTls,
+        (ReadTimedout | WriteTimedout, ErrorSource::Upstream) => Reason::UpstreamTimeout,
+        (ReadTimedout, ErrorSource::Downstream) => Reason::BodyTimeout,
+        (_, ErrorSource::Downstream) => Reason::ClientGone,
+        (_, ErrorSource::Upstream) => Reason::UpstreamProtocol,
+        _ => Reason::Internal,
+    }
+}
+
+/// The route of a request on a snapshot.
+fn route_of<'a>(snapshot: &'a Snapshot, request: &RequestFacts) -> Option<&'a Route> {
+    match snapshot.routes.find(&request.canonical.host, &request.canonical.path) {
+        Found::Route(route) => Some(route),
+        Found::NoPath | Found::NoHost => None,
+    }
+}

@@ -1,0 +1,120 @@
+//! What a refused client is told: problem+json (RFC 9457), or a gRPC Trailers-Only response.
+//!
+//! The body depends on the public code and the request id alone, so that a probe learns nothing else.
+
+use super::Connection;
+use crate::reason::Reason;
+use bytes::Bytes;
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Bytes of a refused request's body that are read and thrown away before the connection is closed.
+const DISCARD_BYTES: usize = 64 * 1024;
+/// Time spent on that.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
+
+/// A refusal to be sent.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub reason: Reason,
+    pub id: Arc<str>,
+    /// The client speaks gRPC.
+    pub grpc: bool,
+}
+
+impl Refused {
+    pub fn new(reason: Reason, id: Arc<str>) -> Self {
+        Refused { reason, id, grpc: false }
+    }
+
+    /// The HTTP status that is sent.
+    pub fn status(&self) -> u16 {
+        if self.grpc { 200 } else { self.reason.code().status() }
+    }
+}
+
+/// The problem document of a refusal.
+pub fn problem_document(reason: &Reason, id: &str) -> String {
+    let code = reason.code();
+    let status = code.status();
+    let title = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+    serde_json::json!({
+        "type": format!("urn:partnergate:{code}"),
+        "title": title,
+        "status": status,
+        "detail": code.detail(),
+        "code": code.as_str(),
+        "request_id": id,
+    })
+    .to_string()
+}
+
+/// Sends a refusal and deals with a body that is still coming. Returns the status that was sent, 0 when the client was
+/// gone.
+pub(super) async fn send(session: &mut Session, refused: &Refused, connection: &Connection) -> u16 {
+    let body_pending = !session.as_downstream_mut().is_body_done();
+    // A request that could not be read leaves no common ground for a next one.
+    let close = body_pending || refused.status() == 400;
+    if close && !connection.http2 {
+        session.set_keepalive(None);
+    }
+    let Ok(status) = write(session, refused).await else {
+        session.set_keepalive(None);
+        return 0;
+    };
+    if body_pending && !connection.http2 {
+        connection.linger.store(true, Ordering::Release);
+        discard(session).await;
+    }
+    status
+}
+
+async fn write(session: &mut Session, refused: &Refused) -> pingora_error::Result<u16> {
+    let status = refused.status();
+    let code = refused.reason.code();
+    let mut head = ResponseHeader::build(status, Some(8))?;
+    head.insert_header("cache-control", "no-store")?;
+    head.insert_header("x-request-id", &*refused.id)?;
+    if refused.grpc {
+        head.insert_header("content-type", "application/grpc")?;
+        head.insert_header("grpc-status", code.grpc_status().to_string())?;
+        head.insert_header("grpc-message", code.as_str())?;
+        if let ServerSession::H2(h2) = session.as_downstream_mut() {
+            // The generic session would not end the stream with the head.
+            h2.write_response_header(Box::new(head), true)?;
+            return Ok(status);
+        }
+        return Ok(0);
+    }
+    let body = problem_document(&refused.reason, &refused.id);
+    head.insert_header("content-type", "application/problem+json")?;
+    head.insert_header("content-length", body.len().to_string())?;
+    if status == 405 {
+        head.insert_header("allow", "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS")?;
+    }
+    let is_head = session.req_header().method == http::Method::HEAD;
+    session.as_downstream_mut().write_response_header(Box::new(head)).await?;
+    if !is_head {
+        session.as_downstream_mut().write_response_body(Bytes::from(body), true).await?;
+    } else {
+        session.as_downstream_mut().finish_body().await?;
+    }
+    Ok(status)
+}
+
+async fn discard(session: &mut Session) {
+    let work = async {
+        let mut left = DISCARD_BYTES;
+        while left > 0 {
+            match session.as_downstream_mut().read_request_body().await {
+                Ok(Some(bytes)) => left = left.saturating_sub(bytes.len().max(1)),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIME, work).await;
+}

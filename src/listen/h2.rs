@@ -1,0 +1,121 @@
+//! The HTTP/2 loop: accept streams, one task each, until the connection ends, is idle, too old or drained.
+
+use super::Shared;
+use super::conn::Conn;
+use crate::reason::Reason;
+use crate::record::{Entry, MalformedEntry};
+use crate::registry::Resolution;
+use futures::FutureExt;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{self, H2Accept, HttpSession};
+use pingora_core::protocols::{Digest, GetProxyDigest};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// Streams that a client may reset before we have looked at them, and that we may reset for its errors, before the
+/// connection ends (rapid reset, CVE-2023-44487).
+const MAX_RESETS: usize = 50;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 256 * 1024;
+
+pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<Shared<A>>, conn: Conn) {
+    let facts = conn.facts().clone();
+    let digest = Arc::new(Digest { proxy_digest: conn.get_proxy_digest(), ..Default::default() });
+    let head = shared.live.load().as_ref().map_or(16 * 1024, |l| l.snapshot.request.head.max_bytes);
+    let mut options = server::default_h2_options();
+    options
+        .max_concurrent_streams(shared.limits.h2_max_streams)
+        .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX))
+        .max_concurrent_reset_streams(MAX_RESETS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(Some(MAX_RESETS))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER);
+    let preface = server::handshake(Box::new(conn), Some(options));
+    let mut h2 = match tokio::time::timeout(shared.limits.h2_preface_timeout, preface).await {
+        Ok(Ok(h2)) => h2,
+        Ok(Err(_)) => return malformed(&shared, &facts, "the HTTP/2 preface is malformed"),
+        Err(_) => return malformed(&shared, &facts, "the HTTP/2 preface did not arrive in time"),
+    };
+    let mut streams = JoinSet::new();
+    let mut drain = shared.drain.clone();
+    let age = tokio::time::sleep(shared.limits.max_age);
+    tokio::pin!(age);
+    let (mut requests, mut closing) = (0u64, false);
+    let mut idle_since = Instant::now();
+    loop {
+        let idle_left = shared.limits.h2_idle_timeout.saturating_sub(idle_since.elapsed());
+        tokio::select! {
+            biased;
+            Some(_) = streams.join_next() => idle_since = Instant::now(),
+            _ = drain.wait_for(|drain| *drain), if !closing => {
+                closing = true;
+                h2.graceful_shutdown();
+            }
+            () = &mut age, if !closing => {
+                closing = true;
+                h2.graceful_shutdown();
+            }
+            // The connection's own frames are driven by accepting, so this branch is polled all the time.
+            accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    idle_since = Instant::now();
+                    requests += 1;
+                    if requests >= shared.limits.max_requests && !closing {
+                        closing = true;
+                        h2.graceful_shutdown();
+                    }
+                    let shared = shared.clone();
+                    streams.spawn(async move {
+                        let work = shared.app.process_new_http(ServerSession::new_http2(session), &shared.drain);
+                        if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                            shared.recorder.metrics().panics.inc();
+                        }
+                    });
+                }
+                Ok(Some(H2Accept::Rejected)) => malformed(&shared, &facts, "a stream was rejected as malformed"),
+                Ok(None) => break,
+                Err(e) => {
+                    if !e.to_string().contains("Connection reset") {
+                        malformed(&shared, &facts, &format!("the connection failed: {}", e.etype().as_str()));
+                    }
+                    break;
+                }
+            },
+            () = tokio::time::sleep(idle_left.max(Duration::from_millis(1))), if streams.is_empty() && !closing => {
+                if idle_since.elapsed() >= shared.limits.h2_idle_timeout {
+                    closing = true;
+                    h2.graceful_shutdown();
+                }
+            }
+        }
+    }
+    // The connection is gone; its streams see that and end, and their records are written.
+    while streams.join_next().await.is_some() {}
+}
+
+fn malformed<A>(shared: &Shared<A>, facts: &crate::gateway::Connection, detail: &str) {
+    let reason = Reason::H2Protocol;
+    shared.recorder.metrics().malformed.with_label_values(&[reason.as_str()]).inc();
+    let live = shared.live.load_full();
+    let partner = live.as_ref().and_then(|l| match l.snapshot.registry.resolve(&facts.peer) {
+        Resolution::Known { record, .. } => Some(record.partner.id.clone()),
+        _ => None,
+    });
+    shared.recorder.write_unreserved(&Entry::Malformed(MalformedEntry {
+        time: shared.clock.now(),
+        id: &uuid::Uuid::now_v7().to_string(),
+        source: facts.source,
+        peer: &facts.peer,
+        partner: partner.as_ref(),
+        reason: &reason,
+        detail,
+        status: 0,
+        revision: live.as_ref().map(|l| &l.snapshot.revision),
+    }));
+}

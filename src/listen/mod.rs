@@ -1,0 +1,165 @@
+//! The partner listener: owns each connection from accept to close.
+//!
+//! In: TCP connections, the current TLS config, the live snapshot's trust. Out: authenticated connections, each request
+//! of which is handed to the proxy application. Evidence of refused handshakes and malformed heads leaves through
+//! `record`. Must never: hand on a request without a verified [`crate::identity::Peer`]; wait for a client without a
+//! deadline; stop accepting because of one client.
+
+mod conn;
+mod h1;
+mod h2;
+mod handshake;
+mod tls;
+
+pub use tls::{TlsSettings, TlsSlot};
+
+use crate::clock::Clock;
+use crate::gateway::Live;
+use crate::reason::Reason;
+use crate::record::{Entry, HandshakeEntry, Recorder};
+use arc_swap::ArcSwapOption;
+use conn::Conn;
+use futures::FutureExt;
+use pingora_core::apps::HttpServerApp;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Bounds and deadlines of the partner listener. Each holds for the first request of a connection and for every other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenLimits {
+    pub max_connections: usize,
+    pub max_handshakes: usize,
+    pub handshake_timeout: Duration,
+    /// From the first byte of a request head to its last.
+    pub head_timeout: Duration,
+    /// Between requests on HTTP/1, and from the handshake to the first one.
+    pub idle_timeout: Duration,
+    /// From the handshake to the end of the HTTP/2 preface.
+    pub h2_preface_timeout: Duration,
+    /// Without any open stream on HTTP/2.
+    pub h2_idle_timeout: Duration,
+    /// After this time a connection takes no further request.
+    pub max_age: Duration,
+    pub max_requests: u64,
+    pub h2_max_streams: u32,
+}
+
+/// What every connection needs.
+pub(crate) struct Shared<A> {
+    pub app: Arc<A>,
+    pub live: Arc<ArcSwapOption<Live>>,
+    pub tls: Arc<TlsSlot>,
+    pub recorder: Recorder,
+    pub clock: Arc<Clock>,
+    pub limits: ListenLimits,
+    /// True once no connection may begin another request.
+    pub drain: watch::Receiver<bool>,
+}
+
+/// The partner listener, ready to run.
+pub struct Listener<A> {
+    shared: Arc<Shared<A>>,
+    handshakes: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
+    pub fn new(
+        app: Arc<A>,
+        live: Arc<ArcSwapOption<Live>>,
+        tls: Arc<TlsSlot>,
+        recorder: Recorder,
+        clock: Arc<Clock>,
+        limits: ListenLimits,
+        drain: watch::Receiver<bool>,
+    ) -> Self {
+        Listener {
+            shared: Arc::new(Shared { app, live, tls, recorder, clock, limits, drain }),
+            handshakes: Arc::new(Semaphore::new(limits.max_handshakes)),
+            connections: Arc::new(Semaphore::new(limits.max_connections)),
+        }
+    }
+
+    /// Accepts until `stop`, then waits until the last connection has ended or `grace` has passed.
+    pub async fn run(self, listener: TcpListener, mut stop: watch::Receiver<bool>, grace: Duration) {
+        let mut tasks = JoinSet::new();
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, source)) => self.admit(&mut tasks, stream, source),
+                    Err(e) => {
+                        // Out of descriptors, for instance: others go on, and so does this loop after a breath.
+                        tracing::warn!(error = %e, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                Some(_) = tasks.join_next() => {}
+            }
+        }
+        drop(listener);
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(grace, all).await.is_err() {
+            tracing::warn!(open = tasks.len(), "the grace period is over; connections are closed");
+            tasks.shutdown().await;
+        }
+    }
+
+    fn admit(&self, tasks: &mut JoinSet<()>, stream: TcpStream, source: SocketAddr) {
+        let source = SocketAddr::new(source.ip().to_canonical(), source.port());
+        let Ok(place) = self.connections.clone().try_acquire_owned() else {
+            self.shared.handshake_refused(source, &Reason::ConnectionLimit, "too many connections are open");
+            return;
+        };
+        let Ok(handshake_place) = self.handshakes.clone().try_acquire_owned() else {
+            self.shared.handshake_refused(source, &Reason::HandshakeOverload, "too many handshakes are in progress");
+            return;
+        };
+        let shared = self.shared.clone();
+        tasks.spawn(async move {
+            let _place = place;
+            let metrics = shared.recorder.metrics().clone();
+            metrics.handshakes_now.inc();
+            let secured = handshake::accept(&shared, stream, source).await;
+            metrics.handshakes_now.dec();
+            drop(handshake_place);
+            let Some(conn) = secured else { return };
+            let protocol = if conn.facts().http2 { "h2" } else { "http/1.1" };
+            metrics.connections.with_label_values(&[protocol]).inc();
+            if AssertUnwindSafe(serve(shared, conn)).catch_unwind().await.is_err() {
+                // The request's own guard has written its record while it was unwound.
+                metrics.panics.inc();
+            }
+            metrics.connections.with_label_values(&[protocol]).dec();
+        });
+    }
+}
+
+async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<Shared<A>>, conn: Conn) {
+    if conn.facts().http2 {
+        h2::serve(shared, conn).await;
+    } else {
+        h1::serve(shared, conn).await;
+    }
+}
+
+impl<A> Shared<A> {
+    /// A connection that did not get as far as a certificate.
+    fn handshake_refused(&self, source: SocketAddr, reason: &Reason, detail: &str) {
+        self.recorder.metrics().handshakes.with_label_values(&[reason.as_str()]).inc();
+        self.recorder.write_unreserved(&Entry::Handshake(HandshakeEntry {
+            time: self.clock.now(),
+            source,
+            sni: None,
+            certificate: None,
+            reason,
+            detail,
+            duration: Duration::ZERO,
+        }));
+    }
+}

@@ -1,0 +1,530 @@
+//! Record version 1: the JSON of one line. Within the version only additions.
+
+use super::mask::{Mask, printable};
+use crate::clock::UnixNanos;
+use crate::decision::Situation;
+use crate::identity::{Certificate, Fingerprint, Peer};
+use crate::name::{GrantId, PartnerId};
+use crate::partner::{Credential, PartnerRecord, Period};
+use crate::policy::{CONTRACT_VERSION, weekday_name};
+use crate::reason::{Code, Reason};
+use crate::request::RequestFacts;
+use crate::route::Found;
+use crate::snapshot::{Revision, Snapshot};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use quick_cache::sync::Cache;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Request,
+    Handshake,
+    Malformed,
+    StreamOpen,
+    StreamCut,
+}
+
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Request => "request",
+            Kind::Handshake => "handshake",
+            Kind::Malformed => "malformed",
+            Kind::StreamOpen => "stream-open",
+            Kind::StreamCut => "stream-cut",
+        }
+    }
+}
+
+/// One record to be.
+pub enum Entry<'a> {
+    Request(RequestEntry<'a>),
+    Handshake(HandshakeEntry<'a>),
+    Malformed(MalformedEntry<'a>),
+}
+
+/// A request that was decided.
+pub struct RequestEntry<'a> {
+    pub kind: Kind,
+    pub snapshot: &'a Snapshot,
+    pub peer: &'a Peer,
+    pub request: &'a RequestFacts,
+    /// `allow` or `deny`; or `aborted` and `error` for an allowed request that did not end well.
+    pub result: &'static str,
+    pub reasons: &'a [Reason],
+    pub detail: Option<&'a str>,
+    pub grant: Option<&'a GrantId>,
+    /// The status that was sent; 0 when none was.
+    pub status: u16,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub duration: Duration,
+    pub upstream: Option<UpstreamEntry>,
+}
+
+/// The upstream's part in a request.
+pub struct UpstreamEntry {
+    pub name: String,
+    pub address: Option<SocketAddr>,
+    pub duration: Duration,
+}
+
+/// A handshake that was refused.
+pub struct HandshakeEntry<'a> {
+    pub time: UnixNanos,
+    pub source: SocketAddr,
+    pub sni: Option<&'a str>,
+    pub certificate: Option<&'a Certificate>,
+    pub reason: &'a Reason,
+    pub detail: &'a str,
+    pub duration: Duration,
+}
+
+/// A request that was refused before it could be decided.
+pub struct MalformedEntry<'a> {
+    pub time: UnixNanos,
+    pub id: &'a str,
+    pub source: SocketAddr,
+    pub peer: &'a Peer,
+    pub partner: Option<&'a PartnerId>,
+    pub reason: &'a Reason,
+    pub detail: &'a str,
+    pub status: u16,
+    pub revision: Option<&'a Revision>,
+}
+
+/// Prebuilt JSON of partners and credentials; an entry is used only while it belongs to the very record that the
+/// snapshot holds.
+pub struct InputCache {
+    partners: Cache<PartnerId, (Arc<PartnerRecord>, Arc<RawValue>)>,
+    credentials: Cache<Fingerprint, (Arc<PartnerRecord>, Arc<RawValue>)>,
+}
+
+impl InputCache {
+    pub fn new() -> Self {
+        InputCache { partners: Cache::new(10_000), credentials: Cache::new(10_000) }
+    }
+}
+
+impl Default for InputCache {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Entry<'_> {
+    /// The fields after `seq`, as a JSON object.
+    pub(super) fn to_json(&self, mask: &Mask, cache: &InputCache) -> Vec<u8> {
+        match self {
+            Entry::Request(entry) => entry.to_json(mask, cache),
+            Entry::Handshake(entry) => entry.to_json(mask),
+            Entry::Malformed(entry) => entry.to_json(mask),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct RequestLine<'a> {
+    time: String,
+    decision_id: &'a str,
+    kind: &'static str,
+    input: Input<'a>,
+    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<&'a str>,
+    snapshot: RevisionLine<'a>,
+    status: u16,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<UpstreamLine<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct RevisionLine<'a> {
+    registry: u64,
+    policy: &'a str,
+    trust: u64,
+    config: &'a str,
+}
+
+#[derive(serde::Serialize)]
+struct UpstreamLine<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    duration_ns: u64,
+}
+
+/// Contract 1, masked.
+#[derive(serde::Serialize)]
+struct Input<'a> {
+    version: i64,
+    environment: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partner: Option<Arc<RawValue>>,
+    credential: Arc<RawValue>,
+    source: Source<'a>,
+    tls: Tls<'a>,
+    request: Request<'a>,
+    time: Time,
+}
+
+#[derive(serde::Serialize)]
+struct Source<'a> {
+    ip: String,
+    port: u16,
+    networks: Vec<&'a str>,
+}
+
+#[derive(serde::Serialize)]
+struct Tls<'a> {
+    version: &'a str,
+    cipher: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
+}
+
+#[derive(serde::Serialize)]
+struct Request<'a> {
+    id: &'a str,
+    method: &'a str,
+    scheme: &'static str,
+    host: &'a str,
+    path: String,
+    segments: Vec<String>,
+    query: Map<String, Value>,
+    headers: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_length: Option<u64>,
+}
+
+#[derive(serde::Serialize)]
+struct Time {
+    /// RFC 3339: nanosecond integers exceed 2^53 and would be rounded by common readers.
+    now: String,
+    weekday: &'static str,
+    hour: i8,
+    minute: i8,
+    local: LocalTime,
+}
+
+#[derive(serde::Serialize)]
+struct LocalTime {
+    weekday: &'static str,
+    hour: i8,
+    minute: i8,
+}
+
+impl RequestEntry<'_> {
+    fn to_json(&self, mask: &Mask, cache: &InputCache) -> Vec<u8> {
+        let situation = Situation::of(self.snapshot, self.peer, self.request);
+        let primary = self.reasons.first();
+        let revision = &self.snapshot.revision;
+        let line = RequestLine {
+            time: self.request.now.to_string(),
+            decision_id: &self.request.id,
+            kind: self.kind.as_str(),
+            input: self.input(&situation, mask, cache),
+            result: self.result,
+            reason: primary.map(Reason::as_str),
+            reasons: if self.reasons.len() > 1 {
+                self.reasons.iter().map(Reason::as_str).collect()
+            } else {
+                Vec::new()
+            },
+            code: primary.map(|r| r.code().as_str()),
+            detail: self.detail.map(printable),
+            grant: self.grant.map(GrantId::as_str),
+            snapshot: RevisionLine {
+                registry: revision.registry,
+                policy: &revision.policy,
+                trust: revision.trust,
+                config: &revision.config,
+            },
+            status: self.status,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            duration_ns: nanos(self.duration),
+            upstream: self.upstream.as_ref().map(|u| UpstreamLine {
+                name: &u.name,
+                address: u.address.map(|a| a.to_string()),
+                duration_ns: nanos(u.duration),
+            }),
+        };
+        serde_json::to_vec(&line).unwrap_or_else(|e| broken(&self.request.id, &e))
+    }
+
+    fn input<'s>(&'s self, situation: &'s Situation<'s>, mask: &Mask, cache: &InputCache) -> Input<'s> {
+        let request = self.request;
+        let canonical = &request.canonical;
+        let known = situation.partner();
+        let partner = known.map(|(record, _)| {
+            cached(&cache.partners, &record.partner.id, record, || partner_json(record, self.snapshot))
+        });
+        let credential = match known {
+            Some((record, credential)) => cached(&cache.credentials, &self.peer.leaf.fingerprint, record, || {
+                credential_json(Some(credential), self.peer, mask)
+            }),
+            None => raw(&credential_json(None, self.peer, mask)),
+        };
+        let zone = known.and_then(|(r, _)| TimeZone::get(&r.partner.time_zone).ok()).unwrap_or(TimeZone::UTC);
+        let utc = wall(request.now, &TimeZone::UTC);
+        // The path of a known operation is written from its template, so that parameters are masked in it too.
+        let mut path = printable(&canonical.path);
+        let mut params = None;
+        if let Some(resolved) = &situation.operation {
+            let mut map = Map::new();
+            path = resolved.operation.template.as_str().to_owned();
+            for (name, value) in resolved.named() {
+                let masked = mask.param(name, value);
+                path = path.replace(&format!("{{{name}}}"), &masked);
+                map.insert(name.to_string(), Value::String(masked));
+            }
+            params = Some(map);
+        }
+        let segments = path.split('/').skip(1).map(str::to_owned).collect();
+        Input {
+            version: CONTRACT_VERSION,
+            environment: self.snapshot.environment.as_str(),
+            partner,
+            credential,
+            source: Source {
+                ip: mask.address(request.source.ip()),
+                port: request.source.port(),
+                networks: situation.networks.clone(),
+            },
+            tls: Tls { version: request.tls.version, cipher: &request.tls.cipher, sni: request.tls.sni.as_deref() },
+            request: Request {
+                id: &request.id,
+                method: canonical.method.as_str(),
+                scheme: "https",
+                host: canonical.host.as_str(),
+                path,
+                segments,
+                query: multimap(canonical.query_pairs().map(|(k, v)| (printable(k), mask.query(k, v)))),
+                headers: multimap(request.headers.iter().map(|(n, v)| (n.clone(), printable(v)))),
+                operation: situation.operation.as_ref().map(|r| r.operation.id.as_str()),
+                tags: situation.operation.as_ref().map(|r| r.operation.tags.iter().map(|t| &**t).collect()),
+                params,
+                route: match situation.route {
+                    Found::Route(route) => Some(route.name.as_str()),
+                    Found::NoPath | Found::NoHost => None,
+                },
+                content_length: request.content_length,
+            },
+            time: Time {
+                now: request.now.to_string(),
+                weekday: utc.weekday,
+                hour: utc.hour,
+                minute: utc.minute,
+                local: wall(request.now, &zone),
+            },
+        }
+    }
+}
+
+impl HandshakeEntry<'_> {
+    fn to_json(&self, mask: &Mask) -> Vec<u8> {
+        let mut input = json!({"source": {"ip": mask.address(self.source.ip()), "port": self.source.port()}});
+        if let Some(object) = input.as_object_mut() {
+            if let Some(sni) = self.sni {
+                object.insert("tls".into(), json!({"sni": printable(sni)}));
+            }
+            if let Some(certificate) = self.certificate {
+                object.insert("credential".into(), certificate_json(certificate, mask));
+            }
+        }
+        line(json!({
+            "time": self.time.to_string(),
+            "kind": Kind::Handshake.as_str(),
+            "input": input,
+            "result": "deny",
+            "reason": self.reason.as_str(),
+            "detail": printable(self.detail),
+            "duration_ns": nanos(self.duration),
+        }))
+    }
+}
+
+impl MalformedEntry<'_> {
+    fn to_json(&self, mask: &Mask) -> Vec<u8> {
+        let mut credential = certificate_json(&self.peer.leaf, mask);
+        if let Some(object) = credential.as_object_mut() {
+            object.insert("trust_anchor".into(), json!(self.peer.anchor.as_str()));
+        }
+        let mut input = json!({
+            "source": {"ip": mask.address(self.source.ip()), "port": self.source.port()},
+            "credential": credential,
+        });
+        if let (Some(object), Some(partner)) = (input.as_object_mut(), self.partner) {
+            object.insert("partner".into(), json!({"id": partner.as_str()}));
+        }
+        let code: Code = self.reason.code();
+        let mut out = json!({
+            "time": self.time.to_string(),
+            "decision_id": self.id,
+            "kind": Kind::Malformed.as_str(),
+            "input": input,
+            "result": "deny",
+            "reason": self.reason.as_str(),
+            "code": code.as_str(),
+            "detail": printable(self.detail),
+            "status": self.status,
+        });
+        if let (Some(object), Some(r)) = (out.as_object_mut(), self.revision) {
+            let revision =
+                json!({"registry": r.registry, "policy": &*r.policy, "trust": r.trust, "config": &*r.config});
+            object.insert("snapshot".into(), revision);
+        }
+        line(out)
+    }
+}
+
+fn line(value: Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+/// A record that could not be written in full still says that there was one.
+fn broken(id: &str, error: &serde_json::Error) -> Vec<u8> {
+    line(
+        json!({"decision_id": id, "kind": "request", "result": "deny", "reason": "internal", "detail": error.to_string()}),
+    )
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn cached<K: Clone + Eq + std::hash::Hash>(
+    cache: &Cache<K, (Arc<PartnerRecord>, Arc<RawValue>)>,
+    key: &K,
+    record: &Arc<PartnerRecord>,
+    make: impl FnOnce() -> Value,
+) -> Arc<RawValue> {
+    if let Some((owner, json)) = cache.get(key) {
+        if Arc::ptr_eq(&owner, record) {
+            return json;
+        }
+    }
+    let json = raw(&make());
+    cache.insert(key.clone(), (record.clone(), json.clone()));
+    json
+}
+
+fn raw(value: &Value) -> Arc<RawValue> {
+    let text = RawValue::from_string(value.to_string()).unwrap_or_else(|_| RawValue::NULL.to_owned());
+    Arc::from(text)
+}
+
+fn multimap(pairs: impl Iterator<Item = (String, String)>) -> Map<String, Value> {
+    let mut map = Map::new();
+    for (key, value) in pairs {
+        if let Some(list) = map.entry(key).or_insert_with(|| json!([])).as_array_mut() {
+            list.push(Value::String(value));
+        }
+    }
+    map
+}
+
+fn wall(now: UnixNanos, zone: &TimeZone) -> LocalTime {
+    let civil = zone.to_datetime(Timestamp::from_nanosecond(i128::from(now.0)).unwrap_or(Timestamp::UNIX_EPOCH));
+    LocalTime { weekday: weekday_name(civil.weekday()), hour: civil.hour(), minute: civil.minute() }
+}
+
+fn put_period(object: &mut Map<String, Value>, period: &Period) {
+    if let Some(starts) = period.starts {
+        object.insert("starts".into(), json!(starts.to_string()));
+    }
+    if let Some(ends) = period.ends {
+        object.insert("ends".into(), json!(ends.to_string()));
+    }
+}
+
+fn partner_json(record: &PartnerRecord, snapshot: &Snapshot) -> Value {
+    let partner = &record.partner;
+    let mut engagement = Map::new();
+    put_period(&mut engagement, &partner.engagement);
+    let grants = record.grants.iter().filter(|g| g.environments.contains(&snapshot.environment)).map(|grant| {
+        let mut out = Map::new();
+        out.insert("id".into(), json!(grant.id));
+        out.insert("owner".into(), json!(grant.owner));
+        out.insert("operations".into(), json!(grant.operations));
+        if let Some(networks) = &grant.networks {
+            out.insert("networks".into(), json!(networks));
+        }
+        if let Some(credentials) = &grant.credentials {
+            out.insert("credentials".into(), json!(credentials));
+        }
+        put_period(&mut out, &grant.period);
+        out.insert("conditions".into(), json!(grant.conditions));
+        Value::Object(out)
+    });
+    json!({
+        "id": partner.id,
+        "name": partner.name,
+        "state": partner.state.as_str(),
+        "owner": partner.owner,
+        "labels": partner.labels,
+        "time_zone": partner.time_zone,
+        "engagement": engagement,
+        "networks": partner.networks,
+        "grants": grants.collect::<Vec<_>>(),
+    })
+}
+
+fn credential_json(credential: Option<&Credential>, peer: &Peer, mask: &Mask) -> Value {
+    let mut out = certificate_json(&peer.leaf, mask);
+    if let Some(object) = out.as_object_mut() {
+        object.insert("trust_anchor".into(), json!(peer.anchor.as_str()));
+        if let Some(credential) = credential {
+            object.insert("id".into(), json!(credential.id));
+            object.insert("state".into(), json!(credential.state.as_str()));
+            object.insert("labels".into(), json!(credential.labels));
+        }
+    }
+    out
+}
+
+fn certificate_json(certificate: &Certificate, mask: &Mask) -> Value {
+    json!({
+        "kind": "x509",
+        "fingerprint_sha256": certificate.fingerprint,
+        "spki_sha256": certificate.spki_sha256,
+        "serial": certificate.serial,
+        "issuer": printable(&certificate.issuer.to_string()),
+        "subject": printable(&certificate.subject.to_string()),
+        "san": {
+            "uri": certificate.san.uri.iter().map(|t| printable(t)).collect::<Vec<_>>(),
+            "dns": certificate.san.dns.iter().map(|t| printable(t)).collect::<Vec<_>>(),
+            "email": certificate.san.email.iter().map(|t| mask.email(t)).collect::<Vec<_>>(),
+            "ip": certificate.san.ip.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+        "not_before": certificate.not_before.to_string(),
+        "not_after": certificate.not_after.to_string(),
+        "key": {"algorithm": certificate.key.algorithm.as_str(), "bits": certificate.key.bits},
+    })
+}

@@ -1,0 +1,102 @@
+//! What of a request a record may show. Values that can name a person or hold a secret are keyed hashes, so that equal
+//! values can be found without being readable.
+
+use ring::hmac;
+use std::collections::BTreeSet;
+
+/// Longest text taken over from a client, in characters.
+const MAX_TEXT: usize = 512;
+
+/// Which values are shown as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Include {
+    /// Query keys.
+    pub query: BTreeSet<String>,
+    /// Names of path parameters.
+    pub params: BTreeSet<String>,
+    pub email: bool,
+    /// Source addresses in full; otherwise IPv4 to /24 and IPv6 to /48.
+    pub full_address: bool,
+}
+
+/// Hashes under the node's record key.
+pub struct Mask {
+    key: hmac::Key,
+    pub include: Include,
+}
+
+impl Mask {
+    /// `key` has at least 32 bytes.
+    pub fn new(key: &[u8], include: Include) -> Self {
+        Mask { key: hmac::Key::new(hmac::HMAC_SHA256, key), include }
+    }
+
+    /// `h:` and 32 hex digits of HMAC-SHA-256.
+    pub fn hash(&self, value: &str) -> String {
+        let tag = hmac::sign(&self.key, value.as_bytes());
+        format!("h:{}", hex::encode(tag.as_ref().get(..16).unwrap_or_default()))
+    }
+
+    pub fn query(&self, key: &str, value: &str) -> String {
+        if self.include.query.contains(key) { printable(value) } else { self.hash(value) }
+    }
+
+    pub fn param(&self, name: &str, value: &str) -> String {
+        if self.include.params.contains(name) { printable(value) } else { self.hash(value) }
+    }
+
+    pub fn email(&self, value: &str) -> String {
+        if self.include.email { printable(value) } else { self.hash(value) }
+    }
+
+    pub fn address(&self, ip: std::net::IpAddr) -> String {
+        if self.include.full_address {
+            return ip.to_string();
+        }
+        let bits = if ip.is_ipv4() { 24 } else { 48 };
+        ipnet::IpNet::new(ip, bits).map(|net| net.trunc().to_string()).unwrap_or_default()
+    }
+}
+
+/// Text from outside, made safe for a line that people read in a terminal: control, bidirectional and other invisible
+/// characters are written as `\u{…}`, and the length is capped.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(MAX_TEXT));
+    for (n, c) in text.chars().enumerate() {
+        if n == MAX_TEXT {
+            out.push('…');
+            break;
+        }
+        let hidden = c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+        if hidden {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_hashed_unless_they_are_listed() {
+        let include = Include { query: ["page".to_owned()].into(), ..Include::default() };
+        let mask = Mask::new(&[7; 32], include);
+        assert_eq!(mask.query("page", "2"), "2");
+        assert!(mask.query("token", "secret").starts_with("h:") && mask.query("token", "secret").len() == 34);
+        assert_eq!(mask.hash("a"), mask.hash("a"));
+        assert_ne!(Mask::new(&[8; 32], Include::default()).hash("a"), mask.hash("a"));
+        assert_eq!(mask.address("192.0.2.77".parse().unwrap()), "192.0.2.0/24");
+        assert_eq!(mask.address("2001:db8:1:2::3".parse().unwrap()), "2001:db8:1::/48");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        assert_eq!(printable("a\u{1b}[31m\r\nb\u{202e}c"), "a\\u{1b}[31m\\u{d}\\u{a}b\\u{202e}c");
+        assert_eq!(printable(&"x".repeat(2000)).chars().count(), MAX_TEXT + 1);
+    }
+}

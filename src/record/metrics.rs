@@ -1,0 +1,221 @@
+//! Every metric, in one table. Labels come from configured ids and from our own lists, never from a request.
+
+use crate::reason::Reason;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+use std::collections::HashSet;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+/// What became of a request, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Allowed,
+    Denied,
+    /// Allowed, but the upstream or the gateway failed.
+    Failed,
+    /// Allowed, but the client went away.
+    Aborted,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Allowed => "allowed",
+            Outcome::Denied => "denied",
+            Outcome::Failed => "failed",
+            Outcome::Aborted => "aborted",
+        }
+    }
+}
+
+/// The label value that stands for everything over the bound on series.
+const OTHER: &str = "other";
+
+const SECONDS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const DECISION_SECONDS: &[f64] = &[
+    0.000_005, 0.000_01, 0.000_02, 0.000_04, 0.000_08, 0.000_15, 0.000_3, 0.000_6, 0.001_2, 0.002_5, 0.005, 0.01, 0.05,
+];
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident($name:literal, $help:literal $(, labels $labels:expr)? $(, buckets $buckets:expr)?);)*) => {
+        /// All metrics of the process, registered.
+        pub struct Metrics {
+            registry: Registry,
+            bound: SeriesBound,
+            $($(#[$doc])* pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// # Errors
+            /// Two metrics of the same name: a bug that every start would show.
+            pub fn new(max_series: usize) -> prometheus::Result<Self> {
+                let registry = Registry::new();
+                $(
+                    let $field = new_metric!($kind, $name, $help $(, labels $labels)? $(, buckets $buckets)?);
+                    registry.register(Box::new($field.clone()))?;
+                )*
+                #[cfg(target_os = "linux")]
+                registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+                Ok(Metrics { registry, bound: SeriesBound::new(max_series), $($field,)* })
+            }
+        }
+
+        /// Name, type, labels and help of each metric, for the reference.
+        pub fn metrics_reference() -> Vec<(&'static str, &'static str, Vec<&'static str>, &'static str)> {
+            vec![$(($name, kind_name(stringify!($kind)), { #[allow(unused_mut, unused_assignments, reason = "not every metric has labels")] let mut labels: Vec<&'static str> = Vec::new(); $(labels = $labels.to_vec();)? labels }, $help),)*]
+        }
+    };
+}
+
+macro_rules! new_metric {
+    (IntCounter, $name:literal, $help:literal) => {
+        IntCounter::new($name, $help)?
+    };
+    (IntGauge, $name:literal, $help:literal) => {
+        IntGauge::new($name, $help)?
+    };
+    (Gauge, $name:literal, $help:literal) => {
+        Gauge::new($name, $help)?
+    };
+    (IntCounterVec, $name:literal, $help:literal, labels $labels:expr) => {
+        IntCounterVec::new(Opts::new($name, $help), &$labels)?
+    };
+    (IntGaugeVec, $name:literal, $help:literal, labels $labels:expr) => {
+        IntGaugeVec::new(Opts::new($name, $help), &$labels)?
+    };
+    (GaugeVec, $name:literal, $help:literal, labels $labels:expr) => {
+        GaugeVec::new(Opts::new($name, $help), &$labels)?
+    };
+    (Histogram, $name:literal, $help:literal, buckets $buckets:expr) => {
+        Histogram::with_opts(HistogramOpts::new($name, $help).buckets($buckets.to_vec()))?
+    };
+    (HistogramVec, $name:literal, $help:literal, labels $labels:expr, buckets $buckets:expr) => {
+        HistogramVec::new(HistogramOpts::new($name, $help).buckets($buckets.to_vec()), &$labels)?
+    };
+}
+
+fn kind_name(rust: &str) -> &'static str {
+    match rust {
+        "IntCounter" | "IntCounterVec" => "counter",
+        "Histogram" | "HistogramVec" => "histogram",
+        _ => "gauge",
+    }
+}
+
+metrics! {
+    requests: IntCounterVec("partnergate_requests_total", "Requests that were decided, by partner and outcome (allowed, denied, failed, aborted). Requests without a known partner have the partner `unknown`.", labels ["partner", "outcome"]);
+    denials: IntCounterVec("partnergate_denials_total", "Denied requests by reason; a request counts once, under its first reason.", labels ["reason"]);
+    malformed: IntCounterVec("partnergate_malformed_total", "Requests refused before they could be decided, by reason.", labels ["reason"]);
+    request_seconds: HistogramVec("partnergate_request_duration_seconds", "Time from the request head to the end of the response, by operation.", labels ["operation"], buckets SECONDS);
+    decision_seconds: Histogram("partnergate_decision_duration_seconds", "Time to decide one request.", buckets DECISION_SECONDS);
+    upstream_seconds: HistogramVec("partnergate_upstream_duration_seconds", "Time from choosing an endpoint to the upstream's response head, by upstream.", labels ["upstream"], buckets SECONDS);
+    upstream_failures: IntCounterVec("partnergate_upstream_failures_total", "Failed attempts at an upstream, by upstream and reason.", labels ["upstream", "reason"]);
+    upstream_retries: IntCounterVec("partnergate_upstream_retries_total", "Attempts that were repeated, by upstream.", labels ["upstream"]);
+    upstream_endpoints: IntGaugeVec("partnergate_upstream_endpoints", "Endpoints of an upstream by state (healthy, unhealthy).", labels ["upstream", "state"]);
+    handshake_seconds: Histogram("partnergate_handshake_duration_seconds", "Time of completed TLS handshakes.", buckets SECONDS);
+    handshakes: IntCounterVec("partnergate_handshakes_total", "TLS handshakes by outcome: `ok`, `resumed` or the reason of refusal.", labels ["outcome"]);
+    handshakes_now: IntGauge("partnergate_handshakes_in_progress", "TLS handshakes in progress.");
+    connections: IntGaugeVec("partnergate_open_connections", "Open partner connections by protocol (http/1.1, h2).", labels ["protocol"]);
+    streams: IntGauge("partnergate_open_requests", "Requests in progress.");
+    snapshot_registry: IntGauge("partnergate_snapshot_registry_revision", "Registry revision that requests are decided on.");
+    snapshot_trust: IntGauge("partnergate_snapshot_trust_generation", "Trust generation that requests are decided on.");
+    snapshot_info: IntGaugeVec("partnergate_snapshot_info", "1 for the policy and config revision that requests are decided on.", labels ["policy", "config"]);
+    snapshot_built: Gauge("partnergate_snapshot_timestamp_seconds", "When the live snapshot was built; its age is time() minus this.");
+    partners: IntGauge("partnergate_partners", "Partners in the live snapshot.");
+    reload_ok: IntGauge("partnergate_config_last_reload_successful", "1 when the last reload of config, policy or certificates was accepted, 0 when the last good state was kept.");
+    reload_time: Gauge("partnergate_config_last_reload_timestamp_seconds", "When the last reload was tried.");
+    reloads: IntCounterVec("partnergate_reloads_total", "Reloads by result (ok, failed).", labels ["result"]);
+    registry_ok: IntGauge("partnergate_registry_last_update_successful", "1 when the last change of the registry is live, 0 when the last good one was kept.");
+    records_written: IntCounter("partnergate_records_written_total", "Records written to the sink.");
+    records_lost: IntCounter("partnergate_records_lost_total", "Records that could not be kept.");
+    record_slots_free: IntGauge("partnergate_record_slots_free", "Records that can still wait to be written.");
+    record_sink_errors: IntCounter("partnergate_record_sink_errors_total", "Failed writes to the record sink.");
+    clock_steps: IntCounterVec("partnergate_clock_steps_total", "Steps of the system clock by direction (forward, back).", labels ["direction"]);
+    panics: IntCounter("partnergate_panics_total", "Panics that were caught; the request they happened in was answered with 500.");
+    certificate_expiry: GaugeVec("partnergate_server_certificate_expiry_timestamp_seconds", "notAfter of each server certificate.", labels ["file"]);
+    anchor_expiry: GaugeVec("partnergate_anchor_expiry_timestamp_seconds", "notAfter of each trust anchor.", labels ["anchor"]);
+    credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);
+    credential_expiry_count: IntGaugeVec("partnergate_credentials_expiring", "Credentials by time until the certificate last seen expires: `expired`, `1d`, `7d`, `30d`, `90d`, `later`, `unseen`.", labels ["within"]);
+    series_folded: IntCounter("partnergate_metrics_series_folded_total", "Label values that were counted as `other` because of metrics.max_series.");
+    build_info: IntGaugeVec("partnergate_build_info", "1, with the version.", labels ["version"]);
+    ready: IntGauge("partnergate_ready", "1 while the gateway takes new connections with a live snapshot.");
+}
+
+impl Metrics {
+    /// Counts a decided request.
+    pub fn request(&self, partner: Option<&str>, outcome: Outcome) {
+        let partner = partner.map_or("unknown", |p| self.bound.label(p, &self.series_folded));
+        self.requests.with_label_values(&[partner, outcome.as_str()]).inc();
+    }
+
+    pub fn denial(&self, reason: &Reason) {
+        self.denials.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    pub fn request_time(&self, operation: Option<&str>, took: Duration) {
+        let operation = operation.map_or(OTHER, |o| self.bound.label(o, &self.series_folded));
+        self.request_seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
+    }
+
+    /// The exposition in Prometheus' text format.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        // Encoding into memory fails only on an empty metric family, which gather() leaves out.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut out);
+        out
+    }
+}
+
+/// Bounds how many ids become label values. An id that was counted once keeps its series.
+struct SeriesBound {
+    max: usize,
+    known: RwLock<HashSet<String>>,
+}
+
+impl SeriesBound {
+    fn new(max: usize) -> Self {
+        SeriesBound { max, known: RwLock::new(HashSet::new()) }
+    }
+
+    fn label<'a>(&self, id: &'a str, folded: &IntCounter) -> &'a str {
+        if self.known.read().unwrap_or_else(PoisonError::into_inner).contains(id) {
+            return id;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < self.max {
+            known.insert(id.to_owned());
+            return id;
+        }
+        folded.inc();
+        OTHER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_over_the_bound_are_counted_as_other() {
+        let metrics = Metrics::new(2).unwrap();
+        for partner in ["a", "b", "c", "d", "a"] {
+            metrics.request(Some(partner), Outcome::Allowed);
+        }
+        let text = String::from_utf8(metrics.encode()).unwrap();
+        assert!(text.contains("partnergate_requests_total{outcome=\"allowed\",partner=\"a\"} 2"), "{text}");
+        assert!(text.contains("partnergate_requests_total{outcome=\"allowed\",partner=\"other\"} 2"), "{text}");
+        assert_eq!(metrics.series_folded.get(), 2);
+    }
+
+    #[test]
+    fn every_metric_is_named_in_the_field_s_way() {
+        for (name, kind, _, help) in metrics_reference() {
+            assert!(name.starts_with("partnergate_") && help.ends_with('.'), "{name}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+        }
+    }
+}
