@@ -1,5 +1,6 @@
 //! partnergate
 pub mod clock;
+pub mod config;
 pub mod decision;
 pub mod document;
 pub mod gateway;

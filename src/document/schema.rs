@@ -301,8 +301,12 @@ impl<'a> Section<'a> {
         self.node(key).and_then(Node::text).or_else(|| self.default(key))
     }
 
-    pub fn texts(&self, key: &str) -> Vec<&'a str> {
-        self.node(key).map(|n| n.items().iter().filter_map(Node::text).collect()).unwrap_or_default()
+    pub fn texts(&self, key: &str) -> Vec<String> {
+        let of = |node: &Node| node.items().iter().filter_map(Node::text).map(str::to_owned).collect();
+        match self.node(key) {
+            Some(node) => of(node),
+            None => self.default(key).and_then(|t| super::parse("default", t).ok()).map(|n| of(&n)).unwrap_or_default(),
+        }
     }
 
     pub fn boolean(&self, key: &str) -> bool {

@@ -1,0 +1,239 @@
+//! Reading the files that a config names, and noticing that they have changed.
+
+use crate::document::{Node, Problems, SecretRef, parse_secret};
+use crate::policy::PolicySource;
+use ring::digest;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest file that is read.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// Most files of a policy folder.
+const MAX_POLICY_FILES: usize = 2_000;
+
+/// Reads files relative to the config's folder and remembers which.
+pub(super) struct Reader {
+    base: PathBuf,
+    watched: BTreeSet<PathBuf>,
+    digest: digest::Context,
+}
+
+impl Reader {
+    pub(super) fn new(config: &Path) -> Reader {
+        let base = config.parent().map(Path::to_owned).unwrap_or_default();
+        Reader { base, watched: BTreeSet::new(), digest: digest::Context::new(&digest::SHA256) }
+    }
+
+    pub(super) fn resolve(&self, path: &Path) -> PathBuf {
+        if path.is_absolute() { path.to_owned() } else { self.base.join(path) }
+    }
+
+    /// SHA-256 over every text that was read, as hex. Keys and certificates are no part of it.
+    pub(super) fn revision(&self) -> Arc<str> {
+        hex::encode(self.digest.clone().finish()).into()
+    }
+
+    pub(super) fn watched(&self) -> Vec<PathBuf> {
+        self.watched.iter().cloned().collect()
+    }
+
+    /// The config file itself.
+    pub(super) fn text(&mut self, path: &Path, problems: &mut Problems) -> Option<String> {
+        match self.read(path) {
+            Ok(bytes) => self.utf8(&path.display().to_string(), bytes, problems),
+            Err(reason) => {
+                problems.file(&path.display().to_string(), reason, None);
+                None
+            }
+        }
+    }
+
+    pub(super) fn text_of(&mut self, node: &Node, file: &str, problems: &mut Problems) -> Option<String> {
+        let bytes = self.bytes_of(node, file, problems)?;
+        self.utf8(file, bytes, problems)
+    }
+
+    pub(super) fn bytes_of(&mut self, node: &Node, file: &str, problems: &mut Problems) -> Option<Vec<u8>> {
+        let path = self.resolve(Path::new(file));
+        match self.read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(reason) => {
+                problems.push(node.error("", format!("`{}`: {reason}", path.display()), None));
+                None
+            }
+        }
+    }
+
+    /// DER certificates of a PEM file.
+    pub(super) fn certificates(&mut self, node: &Node, file: &str, problems: &mut Problems) -> Option<Vec<Vec<u8>>> {
+        let bytes = self.bytes_of(node, file, problems)?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).map(|c| c.map(|c| c.to_vec())).collect();
+        match found {
+            Ok(list) if !list.is_empty() => Some(list),
+            _ => {
+                problems.push(node.error("", format!("`{file}` contains no certificates in PEM"), None));
+                None
+            }
+        }
+    }
+
+    /// The secret that a reference names, and where it came from.
+    pub(super) fn secret(&mut self, node: &Node, reference: &str, problems: &mut Problems) -> Option<(String, Vec<u8>)> {
+        let mut refuse = |reason: String, fix: Option<&str>| {
+            problems.push(node.error("", reason, fix));
+            None
+        };
+        match parse_secret(reference) {
+            Ok(SecretRef::File(path)) => {
+                let path = self.resolve(&path);
+                let shown = path.display().to_string();
+                match std::fs::metadata(&path) {
+                    Ok(meta) if meta.mode() & 0o077 != 0 => {
+                        let fix = format!("chmod 0600 {shown}");
+                        return refuse(format!("`{shown}` can be read by others (mode {:04o})", meta.mode() & 0o7777), Some(&fix));
+                    }
+                    Ok(_) => {}
+                    Err(e) => return refuse(format!("`{shown}`: {}", plain(&e)), None),
+                }
+                match self.read(&path) {
+                    Ok(bytes) => Some((shown, bytes)),
+                    Err(reason) => refuse(format!("`{shown}`: {reason}"), None),
+                }
+            }
+            Ok(SecretRef::Env(name)) => match std::env::var(&name) {
+                Ok(value) => Some((format!("env:{name}"), value.into_bytes())),
+                Err(_) => refuse(format!("the environment variable `{name}` is not set"), None),
+            },
+            Ok(SecretRef::Credential(name)) => {
+                let Some(folder) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
+                    return refuse("`$CREDENTIALS_DIRECTORY` is not set".into(), Some("use `LoadCredential=` in the systemd unit"));
+                };
+                match self.read(&Path::new(&folder).join(&name)) {
+                    Ok(bytes) => Some((format!("credential:{name}"), bytes)),
+                    Err(reason) => refuse(format!("credential `{name}`: {reason}"), None),
+                }
+            }
+            Err(reason) => refuse(reason, None),
+        }
+    }
+
+    /// The DER key of a PEM, checked against its certificate.
+    pub(super) fn matched_key(&self, node: &Node, chain: &[Vec<u8>], pem: &[u8], problems: &mut Problems) -> Option<Vec<u8>> {
+        let reason = match PrivateKeyDer::from_pem_slice(pem) {
+            Err(_) => "contains no private key in PEM (PKCS#8, PKCS#1 or SEC1, not encrypted)",
+            Ok(key) => match rustls::crypto::ring::sign::any_supported_type(&key) {
+                Err(_) => "the key is of a kind that is not supported: use RSA, P-256, P-384 or Ed25519",
+                Ok(signer) => {
+                    let chain = chain.iter().map(|c| CertificateDer::from(c.clone())).collect();
+                    if CertifiedKey::new(chain, signer).keys_match().is_ok() {
+                        return Some(key.secret_der().to_vec());
+                    }
+                    "the key does not fit the certificate"
+                }
+            },
+        };
+        problems.push(node.error("", reason, None));
+        None
+    }
+
+    /// Every file below the policy folder.
+    pub(super) fn policy_folder(&mut self, folder: &Path, problems: &mut Problems) -> PolicySource {
+        let root = self.resolve(folder);
+        let mut found = Vec::new();
+        self.walk(&root, &root, &mut found, problems);
+        found.sort();
+        if !found.iter().any(|(path, _)| path.ends_with(".rego")) {
+            let fix = "set `policy.dir` to the folder that holds `partnergate/`";
+            problems.file(&root.display().to_string(), "the policy folder has no .rego files", Some(fix));
+        }
+        PolicySource { files: found }
+    }
+
+    fn walk(&mut self, root: &Path, folder: &Path, found: &mut Vec<(String, String)>, problems: &mut Problems) {
+        self.watched.insert(folder.to_owned());
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(e) => {
+                problems.file(&folder.display().to_string(), plain(&e), None);
+                return;
+            }
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // Hidden files, and the `..data` folders of Kubernetes volumes, whose files are linked to from outside.
+            if name.starts_with('.') {
+                continue;
+            }
+            if path.is_dir() {
+                self.walk(root, &path, found, problems);
+                continue;
+            }
+            let wanted = [".rego", ".json", ".yaml", ".yml"].iter().any(|end| name.ends_with(end));
+            if !wanted || found.len() >= MAX_POLICY_FILES {
+                continue;
+            }
+            let relative = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
+            match self.read(&path) {
+                Ok(bytes) => {
+                    if let Ok(text) = String::from_utf8(bytes) {
+                        found.push((relative, text));
+                    } else {
+                        problems.file(&path.display().to_string(), "is not UTF-8", None);
+                    }
+                }
+                Err(reason) => problems.file(&path.display().to_string(), reason, None),
+            }
+        }
+    }
+
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
+        self.watched.insert(path.to_owned());
+        let meta = std::fs::metadata(path).map_err(|e| plain(&e))?;
+        if meta.is_dir() {
+            return Err("is a folder".into());
+        }
+        if meta.len() > MAX_FILE {
+            return Err(format!("has {} bytes; {MAX_FILE} are read", meta.len()));
+        }
+        std::fs::read(path).map_err(|e| plain(&e))
+    }
+
+    fn utf8(&mut self, file: &str, bytes: Vec<u8>, problems: &mut Problems) -> Option<String> {
+        match String::from_utf8(bytes) {
+            Ok(text) => {
+                self.digest.update(text.as_bytes());
+                Some(text)
+            }
+            Err(_) => {
+                problems.file(file, "is not UTF-8", None);
+                None
+            }
+        }
+    }
+}
+
+fn plain(e: &std::io::Error) -> String {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => "does not exist".into(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
+        _ => e.to_string(),
+    }
+}
+
+/// What distinguishes the watched files from their last state: changed in place, renamed over, or a link that points
+/// elsewhere. A file that is gone has a fingerprint too.
+pub fn fingerprint(watched: &[PathBuf]) -> Vec<(u64, u64, i64, i64, u64)> {
+    watched
+        .iter()
+        .map(|path| match std::fs::metadata(path) {
+            Ok(m) => (m.dev(), m.ino(), m.mtime(), m.mtime_nsec() ^ m.ctime_nsec(), m.size()),
+            Err(_) => (0, 0, 0, 0, 0),
+        })
+        .collect()
+}

@@ -1,0 +1,416 @@
+//! `partnergate.yaml` and the files it names → typed settings and the sources of a snapshot, or all problems at once.
+//!
+//! In: a path. Out: [`Config`]. Relative paths start at the config file's folder. Must never: use a default for a file
+//! that is named but cannot be read; accept a secret that is written inline or that others may read.
+
+mod files;
+mod spec;
+
+pub use files::fingerprint;
+pub use spec::CONFIG;
+
+use crate::decision::WhenFull;
+use crate::document::{self, Node, Problems, Section};
+use crate::gateway::BodyLimits;
+use crate::listen::{ListenLimits, TlsSettings};
+use crate::name::{Environment, UpstreamName};
+use crate::operation::{Operation, RouteName, listed, openapi, parse_base_path};
+use crate::policy::{EngineKind, PolicyLimits, PolicySource};
+use crate::record::{Include, Sink};
+use crate::registry::Registry;
+use crate::request::{HeadLimits, Host};
+use crate::route::{Forward, Route};
+use crate::snapshot::{RequestSettings, ServerCertificateSource, Sources};
+use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
+use files::Reader;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that was read.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub environment: Environment,
+    pub node: String,
+    pub state_dir: PathBuf,
+    pub listen: Vec<SocketAddr>,
+    pub limits: ListenLimits,
+    pub tls: TlsSettings,
+    pub status_listen: Vec<SocketAddr>,
+    pub body: BodyLimits,
+    pub via: Arc<str>,
+    pub record: RecordConfig,
+    pub max_series: usize,
+    pub drain_delay: Duration,
+    pub drain_grace: Duration,
+    pub reload_interval: Duration,
+    pub log: LogConfig,
+    pub upstreams: Vec<UpstreamSpec>,
+    routes: Vec<Route>,
+    operations: Vec<(RouteName, Vec<Operation>)>,
+    policy: PolicySource,
+    policy_engine: EngineKind,
+    policy_limits: PolicyLimits,
+    request: RequestSettings,
+    certificates: Vec<ServerCertificateSource>,
+    revision: Arc<str>,
+    /// Every file and folder that was read: what a change is looked for in.
+    pub watched: Vec<PathBuf>,
+    /// What does not stop the load.
+    pub warnings: Problems,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordConfig {
+    pub sink: Sink,
+    pub buffer: usize,
+    pub when_full: WhenFull,
+    pub include: Include,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    pub level: String,
+    pub json: bool,
+}
+
+impl Config {
+    /// Reads the config and every file it names.
+    ///
+    /// # Errors
+    /// All problems of all files.
+    pub fn load(path: &Path) -> Result<Config, Problems> {
+        let mut problems = Problems::new();
+        let mut reader = Reader::new(path);
+        let Some(text) = reader.text(path, &mut problems) else { return Err(problems) };
+        let name = path.display().to_string();
+        let document = document::parse(&name, &text)?;
+        document::check(&document, CONFIG, &mut problems);
+        if problems.has_errors() {
+            problems.sort();
+            return Err(problems);
+        }
+        let root = Section::new(&document, CONFIG);
+        let config = read(root, &mut reader, &mut problems);
+        problems.sort();
+        match config {
+            Some(mut config) if !problems.has_errors() => {
+                config.revision = reader.revision();
+                config.watched = reader.watched();
+                config.warnings = problems;
+                Ok(config)
+            }
+            _ => Err(problems),
+        }
+    }
+
+    /// The sources of a snapshot with this registry.
+    pub fn sources(&self, registry: Registry) -> Sources {
+        Sources {
+            environment: self.environment.clone(),
+            routes: self.routes.clone(),
+            operations: self.operations.clone(),
+            policy: self.policy.clone(),
+            policy_engine: self.policy_engine,
+            policy_limits: self.policy_limits,
+            request: self.request.clone(),
+            certificates: self.certificates.clone(),
+            registry,
+            config_revision: self.revision.clone(),
+        }
+    }
+
+    /// Settings that take effect only at a start, which differ from `running`'s.
+    pub fn needs_restart(&self, running: &Config) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        let mut differ = |key: &'static str, same: bool| {
+            if !same {
+                keys.push(key);
+            }
+        };
+        differ("environment", self.environment == running.environment);
+        differ("node", self.node == running.node);
+        differ("state_dir", self.state_dir == running.state_dir);
+        differ("partner.listen", self.listen == running.listen);
+        differ("partner.limits and partner.timeouts", self.limits == running.limits);
+        differ("status.listen", self.status_listen == running.status_listen);
+        differ("record", self.record == running.record);
+        differ("metrics", self.max_series == running.max_series);
+        differ("log", self.log == running.log);
+        keys
+    }
+}
+
+fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<Config> {
+    let partner = root.section("partner");
+    let limits = partner.section("limits");
+    let timeouts = partner.section("timeouts");
+    let tls = partner.section("tls");
+    let request = root.section("request");
+    let drain = root.section("drain");
+    let policy = root.section("policy");
+
+    let certificates: Vec<ServerCertificateSource> =
+        partner.tables("certificates").into_iter().filter_map(|(_, c)| certificate(c, reader, problems)).collect();
+    if partner.tables("certificates").is_empty() {
+        if let Some(node) = partner.node("certificates") {
+            problems.push(node.error("partner.certificates", "at least one certificate is needed", None));
+        }
+    }
+    let upstreams: Vec<UpstreamSpec> =
+        root.tables("upstreams").into_iter().filter_map(|(name, u)| upstream(name, u, reader, problems)).collect();
+    let mut routes = Vec::new();
+    let mut operations = Vec::new();
+    for (name, section) in root.tables("routes") {
+        if let Some((route, listed)) = route(name, section, &upstreams, reader, problems) {
+            operations.push((route.name.clone(), listed));
+            routes.push(route);
+        }
+    }
+    let mut policy_headers = Vec::new();
+    for name in policy.texts("headers") {
+        let lower = name.to_ascii_lowercase();
+        let secret = matches!(lower.as_str(), "authorization" | "proxy-authorization" | "cookie" | "x-api-key");
+        if secret || http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
+            if let Some(node) = policy.node("headers") {
+                let why = if secret { "carries secrets and is never shown to policy or records" } else { "is not a field name" };
+                problems.push(node.error("policy.headers", format!("`{name}` {why}"), Some("remove it")));
+            }
+        }
+        policy_headers.push(lower);
+    }
+    let policy_source = reader.policy_folder(Path::new(policy.text("dir")?), problems);
+    let addresses = |texts: Vec<String>| texts.iter().filter_map(|t| t.parse().ok()).collect::<Vec<SocketAddr>>();
+    Some(Config {
+        environment: Environment::parse(root.text("environment")?).ok()?,
+        node: root.text("node").map_or_else(host_name, str::to_owned),
+        state_dir: reader.resolve(Path::new(root.text("state_dir")?)),
+        listen: addresses(partner.texts("listen")),
+        limits: ListenLimits {
+            max_connections: limits.count("max_connections"),
+            max_handshakes: limits.count("max_handshakes"),
+            handshake_timeout: timeouts.duration("handshake"),
+            head_timeout: timeouts.duration("head"),
+            idle_timeout: timeouts.duration("idle"),
+            h2_preface_timeout: timeouts.duration("h2_preface"),
+            h2_idle_timeout: timeouts.duration("h2_idle"),
+            max_age: limits.duration("max_age"),
+            max_requests: u64::try_from(limits.integer("max_requests")).unwrap_or(1),
+            h2_max_streams: u32::try_from(limits.integer("h2_max_streams")).unwrap_or(1),
+        },
+        tls: TlsSettings { allow_tls12: tls.text("min_version") == Some("1.2"), session_cache: tls.count("session_cache") },
+        status_listen: addresses(root.section("status").texts("listen")),
+        body: BodyLimits {
+            progress: timeouts.duration("body_progress"),
+            min_rate: u64::try_from(request.integer("min_body_rate")).unwrap_or(0),
+        },
+        via: request.text("via")?.into(),
+        record: record(root.section("record"), reader, problems)?,
+        max_series: root.section("metrics").count("max_series"),
+        drain_delay: drain.duration("delay"),
+        drain_grace: drain.duration("grace"),
+        reload_interval: root.section("reload").duration("interval"),
+        log: LogConfig {
+            level: root.section("log").text("level")?.to_owned(),
+            json: root.section("log").text("format") == Some("json"),
+        },
+        upstreams,
+        routes,
+        operations,
+        policy: policy_source,
+        policy_engine: if policy.text("engine") == Some("interpreter") { EngineKind::Interpreter } else { EngineKind::Rvm },
+        policy_limits: PolicyLimits {
+            time: policy.duration("time_limit"),
+            instructions: policy.count("instruction_limit"),
+        },
+        request: RequestSettings {
+            head: HeadLimits { max_bytes: request.size("max_head"), max_fields: request.count("max_fields") },
+            policy_headers,
+        },
+        certificates,
+        revision: "".into(),
+        watched: Vec::new(),
+        warnings: Problems::new(),
+    })
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "node".to_owned(), |t| t.trim().to_owned())
+}
+
+fn certificate(section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<ServerCertificateSource> {
+    let chain_file = section.text("chain")?;
+    let chain = reader.bytes_of(section.node("chain")?, chain_file, problems);
+    let (key_file, key) = reader.secret(section.node("key")?, section.text("key")?, problems)?;
+    Some(ServerCertificateSource { chain_file: chain_file.to_owned(), key_file, chain: chain?, key })
+}
+
+fn upstream(name: &str, section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<UpstreamSpec> {
+    let timeouts = section.section("timeouts");
+    let at = |key: &str| format!("upstreams.{name}.{key}");
+    if section.texts("endpoints").is_empty() {
+        problems.push(section.node("endpoints")?.error(at("endpoints"), "at least one endpoint is needed", None));
+    }
+    let tls = match section.node("tls") {
+        None => None,
+        Some(_) => upstream_tls(name, section.section("tls"), reader, problems),
+    };
+    let health = section.node("health").map(|node| {
+        let health = section.section("health");
+        let path = health.text("path").unwrap_or_default();
+        if !path.starts_with('/') {
+            problems.push(node.error(at("health.path"), "must start with `/`", None));
+        }
+        HealthCheck {
+            path: path.to_owned(),
+            interval: health.duration("interval"),
+            timeout: health.duration("timeout"),
+            healthy_after: u32::try_from(health.integer("healthy_after")).unwrap_or(1),
+            unhealthy_after: u32::try_from(health.integer("unhealthy_after")).unwrap_or(1),
+        }
+    });
+    if let (Some(node), Some(host)) = (section.node("host"), section.text("host")) {
+        if http::HeaderValue::from_str(host).is_err() || host.contains(['/', ' ', '@']) {
+            problems.push(node.error(at("host"), format!("`{host}` is not a host"), None));
+        }
+    }
+    Some(UpstreamSpec {
+        name: UpstreamName::parse(name).ok()?,
+        endpoints: section.texts("endpoints"),
+        protocol: if section.text("protocol") == Some("h2") { UpstreamProtocol::H2 } else { UpstreamProtocol::H1 },
+        tls,
+        host: section.text("host").map(str::to_owned),
+        timeouts: UpstreamTimeouts {
+            connect: timeouts.duration("connect"),
+            read: timeouts.duration("read"),
+            write: timeouts.duration("write"),
+            idle: timeouts.duration("idle"),
+        },
+        health,
+        eject_after: u32::try_from(section.integer("eject_after")).unwrap_or(1),
+        eject_for: section.duration("eject_for"),
+        resolve_interval: section.duration("resolve_interval"),
+    })
+}
+
+fn upstream_tls(name: &str, section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<UpstreamTls> {
+    let at = |key: &str| format!("upstreams.{name}.tls.{key}");
+    let server_name = section.text("server_name")?.to_owned();
+    if Host::parse(&server_name).is_err() {
+        problems.push(section.node("server_name")?.error(at("server_name"), format!("`{server_name}` is not a host name"), None));
+    }
+    let ca = match (section.node("ca"), section.text("ca")) {
+        (Some(node), Some(file)) => Some(reader.certificates(node, file, problems)?),
+        _ => None,
+    };
+    let client = match (section.node("client_chain"), section.node("client_key")) {
+        (None, None) => None,
+        (Some(chain), Some(key)) => {
+            let chain_der = reader.certificates(chain, chain.text()?, problems)?;
+            let (_, key_pem) = reader.secret(key, key.text()?, problems)?;
+            let key_der = reader.matched_key(key, &chain_der, &key_pem, problems)?;
+            Some((chain_der, key_der))
+        }
+        (Some(node), None) => {
+            problems.push(node.error(at("client_chain"), "needs `client_key` beside it", None));
+            None
+        }
+        (None, Some(node)) => {
+            problems.push(node.error(at("client_key"), "needs `client_chain` beside it", None));
+            None
+        }
+    };
+    Some(UpstreamTls { server_name, ca, client })
+}
+
+fn route(
+    name: &str,
+    section: Section<'_>,
+    upstreams: &[UpstreamSpec],
+    reader: &mut Reader,
+    problems: &mut Problems,
+) -> Option<(Route, Vec<Operation>)> {
+    let at = |key: &str| format!("routes.{name}.{key}");
+    let mut hosts = Vec::new();
+    for (node, text) in section.node("hosts")?.items().iter().zip(section.texts("hosts")) {
+        match Host::parse(&text) {
+            Ok(host) => hosts.push(host),
+            Err(reason) => problems.push(node.error(at("hosts"), reason, None)),
+        }
+    }
+    let prefix = section.text("prefix")?;
+    let prefix = if prefix == "/" {
+        "/".to_owned()
+    } else {
+        match parse_base_path(prefix) {
+            Ok(clean) => clean.to_owned(),
+            Err(reason) => {
+                problems.push(section.node("prefix")?.error(at("prefix"), reason, None));
+                return None;
+            }
+        }
+    };
+    let upstream = UpstreamName::parse(section.text("upstream")?).ok()?;
+    if !upstreams.iter().any(|u| u.name == upstream) {
+        let known: Vec<&str> = upstreams.iter().map(|u| u.name.as_str()).collect();
+        let fix = format!("known upstreams: {}", known.join(", "));
+        problems.push(section.node("upstream")?.error(at("upstream"), format!("there is no upstream `{upstream}`"), Some(&fix)));
+    }
+    let mut operations = Vec::new();
+    for (_, document) in section.tables("openapi") {
+        let (Some(node), Some(file)) = (document.node("file"), document.text("file")) else { continue };
+        if let Some(text) = reader.text_of(node, file, problems) {
+            operations.extend(openapi::load(file, &text, document.text("base_path"), problems));
+        }
+    }
+    for (n, (_, entry)) in section.tables("operations").into_iter().enumerate() {
+        operations.extend(listed::operation(entry, &format!("routes.{name}.operations[{n}]"), problems));
+    }
+    if operations.is_empty() {
+        let node: &Node = section.own_node()?;
+        let fix = "add `openapi` or `operations`; without any, every request is denied";
+        problems.push(node.warning(format!("routes.{name}"), "the route has no operations", Some(fix)));
+    }
+    let below = |path: &str| prefix == "/" || path == prefix || path.strip_prefix(&prefix).is_some_and(|r| r.starts_with('/'));
+    for operation in operations.iter().filter(|o| !below(o.template.as_str())) {
+        let node: &Node = section.own_node()?;
+        let reason = format!("the operation `{}` ({}) is outside the prefix `{prefix}`", operation.id, operation.place);
+        problems.push(node.warning(at("prefix"), reason, Some("set `base_path` of the document, or change the prefix")));
+    }
+    let route = Route {
+        name: RouteName::parse(name).ok()?,
+        hosts,
+        prefix,
+        upstream,
+        max_body: u64::try_from(section.size("max_body")).unwrap_or(u64::MAX),
+        stream_idle: section.duration("stream_idle"),
+        forward: Forward { client_cert: section.boolean("client_cert"), xfcc: section.boolean("xfcc") },
+        operations: None,
+    };
+    Some((route, operations))
+}
+
+fn record(section: Section<'_>, reader: &Reader, problems: &mut Problems) -> Option<RecordConfig> {
+    let include = section.section("include");
+    let sink = match section.text("output")?.split_once(':') {
+        None if section.text("output") == Some("stdout") => Sink::Stdout,
+        Some(("file", path)) if !path.is_empty() => Sink::File(reader.resolve(Path::new(path))),
+        _ => {
+            let reason = "is neither `stdout` nor `file:PATH`";
+            problems.push(section.node("output")?.error("record.output", reason, None));
+            return None;
+        }
+    };
+    Some(RecordConfig {
+        sink,
+        buffer: section.count("buffer"),
+        when_full: if section.text("when_full") == Some("count") { WhenFull::Count } else { WhenFull::Deny },
+        include: Include {
+            query: include.texts("query").into_iter().collect(),
+            params: include.texts("params").into_iter().collect(),
+            email: include.boolean("email"),
+            full_address: section.text("address") == Some("full"),
+        },
+    })
+}

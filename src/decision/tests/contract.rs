@@ -1,0 +1,219 @@
+//! The input document against its contract, version 1, word for word.
+
+use super::*;
+use crate::identity::{Certificate, KeyAlgorithm, KeyFacts, SanFacts, Serial, SignatureStrength, parse_dn};
+use crate::policy::ValueCache;
+use serde_json::json;
+
+/// A certificate whose every fact is known.
+fn leaf() -> Certificate {
+    Certificate {
+        fingerprint: Fingerprint([0xaa; 32]),
+        spki_sha256: Fingerprint([0x0b; 32]),
+        serial: Serial::parse("0A:FF").unwrap(),
+        issuer: parse_dn("CN=Acme Issuing CA,O=Acme,C=DE").unwrap(),
+        subject: parse_dn("CN=billing,O=Acme").unwrap(),
+        san: SanFacts {
+            uri: vec!["spiffe://acme.example/billing".into()],
+            dns: vec!["billing.acme.example".into()],
+            email: vec!["billing@acme.example".into()],
+            ip: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        },
+        organization_ids: vec![],
+        not_before: UnixNanos(1_767_225_600_000_000_000),
+        not_after: UnixNanos(1_798_761_600_000_000_001),
+        key: KeyFacts { algorithm: KeyAlgorithm::EcP256, bits: 256 },
+        signature: SignatureStrength::NotKnownWeak,
+        is_ca: false,
+        client_auth: Some(true),
+        digital_signature: true,
+        cert_sign: false,
+    }
+}
+
+fn peer(leaf: Certificate) -> Peer {
+    Peer::new(leaf, vec![], AnchorName::parse("acme-ca").unwrap(), Fingerprint([1; 32]), 1)
+}
+
+fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value {
+    let snapshot = world.snapshot();
+    let situation = Situation::of(&snapshot, peer, &world.request);
+    let record = Arc::new(world.acme.clone());
+    let facts = Facts {
+        environment: &snapshot.environment,
+        record: &record,
+        credential: &record.credentials[0],
+        peer,
+        networks,
+        operation: situation.operation.as_ref(),
+        route: match situation.route {
+            Found::Route(route) => Some(route.name.as_str()),
+            Found::NoPath | Found::NoHost => None,
+        },
+        request: &world.request,
+    };
+    let cache = ValueCache::new(snapshot.environment.clone(), 10);
+    let first = facts.value(&cache);
+    assert_eq!(facts.value(&cache), first, "from the cache");
+    serde_json::from_str(&first.to_json_str().unwrap()).unwrap()
+}
+
+#[test]
+fn a_full_input_is_exactly_contract_version_1() {
+    let mut world = World::new();
+    world.acme.partner = Partner {
+        name: "Acme Ltd".into(),
+        labels: [("tier".to_owned(), "gold".to_owned())].into(),
+        time_zone: "Asia/Kolkata".into(),
+        engagement: Period { starts: Some(UnixNanos(1)), ends: Some(UnixNanos(1_798_761_600_000_000_001)) },
+        networks: network_names(&["dc1", "dc2"]),
+        ..world.acme.partner
+    };
+    world.acme.credentials[0].labels = [("use".to_owned(), "batch".to_owned())].into();
+    let mut full = grant("acme-reads", &["invoices.delete", "invoices.read"]);
+    full.networks = Some(network_names(&["dc1"]));
+    full.credentials = Some(vec![credential_id("acme-cert")]);
+    full.period = Period { starts: Some(UnixNanos(2)), ends: Some(UnixNanos(1_798_761_600_000_000_003)) };
+    let mut elsewhere = grant("acme-staging", &["feed.open"]);
+    elsewhere.environments = vec![environment("staging")];
+    world.acme.grants = vec![full, elsewhere];
+
+    world.request = request(Method::GET, "/v1/invoices/caf%C3%A9?b=2&a=%20&b=3&c", "API.example.");
+    world.request.headers =
+        vec![("x-trace".into(), "1".into()), ("accept".into(), "*/*".into()), ("x-trace".into(), "2".into())];
+    world.request.content_length = Some(9_007_199_254_740_993);
+    world.request.tls = Arc::new(TlsFacts {
+        version: "1.2",
+        cipher: "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256".into(),
+        sni: Some("api.example".into()),
+    });
+    world.request.now = UnixNanos(NOW.0 + 7);
+
+    let expected = json!({
+        "version": 1,
+        "environment": "production",
+        "partner": {
+            "id": "acme",
+            "name": "Acme Ltd",
+            "state": "active",
+            "owner": "payments",
+            "labels": {"tier": "gold"},
+            "time_zone": "Asia/Kolkata",
+            "engagement": {"starts_ns": 1, "ends_ns": 1_798_761_600_000_000_001_i64},
+            "networks": ["dc1", "dc2"],
+            "grants": [{
+                "id": "acme-reads",
+                "owner": "payments",
+                "operations": ["invoices.delete", "invoices.read"],
+                "networks": ["dc1"],
+                "credentials": ["acme-cert"],
+                "starts_ns": 2,
+                "ends_ns": 1_798_761_600_000_000_003_i64,
+                "conditions": {}
+            }]
+        },
+        "credential": {
+            "id": "acme-cert",
+            "kind": "x509",
+            "state": "active",
+            "labels": {"use": "batch"},
+            "fingerprint_sha256": "aa".repeat(32),
+            "spki_sha256": "0b".repeat(32),
+            "serial": "aff",
+            "issuer": "CN=Acme Issuing CA,O=Acme,C=DE",
+            "subject": "CN=billing,O=Acme",
+            "san": {
+                "uri": ["spiffe://acme.example/billing"],
+                "dns": ["billing.acme.example"],
+                "email": ["billing@acme.example"],
+                "ip": ["192.0.2.7", "2001:db8::7"]
+            },
+            "not_before_ns": 1_767_225_600_000_000_000_i64,
+            "not_after_ns": 1_798_761_600_000_000_001_i64,
+            "key": {"algorithm": "ec-p256", "bits": 256},
+            "trust_anchor": "acme-ca"
+        },
+        "source": {"ip": "192.0.2.7", "port": 40000, "networks": ["any", "dc1"]},
+        "tls": {"version": "1.2", "cipher": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "sni": "api.example"},
+        "request": {
+            "id": "0195-7",
+            "method": "GET",
+            "scheme": "https",
+            "host": "api.example",
+            "path": "/v1/invoices/caf%C3%A9",
+            "segments": ["v1", "invoices", "caf%C3%A9"],
+            "query": {"a": ["%20"], "b": ["2", "3"], "c": [""]},
+            "headers": {"accept": ["*/*"], "x-trace": ["1", "2"]},
+            "operation": "invoices.read",
+            "route": "billing",
+            "params": {"id": "caf%C3%A9"},
+            "tags": ["billing"],
+            "content_length": 9_007_199_254_740_993_i64
+        },
+        "time": {
+            "now_ns": 1_772_627_400_000_000_007_i64,
+            "weekday": "wednesday",
+            "hour": 12,
+            "minute": 30,
+            "local": {"weekday": "wednesday", "hour": 18, "minute": 0}
+        }
+    });
+    let actual = document(&world, &peer(leaf()), &["any", "dc1"]);
+    assert_eq!(actual, expected, "{actual:#}");
+}
+
+#[test]
+fn facts_that_are_absent_are_absent_and_lists_that_are_empty_are_empty() {
+    let mut world = World::new();
+    world.acme.partner.networks.clear();
+    world.request = request(Method::GET, "/", "api.example");
+    let bare = Certificate { san: SanFacts::default(), ..leaf() };
+    let input = document(&world, &peer(bare), &["any"]);
+
+    assert_eq!(input["partner"]["engagement"], json!({}));
+    assert_eq!(input["partner"]["labels"], json!({}));
+    assert_eq!(input["partner"]["networks"], json!([]));
+    assert_eq!(
+        input["partner"]["grants"],
+        json!([{"id": "acme-reads", "owner": "payments", "operations": ["invoices.read"], "conditions": {}}])
+    );
+    assert_eq!(input["credential"]["san"], json!({"uri": [], "dns": [], "email": [], "ip": []}));
+    assert_eq!(input["tls"], json!({"version": "1.3", "cipher": "TLS_AES_128_GCM_SHA256"}));
+    assert_eq!(
+        input["request"],
+        json!({
+            "id": "0195-7",
+            "method": "GET",
+            "scheme": "https",
+            "host": "api.example",
+            "path": "/",
+            "segments": [""],
+            "query": {},
+            "headers": {}
+        })
+    );
+    assert!(input.get("token").is_none());
+}
+
+#[test]
+fn a_list_that_is_written_empty_is_there() {
+    let mut world = World::new();
+    world.acme.grants[0].networks = Some(vec![]);
+    world.acme.grants[0].credentials = Some(vec![]);
+    let input = document(&world, &peer(leaf()), &["any"]);
+    assert_eq!(input["partner"]["grants"][0]["networks"], json!([]));
+    assert_eq!(input["partner"]["grants"][0]["credentials"], json!([]));
+}
+
+#[test]
+fn conditions_keep_their_types_and_every_digit() {
+    let mut world = World::new();
+    let conditions = json!({"max_amount": 9_007_199_254_740_993_i64, "least": i64::MIN, "dry": true, "tenants": ["a"]});
+    world.policy.files.push((
+        "conditions.yaml".into(),
+        "conditions: {max_amount: integer, least: integer, dry: boolean, tenants: text-list}\n".into(),
+    ));
+    world.acme.grants[0].conditions = serde_json::from_value(conditions.clone()).unwrap();
+    let input = document(&world, &peer(leaf()), &["any"]);
+    assert_eq!(input["partner"]["grants"][0]["conditions"], conditions);
+}
