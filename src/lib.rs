@@ -16,5 +16,6 @@ pub mod registry;
 pub mod request;
 pub mod route;
 pub mod snapshot;
+pub mod store;
 pub mod trust;
 pub mod upstream;

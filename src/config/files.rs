@@ -83,7 +83,12 @@ impl Reader {
     }
 
     /// The secret that a reference names, and where it came from.
-    pub(super) fn secret(&mut self, node: &Node, reference: &str, problems: &mut Problems) -> Option<(String, Vec<u8>)> {
+    pub(super) fn secret(
+        &mut self,
+        node: &Node,
+        reference: &str,
+        problems: &mut Problems,
+    ) -> Option<(String, Vec<u8>)> {
         let mut refuse = |reason: String, fix: Option<&str>| {
             problems.push(node.error("", reason, fix));
             None
@@ -95,7 +100,10 @@ impl Reader {
                 match std::fs::metadata(&path) {
                     Ok(meta) if meta.mode() & 0o077 != 0 => {
                         let fix = format!("chmod 0600 {shown}");
-                        return refuse(format!("`{shown}` can be read by others (mode {:04o})", meta.mode() & 0o7777), Some(&fix));
+                        return refuse(
+                            format!("`{shown}` can be read by others (mode {:04o})", meta.mode() & 0o7777),
+                            Some(&fix),
+                        );
                     }
                     Ok(_) => {}
                     Err(e) => return refuse(format!("`{shown}`: {}", plain(&e)), None),
@@ -111,7 +119,10 @@ impl Reader {
             },
             Ok(SecretRef::Credential(name)) => {
                 let Some(folder) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
-                    return refuse("`$CREDENTIALS_DIRECTORY` is not set".into(), Some("use `LoadCredential=` in the systemd unit"));
+                    return refuse(
+                        "`$CREDENTIALS_DIRECTORY` is not set".into(),
+                        Some("use `LoadCredential=` in the systemd unit"),
+                    );
                 };
                 match self.read(&Path::new(&folder).join(&name)) {
                     Ok(bytes) => Some((format!("credential:{name}"), bytes)),
@@ -123,7 +134,13 @@ impl Reader {
     }
 
     /// The DER key of a PEM, checked against its certificate.
-    pub(super) fn matched_key(&self, node: &Node, chain: &[Vec<u8>], pem: &[u8], problems: &mut Problems) -> Option<Vec<u8>> {
+    pub(super) fn matched_key(
+        &self,
+        node: &Node,
+        chain: &[Vec<u8>],
+        pem: &[u8],
+        problems: &mut Problems,
+    ) -> Option<Vec<u8>> {
         let reason = match PrivateKeyDer::from_pem_slice(pem) {
             Err(_) => "contains no private key in PEM (PKCS#8, PKCS#1 or SEC1, not encrypted)",
             Ok(key) => match rustls::crypto::ring::sign::any_supported_type(&key) {

@@ -174,7 +174,11 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         let secret = matches!(lower.as_str(), "authorization" | "proxy-authorization" | "cookie" | "x-api-key");
         if secret || http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
             if let Some(node) = policy.node("headers") {
-                let why = if secret { "carries secrets and is never shown to policy or records" } else { "is not a field name" };
+                let why = if secret {
+                    "carries secrets and is never shown to policy or records"
+                } else {
+                    "is not a field name"
+                };
                 problems.push(node.error("policy.headers", format!("`{name}` {why}"), Some("remove it")));
             }
         }
@@ -199,7 +203,10 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             max_requests: u64::try_from(limits.integer("max_requests")).unwrap_or(1),
             h2_max_streams: u32::try_from(limits.integer("h2_max_streams")).unwrap_or(1),
         },
-        tls: TlsSettings { allow_tls12: tls.text("min_version") == Some("1.2"), session_cache: tls.count("session_cache") },
+        tls: TlsSettings {
+            allow_tls12: tls.text("min_version") == Some("1.2"),
+            session_cache: tls.count("session_cache"),
+        },
         status_listen: addresses(root.section("status").texts("listen")),
         body: BodyLimits {
             progress: timeouts.duration("body_progress"),
@@ -219,7 +226,11 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         routes,
         operations,
         policy: policy_source,
-        policy_engine: if policy.text("engine") == Some("interpreter") { EngineKind::Interpreter } else { EngineKind::Rvm },
+        policy_engine: if policy.text("engine") == Some("interpreter") {
+            EngineKind::Interpreter
+        } else {
+            EngineKind::Rvm
+        },
         policy_limits: PolicyLimits {
             time: policy.duration("time_limit"),
             instructions: policy.count("instruction_limit"),
@@ -298,7 +309,11 @@ fn upstream_tls(name: &str, section: Section<'_>, reader: &mut Reader, problems:
     let at = |key: &str| format!("upstreams.{name}.tls.{key}");
     let server_name = section.text("server_name")?.to_owned();
     if Host::parse(&server_name).is_err() {
-        problems.push(section.node("server_name")?.error(at("server_name"), format!("`{server_name}` is not a host name"), None));
+        problems.push(section.node("server_name")?.error(
+            at("server_name"),
+            format!("`{server_name}` is not a host name"),
+            None,
+        ));
     }
     let ca = match (section.node("ca"), section.text("ca")) {
         (Some(node), Some(file)) => Some(reader.certificates(node, file, problems)?),
@@ -355,7 +370,11 @@ fn route(
     if !upstreams.iter().any(|u| u.name == upstream) {
         let known: Vec<&str> = upstreams.iter().map(|u| u.name.as_str()).collect();
         let fix = format!("known upstreams: {}", known.join(", "));
-        problems.push(section.node("upstream")?.error(at("upstream"), format!("there is no upstream `{upstream}`"), Some(&fix)));
+        problems.push(section.node("upstream")?.error(
+            at("upstream"),
+            format!("there is no upstream `{upstream}`"),
+            Some(&fix),
+        ));
     }
     let mut operations = Vec::new();
     for (_, document) in section.tables("openapi") {
@@ -372,11 +391,16 @@ fn route(
         let fix = "add `openapi` or `operations`; without any, every request is denied";
         problems.push(node.warning(format!("routes.{name}"), "the route has no operations", Some(fix)));
     }
-    let below = |path: &str| prefix == "/" || path == prefix || path.strip_prefix(&prefix).is_some_and(|r| r.starts_with('/'));
+    let below =
+        |path: &str| prefix == "/" || path == prefix || path.strip_prefix(&prefix).is_some_and(|r| r.starts_with('/'));
     for operation in operations.iter().filter(|o| !below(o.template.as_str())) {
         let node: &Node = section.own_node()?;
         let reason = format!("the operation `{}` ({}) is outside the prefix `{prefix}`", operation.id, operation.place);
-        problems.push(node.warning(at("prefix"), reason, Some("set `base_path` of the document, or change the prefix")));
+        problems.push(node.warning(
+            at("prefix"),
+            reason,
+            Some("set `base_path` of the document, or change the prefix"),
+        ));
     }
     let route = Route {
         name: RouteName::parse(name).ok()?,

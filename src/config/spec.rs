@@ -18,155 +18,534 @@ const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
 
 pub static CONFIG: &[Field] = &[
-    Field { key: "environment", kind: Kind::Id, presence: Required("production"), doc: "Where this gateway stands. Anchors, credentials and grants name their environments; what belongs to another one is denied." },
-    Field { key: "node", kind: Kind::Id, presence: Optional("gateway-1"), doc: "Name of this node in records; the host name when absent." },
-    Field { key: "state_dir", kind: Kind::Path, presence: Required("/var/lib/partnergate"), doc: "The one folder that is written to: database, admin socket, record key. Everything else may be read-only." },
-    Field { key: "partner", kind: Kind::Table(PARTNER), presence: Required(""), doc: "The listener for partner traffic. A client certificate is always required." },
-    Field { key: "status", kind: Kind::Table(STATUS), presence: Optional(""), doc: "The listener for metrics, health and version. It is read-only." },
-    Field { key: "upstreams", kind: Kind::Map(&Kind::Table(UPSTREAM)), presence: Required("billing"), doc: "Named groups of endpoints behind the gateway." },
-    Field { key: "routes", kind: Kind::Map(&Kind::Table(ROUTE)), presence: Required("billing"), doc: "Which host and path prefix goes to which upstream, and which operations there are." },
-    Field { key: "policy", kind: Kind::Table(POLICY), presence: Optional(""), doc: "The Rego policy that decides every request." },
+    Field {
+        key: "environment",
+        kind: Kind::Id,
+        presence: Required("production"),
+        doc: "Where this gateway stands. Anchors, credentials and grants name their environments; what belongs to another one is denied.",
+    },
+    Field {
+        key: "node",
+        kind: Kind::Id,
+        presence: Optional("gateway-1"),
+        doc: "Name of this node in records; the host name when absent.",
+    },
+    Field {
+        key: "state_dir",
+        kind: Kind::Path,
+        presence: Required("/var/lib/partnergate"),
+        doc: "The one folder that is written to: database, admin socket, record key. Everything else may be read-only.",
+    },
+    Field {
+        key: "partner",
+        kind: Kind::Table(PARTNER),
+        presence: Required(""),
+        doc: "The listener for partner traffic. A client certificate is always required.",
+    },
+    Field {
+        key: "status",
+        kind: Kind::Table(STATUS),
+        presence: Optional(""),
+        doc: "The listener for metrics, health and version. It is read-only.",
+    },
+    Field {
+        key: "upstreams",
+        kind: Kind::Map(&Kind::Table(UPSTREAM)),
+        presence: Required("billing"),
+        doc: "Named groups of endpoints behind the gateway.",
+    },
+    Field {
+        key: "routes",
+        kind: Kind::Map(&Kind::Table(ROUTE)),
+        presence: Required("billing"),
+        doc: "Which host and path prefix goes to which upstream, and which operations there are.",
+    },
+    Field {
+        key: "policy",
+        kind: Kind::Table(POLICY),
+        presence: Optional(""),
+        doc: "The Rego policy that decides every request.",
+    },
     Field { key: "request", kind: Kind::Table(REQUEST), presence: Optional(""), doc: "Bounds on requests." },
-    Field { key: "record", kind: Kind::Table(RECORD), presence: Optional(""), doc: "The evidence: one JSON line for each decision and each refused handshake." },
-    Field { key: "metrics", kind: Kind::Table(METRICS), presence: Optional(""), doc: "The Prometheus metrics on the status listener." },
+    Field {
+        key: "record",
+        kind: Kind::Table(RECORD),
+        presence: Optional(""),
+        doc: "The evidence: one JSON line for each decision and each refused handshake.",
+    },
+    Field {
+        key: "metrics",
+        kind: Kind::Table(METRICS),
+        presence: Optional(""),
+        doc: "The Prometheus metrics on the status listener.",
+    },
     Field { key: "drain", kind: Kind::Table(DRAIN), presence: Optional(""), doc: "How the gateway stops on SIGTERM." },
-    Field { key: "reload", kind: Kind::Table(RELOAD), presence: Optional(""), doc: "How changed files are noticed. SIGHUP reloads at once." },
-    Field { key: "log", kind: Kind::Table(LOG), presence: Optional(""), doc: "The process's own log, on stderr. It is not the record." },
+    Field {
+        key: "reload",
+        kind: Kind::Table(RELOAD),
+        presence: Optional(""),
+        doc: "How changed files are noticed. SIGHUP reloads at once.",
+    },
+    Field {
+        key: "log",
+        kind: Kind::Table(LOG),
+        presence: Optional(""),
+        doc: "The process's own log, on stderr. It is not the record.",
+    },
 ];
 
 pub static PARTNER: &[Field] = &[
-    Field { key: "listen", kind: Kind::List(&Kind::Address), presence: Required("[\"0.0.0.0:8443\"]"), doc: "Addresses to listen on. `[::]:8443` takes IPv4 as well." },
-    Field { key: "certificates", kind: Kind::List(&Kind::Table(CERTIFICATE)), presence: Required(""), doc: "Server certificates, chosen by server name (SNI); the first serves clients that send none." },
+    Field {
+        key: "listen",
+        kind: Kind::List(&Kind::Address),
+        presence: Required("[\"0.0.0.0:8443\"]"),
+        doc: "Addresses to listen on. `[::]:8443` takes IPv4 as well.",
+    },
+    Field {
+        key: "certificates",
+        kind: Kind::List(&Kind::Table(CERTIFICATE)),
+        presence: Required(""),
+        doc: "Server certificates, chosen by server name (SNI); the first serves clients that send none.",
+    },
     Field { key: "tls", kind: Kind::Table(TLS), presence: Optional(""), doc: "TLS settings." },
     Field { key: "limits", kind: Kind::Table(LIMITS), presence: Optional(""), doc: "Bounds on connections." },
-    Field { key: "timeouts", kind: Kind::Table(TIMEOUTS), presence: Optional(""), doc: "Deadlines. Each holds for the first request of a connection and for every other." },
+    Field {
+        key: "timeouts",
+        kind: Kind::Table(TIMEOUTS),
+        presence: Optional(""),
+        doc: "Deadlines. Each holds for the first request of a connection and for every other.",
+    },
 ];
 
 static CERTIFICATE: &[Field] = &[
-    Field { key: "chain", kind: Kind::Path, presence: Required("tls/server.pem"), doc: "PEM file, server certificate first, then its intermediates. Relative paths start at this file's folder." },
-    Field { key: "key", kind: Kind::Secret, presence: Required("file:tls/server.key"), doc: "The private key in PEM, as a reference: `file:PATH` (mode 0600 or 0400), `env:NAME` or `credential:NAME`." },
+    Field {
+        key: "chain",
+        kind: Kind::Path,
+        presence: Required("tls/server.pem"),
+        doc: "PEM file, server certificate first, then its intermediates. Relative paths start at this file's folder.",
+    },
+    Field {
+        key: "key",
+        kind: Kind::Secret,
+        presence: Required("file:tls/server.key"),
+        doc: "The private key in PEM, as a reference: `file:PATH` (mode 0600 or 0400), `env:NAME` or `credential:NAME`.",
+    },
 ];
 
 static TLS: &[Field] = &[
-    Field { key: "min_version", kind: Kind::Choice(&["1.2", "1.3"]), presence: Default("1.2"), doc: "Oldest TLS version that is spoken. Write it in quotes." },
-    Field { key: "session_cache", kind: Kind::Integer { min: 0, max: 10_000_000 }, presence: Default("20000"), doc: "Sessions kept for resumption. A resumed session is verified again and carries no right of its own." },
+    Field {
+        key: "min_version",
+        kind: Kind::Choice(&["1.2", "1.3"]),
+        presence: Default("1.2"),
+        doc: "Oldest TLS version that is spoken. Write it in quotes.",
+    },
+    Field {
+        key: "session_cache",
+        kind: Kind::Integer { min: 0, max: 10_000_000 },
+        presence: Default("20000"),
+        doc: "Sessions kept for resumption. A resumed session is verified again and carries no right of its own.",
+    },
 ];
 
 static LIMITS: &[Field] = &[
-    Field { key: "max_connections", kind: Kind::Integer { min: 1, max: 1_000_000 }, presence: Default("20000"), doc: "Open partner connections." },
-    Field { key: "max_handshakes", kind: Kind::Integer { min: 1, max: 100_000 }, presence: Default("500"), doc: "TLS handshakes in progress." },
-    Field { key: "max_requests", kind: Kind::Integer { min: 1, max: 1_000_000_000 }, presence: Default("100000"), doc: "Requests on one connection before it is closed." },
-    Field { key: "max_age", kind: seconds(1, 30 * DAY), presence: Default("12h"), doc: "Age after which a connection takes no further request." },
-    Field { key: "h2_max_streams", kind: Kind::Integer { min: 1, max: 10_000 }, presence: Default("100"), doc: "Concurrent streams on one HTTP/2 connection." },
+    Field {
+        key: "max_connections",
+        kind: Kind::Integer { min: 1, max: 1_000_000 },
+        presence: Default("20000"),
+        doc: "Open partner connections.",
+    },
+    Field {
+        key: "max_handshakes",
+        kind: Kind::Integer { min: 1, max: 100_000 },
+        presence: Default("500"),
+        doc: "TLS handshakes in progress.",
+    },
+    Field {
+        key: "max_requests",
+        kind: Kind::Integer { min: 1, max: 1_000_000_000 },
+        presence: Default("100000"),
+        doc: "Requests on one connection before it is closed.",
+    },
+    Field {
+        key: "max_age",
+        kind: seconds(1, 30 * DAY),
+        presence: Default("12h"),
+        doc: "Age after which a connection takes no further request.",
+    },
+    Field {
+        key: "h2_max_streams",
+        kind: Kind::Integer { min: 1, max: 10_000 },
+        presence: Default("100"),
+        doc: "Concurrent streams on one HTTP/2 connection.",
+    },
 ];
 
 static TIMEOUTS: &[Field] = &[
     Field { key: "handshake", kind: millis(100, 600_000), presence: Default("10s"), doc: "For a whole TLS handshake." },
-    Field { key: "head", kind: millis(100, 600_000), presence: Default("10s"), doc: "From the first byte of a request head to its last." },
-    Field { key: "idle", kind: millis(100, 86_400_000), presence: Default("60s"), doc: "Between two requests on HTTP/1, and from the handshake to the first." },
-    Field { key: "h2_preface", kind: millis(100, 600_000), presence: Default("10s"), doc: "From the handshake to the end of the HTTP/2 preface." },
-    Field { key: "h2_idle", kind: millis(100, 86_400_000), presence: Default("60s"), doc: "Without an open stream on HTTP/2." },
-    Field { key: "body_progress", kind: millis(100, 86_400_000), presence: Default("30s"), doc: "Longest silence in a request body." },
+    Field {
+        key: "head",
+        kind: millis(100, 600_000),
+        presence: Default("10s"),
+        doc: "From the first byte of a request head to its last.",
+    },
+    Field {
+        key: "idle",
+        kind: millis(100, 86_400_000),
+        presence: Default("60s"),
+        doc: "Between two requests on HTTP/1, and from the handshake to the first.",
+    },
+    Field {
+        key: "h2_preface",
+        kind: millis(100, 600_000),
+        presence: Default("10s"),
+        doc: "From the handshake to the end of the HTTP/2 preface.",
+    },
+    Field {
+        key: "h2_idle",
+        kind: millis(100, 86_400_000),
+        presence: Default("60s"),
+        doc: "Without an open stream on HTTP/2.",
+    },
+    Field {
+        key: "body_progress",
+        kind: millis(100, 86_400_000),
+        presence: Default("30s"),
+        doc: "Longest silence in a request body.",
+    },
 ];
 
-static STATUS: &[Field] = &[
-    Field { key: "listen", kind: Kind::List(&Kind::Address), presence: Default("[\"127.0.0.1:9090\"]"), doc: "Addresses of the status listener. An empty list turns it off." },
-];
+static STATUS: &[Field] = &[Field {
+    key: "listen",
+    kind: Kind::List(&Kind::Address),
+    presence: Default("[\"127.0.0.1:9090\"]"),
+    doc: "Addresses of the status listener. An empty list turns it off.",
+}];
 
 static UPSTREAM: &[Field] = &[
-    Field { key: "endpoints", kind: Kind::List(&Kind::Endpoint), presence: Required("[\"billing.internal:8080\"]"), doc: "host:port of each endpoint, taken in turn. Names are resolved in the background." },
-    Field { key: "protocol", kind: Kind::Choice(&["h1", "h2"]), presence: Default("h1"), doc: "HTTP version spoken to the endpoints. gRPC needs h2." },
-    Field { key: "tls", kind: Kind::Table(UPSTREAM_TLS), presence: Optional(""), doc: "TLS to the endpoints; plain TCP when absent." },
-    Field { key: "host", kind: Kind::Text, presence: Optional("billing.internal"), doc: "Host sent to the endpoints; the client's when absent." },
-    Field { key: "timeouts", kind: Kind::Table(UPSTREAM_TIMEOUTS), presence: Optional(""), doc: "Deadlines towards the endpoints." },
-    Field { key: "health", kind: Kind::Table(HEALTH), presence: Optional(""), doc: "Active health check; an endpoint that fails it gets no requests." },
-    Field { key: "eject_after", kind: Kind::Integer { min: 1, max: 1000 }, presence: Default("3"), doc: "Consecutive failed connections after which an endpoint is left out for a while." },
+    Field {
+        key: "endpoints",
+        kind: Kind::List(&Kind::Endpoint),
+        presence: Required("[\"billing.internal:8080\"]"),
+        doc: "host:port of each endpoint, taken in turn. Names are resolved in the background.",
+    },
+    Field {
+        key: "protocol",
+        kind: Kind::Choice(&["h1", "h2"]),
+        presence: Default("h1"),
+        doc: "HTTP version spoken to the endpoints. gRPC needs h2.",
+    },
+    Field {
+        key: "tls",
+        kind: Kind::Table(UPSTREAM_TLS),
+        presence: Optional(""),
+        doc: "TLS to the endpoints; plain TCP when absent.",
+    },
+    Field {
+        key: "host",
+        kind: Kind::Text,
+        presence: Optional("billing.internal"),
+        doc: "Host sent to the endpoints; the client's when absent.",
+    },
+    Field {
+        key: "timeouts",
+        kind: Kind::Table(UPSTREAM_TIMEOUTS),
+        presence: Optional(""),
+        doc: "Deadlines towards the endpoints.",
+    },
+    Field {
+        key: "health",
+        kind: Kind::Table(HEALTH),
+        presence: Optional(""),
+        doc: "Active health check; an endpoint that fails it gets no requests.",
+    },
+    Field {
+        key: "eject_after",
+        kind: Kind::Integer { min: 1, max: 1000 },
+        presence: Default("3"),
+        doc: "Consecutive failed connections after which an endpoint is left out for a while.",
+    },
     Field { key: "eject_for", kind: seconds(1, HOUR), presence: Default("10s"), doc: "How long it is left out." },
-    Field { key: "resolve_interval", kind: seconds(1, DAY), presence: Default("30s"), doc: "How often names are resolved again." },
+    Field {
+        key: "resolve_interval",
+        kind: seconds(1, DAY),
+        presence: Default("30s"),
+        doc: "How often names are resolved again.",
+    },
 ];
 
 static UPSTREAM_TLS: &[Field] = &[
-    Field { key: "server_name", kind: Kind::Text, presence: Required("billing.internal"), doc: "Name that the endpoint's certificate must be for; also sent as SNI." },
-    Field { key: "ca", kind: Kind::Path, presence: Optional("tls/internal-ca.pem"), doc: "PEM bundle of the CAs that may issue it; the platform's trust store when absent." },
-    Field { key: "client_chain", kind: Kind::Path, presence: Optional("tls/gateway.pem"), doc: "Client certificate chain of the gateway, for endpoints that want one." },
-    Field { key: "client_key", kind: Kind::Secret, presence: Optional("file:tls/gateway.key"), doc: "Its private key, as a reference." },
+    Field {
+        key: "server_name",
+        kind: Kind::Text,
+        presence: Required("billing.internal"),
+        doc: "Name that the endpoint's certificate must be for; also sent as SNI.",
+    },
+    Field {
+        key: "ca",
+        kind: Kind::Path,
+        presence: Optional("tls/internal-ca.pem"),
+        doc: "PEM bundle of the CAs that may issue it; the platform's trust store when absent.",
+    },
+    Field {
+        key: "client_chain",
+        kind: Kind::Path,
+        presence: Optional("tls/gateway.pem"),
+        doc: "Client certificate chain of the gateway, for endpoints that want one.",
+    },
+    Field {
+        key: "client_key",
+        kind: Kind::Secret,
+        presence: Optional("file:tls/gateway.key"),
+        doc: "Its private key, as a reference.",
+    },
 ];
 
 static UPSTREAM_TIMEOUTS: &[Field] = &[
     Field { key: "connect", kind: millis(10, 600_000), presence: Default("3s"), doc: "To connect, TLS included." },
-    Field { key: "read", kind: millis(10, 86_400_000), presence: Default("60s"), doc: "Between two reads of a response." },
+    Field {
+        key: "read",
+        kind: millis(10, 86_400_000),
+        presence: Default("60s"),
+        doc: "Between two reads of a response.",
+    },
     Field { key: "write", kind: millis(10, 86_400_000), presence: Default("30s"), doc: "For a write of a request." },
-    Field { key: "idle", kind: millis(10, 86_400_000), presence: Default("60s"), doc: "How long an unused connection is kept." },
+    Field {
+        key: "idle",
+        kind: millis(10, 86_400_000),
+        presence: Default("60s"),
+        doc: "How long an unused connection is kept.",
+    },
 ];
 
 static HEALTH: &[Field] = &[
-    Field { key: "path", kind: Kind::Text, presence: Required("/healthz"), doc: "Requested with GET; 200 to 299 is healthy." },
+    Field {
+        key: "path",
+        kind: Kind::Text,
+        presence: Required("/healthz"),
+        doc: "Requested with GET; 200 to 299 is healthy.",
+    },
     Field { key: "interval", kind: millis(100, 86_400_000), presence: Default("5s"), doc: "Time between two checks." },
     Field { key: "timeout", kind: millis(10, 600_000), presence: Default("2s"), doc: "For one check." },
-    Field { key: "healthy_after", kind: Kind::Integer { min: 1, max: 100 }, presence: Default("2"), doc: "Good checks in a row until an endpoint is used again." },
-    Field { key: "unhealthy_after", kind: Kind::Integer { min: 1, max: 100 }, presence: Default("2"), doc: "Bad checks in a row until an endpoint is left out." },
+    Field {
+        key: "healthy_after",
+        kind: Kind::Integer { min: 1, max: 100 },
+        presence: Default("2"),
+        doc: "Good checks in a row until an endpoint is used again.",
+    },
+    Field {
+        key: "unhealthy_after",
+        kind: Kind::Integer { min: 1, max: 100 },
+        presence: Default("2"),
+        doc: "Bad checks in a row until an endpoint is left out.",
+    },
 ];
 
 static ROUTE: &[Field] = &[
-    Field { key: "hosts", kind: Kind::List(&Kind::Text), presence: Required("[\"api.example.com\"]"), doc: "Host names, without port." },
-    Field { key: "prefix", kind: Kind::Text, presence: Default("/"), doc: "Path prefix, on whole segments. The longest one serves." },
+    Field {
+        key: "hosts",
+        kind: Kind::List(&Kind::Text),
+        presence: Required("[\"api.example.com\"]"),
+        doc: "Host names, without port.",
+    },
+    Field {
+        key: "prefix",
+        kind: Kind::Text,
+        presence: Default("/"),
+        doc: "Path prefix, on whole segments. The longest one serves.",
+    },
     Field { key: "upstream", kind: Kind::Id, presence: Required("billing"), doc: "Name of the upstream." },
-    Field { key: "openapi", kind: Kind::List(&Kind::Table(OPENAPI)), presence: Optional(""), doc: "OpenAPI 3.0 or 3.1 documents that name the operations of this route." },
-    Field { key: "operations", kind: Kind::List(&Kind::Table(LISTED)), presence: Optional(""), doc: "Operations listed here, besides or instead of OpenAPI documents." },
-    Field { key: "max_body", kind: Kind::Size { min: 0, max: 1 << 40 }, presence: Default("10MiB"), doc: "Largest request body." },
-    Field { key: "stream_idle", kind: millis(100, 86_400_000), presence: Default("5m"), doc: "How long an upgraded connection may be silent." },
-    Field { key: "client_cert", kind: Kind::Boolean, presence: Default("false"), doc: "Send the client's certificate to the upstream as `Client-Cert` (RFC 9440)." },
-    Field { key: "xfcc", kind: Kind::Boolean, presence: Default("false"), doc: "Send the client's certificate to the upstream as `X-Forwarded-Client-Cert` (Envoy's form)." },
+    Field {
+        key: "openapi",
+        kind: Kind::List(&Kind::Table(OPENAPI)),
+        presence: Optional(""),
+        doc: "OpenAPI 3.0 or 3.1 documents that name the operations of this route.",
+    },
+    Field {
+        key: "operations",
+        kind: Kind::List(&Kind::Table(LISTED)),
+        presence: Optional(""),
+        doc: "Operations listed here, besides or instead of OpenAPI documents.",
+    },
+    Field {
+        key: "max_body",
+        kind: Kind::Size { min: 0, max: 1 << 40 },
+        presence: Default("10MiB"),
+        doc: "Largest request body.",
+    },
+    Field {
+        key: "stream_idle",
+        kind: millis(100, 86_400_000),
+        presence: Default("5m"),
+        doc: "How long an upgraded connection may be silent.",
+    },
+    Field {
+        key: "client_cert",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Send the client's certificate to the upstream as `Client-Cert` (RFC 9440).",
+    },
+    Field {
+        key: "xfcc",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Send the client's certificate to the upstream as `X-Forwarded-Client-Cert` (Envoy's form).",
+    },
 ];
 
 static OPENAPI: &[Field] = &[
-    Field { key: "file", kind: Kind::Path, presence: Required("openapi/billing.yaml"), doc: "The document, JSON or YAML." },
-    Field { key: "base_path", kind: Kind::Text, presence: Optional("/v1"), doc: "Base path of its operations, instead of the one from its `servers`." },
+    Field {
+        key: "file",
+        kind: Kind::Path,
+        presence: Required("openapi/billing.yaml"),
+        doc: "The document, JSON or YAML.",
+    },
+    Field {
+        key: "base_path",
+        kind: Kind::Text,
+        presence: Optional("/v1"),
+        doc: "Base path of its operations, instead of the one from its `servers`.",
+    },
 ];
 
 static POLICY: &[Field] = &[
-    Field { key: "dir", kind: Kind::Path, presence: Default("policies"), doc: "Folder with the shipped policy (`partnergate/`), your own rules (`custom/`), `reasons.yaml` and data files." },
-    Field { key: "engine", kind: Kind::Choice(&["rvm", "interpreter"]), presence: Default("rvm"), doc: "regorus' virtual machine, or its slower interpreter for a policy that the machine cannot compile." },
-    Field { key: "time_limit", kind: millis(1, 1_000), presence: Default("10ms"), doc: "For one decision; over it the request is denied." },
-    Field { key: "instruction_limit", kind: Kind::Integer { min: 100, max: 10_000_000 }, presence: Default("25000"), doc: "Instructions of one decision; over it the request is denied." },
-    Field { key: "headers", kind: Kind::List(&Kind::Text), presence: Optional("[\"x-api-version\"]"), doc: "Request fields that policy and records may see. Never put secrets here." },
+    Field {
+        key: "dir",
+        kind: Kind::Path,
+        presence: Default("policies"),
+        doc: "Folder with the shipped policy (`partnergate/`), your own rules (`custom/`), `reasons.yaml` and data files.",
+    },
+    Field {
+        key: "engine",
+        kind: Kind::Choice(&["rvm", "interpreter"]),
+        presence: Default("rvm"),
+        doc: "regorus' virtual machine, or its slower interpreter for a policy that the machine cannot compile.",
+    },
+    Field {
+        key: "time_limit",
+        kind: millis(1, 1_000),
+        presence: Default("10ms"),
+        doc: "For one decision; over it the request is denied.",
+    },
+    Field {
+        key: "instruction_limit",
+        kind: Kind::Integer { min: 100, max: 10_000_000 },
+        presence: Default("25000"),
+        doc: "Instructions of one decision; over it the request is denied.",
+    },
+    Field {
+        key: "headers",
+        kind: Kind::List(&Kind::Text),
+        presence: Optional("[\"x-api-version\"]"),
+        doc: "Request fields that policy and records may see. Never put secrets here.",
+    },
 ];
 
 static REQUEST: &[Field] = &[
-    Field { key: "max_head", kind: Kind::Size { min: 1024, max: 1 << 20 }, presence: Default("16KiB"), doc: "Bytes of request line and fields together." },
-    Field { key: "max_fields", kind: Kind::Integer { min: 10, max: 1000 }, presence: Default("100"), doc: "Number of fields." },
-    Field { key: "min_body_rate", kind: Kind::Integer { min: 0, max: 1_000_000 }, presence: Default("100"), doc: "Bytes per second at which a request body must arrive on average once `body_progress` has passed." },
+    Field {
+        key: "max_head",
+        kind: Kind::Size { min: 1024, max: 1 << 20 },
+        presence: Default("16KiB"),
+        doc: "Bytes of request line and fields together.",
+    },
+    Field {
+        key: "max_fields",
+        kind: Kind::Integer { min: 10, max: 1000 },
+        presence: Default("100"),
+        doc: "Number of fields.",
+    },
+    Field {
+        key: "min_body_rate",
+        kind: Kind::Integer { min: 0, max: 1_000_000 },
+        presence: Default("100"),
+        doc: "Bytes per second at which a request body must arrive on average once `body_progress` has passed.",
+    },
     Field { key: "via", kind: Kind::Id, presence: Default("partnergate"), doc: "Pseudonym of the gateway in `Via`." },
 ];
 
 static RECORD: &[Field] = &[
-    Field { key: "output", kind: Kind::Text, presence: Default("stdout"), doc: "`stdout`, or `file:PATH`; a file that was moved away is opened anew." },
-    Field { key: "buffer", kind: Kind::Integer { min: 100, max: 10_000_000 }, presence: Default("65536"), doc: "Records that may wait to be written." },
-    Field { key: "when_full", kind: Kind::Choice(&["deny", "count"]), presence: Default("deny"), doc: "When no record can be kept: deny the request, or allow it and count the loss." },
-    Field { key: "address", kind: Kind::Choice(&["full", "truncated"]), presence: Default("full"), doc: "Source addresses in full, or IPv4 to /24 and IPv6 to /48." },
-    Field { key: "include", kind: Kind::Table(INCLUDE), presence: Optional(""), doc: "Values that are shown as they are; all others of these kinds are keyed hashes." },
+    Field {
+        key: "output",
+        kind: Kind::Text,
+        presence: Default("stdout"),
+        doc: "`stdout`, or `file:PATH`; a file that was moved away is opened anew.",
+    },
+    Field {
+        key: "buffer",
+        kind: Kind::Integer { min: 100, max: 10_000_000 },
+        presence: Default("65536"),
+        doc: "Records that may wait to be written.",
+    },
+    Field {
+        key: "when_full",
+        kind: Kind::Choice(&["deny", "count"]),
+        presence: Default("deny"),
+        doc: "When no record can be kept: deny the request, or allow it and count the loss.",
+    },
+    Field {
+        key: "address",
+        kind: Kind::Choice(&["full", "truncated"]),
+        presence: Default("full"),
+        doc: "Source addresses in full, or IPv4 to /24 and IPv6 to /48.",
+    },
+    Field {
+        key: "include",
+        kind: Kind::Table(INCLUDE),
+        presence: Optional(""),
+        doc: "Values that are shown as they are; all others of these kinds are keyed hashes.",
+    },
 ];
 
 static INCLUDE: &[Field] = &[
     Field { key: "query", kind: Kind::List(&Kind::Text), presence: Optional("[\"page\"]"), doc: "Query keys." },
-    Field { key: "params", kind: Kind::List(&Kind::Text), presence: Optional("[\"version\"]"), doc: "Names of path parameters." },
+    Field {
+        key: "params",
+        kind: Kind::List(&Kind::Text),
+        presence: Optional("[\"version\"]"),
+        doc: "Names of path parameters.",
+    },
     Field { key: "email", kind: Kind::Boolean, presence: Default("false"), doc: "E-mail addresses in certificates." },
 ];
 
-static METRICS: &[Field] = &[
-    Field { key: "max_series", kind: Kind::Integer { min: 10, max: 10_000_000 }, presence: Default("50000"), doc: "Ids that become label values; the rest is counted as `other`." },
-];
+static METRICS: &[Field] = &[Field {
+    key: "max_series",
+    kind: Kind::Integer { min: 10, max: 10_000_000 },
+    presence: Default("50000"),
+    doc: "Ids that become label values; the rest is counted as `other`.",
+}];
 
 static DRAIN: &[Field] = &[
-    Field { key: "delay", kind: millis(0, 3_600_000), presence: Default("5s"), doc: "After SIGTERM: `/readyz` is 503 and new connections are still taken, so that load balancers notice." },
-    Field { key: "grace", kind: millis(0, 86_400_000), presence: Default("30s"), doc: "After that: how long open requests may take; it ends with the last of them." },
+    Field {
+        key: "delay",
+        kind: millis(0, 3_600_000),
+        presence: Default("5s"),
+        doc: "After SIGTERM: `/readyz` is 503 and new connections are still taken, so that load balancers notice.",
+    },
+    Field {
+        key: "grace",
+        kind: millis(0, 86_400_000),
+        presence: Default("30s"),
+        doc: "After that: how long open requests may take; it ends with the last of them.",
+    },
 ];
 
-static RELOAD: &[Field] = &[
-    Field { key: "interval", kind: millis(100, 3_600_000), presence: Default("1s"), doc: "How often the files are looked at." },
-];
+static RELOAD: &[Field] = &[Field {
+    key: "interval",
+    kind: millis(100, 3_600_000),
+    presence: Default("1s"),
+    doc: "How often the files are looked at.",
+}];
 
 static LOG: &[Field] = &[
-    Field { key: "level", kind: Kind::Choice(&["error", "warn", "info", "debug"]), presence: Default("info"), doc: "How much is logged." },
-    Field { key: "format", kind: Kind::Choice(&["text", "json"]), presence: Default("text"), doc: "For people or for machines." },
+    Field {
+        key: "level",
+        kind: Kind::Choice(&["error", "warn", "info", "debug"]),
+        presence: Default("info"),
+        doc: "How much is logged.",
+    },
+    Field {
+        key: "format",
+        kind: Kind::Choice(&["text", "json"]),
+        presence: Default("text"),
+        doc: "For people or for machines.",
+    },
 ];

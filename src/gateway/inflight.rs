@@ -4,10 +4,10 @@
 use super::{BodyLimits, Live, route_of};
 use crate::decision::{Denial, Permit, Slot};
 use crate::identity::Peer;
-use crate::name::{GrantId, UpstreamName};
+use crate::name::UpstreamName;
 use crate::operation::OperationId;
 use crate::reason::Reason;
-use crate::record::{Entry, Kind, Outcome, Recorder, RequestEntry, UpstreamEntry};
+use crate::record::{Entry, Kind, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
 use crate::registry::Resolution;
 use crate::request::{RequestFacts, TlsFacts};
 use crate::route::Route;
@@ -164,25 +164,21 @@ impl InFlight {
     }
 
     fn record(&mut self) {
-        let (reasons, detail, grant, slot, operation): (
-            Vec<Reason>,
-            Option<String>,
-            Option<GrantId>,
-            Option<Slot>,
-            Option<OperationId>,
-        ) = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
+        let (mut reasons, mut detail, mut grant, mut operation) = (Vec::new(), None, None, None);
+        let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
-            Verdict::Undecided => (
-                vec![self.failure.clone().unwrap_or(Reason::Internal)],
-                None,
-                None,
-                self.recorder.slots().reserve(),
-                None,
-            ),
-            Verdict::Denied(denial) => (denial.reasons, denial.detail, None, denial.slot, None),
+            Verdict::Undecided => {
+                reasons.push(self.failure.clone().unwrap_or(Reason::Internal));
+                self.recorder.slots().reserve()
+            }
+            Verdict::Denied(denial) => {
+                (reasons, detail) = (denial.reasons, denial.detail);
+                denial.slot
+            }
             Verdict::Allowed(permit) => {
-                let (grant, operation) = (permit.grant().clone(), permit.operation().clone());
-                (Vec::new(), None, Some(grant), Some(permit.into_slot()), Some(operation))
+                grant = Some(permit.grant().clone());
+                operation = Some(permit.operation().clone());
+                Some(permit.into_slot())
             }
         };
         let allowed = grant.is_some();
@@ -201,11 +197,24 @@ impl InFlight {
         let took = self.started.elapsed();
         let snapshot = &self.live.snapshot;
         let metrics = self.recorder.metrics();
-        let partner = match snapshot.registry.resolve(&self.connection.peer) {
+        let resolution = snapshot.registry.resolve(&self.connection.peer);
+        let partner = match resolution {
             Resolution::Known { record, .. } => Some(record.partner.id.as_str()),
             _ => None,
         };
         metrics.request(partner, outcome);
+        if let (true, Resolution::Known { record, credential, .. }) = (allowed, resolution) {
+            if let (Some(grant), Some(operation)) = (&grant, &operation) {
+                let key = UsageKey {
+                    partner: record.partner.id.clone(),
+                    credential: credential.id.clone(),
+                    grant: grant.clone(),
+                    operation: operation.clone(),
+                    network: snapshot.registry.networks_of(self.connection.source.ip()).join(","),
+                };
+                self.recorder.usage().count(key, self.request.now);
+            }
+        }
         if let (false, Some(reason)) = (allowed, reasons.first()) {
             metrics.denial(reason);
         }

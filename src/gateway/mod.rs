@@ -493,7 +493,6 @@ fn is_grpc(head: &RequestHeader) -> bool {
 /// pingora's errors as our reasons.
 fn reason_of(e: &Error) -> Reason {
     use ErrorType::*;
-    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not named here is told apart by its source below")]
     match (e.etype(), e.esource()) {
         (CustomCode("refused", _), _) => Reason::Internal,
         (HTTPStatus(413), _) => Reason::BodyTooLarge,

@@ -12,6 +12,7 @@ pub use certificate::{Certificate, Fault, Fingerprint, KeyAlgorithm, KeyFacts, S
 pub use dn::{DistinguishedName, parse_dn};
 pub use matching::{Match, MatchKey, MatchKind};
 
+use crate::clock::UnixNanos;
 use crate::name::AnchorName;
 
 /// A client whose chain leads to a trust anchor. Made once per connection by `trust`.
@@ -30,12 +31,14 @@ pub struct Peer {
     pub match_keys: Vec<MatchKey>,
 }
 
-/// An intermediate certificate of a verified path: what revocation needs to know of it.
+/// An intermediate certificate of a verified path: what expiry and revocation need to know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     pub issuer: DistinguishedName,
     pub serial: Serial,
     pub spki_sha256: Fingerprint,
+    /// The first instant at which it is no longer valid.
+    pub not_after: UnixNanos,
 }
 
 impl Peer {

@@ -132,7 +132,6 @@ fn refusal_of(error: &io::Error, evidence: Evidence) -> Refused {
     }
     let leaf = evidence.leaf;
     let tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls' other errors are all failures of the protocol")]
     let refused = match tls {
         Some(rustls::Error::NoCertificatesPresented) => {
             Refused::new(Reason::CertificateMissing, "no certificate was sent")

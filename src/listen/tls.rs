@@ -165,7 +165,6 @@ impl ClientCertVerifier for Verifier {
 
 /// The error that makes rustls send the alert which fits best (RFC 8446 section 6.2).
 fn alert_of(reason: &Reason) -> CertificateError {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "every other reason is a bad certificate to the client")]
     match reason {
         Reason::CertificateUnknownIssuer => CertificateError::UnknownIssuer,
         Reason::CertificateExpired => CertificateError::Expired,

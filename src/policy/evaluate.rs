@@ -108,8 +108,14 @@ impl Policy {
         }
         match allow {
             Some(Value::Bool(true)) => {
-                // An allow that also gives reasons against it contradicts itself.
-                if matches!(reasons, Some(Value::Array(list)) if !list.is_empty()) {
+                // An allow that also gives reasons against it, in whatever form, contradicts itself.
+                let none = match reasons {
+                    None => true,
+                    Some(Value::Array(list)) => list.is_empty(),
+                    Some(Value::Set(set)) => set.is_empty(),
+                    Some(_) => false,
+                };
+                if !none {
                     return error("`allow` is true and there are reasons against it");
                 }
                 match grant {

@@ -5,7 +5,7 @@ use crate::document::Problems;
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
 use regorus::rvm::instructions::Instruction;
-use regorus::rvm::program::Program;
+use regorus::rvm::program::{Program, RuleType};
 use regorus::{Engine, Rc, Value};
 use std::sync::Arc;
 
@@ -54,12 +54,39 @@ pub(super) fn compile(
         }
     };
     check(&program, problems);
+    check_definitions(&program, folder, problems);
     let mut vm = RegoVM::new();
     vm.load_program(program.clone());
     if let Err(e) = vm.set_data(data.clone()) {
         problems.file(folder, format!("a data file has a value where a rule stands: {e}"), None);
     }
     Some(program)
+}
+
+/// No rule that could have two values at once. The machine takes such a rule for one that does not hold, so that `not`
+/// on it would pass where Rego demands an error. Definitions with one and the same fixed value are no danger.
+fn check_definitions(program: &Program, folder: &str, problems: &mut Problems) {
+    for rule in &program.rule_infos {
+        let one_value = matches!(rule.rule_type, RuleType::Complete) || rule.function_info.is_some();
+        if !one_value || rule.definitions.len() < 2 || rule.early_exit_on_first_success {
+            continue;
+        }
+        let second = rule.definitions.get(1).and_then(|bodies| bodies.first());
+        let span = second
+            .and_then(|pc| usize::try_from(*pc).ok())
+            .and_then(|pc| (pc..program.instructions.len()).find_map(|pc| program.get_instruction_span(pc)));
+        let (file, line) = match span {
+            Some(s) => (s.get_source_name(&program.sources).unwrap_or(folder).to_owned(), s.line),
+            None => (folder.to_owned(), 0),
+        };
+        problems.push(at(
+            &file,
+            narrow(line),
+            0,
+            format!("`{}` has several definitions, which could give it more than one value", rule.name),
+            Some("write them as one definition with `else`"),
+        ));
+    }
 }
 
 /// Builtins by allow-list; no recursion (the machine overflows its stack on it, and the process with it); arguments
@@ -75,7 +102,6 @@ fn check(program: &Program, problems: &mut Problems) {
         problems.push(at(&file, narrow(line), narrow(column), reason, None));
     };
     for (pc, instruction) in program.instructions.iter().enumerate() {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "only the instructions that call something matter here")]
         match instruction {
             Instruction::RuleInit { rule_index, .. } => current = Some(usize::from(*rule_index)),
             Instruction::RuleReturn {} => current = None,

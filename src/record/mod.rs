@@ -7,11 +7,13 @@
 mod entry;
 mod mask;
 mod metrics;
+mod usage;
 mod writer;
 
 pub use entry::{Entry, HandshakeEntry, InputCache, Kind, MalformedEntry, RequestEntry, UpstreamEntry};
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
+pub use usage::{Usage, UsageKey, UsageLog};
 pub use writer::{Sink, WriterOptions};
 
 use crate::decision::{Slot, Slots, WhenFull};
@@ -29,6 +31,7 @@ pub struct Recorder {
     mask: Arc<Mask>,
     inputs: Arc<InputCache>,
     metrics: Arc<Metrics>,
+    usage: Arc<UsageLog>,
 }
 
 /// How records are kept.
@@ -54,6 +57,7 @@ impl Recorder {
             mask: Arc::new(options.mask),
             inputs: Arc::new(InputCache::new()),
             metrics,
+            usage: Arc::new(UsageLog::new()),
         })
     }
 
@@ -63,6 +67,11 @@ impl Recorder {
 
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Use of credentials and grants, counted here and flushed to the database by others.
+    pub fn usage(&self) -> &Arc<UsageLog> {
+        &self.usage
     }
 
     /// Writes one entry into the place that was kept for it. Without a place the loss is counted.

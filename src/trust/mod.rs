@@ -147,9 +147,7 @@ impl Trust {
             return Err(Fault::new(Reason::CertificateUnknownIssuer, "the path ended in no registered anchor"));
         };
         check_anchor_validity(anchor, now)?;
-        if leaf.client_auth != Some(true)
-            && !(leaf.client_auth.is_none() && anchor.client_auth == ClientAuthUsage::Optional)
-        {
+        if !permits_client_auth(&leaf, anchor) {
             return Err(Fault::new(
                 Reason::CertificateWrongUsage,
                 "extendedKeyUsage does not name clientAuth (an anchor can be set to `client_auth: optional`)",
@@ -164,6 +162,7 @@ impl Trust {
                 issuer: facts.issuer.clone(),
                 serial: facts.serial.clone(),
                 spki_sha256: facts.spki_sha256,
+                not_after: facts.not_after,
             });
         }
         Ok(Peer::new(leaf, intermediates, anchor.name.clone(), anchor.spki_sha256, self.generation))
@@ -173,11 +172,18 @@ impl Trust {
     ///
     /// # Errors
     /// [`Reason::TrustChanged`] when its anchor is gone or was replaced, [`Reason::CertificateExpired`] when the anchor
-    /// has expired.
+    /// or a certificate between it and the leaf has expired, [`Reason::CertificateWrongUsage`] when the anchor has begun
+    /// to demand a usage that the leaf does not state.
     pub fn still_good(&self, peer: &Peer, now: UnixNanos) -> Result<&Trusted, Reason> {
         let anchor = self.anchors.iter().find(|a| a.spki_sha256 == peer.anchor_spki && a.name == peer.anchor);
         let Some(anchor) = anchor else { return Err(Reason::TrustChanged) };
         check_anchor_validity(anchor, now).map_err(|f| f.reason)?;
+        if peer.intermediates.iter().any(|issuer| now >= issuer.not_after) {
+            return Err(Reason::CertificateExpired);
+        }
+        if !permits_client_auth(&peer.leaf, anchor) {
+            return Err(Reason::CertificateWrongUsage);
+        }
         Ok(anchor)
     }
 }
@@ -206,6 +212,10 @@ fn check_anchor_validity(anchor: &Trusted, now: UnixNanos) -> Result<(), Fault> 
         ));
     }
     Ok(())
+}
+
+fn permits_client_auth(leaf: &Certificate, anchor: &Trusted) -> bool {
+    leaf.client_auth.unwrap_or(anchor.client_auth == ClientAuthUsage::Optional)
 }
 
 fn check_strength(cert: &Certificate, what: &str) -> Result<(), Fault> {

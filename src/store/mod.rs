@@ -1,0 +1,291 @@
+//! The registry's database: partners, networks and anchors as documents, and the use that was made of them.
+//!
+//! In: changes that `registry` and `snapshot` have accepted. Out: all of it at start, one revision per change. SQLite
+//! is the embedded default. Must never: keep half of a change; open a database that a newer version has written.
+
+mod declaration;
+mod plan;
+
+pub use declaration::{Declaration, DeclaredFile, export, parse as parse_declaration};
+pub use plan::{Plan, PlanLine, PlanOptions, plan};
+
+use crate::clock::UnixNanos;
+use crate::name::{AnchorName, NetworkName, PartnerId};
+use crate::partner::{Anchor, Network, PartnerRecord};
+use crate::record::{Usage, UsageKey};
+use crate::registry::{Change, Registry};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+use std::path::Path;
+use std::time::Duration;
+
+/// Version of the tables. A database with a larger one was written by a newer partnergate.
+const SCHEMA: i64 = 1;
+
+const TABLES: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS partner (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS network (name TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS anchor (name TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS usage (
+        partner TEXT NOT NULL, credential TEXT NOT NULL, \"grant\" TEXT NOT NULL, operation TEXT NOT NULL,
+        network TEXT NOT NULL, count INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL,
+        PRIMARY KEY (partner, credential, \"grant\", operation, network))",
+];
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database `{path}` cannot be used: {source}")]
+    Open { path: String, source: sqlx::Error },
+    #[error(
+        "the database was written by a newer version (tables {found}, this version knows {SCHEMA}): use that version"
+    )]
+    Newer { found: i64 },
+    #[error("the database failed: {0}")]
+    Query(#[from] sqlx::Error),
+    #[error("`{id}` in the database cannot be read: {reason}")]
+    Document { id: String, reason: String },
+    #[error("the registry has changed meanwhile (revision {found}, expected {expected}): plan again")]
+    Conflict { expected: u64, found: u64 },
+    #[error("the stored registry is not consistent: {}", .0.join("; "))]
+    Inconsistent(Vec<String>),
+}
+
+/// An open database.
+#[derive(Clone)]
+pub struct Store {
+    pool: SqlitePool,
+}
+
+impl Store {
+    /// Opens the file, creating it and its tables where they do not exist.
+    ///
+    /// # Errors
+    /// The file cannot be used, or a newer version wrote it.
+    pub async fn open(path: &Path) -> Result<Store, StoreError> {
+        let shown = path.display().to_string();
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(2)
+            .connect_with(options)
+            .await
+            .map_err(|source| StoreError::Open { path: shown.clone(), source })?;
+        let store = Store { pool };
+        store.prepare().await.map_err(|e| match e {
+            StoreError::Query(source) => StoreError::Open { path: shown, source },
+            other => other,
+        })?;
+        Ok(store)
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        for table in TABLES {
+            sqlx::query(*table).execute(&mut *tx).await?;
+        }
+        match meta(&mut tx, "schema").await? {
+            Some(found) if found > SCHEMA => return Err(StoreError::Newer { found }),
+            Some(_) => {}
+            None => {
+                set_meta(&mut tx, "schema", SCHEMA).await?;
+                set_meta(&mut tx, "revision", 0).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The whole registry.
+    ///
+    /// # Errors
+    /// A document that cannot be read, or references that do not hold: somebody has edited the file.
+    pub async fn load(&self) -> Result<Registry, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let revision = revision(&mut tx).await?;
+        let mut changes = Vec::new();
+        for (id, anchor) in documents::<Anchor>(&mut tx, "SELECT name, doc FROM anchor").await? {
+            changes.push(Change::Anchor(name(AnchorName::parse(&id), &id)?, Some(anchor)));
+        }
+        for (id, network) in documents::<Network>(&mut tx, "SELECT name, doc FROM network").await? {
+            changes.push(Change::Network(name(NetworkName::parse(&id), &id)?, Some(network)));
+        }
+        for (id, record) in documents::<PartnerRecord>(&mut tx, "SELECT id, doc FROM partner").await? {
+            changes.push(Change::Partner(name(PartnerId::parse(&id), &id)?, Some(record)));
+        }
+        Registry::default().with(revision, &changes).map_err(StoreError::Inconsistent)
+    }
+
+    /// Writes `changes` as one revision and returns it.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the registry is no longer at `expected`; then nothing is written.
+    pub async fn commit(&self, expected: u64, changes: &[Change]) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let found = revision(&mut tx).await?;
+        if found != expected {
+            return Err(StoreError::Conflict { expected, found });
+        }
+        let next = found + 1;
+        for change in changes {
+            match change {
+                Change::Partner(id, doc) => {
+                    put(&mut tx, "INSERT INTO partner VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET doc = ?2, revision = ?3", "DELETE FROM partner WHERE id = ?1", id.as_str(), doc.as_ref(), next).await?;
+                }
+                Change::Network(id, doc) => {
+                    put(&mut tx, "INSERT INTO network VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET doc = ?2, revision = ?3", "DELETE FROM network WHERE name = ?1", id.as_str(), doc.as_ref(), next).await?;
+                }
+                Change::Anchor(id, doc) => {
+                    put(&mut tx, "INSERT INTO anchor VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET doc = ?2, revision = ?3", "DELETE FROM anchor WHERE name = ?1", id.as_str(), doc.as_ref(), next).await?;
+                }
+            }
+        }
+        set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
+        tx.commit().await?;
+        Ok(next)
+    }
+
+    /// Adds what was counted since the last call.
+    ///
+    /// # Errors
+    /// The database failed; the caller keeps the counts.
+    pub async fn add_usage(&self, usage: &[(UsageKey, Usage)]) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        for (key, used) in usage {
+            sqlx::query(
+                "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT DO UPDATE SET count = count + ?6, first_ns = min(first_ns, ?7), last_ns = max(last_ns, ?8)",
+            )
+            .bind(key.partner.as_str())
+            .bind(key.credential.as_str())
+            .bind(key.grant.as_str())
+            .bind(key.operation.as_str())
+            .bind(&key.network)
+            .bind(i64::try_from(used.count).unwrap_or(i64::MAX))
+            .bind(used.first.0)
+            .bind(used.last.0)
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Use of one partner, or of all: partner, credential, grant, operation, network, count, first and last use.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn usage(&self, partner: Option<&PartnerId>) -> Result<Vec<UsageRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT partner, credential, \"grant\", operation, network, count, first_ns, last_ns FROM usage
+             WHERE ?1 IS NULL OR partner = ?1 ORDER BY 1, 2, 3, 4, 5",
+        )
+        .bind(partner.map(PartnerId::as_str))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(UsageRow {
+                    partner: row.try_get(0)?,
+                    credential: row.try_get(1)?,
+                    grant: row.try_get(2)?,
+                    operation: row.try_get(3)?,
+                    network: row.try_get(4)?,
+                    count: row.try_get(5)?,
+                    first: UnixNanos(row.try_get(6)?).to_string(),
+                    last: UnixNanos(row.try_get(7)?).to_string(),
+                })
+            })
+            .collect()
+    }
+
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// One line of recorded use.
+#[derive(Clone, Debug, Serialize)]
+pub struct UsageRow {
+    pub partner: String,
+    pub credential: String,
+    pub grant: String,
+    pub operation: String,
+    pub network: String,
+    pub count: i64,
+    /// RFC 3339.
+    pub first: String,
+    /// RFC 3339.
+    pub last: String,
+}
+
+type Tx<'a> = Transaction<'a, Sqlite>;
+
+async fn meta(tx: &mut Tx<'_>, key: &str) -> Result<Option<i64>, StoreError> {
+    let row = sqlx::query("SELECT value FROM meta WHERE key = ?1").bind(key).fetch_optional(&mut **tx).await?;
+    Ok(row.map(|r| r.try_get(0)).transpose()?)
+}
+
+async fn set_meta(tx: &mut Tx<'_>, key: &str, value: i64) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2")
+        .bind(key)
+        .bind(value)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+async fn revision(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+    Ok(meta(tx, "revision").await?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
+}
+
+async fn documents<T: DeserializeOwned>(tx: &mut Tx<'_>, query: &'static str) -> Result<Vec<(String, T)>, StoreError> {
+    let mut out = Vec::new();
+    for row in sqlx::query(query).fetch_all(&mut **tx).await? {
+        let (id, doc): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let value =
+            serde_json::from_str(&doc).map_err(|e| StoreError::Document { id: id.clone(), reason: e.to_string() })?;
+        out.push((id, value));
+    }
+    Ok(out)
+}
+
+async fn put<T: Serialize>(
+    tx: &mut Tx<'_>,
+    upsert: &'static str,
+    delete: &'static str,
+    id: &str,
+    doc: Option<&T>,
+    revision: u64,
+) -> Result<(), StoreError> {
+    match doc {
+        None => {
+            sqlx::query(delete).bind(id).execute(&mut **tx).await?;
+        }
+        Some(doc) => {
+            let text = serde_json::to_string(doc)
+                .map_err(|e| StoreError::Document { id: id.to_owned(), reason: e.to_string() })?;
+            sqlx::query(upsert)
+                .bind(id)
+                .bind(text)
+                .bind(i64::try_from(revision).unwrap_or(i64::MAX))
+                .execute(&mut **tx)
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+fn name<T>(parsed: Result<T, String>, id: &str) -> Result<T, StoreError> {
+    parsed.map_err(|reason| StoreError::Document { id: id.to_owned(), reason })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+use super::*;
+use crate::document::Problems;
+use crate::name::Environment;
+use crate::operation::{Operations, RouteName, openapi};
+
+const OPENAPI: &str = "openapi: 3.0.3\ninfo: {title: t, version: '1'}\npaths:\n  /invoices:\n    get: {operationId: invoices.read, tags: [billing], responses: {}}\n    post: {operationId: invoices.create, responses: {}}\n  /orders:\n    get: {operationId: orders.read, responses: {}}\n";
+
+fn operations(text: &str) -> Operations {
+    let mut problems = Problems::new();
+    let list = openapi::load("api.yaml", text, None, &mut problems);
+    let table = Operations::build(vec![(RouteName::parse("r").unwrap(), list)], &mut problems);
+    assert!(!problems.has_errors(), "{problems}");
+    table
+}
+
+fn production() -> Environment {
+    Environment::parse("production").unwrap()
+}
+
+fn ca_pem() -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Acme CA");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+fn folder(grants: &str) -> Vec<DeclaredFile> {
+    let text = format!(
+        "environment: production\nnetworks:\n  acme-dc1: {{cidrs: [203.0.113.0/24]}}\nanchors:\n  acme-ca: {{certificate: acme-ca.pem, partners: [acme]}}\npartners:\n  acme:\n    name: Acme\n    owner: payments\n    time_zone: Europe/Berlin\n    engagement: {{starts: 2026-01-01T00:00:00+01:00}}\n    networks: [acme-dc1]\n    credentials:\n      acme-1: {{anchor: acme-ca, match: {{uri: 'spiffe://acme.example/a'}}}}\n    grants:\n{grants}"
+    );
+    vec![DeclaredFile { name: "acme.yaml".into(), text }, DeclaredFile { name: "acme-ca.pem".into(), text: ca_pem() }]
+}
+
+const GRANT: &str = "      g1: {owner: billing, operations: ['invoices.*'], ends: 2030-01-01T00:00:00Z}\n";
+
+#[tokio::test]
+async fn what_is_applied_is_there_after_a_restart_and_comes_back_from_an_export() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.db");
+    let store = Store::open(&path).await.unwrap();
+    let declared = parse_declaration(&folder(GRANT), &production()).unwrap();
+    let registry = store.load().await.unwrap();
+    let plan = plan(declared, &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
+    assert_eq!(store.commit(0, &plan.changes).await.unwrap(), 1);
+    store.close().await;
+
+    let store = Store::open(&path).await.unwrap();
+    let registry = store.load().await.unwrap();
+    assert_eq!(registry.revision(), 1);
+    let acme = registry.partner(&crate::name::PartnerId::parse("acme").unwrap()).unwrap();
+    let ids: Vec<&str> = acme.grants[0].operations.iter().map(crate::operation::OperationId::as_str).collect();
+    assert_eq!(ids, ["invoices.create", "invoices.read"]);
+
+    let again = parse_declaration(&export(&registry), &production()).unwrap();
+    let nothing =
+        super::plan(again, &registry, &operations(OPENAPI), PlanOptions { prune: true, widen: true }).unwrap();
+    assert!(nothing.changes.is_empty(), "{:?}", nothing.lines);
+}
+
+#[tokio::test]
+async fn a_change_that_was_planned_on_an_older_revision_is_refused_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("r.db")).await.unwrap();
+    let declared = parse_declaration(&folder(GRANT), &production()).unwrap();
+    let plan = plan(declared, &store.load().await.unwrap(), &operations(OPENAPI), PlanOptions::default()).unwrap();
+    store.commit(0, &plan.changes).await.unwrap();
+    assert!(matches!(store.commit(0, &plan.changes).await, Err(StoreError::Conflict { expected: 0, found: 1 })));
+    assert_eq!(store.load().await.unwrap().revision(), 1);
+}
+
+#[tokio::test]
+async fn a_newer_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.db");
+    let store = Store::open(&path).await.unwrap();
+    sqlx::query("UPDATE meta SET value = 999 WHERE key = 'schema'").execute(&store.pool).await.unwrap();
+    store.close().await;
+    assert!(matches!(Store::open(&path).await, Err(StoreError::Newer { found: 999 })));
+}
+
+#[test]
+fn an_operation_that_appears_later_is_not_covered_until_somebody_says_so() {
+    let declared = parse_declaration(&folder(GRANT), &production()).unwrap();
+    let first = plan(declared.clone(), &Registry::default(), &operations(OPENAPI), PlanOptions::default()).unwrap();
+    let registry = Registry::default().with(1, &first.changes).unwrap();
+    let wider = OPENAPI.replace("  /orders:", "    delete: {operationId: invoices.delete, responses: {}}\n  /orders:");
+    let second = plan(declared.clone(), &registry, &operations(&wider), PlanOptions::default()).unwrap();
+    assert!(second.changes.is_empty());
+    assert_eq!(second.lines[0].action, "would-widen");
+    assert!(second.lines[0].detail.contains("invoices.delete"), "{:?}", second.lines);
+    let third = plan(declared, &registry, &operations(&wider), PlanOptions { widen: true, prune: false }).unwrap();
+    assert_eq!(third.changes.len(), 1);
+}
+
+#[test]
+fn every_mistake_in_a_folder_is_reported_with_file_line_and_field() {
+    let mut files = folder(
+        "      g1: {owner: billing, operations: [invoices.read], starts: 2026-03-01, ends: 2030-01-01T00:00:00Z}\n      g2: {owner: billing, operations: [x]}\n",
+    );
+    files[0].text.push_str("  globex: {name: G, owner: o, engagement: {}, networks: [], time_zone: Europe/Atlantis}\n");
+    let said = parse_declaration(&files, &production()).unwrap_err().to_string();
+    for expected in [
+        "acme.yaml:17:",
+        "`partners.acme.grants.g1.starts`: `2026-03-01` is a date without a time",
+        "`partners.acme.grants.g2.ends`: is required and missing",
+        "Europe/Atlantis",
+    ] {
+        assert!(said.contains(expected), "missing {expected:?} in\n{said}");
+    }
+}
+
+#[test]
+fn a_folder_for_another_environment_is_refused() {
+    let said = parse_declaration(&folder(GRANT), &Environment::parse("staging").unwrap()).unwrap_err().to_string();
+    assert!(said.contains("this file is for `production`, and the gateway stands in `staging`"), "{said}");
+}
+
+#[test]
+fn a_credential_has_exactly_one_way_to_match() {
+    for (written, expected) in [
+        ("{}", "nothing to match on"),
+        ("{uri: 'spiffe://a/b', dns: a.example}", "several ways"),
+        ("{issuer: 'CN=x'}", "belong together"),
+        ("{subject: 'CN=acme'}", "common name alone"),
+        ("{fingerprint_sha256: abc}", "64 digits"),
+    ] {
+        let mut files = folder(GRANT);
+        files[0].text = files[0].text.replace("{uri: 'spiffe://acme.example/a'}", written);
+        let said = parse_declaration(&files, &production()).unwrap_err().to_string();
+        assert!(said.contains(expected) && said.contains("acme-1.match"), "{written}: {said}");
+    }
+}
