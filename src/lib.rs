@@ -1,4 +1,6 @@
 //! partnergate
+pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decision;
@@ -13,9 +15,12 @@ pub mod policy;
 pub mod reason;
 pub mod record;
 pub mod registry;
+pub mod reload;
 pub mod request;
 pub mod route;
+pub mod server;
 pub mod snapshot;
+pub mod status;
 pub mod store;
 pub mod trust;
 pub mod upstream;

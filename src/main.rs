@@ -1,1 +1,5 @@
-fn main() {}
+//! The `partnergate` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    partnergate::cli::main()
+}

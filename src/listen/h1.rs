@@ -1,7 +1,7 @@
 //! The HTTP/1 loop: read a head under a deadline, judge its raw bytes, hand it to pingora, round again.
 
-use super::Shared;
 use super::conn::Conn;
+use super::{Shared, told};
 use crate::gateway::{Connection, problem_document};
 use crate::reason::Reason;
 use crate::record::{Entry, MalformedEntry};
@@ -43,7 +43,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
             biased;
             first = tokio::time::timeout(idle, stream.read_buf(&mut buffer)) => matches!(first, Ok(Ok(n)) if n > 0),
             // A request that has begun to arrive is still taken; a connection between requests is closed.
-            _ = drain.wait_for(|drain| *drain) => false,
+            () = told(&mut drain) => false,
         };
         let head =
             if first { read_head(&mut stream, buffer, shared.limits.head_timeout, &limits).await } else { Head::Gone };

@@ -1,7 +1,7 @@
 //! The HTTP/2 loop: accept streams, one task each, until the connection ends, is idle, too old or drained.
 
-use super::Shared;
 use super::conn::Conn;
+use super::{Shared, told};
 use crate::reason::Reason;
 use crate::record::{Entry, MalformedEntry};
 use crate::registry::Resolution;
@@ -53,7 +53,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
         tokio::select! {
             biased;
             Some(_) = streams.join_next() => idle_since = Instant::now(),
-            _ = drain.wait_for(|drain| *drain), if !closing => {
+            () = told(&mut drain), if !closing => {
                 closing = true;
                 h2.graceful_shutdown();
             }

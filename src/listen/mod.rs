@@ -90,7 +90,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = told(&mut stop) => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, source)) => self.admit(&mut tasks, stream, source),
                     Err(e) => {
@@ -162,4 +162,10 @@ impl<A> Shared<A> {
             duration: Duration::ZERO,
         }));
     }
+}
+
+/// Returns once the flag is up, or nobody can raise it any more.
+pub(crate) async fn told(flag: &mut watch::Receiver<bool>) {
+    // The guard that comes with the answer must not live across another await.
+    let _ = flag.wait_for(|up| *up).await;
 }

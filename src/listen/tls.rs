@@ -36,6 +36,7 @@ pub(super) struct Current {
     pub config: Arc<ServerConfig>,
     pub trust: Arc<Trust>,
     certificates: Arc<Vec<ServerCertificate>>,
+    settings: TlsSettings,
 }
 
 impl TlsSlot {
@@ -50,11 +51,19 @@ impl TlsSlot {
     /// Takes over what of a snapshot concerns TLS. A new config, and with it an empty session store, is made only when
     /// certificates or trust have changed: sessions survive changes that do not concern them, and no others.
     ///
+    /// `settings` are those in use when absent.
+    ///
     /// # Errors
     /// rustls refuses the combination.
-    pub fn publish(&self, snapshot: &Snapshot, settings: TlsSettings, clock: &Arc<Clock>) -> Result<(), Error> {
-        if let Some(now) = self.current.load().as_ref() {
-            if Arc::ptr_eq(&now.trust, &snapshot.trust) && Arc::ptr_eq(&now.certificates, &snapshot.certificates) {
+    pub fn publish(&self, snapshot: &Snapshot, settings: Option<TlsSettings>, clock: &Arc<Clock>) -> Result<(), Error> {
+        let current = self.current.load();
+        let Some(settings) = settings.or_else(|| current.as_ref().map(|c| c.settings)) else {
+            return Err(Error::General("no TLS settings".into()));
+        };
+        if let Some(now) = current.as_ref() {
+            let same =
+                Arc::ptr_eq(&now.trust, &snapshot.trust) && Arc::ptr_eq(&now.certificates, &snapshot.certificates);
+            if same && now.settings == settings {
                 return Ok(());
             }
         }
@@ -63,6 +72,7 @@ impl TlsSlot {
             config: Arc::new(config),
             trust: snapshot.trust.clone(),
             certificates: snapshot.certificates.clone(),
+            settings,
         })));
         Ok(())
     }

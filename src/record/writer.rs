@@ -4,7 +4,6 @@
 //! lock and a copy. kill -9 loses at most one interval.
 
 use super::metrics::Metrics;
-use crate::clock::Clock;
 use crate::decision::Slot;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -31,7 +30,6 @@ pub struct WriterOptions {
     pub node: String,
     /// One per process start.
     pub boot: String,
-    pub clock: Arc<Clock>,
 }
 
 #[derive(Default)]

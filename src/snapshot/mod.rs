@@ -67,6 +67,7 @@ pub struct Snapshot {
     pub routes: Arc<Routes>,
     pub operations: Arc<Operations>,
     pub certificates: Arc<Vec<ServerCertificate>>,
+    certificate_sources: Arc<Vec<ServerCertificateSource>>,
     pub request: Arc<RequestSettings>,
     pub revision: Revision,
     pub(crate) values: Arc<ValueCache>,
@@ -74,7 +75,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Builds in full. Warnings come with the snapshot. `previous` only numbers the trust generation.
+    /// Builds in full. Warnings come with the snapshot. What of `previous` has not changed is
+    /// taken over as it is.
     ///
     /// # Errors
     /// All problems of all sources at once.
@@ -97,16 +99,24 @@ impl Snapshot {
                 None
             }
         };
-        let certificates = certificates::build(&sources.certificates, now, EXPIRY_WARNING, &mut problems);
+        // What has not changed stays the same object, so that TLS sessions survive changes that do not concern them.
+        let built = certificates::build(&sources.certificates, now, EXPIRY_WARNING, &mut problems);
+        let kept = previous.filter(|p| *p.certificate_sources == sources.certificates);
+        let certificates = kept.map_or_else(|| Arc::new(built), |p| p.certificates.clone());
         certificates::check_hosts(&certificates, &routes, &mut problems);
-        let generation = previous.map_or(1, |p| p.trust.generation() + 1);
-        let trust = match Trust::build(generation, sources.registry.anchors()) {
-            Ok(trust) => Some(trust),
-            Err(found) => {
-                for reason in found {
-                    problems.file("registry", reason, None);
+        let trust = match previous.filter(|p| p.registry.anchors().eq(sources.registry.anchors())) {
+            Some(p) => Some(p.trust.clone()),
+            None => {
+                let generation = previous.map_or(1, |p| p.trust.generation() + 1);
+                match Trust::build(generation, sources.registry.anchors()) {
+                    Ok(trust) => Some(Arc::new(trust)),
+                    Err(found) => {
+                        for reason in found {
+                            problems.file("registry", reason, None);
+                        }
+                        None
+                    }
                 }
-                None
             }
         };
         if let Some(trust) = &trust {
@@ -124,7 +134,7 @@ impl Snapshot {
         let revision = Revision {
             registry: sources.registry.revision(),
             policy: policy.revision().clone(),
-            trust: generation,
+            trust: trust.generation(),
             config: sources.config_revision,
         };
         let values = match previous {
@@ -134,11 +144,12 @@ impl Snapshot {
         let snapshot = Snapshot {
             environment: sources.environment,
             registry: sources.registry,
-            trust: Arc::new(trust),
+            trust,
             policy: Arc::new(policy),
             routes: Arc::new(routes),
             operations: Arc::new(operations),
-            certificates: Arc::new(certificates),
+            certificates,
+            certificate_sources: Arc::new(sources.certificates),
             request: Arc::new(sources.request),
             revision,
             values,
@@ -186,6 +197,7 @@ impl Snapshot {
             routes: self.routes.clone(),
             operations: self.operations.clone(),
             certificates: self.certificates.clone(),
+            certificate_sources: self.certificate_sources.clone(),
             request: self.request.clone(),
             revision,
             values: self.values.clone(),

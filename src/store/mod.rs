@@ -86,6 +86,31 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens an existing database for looking only; a gateway may be running on it. `None` when there is none yet.
+    ///
+    /// # Errors
+    /// The file cannot be used, or a newer version wrote it.
+    pub async fn open_to_read(path: &Path) -> Result<Option<Store>, StoreError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await
+            .map_err(|source| StoreError::Open { path: path.display().to_string(), source })?;
+        let store = Store { pool };
+        let mut tx = store.pool.begin().await?;
+        match meta(&mut tx, "schema").await? {
+            Some(found) if found > SCHEMA => Err(StoreError::Newer { found }),
+            _ => {
+                drop(tx);
+                Ok(Some(store))
+            }
+        }
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         for table in TABLES {

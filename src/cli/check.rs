@@ -1,0 +1,84 @@
+//! `partnergate check`: the same snapshot build that `serve` and reload run.
+
+use super::registry::read_folder;
+use super::{Exit, complain, say};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::document::Problems;
+use crate::registry::Registry;
+use crate::server::database_path;
+use crate::snapshot::Snapshot;
+use crate::store::{PlanOptions, Store, parse_declaration, plan};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Check this folder of registry files too, as if it were applied.
+    #[arg(short = 'f', long = "files", value_name = "DIR")]
+    files: Option<PathBuf>,
+    /// Treat warnings as problems.
+    #[arg(long)]
+    strict: bool,
+}
+
+pub(super) async fn run(path: &Path, args: &Args) -> Exit {
+    match examine(path, args).await {
+        Ok((warnings, summary)) => {
+            for problem in warnings.warnings() {
+                complain(&problem.to_string());
+            }
+            say(&summary);
+            if args.strict && !warnings.is_empty() { Exit::Problems } else { Exit::Done }
+        }
+        Err(problems) => {
+            complain(&problems.to_string());
+            let n = problems.errors().count();
+            complain(&format!("{}: {n} {}", path.display(), if n == 1 { "error" } else { "errors" }));
+            Exit::Problems
+        }
+    }
+}
+
+async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problems> {
+    let config = Config::load(path)?;
+    let failed = |what: &str, reason: String| {
+        let mut problems = Problems::new();
+        problems.file(what, reason, None);
+        problems
+    };
+    let database = database_path(&config.state_dir);
+    let shown = database.display().to_string();
+    let registry = match Store::open_to_read(&database).await {
+        Ok(Some(store)) => store.load().await.map_err(|e| failed(&shown, e.to_string()))?,
+        Ok(None) => Registry::default(),
+        Err(e) => return Err(failed(&shown, e.to_string())),
+    };
+    let now = Clock::new().now();
+    let (mut snapshot, mut warnings) = Snapshot::build(config.sources(registry), None, now)?;
+    warnings.extend(config.warnings.clone());
+    if let Some(folder) = &args.files {
+        let files = read_folder(folder).map_err(|reason| failed(&folder.display().to_string(), reason))?;
+        let declaration = parse_declaration(&files, &config.environment)?;
+        let planned = plan(declaration, &snapshot.registry, &snapshot.operations, PlanOptions::default())?;
+        let next = snapshot.registry.with(snapshot.registry.revision() + 1, &planned.changes).map_err(|reasons| {
+            let mut problems = Problems::new();
+            for reason in reasons {
+                problems.file(&folder.display().to_string(), reason, None);
+            }
+            problems
+        })?;
+        let (built, more) = Snapshot::build(config.sources(next), None, now)?;
+        snapshot = built;
+        warnings.extend(more);
+    }
+    warnings.sort();
+    let summary = format!(
+        "{} is good: {} routes, {} operations, {} partners, policy {}",
+        path.display(),
+        snapshot.routes.iter().count(),
+        snapshot.operations.len(),
+        snapshot.registry.partner_count(),
+        snapshot.revision.policy.get(..12).unwrap_or_default()
+    );
+    Ok((warnings, summary))
+}

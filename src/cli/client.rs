@@ -1,0 +1,66 @@
+//! Talking to the running gateway over its admin socket.
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::path::Path;
+use tokio::net::UnixStream;
+
+/// An answer: status and JSON body.
+pub(super) struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+/// Sends one call.
+///
+/// # Errors
+/// A sentence for the operator.
+pub(super) async fn call(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            format!(
+                "no gateway is running on `{}`; start it, or use --offline where the command has it",
+                socket.display()
+            )
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("`{}` belongs to another user: call as the gateway's user or as root", socket.display())
+        }
+        _ => format!("`{}`: {e}", socket.display()),
+    })?;
+    let failed = |e: &dyn std::fmt::Display| format!("the gateway did not answer: {e}");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    let driver = tokio::spawn(connection);
+    let text = body.map(Value::to_string).unwrap_or_default();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "admin")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(text)))
+        .map_err(|e| failed(&e))?;
+    let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.map_err(|e| failed(&e))?.to_bytes();
+    driver.abort();
+    let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    Ok(Answer { status, body })
+}
+
+impl Answer {
+    /// The body, or what the gateway said against it.
+    pub(super) fn accepted(self) -> Result<Value, (bool, String)> {
+        if self.status < 300 {
+            return Ok(self.body);
+        }
+        let problems: Vec<&str> =
+            self.body["problems"].as_array().map(|l| l.iter().filter_map(Value::as_str).collect()).unwrap_or_default();
+        let title = self.body["title"].as_str().unwrap_or("refused");
+        let text = if problems.is_empty() { title.to_owned() } else { format!("{}\n{title}", problems.join("\n")) };
+        Err((self.status == 422, text))
+    }
+}

@@ -1,0 +1,100 @@
+//! The command line: one file per group of commands, each an `Args` struct and one function.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was given has problems (they are listed).
+
+mod check;
+mod client;
+mod config;
+mod registry;
+mod serve;
+
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Reverse proxy that governs partner identities: partner mTLS in, Rego policy on every request, only allowed traffic
+/// out.
+#[derive(Debug, Parser)]
+#[command(name = "partnergate", version, max_term_width = 100)]
+struct Arguments {
+    /// The config file.
+    #[arg(short, long, global = true, default_value = "partnergate.yaml", env = "PARTNERGATE_CONFIG")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve,
+    /// Check config, policy, certificates and registry exactly as `serve` and reload do.
+    Check(check::Args),
+    /// Print the config's schema, a commented example or the reference.
+    Config(config::Args),
+    /// Apply a folder of registry files: show the plan, then change all or nothing.
+    Apply(registry::ApplyArgs),
+    /// Write the registry as files that `apply` reads.
+    Export(registry::ExportArgs),
+    /// Look at partners.
+    Partner(registry::PartnerArgs),
+    /// Show what the running gateway decides on.
+    Status(registry::StatusArgs),
+    /// Make the running gateway read its files again.
+    Reload,
+}
+
+/// What a command came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Done,
+    Failed,
+    Problems,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Problems => 3,
+        })
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            complain(&format!("the runtime does not start: {e}"));
+            return Exit::Failed.into();
+        }
+    };
+    let path = &arguments.config;
+    let exit = runtime.block_on(async {
+        match arguments.command {
+            Command::Serve => serve::run(path).await,
+            Command::Check(args) => check::run(path, &args).await,
+            Command::Config(args) => config::run(&args),
+            Command::Apply(args) => registry::apply(path, &args).await,
+            Command::Export(args) => registry::export(path, &args).await,
+            Command::Partner(args) => registry::partner(path, &args).await,
+            Command::Status(args) => registry::status(path, &args).await,
+            Command::Reload => registry::reload(path).await,
+        }
+    });
+    exit.into()
+}
+
+/// Writes to stdout; a reader that has gone is no error of ours.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Writes to stderr.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,292 @@
+//! The one place that publishes: sources → snapshot → live, or the last good state stays and the reason is said.
+//!
+//! In: changed files, SIGHUP, changes of the registry. Out: a new [`Live`] and TLS config, gauges, a log line. All
+//! changes go through one lock, so that each builds on the last. Must never: publish what was not built whole; write
+//! to the database what no snapshot would accept.
+
+use crate::clock::Clock;
+use crate::config::{Config, fingerprint};
+use crate::document::Problems;
+use crate::gateway::Live;
+use crate::listen::{TlsSlot, told};
+use crate::name::PartnerId;
+use crate::record::Metrics;
+use crate::registry::{Change, Registry};
+use crate::snapshot::Snapshot;
+use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan};
+use crate::upstream::Upstreams;
+use arc_swap::ArcSwapOption;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+
+/// How long names of upstreams may take to resolve before a config goes live without them.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why a change is not live.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    #[error("{0}")]
+    Invalid(Problems),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl From<Problems> for ChangeError {
+    fn from(problems: Problems) -> Self {
+        ChangeError::Invalid(problems)
+    }
+}
+
+/// What came of an apply.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Applied {
+    pub lines: Vec<PlanLine>,
+    /// Registry revision that is live now.
+    pub revision: u64,
+    /// False for a dry run, and where nothing was to be changed.
+    pub changed: bool,
+}
+
+/// See the module.
+pub struct Publisher {
+    path: PathBuf,
+    store: Store,
+    live: Arc<ArcSwapOption<Live>>,
+    tls: Arc<TlsSlot>,
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    state: Mutex<Config>,
+}
+
+impl Publisher {
+    /// Builds the first snapshot from `config` and the database, and publishes it.
+    ///
+    /// # Errors
+    /// Anything that `check` would report.
+    pub async fn start(
+        path: PathBuf,
+        config: Config,
+        store: Store,
+        live: Arc<ArcSwapOption<Live>>,
+        tls: Arc<TlsSlot>,
+        clock: Arc<Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Publisher, ChangeError> {
+        let registry = store.load().await?;
+        let (snapshot, warnings) = Snapshot::build(config.sources(registry), None, clock.now())?;
+        let publisher = Publisher { path, store, live, tls, clock, metrics, state: Mutex::new(config.clone()) };
+        log_warnings(&config.warnings);
+        log_warnings(&warnings);
+        publisher.publish(snapshot, Some(&config)).await?;
+        publisher.metrics.reload_ok.set(1);
+        publisher.metrics.registry_ok.set(1);
+        Ok(publisher)
+    }
+
+    pub fn live(&self) -> Option<Arc<Live>> {
+        self.live.load_full()
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Reads config, policy, certificates and all else again.
+    ///
+    /// # Errors
+    /// The last good state is kept; these are the reasons.
+    pub async fn reload(&self) -> Result<(), ChangeError> {
+        let mut running = self.state.lock().await;
+        let outcome = self.try_reload(&running).await;
+        self.metrics.reload_time.set(self.clock.now().seconds() as f64);
+        match outcome {
+            Ok(config) => {
+                self.metrics.reload_ok.set(1);
+                self.metrics.reloads.with_label_values(&["ok"]).inc();
+                tracing::info!(config = %self.path.display(), "reloaded");
+                *running = config;
+                Ok(())
+            }
+            Err(e) => {
+                self.metrics.reload_ok.set(0);
+                self.metrics.reloads.with_label_values(&["failed"]).inc();
+                for line in e.to_string().lines() {
+                    tracing::error!("{line}");
+                }
+                tracing::error!(config = %self.path.display(), "not reloaded; the last good state is kept");
+                Err(e)
+            }
+        }
+    }
+
+    async fn try_reload(&self, running: &Config) -> Result<Config, ChangeError> {
+        let config = Config::load(&self.path)?;
+        if config.environment != running.environment || config.state_dir != running.state_dir {
+            let mut problems = Problems::new();
+            let reason = "`environment` and `state_dir` cannot change while the gateway runs";
+            problems.file(&self.path.display().to_string(), reason, Some("restart the gateway"));
+            return Err(problems.into());
+        }
+        let live = self.live.load_full();
+        let registry = match &live {
+            Some(live) => live.snapshot.registry.clone(),
+            None => self.store.load().await?,
+        };
+        let previous = live.as_ref().map(|l| &*l.snapshot);
+        let (snapshot, warnings) = Snapshot::build(config.sources(registry), previous, self.clock.now())?;
+        for key in config.needs_restart(running) {
+            tracing::warn!("`{key}` has changed and takes effect at the next start");
+        }
+        log_warnings(&config.warnings);
+        log_warnings(&warnings);
+        self.publish(snapshot, Some(&config)).await?;
+        Ok(config)
+    }
+
+    /// Plans what `files` declare and, unless `dry_run`, makes it live: database first, then requests.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn apply(
+        &self,
+        files: &[DeclaredFile],
+        options: PlanOptions,
+        dry_run: bool,
+    ) -> Result<Applied, ChangeError> {
+        let running = self.state.lock().await;
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let declaration = parse_declaration(files, &running.environment)?;
+        let planned = plan(declaration, &live.snapshot.registry, &live.snapshot.operations, options)?;
+        let revision = live.snapshot.registry.revision();
+        let next = self.prepare(&live, &planned)?;
+        if dry_run || planned.changes.is_empty() {
+            return Ok(Applied { lines: planned.lines, revision, changed: false });
+        }
+        let revision = match self.store.commit(revision, &planned.changes).await {
+            Ok(revision) => revision,
+            Err(e) => {
+                self.metrics.registry_ok.set(0);
+                return Err(e.into());
+            }
+        };
+        self.publish(next, None).await?;
+        self.metrics.registry_ok.set(1);
+        tracing::info!(revision, changes = planned.changes.len(), "the registry has changed");
+        Ok(Applied { lines: planned.lines, revision, changed: true })
+    }
+
+    /// The snapshot that the plan leads to.
+    fn prepare(&self, live: &Live, planned: &Plan) -> Result<Snapshot, Problems> {
+        let registry = &live.snapshot.registry;
+        let next: Registry = registry.with(registry.revision() + 1, &planned.changes).map_err(registry_problems)?;
+        let touched: Vec<PartnerId> = planned
+            .changes
+            .iter()
+            .filter_map(|c| match c {
+                Change::Partner(id, Some(_)) => Some(id.clone()),
+                _ => None,
+            })
+            .collect();
+        let anchors = planned.changes.iter().any(|c| matches!(c, Change::Anchor(..)));
+        live.snapshot.with_registry(next, &touched, anchors, self.clock.now())
+    }
+
+    async fn publish(&self, snapshot: Snapshot, config: Option<&Config>) -> Result<(), ChangeError> {
+        let before = self.live.load_full();
+        let upstreams = match (config, &before) {
+            (Some(config), _) => {
+                let old = before.as_ref().map(|l| &*l.upstreams);
+                let next = Upstreams::build(config.upstreams.clone(), old);
+                next.resolve_all(RESOLVE_LIMIT).await;
+                next.start(old, &self.metrics);
+                Arc::new(next)
+            }
+            (None, Some(live)) => live.upstreams.clone(),
+            (None, None) => return Err(not_live().into()),
+        };
+        self.tls.publish(&snapshot, config.map(|c| c.tls), &self.clock).map_err(|e| {
+            let mut problems = Problems::new();
+            problems.file(&self.path.display().to_string(), format!("TLS cannot be set up: {e}"), None);
+            problems
+        })?;
+        self.gauges(&snapshot);
+        self.live.store(Some(Arc::new(Live { snapshot: Arc::new(snapshot), upstreams })));
+        Ok(())
+    }
+
+    fn gauges(&self, snapshot: &Snapshot) {
+        let m = &self.metrics;
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        m.snapshot_registry.set(i64::try_from(snapshot.revision.registry).unwrap_or(i64::MAX));
+        m.snapshot_trust.set(i64::try_from(snapshot.revision.trust).unwrap_or(i64::MAX));
+        m.snapshot_info.reset();
+        m.snapshot_info.with_label_values(&[&*snapshot.revision.policy, &*snapshot.revision.config]).set(1);
+        m.snapshot_built.set(snapshot.built.seconds() as f64);
+        m.partners.set(count(snapshot.registry.partner_count()));
+        m.certificate_expiry.reset();
+        for certificate in snapshot.certificates.iter() {
+            let expiry = certificate.facts.not_after.seconds() as f64;
+            m.certificate_expiry.with_label_values(&[certificate.file.as_str()]).set(expiry);
+        }
+        m.anchor_expiry.reset();
+        for anchor in snapshot.trust.anchors() {
+            m.anchor_expiry.with_label_values(&[anchor.name.as_str()]).set(anchor.not_after.seconds() as f64);
+        }
+    }
+
+    /// Looks at the files every so often and reloads when they have changed and stopped changing.
+    pub async fn watch(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let (mut interval, mut watched) = {
+            let state = self.state.lock().await;
+            (state.reload_interval, state.watched.clone())
+        };
+        let mut known = fingerprint(&watched);
+        let mut changed: Option<Vec<_>> = None;
+        loop {
+            tokio::select! {
+                () = told(&mut stop) => return,
+                () = tokio::time::sleep(interval) => {}
+            }
+            let now = fingerprint(&watched);
+            if now == known {
+                changed = None;
+                continue;
+            }
+            // Half a write: wait until two looks agree.
+            if changed.as_ref() != Some(&now) {
+                changed = Some(now);
+                continue;
+            }
+            known = now;
+            changed = None;
+            // A failed reload is not repeated before the files change again.
+            if self.reload().await.is_ok() {
+                let state = self.state.lock().await;
+                (interval, watched) = (state.reload_interval, state.watched.clone());
+                known = fingerprint(&watched);
+            }
+        }
+    }
+}
+
+fn registry_problems(reasons: Vec<String>) -> Problems {
+    let mut problems = Problems::new();
+    for reason in reasons {
+        problems.file("registry", reason, None);
+    }
+    problems
+}
+
+fn not_live() -> Problems {
+    let mut problems = Problems::new();
+    problems.file("gateway", "no snapshot is live", None);
+    problems
+}
+
+fn log_warnings(problems: &Problems) {
+    for problem in problems.warnings() {
+        tracing::warn!("{problem}");
+    }
+}

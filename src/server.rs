@@ -1,0 +1,362 @@
+//! The running gateway: one tokio runtime, four kinds of tasks, signals, and an orderly end.
+
+use crate::admin;
+use crate::clock::{Clock, Step};
+use crate::config::Config;
+use crate::document::Problems;
+use crate::gateway::{Gateway, Live};
+use crate::listen::{Listener, TlsSlot};
+use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
+use crate::reload::{ChangeError, Publisher};
+use crate::status::{StatusState, router};
+use crate::store::{Store, StoreError};
+use arc_swap::ArcSwapOption;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::http_proxy;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+const DATABASE: &str = "registry.db";
+const SOCKET: &str = "admin.sock";
+const RECORD_KEY: &str = "record.key";
+const LOCK: &str = "lock";
+
+/// How far the wall clock may drift from the monotonic one within a second before it counts as a step.
+const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
+/// How often use is written to the database.
+const USAGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Invalid(Problems),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("`{what}`: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("another partnergate is using `{0}`")]
+    Locked(String),
+}
+
+impl From<ChangeError> for StartError {
+    fn from(e: ChangeError) -> Self {
+        match e {
+            ChangeError::Invalid(problems) => StartError::Invalid(problems),
+            ChangeError::Store(e) => StartError::Store(e),
+        }
+    }
+}
+
+impl From<Problems> for StartError {
+    fn from(problems: Problems) -> Self {
+        StartError::Invalid(problems)
+    }
+}
+
+/// The database of a state folder.
+pub fn database_path(state_dir: &Path) -> PathBuf {
+    state_dir.join(DATABASE)
+}
+
+/// The admin socket of a state folder.
+pub fn socket_path(state_dir: &Path) -> PathBuf {
+    state_dir.join(SOCKET)
+}
+
+/// Takes the state folder for this process, creating it where it does not exist. Held until dropped.
+///
+/// # Errors
+/// Another process holds it, or it cannot be used.
+pub fn lock_state_dir(state_dir: &Path) -> Result<File, StartError> {
+    let fail = |what: &Path| {
+        let what = what.display().to_string();
+        move |source| StartError::Io { what, source }
+    };
+    if !state_dir.exists() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(fail(state_dir))?;
+    }
+    let path = state_dir.join(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(fail(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Locked(state_dir.display().to_string())),
+        Err(std::fs::TryLockError::Error(source)) => Err(fail(&path)(source)),
+    }
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// The gateway could not start.
+pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
+    let lock = lock_state_dir(&config.state_dir)?;
+    let clock = Arc::new(Clock::new());
+    let metrics = Arc::new(
+        Metrics::new(config.max_series)
+            .map_err(|e| StartError::Io { what: "metrics".into(), source: io::Error::other(e) })?,
+    );
+    metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    let recorder = start_recorder(&config, &clock, &metrics)?;
+    let store = Store::open(&database_path(&config.state_dir)).await?;
+    let live: Arc<ArcSwapOption<Live>> = Arc::new(ArcSwapOption::empty());
+    let tls = Arc::new(TlsSlot::new());
+    // Listeners are bound before anything is said to be ready, and refused addresses stop the start.
+    let partner_sockets = bind_all(&config.listen, "partner.listen").await?;
+    let status_sockets = bind_all(&config.status_listen, "status.listen").await?;
+    let (admin_socket, uid) = bind_admin(&config.state_dir)?;
+
+    let publisher = Arc::new(
+        Publisher::start(
+            path.to_owned(),
+            config.clone(),
+            store,
+            live.clone(),
+            tls.clone(),
+            clock.clone(),
+            metrics.clone(),
+        )
+        .await?,
+    );
+    let (stopping, stopping_rx) = watch::channel(false);
+    let (stop, stop_rx) = watch::channel(false);
+
+    let mut background = JoinSet::new();
+    background.spawn(publisher.clone().watch(stop_rx.clone()));
+    background.spawn(watch_clock(clock.clone(), metrics.clone()));
+    background.spawn(flush_usage(recorder.clone(), publisher.clone()));
+    {
+        let publisher = publisher.clone();
+        background.spawn(async move {
+            if let Err(e) = admin::serve(admin_socket, publisher, uid).await {
+                tracing::error!(error = %e, "the admin socket has failed");
+            }
+        });
+    }
+    for socket in status_sockets {
+        let state = StatusState { live: live.clone(), recorder: recorder.clone(), stopping: stopping_rx.clone() };
+        tracing::info!(address = %shown(&socket), "status listener");
+        background.spawn(async move {
+            if let Err(e) = axum::serve(socket, router(state)).await {
+                tracing::error!(error = %e, "the status listener has failed");
+            }
+        });
+    }
+
+    let gateway = Gateway {
+        live: live.clone(),
+        recorder: recorder.clone(),
+        clock: clock.clone(),
+        via: config.via.clone(),
+        limits: config.body,
+    };
+    let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
+    let app = Arc::new(http_proxy(&Arc::new(conf), gateway));
+    let mut partners = JoinSet::new();
+    for socket in partner_sockets {
+        tracing::info!(address = %shown(&socket), "partner listener");
+        let listener = Listener::new(
+            app.clone(),
+            live.clone(),
+            tls.clone(),
+            recorder.clone(),
+            clock.clone(),
+            config.limits,
+            stop_rx.clone(),
+        );
+        partners.spawn(listener.run(socket, stop_rx.clone(), config.drain_grace));
+    }
+    tracing::info!(environment = %config.environment, state_dir = %config.state_dir.display(), "ready");
+
+    wait_for_end(&publisher, &stopping, config.drain_delay).await;
+    let _ = stop.send(true);
+    let mut again = Signals::new().map_err(|source| StartError::Io { what: "signals".into(), source })?;
+    tokio::select! {
+        () = async { while partners.join_next().await.is_some() {} } => {}
+        () = again.next_end() => tracing::warn!("a second signal: ending at once"),
+    }
+    partners.shutdown().await;
+    write_usage(&recorder, &publisher).await;
+    background.shutdown().await;
+    if !recorder.flush(Duration::from_secs(5)) {
+        tracing::error!("not all records could be written");
+    }
+    publisher.store().close().await;
+    let _ = std::fs::remove_file(socket_path(&config.state_dir));
+    drop(lock);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+}
+
+enum Told {
+    Term,
+    Int,
+    Hup,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.term.recv() => Told::Term,
+            _ = self.int.recv() => Told::Int,
+            _ = self.hup.recv() => Told::Hup,
+        }
+    }
+
+    async fn next_end(&mut self) {
+        while let Told::Hup = self.next().await {}
+    }
+}
+
+/// Returns when no new connection is to be taken any more.
+async fn wait_for_end(publisher: &Arc<Publisher>, stopping: &watch::Sender<bool>, delay: Duration) {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(e) => {
+            tracing::error!(error = %e, "signals cannot be received");
+            return;
+        }
+    };
+    loop {
+        match signals.next().await {
+            // What is wrong was logged; the last good state is kept.
+            Told::Hup => drop(publisher.reload().await),
+            Told::Int => {
+                let _ = stopping.send(true);
+                tracing::info!("SIGINT: draining");
+                return;
+            }
+            Told::Term => {
+                let _ = stopping.send(true);
+                tracing::info!(delay = ?delay, "SIGTERM: not ready any more, draining after the delay");
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = signals.next_end() => {}
+                }
+                return;
+            }
+        }
+    }
+}
+
+fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -> Result<Recorder, StartError> {
+    let path = config.state_dir.join(RECORD_KEY);
+    let key = record_key(&path).map_err(|source| StartError::Io { what: path.display().to_string(), source })?;
+    let options = RecordOptions {
+        capacity: config.record.buffer,
+        when_full: config.record.when_full,
+        mask: Mask::new(&key, config.record.include.clone()),
+        writer: WriterOptions {
+            sink: config.record.sink.clone(),
+            node: config.node.clone(),
+            boot: uuid::Uuid::now_v7().to_string(),
+        },
+    };
+    Recorder::start(options, metrics.clone())
+        .map_err(|source| StartError::Io { what: format!("record.output {:?}", config.record.sink), source })
+        .inspect(|_| tracing::debug!(now = %clock.now(), "records start"))
+}
+
+/// The key of the hashes in records: made at the first start, so that hashes stay comparable over restarts.
+fn record_key(path: &Path) -> io::Result<Vec<u8>> {
+    use ring::rand::SecureRandom;
+    match std::fs::read(path) {
+        Ok(key) if key.len() >= 32 => Ok(key),
+        Ok(_) => Err(io::Error::other("has fewer than 32 bytes; remove it to have a new one made")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let mut key = vec![0; 32];
+            ring::rand::SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("no random numbers"))?;
+            let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
+            file.write_all(&key)?;
+            file.sync_all()?;
+            Ok(key)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn bind_all(addresses: &[std::net::SocketAddr], key: &str) -> Result<Vec<TcpListener>, StartError> {
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let socket = TcpListener::bind(address)
+            .await
+            .map_err(|source| StartError::Io { what: format!("{key} {address}"), source })?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+fn shown(socket: &TcpListener) -> String {
+    socket.local_addr().map(|a| a.to_string()).unwrap_or_default()
+}
+
+fn bind_admin(state_dir: &Path) -> Result<(UnixListener, u32), StartError> {
+    let path = socket_path(state_dir);
+    let fail = |source| StartError::Io { what: path.display().to_string(), source };
+    // The state folder is locked, so what lies there is left over.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(fail)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
+    let uid = std::fs::metadata(&path).map_err(fail)?.uid();
+    Ok((listener, uid))
+}
+
+async fn watch_clock(clock: Arc<Clock>, metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        match clock.check_step(CLOCK_TOLERANCE) {
+            None => {}
+            Some(Step::Forward(by)) => {
+                metrics.clock_steps.with_label_values(&["forward"]).inc();
+                tracing::warn!(?by, "the system clock has stepped forward");
+            }
+            Some(Step::Back(by)) => {
+                metrics.clock_steps.with_label_values(&["back"]).inc();
+                tracing::warn!(?by, "the system clock has stepped back; time goes on from where it was");
+            }
+        }
+    }
+}
+
+async fn flush_usage(recorder: Recorder, publisher: Arc<Publisher>) {
+    loop {
+        tokio::time::sleep(USAGE_INTERVAL).await;
+        write_usage(&recorder, &publisher).await;
+    }
+}
+
+async fn write_usage(recorder: &Recorder, publisher: &Publisher) {
+    let counted = recorder.usage().take();
+    if counted.is_empty() {
+        return;
+    }
+    if let Err(e) = publisher.store().add_usage(&counted).await {
+        tracing::error!(error = %e, "use cannot be written; it is kept and tried again");
+        recorder.usage().give_back(counted);
+    }
+}

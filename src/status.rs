@@ -1,0 +1,59 @@
+//! The status listener: metrics, health, readiness, version. Read-only; nothing of a partner but the metrics.
+
+use crate::gateway::Live;
+use crate::record::Recorder;
+use arc_swap::ArcSwapOption;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What the listener shows.
+#[derive(Clone)]
+pub struct StatusState {
+    pub live: Arc<ArcSwapOption<Live>>,
+    pub recorder: Recorder,
+    /// True from the first signal to stop.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// The routes.
+pub fn router(state: StatusState) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/version", get(version))
+        .with_state(state)
+}
+
+async fn metrics(State(state): State<StatusState>) -> impl IntoResponse {
+    let metrics = state.recorder.metrics();
+    metrics.record_slots_free.set(i64::try_from(state.recorder.slots().free()).unwrap_or(i64::MAX));
+    metrics.ready.set(i64::from(is_ready(&state).is_ok()));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.encode())
+}
+
+async fn ready(State(state): State<StatusState>) -> impl IntoResponse {
+    match is_ready(&state) {
+        Ok(()) => (StatusCode::OK, "ready\n"),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}
+
+fn is_ready(state: &StatusState) -> Result<(), &'static str> {
+    if *state.stopping.borrow() {
+        Err("stopping\n")
+    } else if state.live.load().is_none() {
+        Err("no snapshot is live\n")
+    } else {
+        Ok(())
+    }
+}
+
+async fn version() -> impl IntoResponse {
+    Json(serde_json::json!({"name": "partnergate", "version": env!("CARGO_PKG_VERSION")}))
+}
