@@ -1,4 +1,44 @@
-//! partnergate
+//! partnergate: the reverse proxy that governs partner identities.
+//!
+//! It terminates partner mTLS, maps the client certificate to exactly one partner, decides *every* request with a floor
+//! in Rust and Rego policy above it, forwards only what is allowed, and keeps the evidence.
+//!
+//! # The house
+//!
+//! Left never imports right; `tests/architecture.rs` holds it.
+//!
+//! | room | what it does |
+//! | --- | --- |
+//! | [`document`] | YAML and JSON with positions, checked against one table of keys |
+//! | [`clock`] | wall time that never runs back |
+//! | [`reason`] | the one list of reasons and public codes |
+//! | [`name`] | the ids of partners, credentials, grants, … as types |
+//! | [`identity`] | certificates → facts, and what a credential is recognised by |
+//! | [`request`] | the canonical form of a request, or a refusal |
+//! | [`operation`] | method + path → operation id, from OpenAPI or config |
+//! | [`route`] | host + path prefix → upstream |
+//! | [`partner`] | the nouns of the registry and what follows from time |
+//! | [`trust`] | which chains are believed |
+//! | [`registry`] | certificate → exactly one partner, in O(1) |
+//! | [`policy`] | Rego → program; facts → verdict, within limits |
+//! | [`snapshot`] | all of that as one validated, immutable state |
+//! | [`decision`] | the floor, policy, and the check that policy only narrowed |
+//! | [`record`] | evidence and metrics: the only exit for both |
+//! | [`upstream`] | a permit → an endpoint |
+//! | [`gateway`] | pingora's phases and nothing else |
+//! | [`listen`] | the connection: TLS, HTTP/1 and HTTP/2 loops, deadlines |
+//! | [`store`] | the registry's database, declarations and plans |
+//! | [`config`] | `partnergate.yaml` and what it names |
+//! | [`reload`] | the one place that publishes |
+//! | [`admin`], [`status`] | the operators' socket; metrics and health |
+//! | [`server`], [`cli`] | the process |
+//!
+//! # One request
+//!
+//! `listen` accepts and authenticates, reads the head under a deadline and judges its raw bytes. `gateway` loads one
+//! [`snapshot::Snapshot`], canonicalises the request and asks [`decision::decide`]. A [`decision::Permit`] alone opens
+//! the way to an upstream; everything else is a refusal. Whatever happens, one record is written.
+
 pub mod admin;
 pub mod cli;
 pub mod clock;

@@ -1,6 +1,8 @@
 //! `apply`, `export`, `partner`, `status`, `reload`: what talks to the running gateway, or with `--offline` to the
 //! database of one that does not run.
 
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
+
 use super::client::{Answer, call};
 use super::{Exit, complain, say};
 use crate::clock::Clock;

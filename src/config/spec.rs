@@ -226,7 +226,7 @@ static UPSTREAM: &[Field] = &[
         key: "endpoints",
         kind: Kind::List(&Kind::Endpoint),
         presence: Required("[\"billing.internal:8080\"]"),
-        doc: "host:port of each endpoint, taken in turn. Names are resolved in the background.",
+        doc: "Each endpoint as host and port, taken in turn. Names are resolved in the background.",
     },
     Field {
         key: "protocol",

@@ -459,6 +459,12 @@ fn example_table(out: &mut String, fields: &'static [Field], indent: usize, comm
                 let _ = writeln!(out, "{pad}{mark}{}: []", field.key);
             }
             _ => {
+                // Text that would be read as something else is quoted.
+                let texty = matches!(field.kind, Kind::Text | Kind::Choice(_) | Kind::Path | Kind::Id);
+                let plain = super::parse("shown", &format!("k: {shown}")).ok();
+                let quote =
+                    texty && plain.and_then(|n| n.get("k")?.text().map(str::to_owned)).as_deref() != Some(shown);
+                let shown = if quote { format!("\"{shown}\"") } else { shown.to_owned() };
                 let _ = writeln!(out, "{pad}{mark}{}: {shown}", field.key);
             }
         }

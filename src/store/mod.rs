@@ -6,7 +6,7 @@
 mod declaration;
 mod plan;
 
-pub use declaration::{Declaration, DeclaredFile, export, parse as parse_declaration};
+pub use declaration::{Declaration, DeclaredFile, REGISTRY_FILE, export, parse as parse_declaration};
 pub use plan::{Plan, PlanLine, PlanOptions, plan};
 
 use crate::clock::UnixNanos;
