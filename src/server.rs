@@ -9,7 +9,7 @@ use crate::listen::{Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use crate::reload::{ChangeError, Publisher};
 use crate::status::{StatusState, router};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, set_expiry_gauges};
 use arc_swap::ArcSwapOption;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
@@ -33,6 +33,8 @@ const LOCK: &str = "lock";
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 /// How often use is written to the database.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the expiry of credentials is looked at.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +135,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().watch(stop_rx.clone()));
     background.spawn(watch_clock(clock.clone(), metrics.clone()));
     background.spawn(flush_usage(recorder.clone(), publisher.clone()));
+    background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone()));
     {
         let publisher = publisher.clone();
         background.spawn(async move {
@@ -347,6 +350,18 @@ async fn flush_usage(recorder: Recorder, publisher: Arc<Publisher>) {
     loop {
         tokio::time::sleep(USAGE_INTERVAL).await;
         write_usage(&recorder, &publisher).await;
+    }
+}
+
+async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: Arc<Clock>) {
+    loop {
+        if let Some(live) = publisher.live() {
+            let registry = &live.snapshot.registry;
+            if let Err(e) = set_expiry_gauges(publisher.store(), registry, &metrics, clock.now()).await {
+                tracing::error!(error = %e, "the expiry of credentials cannot be looked up");
+            }
+        }
+        tokio::time::sleep(EXPIRY_INTERVAL).await;
     }
 }
 

@@ -199,6 +199,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             idle_timeout: timeouts.duration("idle"),
             h2_preface_timeout: timeouts.duration("h2_preface"),
             h2_idle_timeout: timeouts.duration("h2_idle"),
+            body_progress: timeouts.duration("body_progress"),
             max_age: limits.duration("max_age"),
             max_requests: u64::try_from(limits.integer("max_requests")).unwrap_or(1),
             h2_max_streams: u32::try_from(limits.integer("h2_max_streams")).unwrap_or(1),

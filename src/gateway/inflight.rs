@@ -1,6 +1,7 @@
 //! One request from its decision to its record: a guard that writes exactly one record, also when the request's future
 //! is dropped.
 
+use super::progress::{PROGRESS, Progress};
 use super::{BodyLimits, Live, route_of};
 use crate::decision::{Denial, Permit, Slot};
 use crate::identity::Peer;
@@ -56,6 +57,8 @@ pub(super) struct InFlight {
     status: u16,
     bytes: (u64, u64),
     complete: bool,
+    /// On HTTP/2, what the stream's watchdog looks at.
+    progress: Option<Arc<Progress>>,
 }
 
 impl InFlight {
@@ -81,6 +84,7 @@ impl InFlight {
             status: 0,
             bytes: (0, 0),
             complete: false,
+            progress: PROGRESS.try_with(Arc::clone).ok(),
         }
     }
 
@@ -137,8 +141,18 @@ impl InFlight {
         self.status = status;
     }
 
+    /// A body is still to come.
+    pub(super) fn expect_body(&self) {
+        if let Some(progress) = &self.progress {
+            progress.begin();
+        }
+    }
+
     /// Counts a piece of the request body.
-    pub(super) fn body(&mut self, got: usize, limits: &BodyLimits) -> Result<(), Reason> {
+    pub(super) fn body(&mut self, got: usize, end: bool, limits: &BodyLimits) -> Result<(), Reason> {
+        if let Some(progress) = &self.progress {
+            progress.moved(end);
+        }
         self.body = self.body.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
         if self.route().is_some_and(|r| self.body > r.max_body) {
             return Err(Reason::BodyTooLarge);
@@ -164,6 +178,9 @@ impl InFlight {
     }
 
     fn record(&mut self) {
+        if self.progress.as_ref().is_some_and(|p| p.has_expired()) {
+            self.failure.get_or_insert(Reason::BodyTimeout);
+        }
         let (mut reasons, mut detail, mut grant, mut operation) = (Vec::new(), None, None, None);
         let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
@@ -182,7 +199,7 @@ impl InFlight {
             }
         };
         let allowed = grant.is_some();
-        let aborted = !self.complete || self.failure == Some(Reason::ClientGone);
+        let aborted = (!self.complete && self.failure.is_none()) || self.failure == Some(Reason::ClientGone);
         let (result, outcome) = match (allowed, aborted, &self.failure) {
             (false, ..) => ("deny", Outcome::Denied),
             (true, true, _) => ("aborted", Outcome::Aborted),
@@ -203,7 +220,9 @@ impl InFlight {
             _ => None,
         };
         metrics.request(partner, outcome);
-        if let (true, Resolution::Known { record, credential, .. }) = (allowed, resolution) {
+        if let Resolution::Known { record, credential, .. } = resolution {
+            let leaf = &self.connection.peer.leaf;
+            self.recorder.usage().saw(&credential.id, leaf.fingerprint, leaf.not_after, self.request.now);
             if let (Some(grant), Some(operation)) = (&grant, &operation) {
                 let key = UsageKey {
                     partner: record.partner.id.clone(),

@@ -6,9 +6,11 @@
 
 mod forward;
 mod inflight;
+mod progress;
 mod refusal;
 
 pub use inflight::Connection;
+pub use progress::{PROGRESS, Progress};
 pub use refusal::{Refused, problem_document};
 
 use crate::clock::Clock;
@@ -226,12 +228,12 @@ impl ProxyHttp for Gateway {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         context: &mut Context,
     ) -> pingora_error::Result<()> {
         let Some(flight) = &mut context.flight else { return Err(Error::new(ErrorType::HTTPStatus(500))) };
         let got = body.as_ref().map_or(0, Bytes::len);
-        match flight.body(got, &self.limits) {
+        match flight.body(got, end_of_stream, &self.limits) {
             Ok(()) => Ok(()),
             Err(reason) => {
                 let status = reason.code().status();
@@ -431,6 +433,9 @@ impl Gateway {
         };
         session.set_read_timeout(Some(idle));
         session.set_write_timeout(Some(idle));
+        if !session.as_downstream_mut().is_body_done() {
+            flight.expect_body();
+        }
     }
 }
 

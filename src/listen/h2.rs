@@ -2,6 +2,7 @@
 
 use super::conn::Conn;
 use super::{Shared, told};
+use crate::gateway::{PROGRESS, Progress};
 use crate::reason::Reason;
 use crate::record::{Entry, MalformedEntry};
 use crate::registry::Resolution;
@@ -72,9 +73,18 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                     }
                     let shared = shared.clone();
                     streams.spawn(async move {
+                        let progress = Arc::new(Progress::default());
                         let work = shared.app.process_new_http(ServerSession::new_http2(session), &shared.drain);
-                        if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-                            shared.recorder.metrics().panics.inc();
+                        let work = PROGRESS.scope(progress.clone(), AssertUnwindSafe(work).catch_unwind());
+                        tokio::select! {
+                            biased;
+                            outcome = work => {
+                                if outcome.is_err() {
+                                    shared.recorder.metrics().panics.inc();
+                                }
+                            }
+                            // Dropping the handler resets the stream and writes its record.
+                            () = progress.stalled(shared.limits.body_progress) => {}
                         }
                     });
                 }

@@ -43,6 +43,8 @@ pub struct ListenLimits {
     pub h2_preface_timeout: Duration,
     /// Without any open stream on HTTP/2.
     pub h2_idle_timeout: Duration,
+    /// Longest silence in a request body.
+    pub body_progress: Duration,
     /// After this time a connection takes no further request.
     pub max_age: Duration,
     pub max_requests: u64,

@@ -13,7 +13,7 @@ mod writer;
 pub use entry::{Entry, HandshakeEntry, InputCache, Kind, MalformedEntry, RequestEntry, UpstreamEntry};
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
-pub use usage::{Usage, UsageKey, UsageLog};
+pub use usage::{Batch, Seen, Usage, UsageKey, UsageLog};
 pub use writer::{Sink, WriterOptions};
 
 use crate::decision::{Slot, Slots, WhenFull};

@@ -1,7 +1,8 @@
-//! Who used what: last use and count per credential and per grant × operation, with the source's networks. Counted on
-//! the request path in memory, flushed to the database off it.
+//! Who used what: last use and count per credential and per grant × operation, with the source's networks, and which
+//! certificates were seen of a credential. Counted on the request path in memory, flushed to the database off it.
 
 use crate::clock::UnixNanos;
+use crate::identity::Fingerprint;
 use crate::name::{CredentialId, GrantId, PartnerId};
 use crate::operation::OperationId;
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ pub struct UsageKey {
     pub network: String,
 }
 
+/// How often and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub count: u64,
@@ -25,13 +27,43 @@ pub struct Usage {
     pub last: UnixNanos,
 }
 
-/// Most keys that wait for the database; over it a use is not counted.
+/// One certificate under which a credential was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub credential: CredentialId,
+    pub fingerprint: Fingerprint,
+    /// End of the certificate's validity.
+    pub not_after: UnixNanos,
+    pub first: UnixNanos,
+    pub last: UnixNanos,
+}
+
+/// Most keys of each kind that wait for the database; over it a use is not counted.
 const MAX_KEYS: usize = 200_000;
 
-/// Counts that are not yet in the database.
+/// What is not yet in the database.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub usage: Vec<(UsageKey, Usage)>,
+    pub seen: Vec<Seen>,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.usage.is_empty() && self.seen.is_empty()
+    }
+}
+
+#[derive(Default)]
+struct Pending {
+    usage: HashMap<UsageKey, Usage>,
+    seen: HashMap<(CredentialId, Fingerprint), Seen>,
+}
+
+/// Counts since the last flush.
 #[derive(Default)]
 pub struct UsageLog {
-    pending: Mutex<HashMap<UsageKey, Usage>>,
+    pending: Mutex<Pending>,
 }
 
 impl UsageLog {
@@ -39,30 +71,61 @@ impl UsageLog {
         Self::default()
     }
 
+    /// Counts one allowed request.
     pub fn count(&self, key: UsageKey, now: UnixNanos) {
-        self.add(key, Usage { count: 1, first: now, last: now });
+        self.lock().add(key, Usage { count: 1, first: now, last: now });
+    }
+
+    /// Notes that a credential was presented, allowed or not.
+    pub fn saw(&self, credential: &CredentialId, fingerprint: Fingerprint, not_after: UnixNanos, now: UnixNanos) {
+        let mut pending = self.lock();
+        if let Some(known) = pending.seen.get_mut(&(credential.clone(), fingerprint)) {
+            known.last = known.last.max(now);
+            return;
+        }
+        pending.see(Seen { credential: credential.clone(), fingerprint, not_after, first: now, last: now });
     }
 
     /// Takes everything that was counted.
-    pub fn take(&self) -> Vec<(UsageKey, Usage)> {
-        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    pub fn take(&self) -> Batch {
+        let pending = std::mem::take(&mut *self.lock());
+        Batch { usage: pending.usage.into_iter().collect(), seen: pending.seen.into_values().collect() }
     }
 
     /// Gives back what could not be written.
-    pub fn give_back(&self, usage: Vec<(UsageKey, Usage)>) {
-        for (key, used) in usage {
-            self.add(key, used);
+    pub fn give_back(&self, batch: Batch) {
+        let mut pending = self.lock();
+        for (key, used) in batch.usage {
+            pending.add(key, used);
+        }
+        for seen in batch.seen {
+            pending.see(seen);
         }
     }
 
-    fn add(&self, key: UsageKey, used: Usage) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = pending.get_mut(&key) {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pending {
+    fn add(&mut self, key: UsageKey, used: Usage) {
+        if let Some(known) = self.usage.get_mut(&key) {
             known.count = known.count.saturating_add(used.count);
             known.first = known.first.min(used.first);
             known.last = known.last.max(used.last);
-        } else if pending.len() < MAX_KEYS {
-            pending.insert(key, used);
+        } else if self.usage.len() < MAX_KEYS {
+            self.usage.insert(key, used);
+        }
+    }
+
+    fn see(&mut self, seen: Seen) {
+        let key = (seen.credential.clone(), seen.fingerprint);
+        if let Some(known) = self.seen.get_mut(&key) {
+            known.first = known.first.min(seen.first);
+            known.last = known.last.max(seen.last);
+        } else if self.seen.len() < MAX_KEYS {
+            self.seen.insert(key, seen);
         }
     }
 }

@@ -4,20 +4,23 @@
 //! is the embedded default. Must never: keep half of a change; open a database that a newer version has written.
 
 mod declaration;
+mod expiry;
 mod plan;
 
 pub use declaration::{Declaration, DeclaredFile, REGISTRY_FILE, export, parse as parse_declaration};
+pub use expiry::set_expiry_gauges;
 pub use plan::{Plan, PlanLine, PlanOptions, plan};
 
 use crate::clock::UnixNanos;
 use crate::name::{AnchorName, NetworkName, PartnerId};
 use crate::partner::{Anchor, Network, PartnerRecord};
-use crate::record::{Usage, UsageKey};
+use crate::record::Batch;
 use crate::registry::{Change, Registry};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -33,6 +36,9 @@ const TABLES: &[&str] = &[
         partner TEXT NOT NULL, credential TEXT NOT NULL, \"grant\" TEXT NOT NULL, operation TEXT NOT NULL,
         network TEXT NOT NULL, count INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL,
         PRIMARY KEY (partner, credential, \"grant\", operation, network))",
+    "CREATE TABLE IF NOT EXISTS seen (
+        credential TEXT NOT NULL, fingerprint TEXT NOT NULL, not_after_ns INTEGER NOT NULL,
+        first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, PRIMARY KEY (credential, fingerprint))",
 ];
 
 #[derive(Debug, thiserror::Error)]
@@ -181,9 +187,9 @@ impl Store {
     ///
     /// # Errors
     /// The database failed; the caller keeps the counts.
-    pub async fn add_usage(&self, usage: &[(UsageKey, Usage)]) -> Result<(), StoreError> {
+    pub async fn add_usage(&self, batch: &Batch) -> Result<(), StoreError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        for (key, used) in usage {
+        for (key, used) in &batch.usage {
             sqlx::query(
                 "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT DO UPDATE SET count = count + ?6, first_ns = min(first_ns, ?7), last_ns = max(last_ns, ?8)",
@@ -199,8 +205,33 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
+        for seen in &batch.seen {
+            sqlx::query(
+                "INSERT INTO seen VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET first_ns = min(first_ns, ?4), last_ns = max(last_ns, ?5)",
+            )
+            .bind(seen.credential.as_str())
+            .bind(seen.fingerprint.to_string())
+            .bind(seen.not_after.0)
+            .bind(seen.first.0)
+            .bind(seen.last.0)
+            .execute(&mut *tx)
+            .await?;
+        }
         tx.commit().await?;
         Ok(())
+    }
+
+    /// End of validity of the certificate last seen, per credential id.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn last_seen_expiry(&self) -> Result<HashMap<String, UnixNanos>, StoreError> {
+        // SQLite gives the other columns of the row that has the maximum.
+        let rows = sqlx::query("SELECT credential, not_after_ns, max(last_ns) FROM seen GROUP BY credential")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, UnixNanos(row.try_get(1)?)))).collect()
     }
 
     /// Use of one partner, or of all: partner, credential, grant, operation, network, count, first and last use.

@@ -1,0 +1,71 @@
+//! Whether a request body still moves. HTTP/1 sessions have a read timeout; HTTP/2 streams have none, so `listen`
+//! watches them through this.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+tokio::task_local! {
+    /// Set by `listen` around the handling of one HTTP/2 stream.
+    pub static PROGRESS: Arc<Progress>;
+}
+
+/// Shared by the stream's handler, which notes what arrives, and its watchdog.
+#[derive(Debug)]
+pub struct Progress {
+    since: Instant,
+    /// Milliseconds after `since` at which the body last moved.
+    last: AtomicU64,
+    open: AtomicBool,
+    expired: AtomicBool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress {
+            since: Instant::now(),
+            last: AtomicU64::new(0),
+            open: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Progress {
+    /// The body is being waited for.
+    pub(super) fn begin(&self) {
+        self.touch();
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// Something arrived; `end` when it was the last.
+    pub(super) fn moved(&self, end: bool) {
+        self.touch();
+        if end {
+            self.open.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether the watchdog has ended the stream.
+    pub(super) fn has_expired(&self) -> bool {
+        self.expired.load(Ordering::Acquire)
+    }
+
+    fn touch(&self) {
+        self.last.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// Returns when a body that is being waited for has been silent for `limit`.
+    pub async fn stalled(&self, limit: Duration) {
+        loop {
+            let silent = self.since.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Acquire)));
+            let open = self.open.load(Ordering::Acquire);
+            if open && silent >= limit {
+                self.expired.store(true, Ordering::Release);
+                return;
+            }
+            let wait = if open { limit.saturating_sub(silent) } else { limit };
+            tokio::time::sleep(wait.max(Duration::from_millis(10))).await;
+        }
+    }
+}

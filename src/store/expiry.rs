@@ -1,0 +1,52 @@
+//! When partners' certificates end, as far as they have been seen: the gauges that warn before it hurts.
+
+use super::{Store, StoreError};
+use crate::clock::UnixNanos;
+use crate::record::Metrics;
+use crate::registry::Registry;
+use std::collections::HashMap;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Credentials that end within this time have a gauge of their own.
+const NAMED_WITHIN: u32 = 30;
+
+/// Sets the gauges from the certificate last seen of each registered credential.
+///
+/// # Errors
+/// The database failed; the gauges stay as they were.
+pub async fn set_expiry_gauges(
+    store: &Store,
+    registry: &Registry,
+    metrics: &Metrics,
+    now: UnixNanos,
+) -> Result<(), StoreError> {
+    let last_seen: HashMap<String, UnixNanos> = store.last_seen_expiry().await?;
+    let mut buckets: HashMap<&str, i64> =
+        ["expired", "1d", "7d", "30d", "90d", "later", "unseen"].into_iter().map(|b| (b, 0)).collect();
+    metrics.credential_expiry.reset();
+    for record in registry.partners() {
+        for credential in &record.credentials {
+            let ends = last_seen.get(credential.id.as_str());
+            let within = |days: u32| ends.is_some_and(|e| *e <= now.saturating_add(DAY * days));
+            let bucket = match ends {
+                None => "unseen",
+                Some(_) if within(0) => "expired",
+                Some(_) if within(1) => "1d",
+                Some(_) if within(7) => "7d",
+                Some(_) if within(NAMED_WITHIN) => "30d",
+                Some(_) if within(90) => "90d",
+                Some(_) => "later",
+            };
+            *buckets.entry(bucket).or_default() += 1;
+            if let (true, Some(ends)) = (within(NAMED_WITHIN), ends) {
+                let labels = [record.partner.id.as_str(), credential.id.as_str()];
+                metrics.credential_expiry.with_label_values(&labels).set(ends.seconds() as f64);
+            }
+        }
+    }
+    for (bucket, n) in buckets {
+        metrics.credential_expiry_count.with_label_values(&[bucket]).set(n);
+    }
+    Ok(())
+}
