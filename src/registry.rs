@@ -9,6 +9,7 @@ use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
 use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Network, PartnerRecord};
 use ip_network::IpNetwork;
 use ip_network_table::IpNetworkTable;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub struct Registry {
     credentials: imbl::HashMap<CredentialId, PartnerId>,
     grants: imbl::HashMap<GrantId, PartnerId>,
     anchors: imbl::OrdMap<AnchorName, Arc<Anchor>>,
+    /// The partners that each anchor may speak for.
+    bound: imbl::HashMap<AnchorName, Arc<HashSet<PartnerId>>>,
     networks: imbl::OrdMap<NetworkName, Arc<Network>>,
     by_address: Arc<IpNetworkTable<Vec<NetworkName>>>,
 }
@@ -58,6 +61,7 @@ impl Default for Registry {
             credentials: imbl::HashMap::new(),
             grants: imbl::HashMap::new(),
             anchors: imbl::OrdMap::new(),
+            bound: imbl::HashMap::new(),
             networks: imbl::OrdMap::new(),
             by_address: Arc::new(IpNetworkTable::new()),
         }
@@ -86,12 +90,14 @@ impl Registry {
                 }
                 Change::Anchor(name, None) => {
                     next.anchors.remove(name);
+                    next.bound.remove(name);
                 }
                 Change::Network(name, Some(network)) => {
                     next.networks.insert(name.clone(), Arc::new(network.clone()));
                 }
                 Change::Anchor(name, Some(anchor)) => {
                     next.anchors.insert(name.clone(), Arc::new(anchor.clone()));
+                    next.bound.insert(name.clone(), Arc::new(anchor.partners.iter().cloned().collect()));
                 }
             }
         }
@@ -140,7 +146,7 @@ impl Registry {
             }
         }
         let Some((partner, credential, matched_by)) = found else { return Resolution::Unknown };
-        let bound = self.anchors.get(&peer.anchor).is_some_and(|a| a.partners.contains(partner));
+        let bound = self.may_speak_for(&peer.anchor, partner);
         let Some(record) = self.partners.get(partner) else { return Resolution::Unknown };
         let Some(credential) = find_credential(record, credential) else { return Resolution::Unknown };
         if !bound {
@@ -183,6 +189,10 @@ impl Registry {
 
     pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
         self.networks.values()
+    }
+
+    fn may_speak_for(&self, anchor: &AnchorName, partner: &PartnerId) -> bool {
+        self.bound.get(anchor).is_some_and(|partners| partners.contains(partner))
     }
 
     fn remove_partner(&mut self, id: &PartnerId) {
@@ -232,7 +242,7 @@ impl Registry {
                     "credential `{}` of `{id}` names the anchor `{}`, which does not exist",
                     credential.id, credential.anchor
                 )),
-                Some(anchor) if !anchor.partners.contains(id) => problems.push(format!(
+                Some(_) if !self.may_speak_for(&credential.anchor, id) => problems.push(format!(
                     "credential `{}` of `{id}` names the anchor `{}`, which is not bound to `{id}`: add it to the \
                      anchor's partners",
                     credential.id, credential.anchor

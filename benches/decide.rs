@@ -1,0 +1,207 @@
+//! What one request costs inside the gateway: reading a certificate, canonicalising, resolving, deciding — and that
+//! deciding does not grow with the number of partners.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what it cannot set up ends it")]
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use partnergate::clock::{Clock, UnixNanos};
+use partnergate::decision::{Decision, Slots, WhenFull, decide};
+use partnergate::document::Problems;
+use partnergate::identity::{Certificate, Match, Peer};
+use partnergate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId, UpstreamName};
+use partnergate::operation::{OperationId, RouteName, openapi};
+use partnergate::partner::{
+    Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerRecord, PartnerState, Period,
+};
+use partnergate::policy::{EngineKind, PolicyLimits, PolicySource};
+use partnergate::registry::{Change, Registry};
+use partnergate::request::{HeadLimits, Host, RequestFacts, TlsFacts, UpgradeWanted, canonicalise, judge_head};
+use partnergate::route::{Forward, Route};
+use partnergate::snapshot::{RequestSettings, ServerCertificateSource, Snapshot, Sources};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::CertificateDer;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+const OPENAPI: &str = "openapi: 3.0.3\ninfo: {title: t, version: '1'}\npaths:\n  /v1/invoices/{id}:\n    get: {operationId: invoices.read, responses: {}}\n  /v1/orders/{id}:\n    get: {operationId: orders.read, responses: {}}\n  /v1/reports:\n    get: {operationId: reports.read, responses: {}}\n";
+const HEAD: &[u8] = b"GET /v1/invoices/2026-0815?page=2 HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\nAccept-Encoding: gzip\r\nX-Correlation-Id: 4711\r\n\r\n";
+
+struct World {
+    snapshot: Snapshot,
+    peer: Peer,
+    request: RequestFacts,
+    leaf: Vec<u8>,
+    slots: Slots,
+}
+
+fn world(partners: usize) -> World {
+    let (ca_der, signer) = ca();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "client");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.subject_alt_names = vec![SanType::URI("spiffe://p0.example/client".try_into().unwrap())];
+    let leaf = params.signed_by(&KeyPair::generate().unwrap(), &signer).unwrap().der().to_vec();
+    let facts = Certificate::from_der(&leaf).unwrap();
+
+    let environment = Environment::parse("production").unwrap();
+    let ids: Vec<PartnerId> = (0..partners).map(|n| PartnerId::parse(&format!("p{n}")).unwrap()).collect();
+    let anchor = AnchorName::parse("ca").unwrap();
+    let network = NetworkName::parse("dc1").unwrap();
+    let mut changes = vec![
+        Change::Anchor(
+            anchor.clone(),
+            Some(Anchor {
+                name: anchor.clone(),
+                certificate: ca_der,
+                partners: ids.clone(),
+                environments: vec![environment.clone()],
+                client_auth: ClientAuthUsage::Required,
+            }),
+        ),
+        Change::Network(
+            network.clone(),
+            Some(Network { name: network.clone(), cidrs: vec!["192.0.2.0/24".parse().unwrap()] }),
+        ),
+    ];
+    for (n, id) in ids.iter().enumerate() {
+        let matching = if n == 0 {
+            Match::FingerprintSha256(facts.fingerprint)
+        } else {
+            Match::uri(&format!("spiffe://p{n}.example/other")).unwrap()
+        };
+        let record = PartnerRecord {
+            partner: Partner {
+                id: id.clone(),
+                name: format!("Partner {n}"),
+                owner: "team".into(),
+                state: PartnerState::Active,
+                labels: Default::default(),
+                time_zone: "Europe/Berlin".into(),
+                engagement: Period { starts: Some(UnixNanos(0)), ends: Some(UnixNanos(i64::MAX)) },
+                networks: vec![network.clone()],
+            },
+            credentials: vec![Credential {
+                id: CredentialId::parse(&format!("c{n}")).unwrap(),
+                anchor: anchor.clone(),
+                matching,
+                state: CredentialState::Active,
+                labels: Default::default(),
+                environments: vec![environment.clone()],
+            }],
+            grants: ["invoices.read", "orders.read", "reports.read"]
+                .iter()
+                .enumerate()
+                .map(|(g, operation)| Grant {
+                    id: GrantId::parse(&format!("g{n}-{g}")).unwrap(),
+                    owner: "team".into(),
+                    written: vec![(*operation).into()],
+                    operations: vec![OperationId::parse(operation).unwrap()],
+                    networks: None,
+                    credentials: None,
+                    period: Period { starts: None, ends: Some(UnixNanos(i64::MAX)) },
+                    conditions: Default::default(),
+                    environments: vec![environment.clone()],
+                })
+                .collect(),
+        };
+        changes.push(Change::Partner(id.clone(), Some(record)));
+    }
+    let registry = Registry::default().with(1, &changes).unwrap();
+    let mut problems = Problems::new();
+    let route = RouteName::parse("api").unwrap();
+    let server = rcgen::generate_simple_self_signed(vec!["api.example.com".to_owned()]).unwrap();
+    let sources = Sources {
+        environment,
+        routes: vec![Route {
+            name: route.clone(),
+            hosts: vec![Host::parse("api.example.com").unwrap()],
+            prefix: "/".into(),
+            upstream: UpstreamName::parse("up").unwrap(),
+            max_body: 1,
+            stream_idle: Duration::from_secs(1),
+            forward: Forward { client_cert: false, xfcc: false },
+            operations: None,
+        }],
+        operations: vec![(route, openapi::load("api.yaml", OPENAPI, None, &mut problems))],
+        policy: policy(),
+        policy_engine: EngineKind::Rvm,
+        policy_limits: PolicyLimits { time: Duration::from_millis(10), instructions: 25_000 },
+        request: RequestSettings { head: HeadLimits { max_bytes: 16_384, max_fields: 100 }, policy_headers: vec![] },
+        certificates: vec![ServerCertificateSource {
+            chain_file: "server.pem".into(),
+            key_file: "server.key".into(),
+            chain: server.cert.pem().into_bytes(),
+            key: server.signing_key.serialize_pem().into_bytes(),
+        }],
+        registry,
+        config_revision: "bench".into(),
+    };
+    let now = Clock::new().now();
+    let (snapshot, _) = Snapshot::build(sources, None, now).map_err(|p| p.to_string()).unwrap();
+    let peer = snapshot.trust.verify(&[CertificateDer::from(leaf.clone())], now).unwrap();
+    let target = b"/v1/invoices/2026-0815?page=2";
+    let canonical = canonicalise(&http::Method::GET, target, Some("api.example.com"), None).unwrap();
+    let request = RequestFacts {
+        id: "01a20a4b-87e6-720a-ba1e-904e12f940c6".into(),
+        canonical,
+        source: "192.0.2.7:4711".parse().unwrap(),
+        tls: Arc::new(TlsFacts { version: "1.3", cipher: "TLS13_AES_256_GCM_SHA384".into(), sni: Some("api.example.com".into()) }),
+        headers: vec![],
+        content_length: None,
+        upgrade: UpgradeWanted::No,
+        now,
+    };
+    World { snapshot, peer, request, leaf, slots: Slots::new(1000, WhenFull::Deny) }
+}
+
+fn ca() -> (Vec<u8>, Issuer<'static, KeyPair>) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "Bench CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let der = params.self_signed(&key).unwrap().der().to_vec();
+    (der, Issuer::new(params, key))
+}
+
+fn policy() -> PolicySource {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/partnergate");
+    let mut files: Vec<(String, String)> = std::fs::read_dir(root)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .map(|p| (format!("partnergate/{}", p.file_name().unwrap().to_str().unwrap()), std::fs::read_to_string(&p).unwrap()))
+        .collect();
+    files.sort();
+    PolicySource { files }
+}
+
+fn benches(c: &mut Criterion) {
+    let small = world(10);
+    c.bench_function("certificate from der", |b| b.iter(|| Certificate::from_der(black_box(&small.leaf)).unwrap()));
+    let limits = HeadLimits { max_bytes: 16_384, max_fields: 100 };
+    c.bench_function("judge head", |b| b.iter(|| judge_head(black_box(HEAD), 0, &limits).unwrap()));
+    c.bench_function("canonicalise", |b| {
+        b.iter(|| {
+            let target = black_box(b"/v1/invoices/2026-0815?page=2".as_slice());
+            canonicalise(&http::Method::GET, target, Some("api.example.com"), Some("api.example.com")).unwrap()
+        });
+    });
+    for partners in [10, 1_000, 100_000] {
+        let world = world(partners);
+        c.bench_function(&format!("resolve among {partners}"), |b| {
+            b.iter(|| black_box(world.snapshot.registry.resolve(black_box(&world.peer))));
+        });
+        c.bench_function(&format!("decide among {partners}"), |b| {
+            b.iter_batched(
+                || (),
+                |()| match decide(&world.snapshot, &world.peer, black_box(&world.request), &world.slots) {
+                    Decision::Allow(permit) => permit,
+                    Decision::Deny(denial) => panic!("{denial:?}"),
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+}
+
+criterion_group!(all, benches);
+criterion_main!(all);
