@@ -2,7 +2,7 @@
 //! deciding does not grow with the number of partners.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what it cannot set up ends it")]
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use partnergate::clock::{Clock, UnixNanos};
 use partnergate::decision::{Decision, Slots, WhenFull, decide};
 use partnergate::document::Problems;
@@ -145,7 +145,11 @@ fn world(partners: usize) -> World {
         id: "01a20a4b-87e6-720a-ba1e-904e12f940c6".into(),
         canonical,
         source: "192.0.2.7:4711".parse().unwrap(),
-        tls: Arc::new(TlsFacts { version: "1.3", cipher: "TLS13_AES_256_GCM_SHA384".into(), sni: Some("api.example.com".into()) }),
+        tls: Arc::new(TlsFacts {
+            version: "1.3",
+            cipher: "TLS13_AES_256_GCM_SHA384".into(),
+            sni: Some("api.example.com".into()),
+        }),
         headers: vec![],
         content_length: None,
         upgrade: UpgradeWanted::No,
@@ -168,7 +172,9 @@ fn policy() -> PolicySource {
     let mut files: Vec<(String, String)> = std::fs::read_dir(root)
         .unwrap()
         .map(|e| e.unwrap().path())
-        .map(|p| (format!("partnergate/{}", p.file_name().unwrap().to_str().unwrap()), std::fs::read_to_string(&p).unwrap()))
+        .map(|p| {
+            (format!("partnergate/{}", p.file_name().unwrap().to_str().unwrap()), std::fs::read_to_string(&p).unwrap())
+        })
         .collect();
     files.sort();
     PolicySource { files }
@@ -191,14 +197,10 @@ fn benches(c: &mut Criterion) {
             b.iter(|| black_box(world.snapshot.registry.resolve(black_box(&world.peer))));
         });
         c.bench_function(&format!("decide among {partners}"), |b| {
-            b.iter_batched(
-                || (),
-                |()| match decide(&world.snapshot, &world.peer, black_box(&world.request), &world.slots) {
-                    Decision::Allow(permit) => permit,
-                    Decision::Deny(denial) => panic!("{denial:?}"),
-                },
-                BatchSize::SmallInput,
-            );
+            b.iter(|| match decide(&world.snapshot, &world.peer, black_box(&world.request), &world.slots) {
+                Decision::Allow(permit) => permit,
+                Decision::Deny(denial) => panic!("{denial:?}"),
+            });
         });
     }
 }

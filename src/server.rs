@@ -103,7 +103,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     let lock = lock_state_dir(&config.state_dir)?;
     let clock = Arc::new(Clock::new());
     let metrics = Arc::new(
-        Metrics::new(config.max_series)
+        Metrics::new(config.max_series, config.partner_operation)
             .map_err(|e| StartError::Io { what: "metrics".into(), source: io::Error::other(e) })?,
     );
     metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

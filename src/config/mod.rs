@@ -42,6 +42,8 @@ pub struct Config {
     pub via: Arc<str>,
     pub record: RecordConfig,
     pub max_series: usize,
+    /// Count requests by partner and operation too.
+    pub partner_operation: bool,
     pub drain_delay: Duration,
     pub drain_grace: Duration,
     pub reload_interval: Duration,
@@ -136,7 +138,7 @@ impl Config {
         differ("partner.limits and partner.timeouts", self.limits == running.limits);
         differ("status.listen", self.status_listen == running.status_listen);
         differ("record", self.record == running.record);
-        differ("metrics", self.max_series == running.max_series);
+        differ("metrics", self.max_series == running.max_series && self.partner_operation == running.partner_operation);
         differ("log", self.log == running.log);
         keys
     }
@@ -216,6 +218,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         via: request.text("via")?.into(),
         record: record(root.section("record"), reader, problems)?,
         max_series: root.section("metrics").count("max_series"),
+        partner_operation: root.section("metrics").boolean("partner_operation"),
         drain_delay: drain.duration("delay"),
         drain_grace: drain.duration("grace"),
         reload_interval: root.section("reload").duration("interval"),

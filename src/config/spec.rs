@@ -521,6 +521,12 @@ static DRAIN: &[Field] = &[
         doc: "After SIGTERM: `/readyz` is 503 and new connections are still taken, so that load balancers notice.",
     },
     Field {
+        key: "partner_operation",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Count requests by partner and operation as well; each pair is a series.",
+    },
+    Field {
         key: "grace",
         kind: millis(0, 86_400_000),
         presence: Default("30s"),

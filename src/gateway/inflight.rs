@@ -219,7 +219,7 @@ impl InFlight {
             Resolution::Known { record, .. } => Some(record.partner.id.as_str()),
             _ => None,
         };
-        metrics.request(partner, outcome);
+        metrics.request(partner, operation.as_ref().map(OperationId::as_str), outcome);
         if let Resolution::Known { record, credential, .. } = resolution {
             let leaf = &self.connection.peer.leaf;
             self.recorder.usage().saw(&credential.id, leaf.fingerprint, leaf.not_after, self.request.now);

@@ -9,6 +9,7 @@ use crate::name::{AnchorName, CredentialId, Environment, PartnerId};
 use crate::operation::Resolved;
 use crate::partner::{Credential, PartnerRecord, Period};
 use crate::request::RequestFacts;
+use http::Method;
 use jiff::Timestamp;
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
@@ -37,6 +38,7 @@ pub struct Facts<'a> {
 /// snapshot holds, so the cache never outlives a change.
 pub struct ValueCache {
     environment: Environment,
+    environment_value: Value,
     partners: Cache<PartnerId, (Arc<PartnerRecord>, Value, TimeZone)>,
     credentials: Cache<Fingerprint, CredentialEntry>,
 }
@@ -52,7 +54,8 @@ struct CredentialEntry {
 impl ValueCache {
     /// A cache for gateways of one environment, of at most `capacity` partners and as many credentials.
     pub fn new(environment: Environment, capacity: usize) -> Self {
-        ValueCache { environment, partners: Cache::new(capacity), credentials: Cache::new(capacity) }
+        let environment_value = Value::from(environment.as_str());
+        ValueCache { environment, environment_value, partners: Cache::new(capacity), credentials: Cache::new(capacity) }
     }
 
     pub fn environment(&self) -> &Environment {
@@ -112,6 +115,10 @@ keys! {
     serial "serial", sni "sni", source "source", spki_sha256 "spki_sha256", starts_ns "starts_ns", state "state",
     subject "subject", tags "tags", time "time", time_zone "time_zone", tls "tls", trust_anchor "trust_anchor",
     uri "uri", version "version", weekday "weekday", x509 "x509",
+    tls12 "1.2", tls13 "1.3",
+    get "GET", head "HEAD", post "POST", put "PUT", delete "DELETE", patch "PATCH", options "OPTIONS",
+    monday "monday", tuesday "tuesday", wednesday "wednesday", thursday "thursday", friday "friday",
+    saturday "saturday", sunday "sunday",
 }
 
 type Object = BTreeMap<Value, Value>;
@@ -136,7 +143,7 @@ impl Facts<'_> {
         let credential = cache.credential(self.record, self.credential, self.peer);
         object([
             (&k.version, Value::from(CONTRACT_VERSION)),
-            (&k.environment, Value::from(self.environment.as_str())),
+            (&k.environment, cache.environment_value.clone()),
             (&k.partner, partner),
             (&k.credential, credential),
             (
@@ -157,7 +164,12 @@ impl Facts<'_> {
         let k = &*KEYS;
         let tls = &self.request.tls;
         let mut out = Object::new();
-        out.insert(k.version.clone(), Value::from(tls.version));
+        let version = match tls.version {
+            "1.3" => k.tls13.clone(),
+            "1.2" => k.tls12.clone(),
+            other => Value::from(other),
+        };
+        out.insert(k.version.clone(), version);
         out.insert(k.cipher.clone(), Value::from(tls.cipher.as_str()));
         if let Some(sni) = &tls.sni {
             out.insert(k.sni.clone(), Value::from(sni.as_str()));
@@ -172,7 +184,7 @@ impl Facts<'_> {
         let mut out = Object::new();
         let mut put = |key: &Value, value: Value| out.insert(key.clone(), value);
         put(&k.id, Value::String(request.id.clone()));
-        put(&k.method, Value::from(canonical.method.as_str()));
+        put(&k.method, method(&canonical.method));
         put(&k.scheme, k.https.clone());
         put(&k.host, Value::from(canonical.host.as_str()));
         put(&k.path, Value::from(canonical.path.as_str()));
@@ -218,8 +230,31 @@ fn wall(nanos: i64, zone: &TimeZone) -> Object {
     let mut out = Object::new();
     out.insert(k.hour.clone(), Value::from(i64::from(civil.hour())));
     out.insert(k.minute.clone(), Value::from(i64::from(civil.minute())));
-    out.insert(k.weekday.clone(), Value::from(weekday_name(civil.weekday())));
+    let weekday = match civil.weekday() {
+        Weekday::Monday => &k.monday,
+        Weekday::Tuesday => &k.tuesday,
+        Weekday::Wednesday => &k.wednesday,
+        Weekday::Thursday => &k.thursday,
+        Weekday::Friday => &k.friday,
+        Weekday::Saturday => &k.saturday,
+        Weekday::Sunday => &k.sunday,
+    };
+    out.insert(k.weekday.clone(), weekday.clone());
     out
+}
+
+fn method(method: &Method) -> Value {
+    let k = &*KEYS;
+    match *method {
+        Method::GET => k.get.clone(),
+        Method::HEAD => k.head.clone(),
+        Method::POST => k.post.clone(),
+        Method::PUT => k.put.clone(),
+        Method::DELETE => k.delete.clone(),
+        Method::PATCH => k.patch.clone(),
+        Method::OPTIONS => k.options.clone(),
+        _ => Value::from(method.as_str()),
+    }
 }
 
 /// Lower-case English name of the day.

@@ -46,13 +46,14 @@ macro_rules! metrics {
         pub struct Metrics {
             registry: Registry,
             bound: SeriesBound,
+            by_partner_and_operation: bool,
             $($(#[$doc])* pub $field: $kind,)*
         }
 
         impl Metrics {
             /// # Errors
             /// Two metrics of the same name: a bug that every start would show.
-            pub fn new(max_series: usize) -> prometheus::Result<Self> {
+            pub fn new(max_series: usize, by_partner_and_operation: bool) -> prometheus::Result<Self> {
                 let registry = Registry::new();
                 $(
                     let $field = new_metric!($kind, $name, $help $(, labels $labels)? $(, buckets $buckets)?);
@@ -60,7 +61,7 @@ macro_rules! metrics {
                 )*
                 #[cfg(target_os = "linux")]
                 registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-                Ok(Metrics { registry, bound: SeriesBound::new(max_series), $($field,)* })
+                Ok(Metrics { registry, bound: SeriesBound::new(max_series), by_partner_and_operation, $($field,)* })
             }
         }
 
@@ -108,6 +109,7 @@ fn kind_name(rust: &str) -> &'static str {
 
 metrics! {
     requests: IntCounterVec("partnergate_requests_total", "Requests that were decided, by partner and outcome (allowed, denied, failed, aborted). Requests without a known partner have the partner `unknown`.", labels ["partner", "outcome"]);
+    partner_operations: IntCounterVec("partnergate_partner_operation_requests_total", "Requests by partner, operation and outcome; only with metrics.partner_operation.", labels ["partner", "operation", "outcome"]);
     denials: IntCounterVec("partnergate_denials_total", "Denied requests by reason; a request counts once, under its first reason.", labels ["reason"]);
     malformed: IntCounterVec("partnergate_malformed_total", "Requests refused before they could be decided, by reason.", labels ["reason"]);
     request_seconds: HistogramVec("partnergate_request_duration_seconds", "Time from the request head to the end of the response, by operation.", labels ["operation"], buckets SECONDS);
@@ -147,9 +149,17 @@ metrics! {
 
 impl Metrics {
     /// Counts a decided request.
-    pub fn request(&self, partner: Option<&str>, outcome: Outcome) {
+    pub fn request(&self, partner: Option<&str>, operation: Option<&str>, outcome: Outcome) {
         let partner = partner.map_or("unknown", |p| self.bound.label(p, &self.series_folded));
         self.requests.with_label_values(&[partner, outcome.as_str()]).inc();
+        if self.by_partner_and_operation {
+            // One series for each pair: the pair counts against the bound.
+            let operation = operation.unwrap_or(OTHER);
+            let pair = format!("{partner} {operation}");
+            let within = self.bound.label(&pair, &self.series_folded) == pair;
+            let (partner, operation) = if within { (partner, operation) } else { (OTHER, OTHER) };
+            self.partner_operations.with_label_values(&[partner, operation, outcome.as_str()]).inc();
+        }
     }
 
     pub fn denial(&self, reason: &Reason) {
@@ -201,14 +211,28 @@ mod tests {
 
     #[test]
     fn ids_over_the_bound_are_counted_as_other() {
-        let metrics = Metrics::new(2).unwrap();
+        let metrics = Metrics::new(2, false).unwrap();
         for partner in ["a", "b", "c", "d", "a"] {
-            metrics.request(Some(partner), Outcome::Allowed);
+            metrics.request(Some(partner), None, Outcome::Allowed);
         }
         let text = String::from_utf8(metrics.encode()).unwrap();
         assert!(text.contains("partnergate_requests_total{outcome=\"allowed\",partner=\"a\"} 2"), "{text}");
         assert!(text.contains("partnergate_requests_total{outcome=\"allowed\",partner=\"other\"} 2"), "{text}");
         assert_eq!(metrics.series_folded.get(), 2);
+    }
+
+    #[test]
+    fn pairs_of_partner_and_operation_are_counted_only_where_asked_for_and_within_the_bound() {
+        let quiet = Metrics::new(100, false).unwrap();
+        quiet.request(Some("a"), Some("x.read"), Outcome::Allowed);
+        assert!(!String::from_utf8(quiet.encode()).unwrap().contains("partner_operation_requests_total{"));
+        let metrics = Metrics::new(2, true).unwrap();
+        for operation in ["x.read", "x.write"] {
+            metrics.request(Some("a"), Some(operation), Outcome::Allowed);
+        }
+        let text = String::from_utf8(metrics.encode()).unwrap();
+        assert!(text.contains("{operation=\"x.read\",outcome=\"allowed\",partner=\"a\"} 1"), "{text}");
+        assert!(text.contains("{operation=\"other\",outcome=\"allowed\",partner=\"other\"} 1"), "{text}");
     }
 
     #[test]
