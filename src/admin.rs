@@ -96,7 +96,7 @@ async fn only_own_user(
 }
 
 async fn apply(State(shared): State<Shared>, Json(call): Json<ApplyCall>) -> Response {
-    match shared.publisher.apply(&call.files, call.options, call.dry_run).await {
+    match shared.publisher.apply(call.files, call.options, call.dry_run).await {
         Ok(applied) => Json(applied).into_response(),
         Err(e) => refused(e),
     }

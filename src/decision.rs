@@ -6,12 +6,12 @@
 use crate::clock::UnixNanos;
 use crate::identity::Peer;
 use crate::name::{GrantId, PartnerId, UpstreamName};
-use crate::operation::{Operation, OperationId, Resolved};
+use crate::operation::{Operation, OperationId, Resolved, RouteId};
 use crate::partner::{Credential, CredentialState, PartnerRecord, PartnerState, Phase};
 use crate::policy::{Facts, Verdict};
 use crate::reason::Reason;
 use crate::registry::{Resolution, find_grant};
-use crate::request::{RequestFacts, UpgradeWanted};
+use crate::request::{CanonicalRequest, RequestFacts, UpgradeWanted};
 use crate::route::{Found, Route};
 use crate::snapshot::Snapshot;
 use std::sync::Arc;
@@ -149,9 +149,7 @@ impl<'a> Situation<'a> {
     pub fn of(snapshot: &'a Snapshot, peer: &Peer, request: &'a RequestFacts) -> Self {
         let route = snapshot.routes.find(&request.canonical.host, &request.canonical.path);
         let operation = match route {
-            Found::Route(route) => route.operations.and_then(|id| {
-                snapshot.operations.resolve(id, request.canonical.method.as_str(), &request.canonical.path)
-            }),
+            Found::Route(route) => route.operations.and_then(|id| operation_of(snapshot, id, &request.canonical)),
             Found::NoPath | Found::NoHost => None,
         };
         Situation {
@@ -168,6 +166,25 @@ impl<'a> Situation<'a> {
             _ => None,
         }
     }
+}
+
+/// The operation of a request. Where the path has another spelling (`%3A` for `:`) and a server that reads it so would
+/// run another operation, it is none.
+fn operation_of<'a>(
+    snapshot: &'a Snapshot,
+    route: RouteId,
+    canonical: &'a CanonicalRequest,
+) -> Option<Resolved<'a, 'a>> {
+    let method = canonical.method.as_str();
+    let resolved = snapshot.operations.resolve(route, method, &canonical.path)?;
+    if let Some(other) = canonical.other_spelling() {
+        let same =
+            snapshot.operations.resolve(route, method, &other).is_some_and(|o| o.operation.id == resolved.operation.id);
+        if !same {
+            return None;
+        }
+    }
+    Some(resolved)
 }
 
 /// Decides one request.
@@ -207,24 +224,27 @@ fn judge(
     let one = |reason: Reason| (vec![reason], None);
     let (record, credential) = floor(snapshot, peer, request.now, &situation.resolution).map_err(one)?;
     let route = match situation.route {
-        Found::Route(route) => route,
-        Found::NoPath => return Err(one(Reason::RouteUnknown)),
+        Found::Route(route) => Some(route),
+        Found::NoPath => None,
         Found::NoHost => return Err(one(Reason::HostMismatch)),
     };
-    let Some(resolved) = &situation.operation else { return Err(one(Reason::OperationUnknown)) };
-    let operation = resolved.operation;
-    upgrade_is_served(operation, request.upgrade).map_err(one)?;
-
     let facts = Facts {
         environment: &snapshot.environment,
         record,
         credential,
         peer,
         networks: &situation.networks,
-        operation: Some(resolved),
-        route: Some(route.name.as_str()),
+        operation: situation.operation.as_ref(),
+        route: route.map(|r| r.name.as_str()),
         request,
     };
+    let (Some(route), Some(resolved)) = (route, &situation.operation) else {
+        // Policy is asked all the same, so that the time of the answer does not tell which operations there are.
+        let _ = snapshot.policy.evaluate(facts.value(&snapshot.values));
+        return Err(one(if route.is_none() { Reason::RouteUnknown } else { Reason::OperationUnknown }));
+    };
+    let operation = resolved.operation;
+    upgrade_is_served(operation, request.upgrade).map_err(one)?;
     match snapshot.policy.evaluate(facts.value(&snapshot.values)) {
         Verdict::Allow { grant } => check_grant(snapshot, record, credential, operation, route, &grant, request.now),
         Verdict::Deny { mut reasons, detail } => {

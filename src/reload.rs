@@ -99,7 +99,10 @@ impl Publisher {
     /// The last good state is kept; these are the reasons.
     pub async fn reload(&self) -> Result<(), ChangeError> {
         let mut running = self.state.lock().await;
-        let outcome = self.try_reload(&running).await;
+        let outcome = match self.catch_up(&running).await {
+            Ok(()) => self.try_reload(&running).await,
+            Err(e) => Err(e),
+        };
         self.metrics.reload_time.set(self.clock.now().seconds() as f64);
         match outcome {
             Ok(config) => {
@@ -150,12 +153,31 @@ impl Publisher {
     /// # Errors
     /// Nothing was changed.
     pub async fn apply(
+        self: &Arc<Self>,
+        files: Vec<DeclaredFile>,
+        options: PlanOptions,
+        dry_run: bool,
+    ) -> Result<Applied, ChangeError> {
+        let this = self.clone();
+        // In a task of its own: a caller that goes away must not leave the database ahead of what is live.
+        match tokio::spawn(async move { this.apply_now(&files, options, dry_run).await }).await {
+            Ok(outcome) => outcome,
+            Err(e) => {
+                let mut problems = Problems::new();
+                problems.file("registry", format!("the change was interrupted: {e}"), Some("look at the plan again"));
+                Err(problems.into())
+            }
+        }
+    }
+
+    async fn apply_now(
         &self,
         files: &[DeclaredFile],
         options: PlanOptions,
         dry_run: bool,
     ) -> Result<Applied, ChangeError> {
         let running = self.state.lock().await;
+        self.catch_up(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let declaration = parse_declaration(files, &running.environment)?;
         let planned = plan(declaration, &live.snapshot.registry, &live.snapshot.operations, options)?;
@@ -175,6 +197,20 @@ impl Publisher {
         self.metrics.registry_ok.set(1);
         tracing::info!(revision, changes = planned.changes.len(), "the registry has changed");
         Ok(Applied { lines: planned.lines, revision, changed: true })
+    }
+
+    /// Makes live what the database has and requests do not see yet: a change that was interrupted between the two.
+    async fn catch_up(&self, running: &Config) -> Result<(), ChangeError> {
+        let Some(live) = self.live.load_full() else { return Ok(()) };
+        if self.store.revision().await? == live.snapshot.registry.revision() {
+            return Ok(());
+        }
+        let registry = self.store.load().await?;
+        tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
+        let (snapshot, _) = Snapshot::build(running.sources(registry), Some(&live.snapshot), self.clock.now())?;
+        self.publish(snapshot, None).await?;
+        self.metrics.registry_ok.set(1);
+        Ok(())
     }
 
     /// The snapshot that the plan leads to.
@@ -248,6 +284,13 @@ impl Publisher {
             tokio::select! {
                 () = told(&mut stop) => return,
                 () = tokio::time::sleep(interval) => {}
+            }
+            {
+                let state = self.state.lock().await;
+                if let Err(e) = self.catch_up(&state).await {
+                    self.metrics.registry_ok.set(0);
+                    tracing::error!(error = %e, "the registry cannot be compared with the database");
+                }
             }
             let now = fingerprint(&watched);
             if now == known {

@@ -8,7 +8,7 @@ use crate::gateway::{Gateway, Live};
 use crate::listen::{Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use crate::reload::{ChangeError, Publisher};
-use crate::status::{StatusState, router};
+use crate::status::{self, StatusState};
 use crate::store::{Store, StoreError, set_expiry_gauges};
 use arc_swap::ArcSwapOption;
 use pingora_core::server::configuration::ServerConf;
@@ -147,11 +147,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     for socket in status_sockets {
         let state = StatusState { live: live.clone(), recorder: recorder.clone(), stopping: stopping_rx.clone() };
         tracing::info!(address = %shown(&socket), "status listener");
-        background.spawn(async move {
-            if let Err(e) = axum::serve(socket, router(state)).await {
-                tracing::error!(error = %e, "the status listener has failed");
-            }
-        });
+        background.spawn(status::serve(socket, state));
     }
 
     let gateway = Gateway {

@@ -506,12 +506,20 @@ static INCLUDE: &[Field] = &[
     Field { key: "email", kind: Kind::Boolean, presence: Default("false"), doc: "E-mail addresses in certificates." },
 ];
 
-static METRICS: &[Field] = &[Field {
-    key: "max_series",
-    kind: Kind::Integer { min: 10, max: 10_000_000 },
-    presence: Default("50000"),
-    doc: "Ids that become label values; the rest is counted as `other`.",
-}];
+static METRICS: &[Field] = &[
+    Field {
+        key: "max_series",
+        kind: Kind::Integer { min: 10, max: 10_000_000 },
+        presence: Default("50000"),
+        doc: "Ids that become label values; the rest is counted as `other`.",
+    },
+    Field {
+        key: "partner_operation",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Count requests by partner and operation as well; each pair is a series.",
+    },
+];
 
 static DRAIN: &[Field] = &[
     Field {
@@ -519,12 +527,6 @@ static DRAIN: &[Field] = &[
         kind: millis(0, 3_600_000),
         presence: Default("5s"),
         doc: "After SIGTERM: `/readyz` is 503 and new connections are still taken, so that load balancers notice.",
-    },
-    Field {
-        key: "partner_operation",
-        kind: Kind::Boolean,
-        presence: Default("false"),
-        doc: "Count requests by partner and operation as well; each pair is a series.",
     },
     Field {
         key: "grace",

@@ -42,7 +42,11 @@ pub(super) fn build_head(
     head.insert_header("X-Forwarded-Host", client_host)?;
     head.insert_header("X-Forwarded-Proto", "https")?;
     head.insert_header("Forwarded", forwarded(request.source, client_host))?;
-    let protocol = if client_version == Version::HTTP_2 { "2" } else { "1.1" };
+    let protocol = match client_version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
     head.append_header("Via", format!("{protocol} {via}"))?;
     let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
     head.insert_header("traceparent", traceparent(parent))?;
@@ -92,7 +96,14 @@ pub(super) fn finish_response(
 /// Fields that state an identity, a source or another target; only the gateway sets them. Servers behind may read `_`
 /// as `-`, so both count.
 pub(super) fn is_reserved(name: &str) -> bool {
-    let name: String = name.chars().map(|c| if c == '_' { '-' } else { c.to_ascii_lowercase() }).collect();
+    let plain = name;
+    let name: String =
+        name.chars().map(|c| if matches!(c, '_' | '.') { '-' } else { c.to_ascii_lowercase() }).collect();
+    // `transfer_encoding` is a framing field to some servers, and would be one that nobody has judged.
+    let framing = ["transfer-encoding", "content-length", "host", "connection", "upgrade"].contains(&name.as_str());
+    if framing && !plain.eq_ignore_ascii_case(&name) {
+        return true;
+    }
     const NAMES: &[&str] = &[
         "client-cert",
         "client-cert-chain",
@@ -186,6 +197,9 @@ mod tests {
             "X-Original-URL",
             "X_HTTP_Method_Override",
             "X-Real-IP",
+            "x.partner.id",
+            "transfer_encoding",
+            "Content_Length",
         ] {
             assert!(is_reserved(name), "{name}");
         }

@@ -83,11 +83,18 @@ impl Gateway {
         let head = session.req_header();
         let settings = &snapshot.request;
         check_fields(&head.headers, settings.head.max_fields)?;
+        if connection.http2 && head.uri.scheme_str().is_some_and(|s| s != "https") {
+            return Err(Refusal::new(Reason::HeadMalformed, "`:scheme` is not `https`"));
+        }
         let host = host_of(head, connection.http2)?;
         let canonical = canonicalise(&head.method, head.raw_path(), Some(host), connection.tls.sni.as_deref())?;
-        let content_length = match head.headers.get(header::CONTENT_LENGTH) {
-            None => None,
-            Some(value) => match value.to_str().ok().and_then(|v| v.parse().ok()) {
+        let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+        let content_length = match (lengths.next(), lengths.next()) {
+            (None, _) => None,
+            (Some(_), Some(_)) => {
+                return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length appears twice"));
+            }
+            (Some(value), None) => match value.to_str().ok().and_then(|v| v.parse().ok()) {
                 Some(n) => Some(n),
                 None => return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length is not a plain number")),
             },
@@ -202,6 +209,8 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(None);
             return Err(Error::new(ErrorType::HTTPStatus(500)));
         };
+        // From the first byte of an answer on, a client that does not read is waited for only so long.
+        session.set_write_timeout(Some(self.limits.progress));
         let admitted = self.guarded(|| self.admit(session, context, &connection));
         let refused = match admitted {
             Ok(Ok(())) => {
@@ -217,10 +226,11 @@ impl ProxyHttp for Gateway {
                 Refused::new(reason, id)
             }
         };
-        let sent = refusal::send(session, &refused, &connection).await;
-        if let Some(flight) = &mut context.flight {
-            flight.answered(sent);
+        // The record is written before the answer: a client that does not read its refusal holds no place for records.
+        if let Some(mut flight) = context.flight.take() {
+            flight.complete(refused.status(), 0, 0, None);
         }
+        refusal::send(session, &refused, &connection, self.limits.progress).await;
         Ok(true)
     }
 
@@ -335,6 +345,19 @@ impl ProxyHttp for Gateway {
         e
     }
 
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> pingora_error::Result<()> {
+        let asked = context.flight.as_ref().is_some_and(|f| f.request().upgrade == UpgradeWanted::WebSocket);
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !asked {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without a request for an upgrade").into_up());
+        }
+        Ok(())
+    }
+
     async fn response_filter(
         &self,
         _session: &mut Session,
@@ -394,7 +417,7 @@ impl ProxyHttp for Gateway {
         let refused = Refused { grpc: is_grpc(session.req_header()), ..Refused::new(reason, id) };
         let status = refused.status();
         if let Some(connection) = connection {
-            let sent = refusal::send(session, &refused, &connection).await;
+            let sent = refusal::send(session, &refused, &connection, self.limits.progress).await;
             if let Some(flight) = &mut context.flight {
                 flight.answered(sent);
             }
@@ -446,13 +469,42 @@ fn check_fields(fields: &HeaderMap, max: usize) -> Result<(), Refusal> {
         return Err(Refusal::new(Reason::HeadTooManyFields, format!("more than {max} fields")));
     }
     for value in fields.values() {
-        if std::str::from_utf8(value.as_bytes()).is_err() {
+        let bytes = value.as_bytes();
+        if std::str::from_utf8(bytes).is_err() {
             return Err(Refusal::new(Reason::HeadNotUtf8, "a field value is not UTF-8"));
         }
+        // RFC 9113 section 8.2.1. HTTP/1 would take it off on the way, and policy would have seen another value.
+        if bytes.trim_ascii().len() != bytes.len() {
+            return Err(Refusal::new(Reason::HeadMalformed, "white space around a field value"));
+        }
     }
+    check_connection(fields)?;
     if let Some(expect) = fields.get(header::EXPECT) {
         if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
             return Err(Refusal::new(Reason::ExpectationUnknown, "Expect is not `100-continue`"));
+        }
+    }
+    Ok(())
+}
+
+/// A field that Connection names ends here (RFC 9110 section 7.6.1), after policy has seen it. So only what concerns the
+/// connection, what never passes, and what is not there may be named.
+fn check_connection(fields: &HeaderMap) -> Result<(), Refusal> {
+    for value in fields.get_all(header::CONNECTION) {
+        for token in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+            let usual = ["close", "keep-alive", "upgrade", "te"].iter().any(|t| token.eq_ignore_ascii_case(t));
+            if usual || token.is_empty() {
+                continue;
+            }
+            let named = http::HeaderName::from_bytes(token.as_bytes()).map_err(|_| {
+                Refusal::new(Reason::HeadMalformed, "Connection holds something that is not a field name")
+            })?;
+            if fields.contains_key(&named) && !forward::is_reserved(named.as_str()) {
+                return Err(Refusal::new(
+                    Reason::HeadAmbiguousFraming,
+                    format!("Connection names the field `{named}`"),
+                ));
+            }
         }
     }
     Ok(())
@@ -507,6 +559,7 @@ fn reason_of(e: &Error) -> Reason {
         (TLSHandshakeFailure | InvalidCert | HandshakeError | TLSWantX509Lookup, _) => Reason::UpstreamTls,
         (ReadTimedout | WriteTimedout, ErrorSource::Upstream) => Reason::UpstreamTimeout,
         (ReadTimedout, ErrorSource::Downstream) => Reason::BodyTimeout,
+        (Custom(_) | InvalidHTTPHeader, ErrorSource::Downstream) => Reason::HeadAmbiguousFraming,
         (_, ErrorSource::Downstream) => Reason::ClientGone,
         (_, ErrorSource::Upstream) => Reason::UpstreamProtocol,
         _ => Reason::Internal,

@@ -53,16 +53,16 @@ pub fn problem_document(reason: &Reason, id: &str) -> String {
     .to_string()
 }
 
-/// Sends a refusal and deals with a body that is still coming. Returns the status that was sent, 0 when the client was
-/// gone.
-pub(super) async fn send(session: &mut Session, refused: &Refused, connection: &Connection) -> u16 {
+/// Sends a refusal within `limit` and deals with a body that is still coming. Returns the status that was sent, 0 when
+/// the client was gone or did not read.
+pub(super) async fn send(session: &mut Session, refused: &Refused, connection: &Connection, limit: Duration) -> u16 {
     let body_pending = !session.as_downstream_mut().is_body_done();
     // A request that could not be read leaves no common ground for a next one.
     let close = body_pending || refused.status() == 400;
     if close && !connection.http2 {
         session.set_keepalive(None);
     }
-    let Ok(status) = write(session, refused).await else {
+    let Ok(Ok(status)) = tokio::time::timeout(limit, write(session, refused)).await else {
         session.set_keepalive(None);
         return 0;
     };

@@ -23,6 +23,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 
+/// How long a connection without streams may stay after its end was announced.
+const CLOSING_LIMIT: Duration = Duration::from_secs(5);
+
 pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<Shared<A>>, conn: Conn) {
     let facts = conn.facts().clone();
     let digest = Arc::new(Digest { proxy_digest: conn.get_proxy_digest(), ..Default::default() });
@@ -64,6 +67,11 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
             }
             // The connection's own frames are driven by accepting, so this branch is polled all the time.
             accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => match accepted {
+                // pingora would answer CONNECT by itself, in its own words and without a record.
+                Ok(Some(H2Accept::Session(mut session))) if session.req_header().method == http::Method::CONNECT => {
+                    session.shutdown_with_reason(::h2::Reason::REFUSED_STREAM);
+                    refused(&shared, &facts, &Reason::MethodNotServed, "CONNECT");
+                }
                 Ok(Some(H2Accept::Session(session))) => {
                     idle_since = Instant::now();
                     requests += 1;
@@ -97,6 +105,8 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                     break;
                 }
             },
+            // A client that does not answer the announced end does not keep the connection.
+            () = tokio::time::sleep(CLOSING_LIMIT), if streams.is_empty() && closing => break,
             () = tokio::time::sleep(idle_left.max(Duration::from_millis(1))), if streams.is_empty() && !closing => {
                 if idle_since.elapsed() >= shared.limits.h2_idle_timeout {
                     closing = true;
@@ -110,7 +120,11 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
 }
 
 fn malformed<A>(shared: &Shared<A>, facts: &crate::gateway::Connection, detail: &str) {
-    let reason = Reason::H2Protocol;
+    refused(shared, facts, &Reason::H2Protocol, detail);
+}
+
+/// Records what is refused before it is a request.
+fn refused<A>(shared: &Shared<A>, facts: &crate::gateway::Connection, reason: &Reason, detail: &str) {
     shared.recorder.metrics().malformed.with_label_values(&[reason.as_str()]).inc();
     let live = shared.live.load_full();
     let partner = live.as_ref().and_then(|l| match l.snapshot.registry.resolve(&facts.peer) {
@@ -123,7 +137,7 @@ fn malformed<A>(shared: &Shared<A>, facts: &crate::gateway::Connection, detail: 
         source: facts.source,
         peer: &facts.peer,
         partner: partner.as_ref(),
-        reason: &reason,
+        reason,
         detail,
         status: 0,
         revision: live.as_ref().map(|l| &l.snapshot.revision),

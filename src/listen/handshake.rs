@@ -1,8 +1,8 @@
 //! From a TCP connection to an authenticated one, under one deadline, with evidence when it fails.
 
-use super::Shared;
 use super::conn::{Conn, linger};
 use super::tls::{Current, EVIDENCE, Evidence};
+use super::{Counted, Shared};
 use crate::gateway::Connection;
 use crate::identity::{Certificate, Fault, Peer};
 use crate::reason::Reason;
@@ -44,9 +44,11 @@ impl Refused {
 pub(super) async fn accept<A>(shared: &Shared<A>, stream: TcpStream, source: SocketAddr) -> Option<Conn> {
     let started = Instant::now();
     let mut sni: Option<String> = None;
-    let work = secure(shared, stream, &mut sni);
+    let mut waiting = false;
+    let work = secure(shared, stream, &mut sni, &mut waiting);
     let outcome = match tokio::time::timeout(shared.limits.handshake_timeout, work).await {
         Ok(outcome) => outcome,
+        Err(_) if waiting => Err(Refused::new(Reason::HandshakeOverload, "too many handshakes are in progress")),
         Err(_) => Err(Refused::new(Reason::HandshakeTimeout, "the handshake did not finish in time")),
     };
     let metrics = shared.recorder.metrics();
@@ -81,6 +83,7 @@ async fn secure<A>(
     shared: &Shared<A>,
     stream: TcpStream,
     sni: &mut Option<String>,
+    waiting: &mut bool,
 ) -> Result<(TlsStream<TcpIo>, Peer, bool), Refused> {
     let aborted = |e: &io::Error| Refused::new(Reason::HandshakeAborted, e.to_string());
     // Without it, small answers wait for the client's delayed acknowledgement.
@@ -90,6 +93,10 @@ async fn secure<A>(
         .await
         .map_err(|e| refusal_of(&e, Evidence::default()))?;
     *sni = start.client_hello().server_name().map(str::to_owned);
+    *waiting = true;
+    let _place = shared.handshakes.acquire().await.map_err(|_| Refused::new(Reason::Draining, "stopping"))?;
+    *waiting = false;
+    let _counted = Counted::new(shared.recorder.metrics().handshakes_now.clone());
     let Some(current) = shared.tls.current() else { return Err(Refused::new(Reason::NotReady, "no snapshot is live")) };
     let accept = start.into_stream(current.config.clone()).into_fallible();
     let (outcome, evidence) = EVIDENCE

@@ -59,6 +59,8 @@ pub(crate) struct Shared<A> {
     pub recorder: Recorder,
     pub clock: Arc<Clock>,
     pub limits: ListenLimits,
+    /// Places for handshakes in progress; taken once a ClientHello is there, so that silence holds none.
+    pub handshakes: Semaphore,
     /// True once no connection may begin another request.
     pub drain: watch::Receiver<bool>,
 }
@@ -66,7 +68,6 @@ pub(crate) struct Shared<A> {
 /// The partner listener, ready to run.
 pub struct Listener<A> {
     shared: Arc<Shared<A>>,
-    handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
 
@@ -81,8 +82,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
         drain: watch::Receiver<bool>,
     ) -> Self {
         Listener {
-            shared: Arc::new(Shared { app, live, tls, recorder, clock, limits, drain }),
-            handshakes: Arc::new(Semaphore::new(limits.max_handshakes)),
+            shared: Arc::new(Shared {
+                app,
+                live,
+                tls,
+                recorder,
+                clock,
+                limits,
+                handshakes: Semaphore::new(limits.max_handshakes),
+                drain,
+            }),
             connections: Arc::new(Semaphore::new(limits.max_connections)),
         }
     }
@@ -118,27 +127,37 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
             self.shared.handshake_refused(source, &Reason::ConnectionLimit, "too many connections are open");
             return;
         };
-        let Ok(handshake_place) = self.handshakes.clone().try_acquire_owned() else {
-            self.shared.handshake_refused(source, &Reason::HandshakeOverload, "too many handshakes are in progress");
-            return;
-        };
         let shared = self.shared.clone();
         tasks.spawn(async move {
             let _place = place;
             let metrics = shared.recorder.metrics().clone();
-            metrics.handshakes_now.inc();
-            let secured = handshake::accept(&shared, stream, source).await;
-            metrics.handshakes_now.dec();
-            drop(handshake_place);
-            let Some(conn) = secured else { return };
-            let protocol = if conn.facts().http2 { "h2" } else { "http/1.1" };
-            metrics.connections.with_label_values(&[protocol]).inc();
-            if AssertUnwindSafe(serve(shared, conn)).catch_unwind().await.is_err() {
+            let work = async {
+                let Some(conn) = handshake::accept(&shared, stream, source).await else { return };
+                let protocol = if conn.facts().http2 { "h2" } else { "http/1.1" };
+                let _open = Counted::new(metrics.connections.with_label_values(&[protocol]));
+                serve(shared.clone(), conn).await;
+            };
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
                 // The request's own guard has written its record while it was unwound.
                 metrics.panics.inc();
             }
-            metrics.connections.with_label_values(&[protocol]).dec();
         });
+    }
+}
+
+/// A gauge that is one higher while this lives.
+struct Counted(prometheus::IntGauge);
+
+impl Counted {
+    fn new(gauge: prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Counted(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -20,6 +20,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Query pairs that a record shows; what a client can make long must not make records long.
+const MAX_QUERY: usize = 64;
+
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -325,7 +328,7 @@ impl RequestEntry<'_> {
                 host: canonical.host.as_str(),
                 path,
                 segments,
-                query: multimap(canonical.query_pairs().map(|(k, v)| (printable(k), mask.query(k, v)))),
+                query: multimap(canonical.query_pairs().take(MAX_QUERY).map(|(k, v)| (printable(k), mask.query(k, v)))),
                 headers: multimap(request.headers.iter().map(|(n, v)| (n.clone(), printable(v)))),
                 operation: situation.operation.as_ref().map(|r| r.operation.id.as_str()),
                 tags: situation.operation.as_ref().map(|r| r.operation.tags.iter().map(|t| &**t).collect()),

@@ -81,6 +81,29 @@ impl CanonicalRequest {
         }
     }
 
+    /// The path with every character written as it is that need not be encoded (`%3A` as `:`): the other spelling in
+    /// which a server may read it. `None` where there is no other.
+    pub fn other_spelling(&self) -> Option<String> {
+        if !self.path.contains('%') {
+            return None;
+        }
+        let mut out = String::with_capacity(self.path.len());
+        let mut rest = self.path.as_str();
+        while let Some(at) = rest.find('%') {
+            let (before, encoded) = rest.split_at(at);
+            out.push_str(before);
+            let (sequence, after) = encoded.split_at_checked(3).unwrap_or((encoded, ""));
+            let byte = sequence.get(1..).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            match byte {
+                Some(byte) if is_path_byte(byte) => out.push(char::from(byte)),
+                _ => out.push_str(&sequence.to_ascii_uppercase()),
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        (out != self.path).then_some(out)
+    }
+
     /// The path's segments, undecoded; `/` is one empty segment, a trailing slash makes a last empty one.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.path.strip_prefix('/').unwrap_or(&self.path).split('/')
@@ -154,11 +177,10 @@ fn check_path(path: &str) -> Result<(), String> {
             return Err("a `.` or `..` path segment".into());
         }
         // pchar of RFC 3986 without `;`, which some servers cut off with what follows.
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&b);
-        if segment.bytes().all(allowed) {
+        if segment.bytes().all(is_path_byte) {
             continue;
         }
-        let decoded = check_encoding(segment, allowed)?;
+        let decoded = check_encoding(segment, is_path_byte)?;
         for pair in &decoded {
             if pair.encoded && is_unreserved(pair.byte) {
                 return Err(format!("`%{:02X}` encodes a character that is written as it is", pair.byte));
@@ -172,24 +194,30 @@ fn check_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A query with one reading. Values may encode more than they need to, keys may not: policy compares keys.
+/// A query with one reading. Values may encode more than they need to. Keys may not, because policy compares keys: each
+/// has one spelling, without spaces, with upper-case hex.
 fn check_query(query: &str) -> Result<(), String> {
+    // RFC 3986 without `;`, at which some servers split.
+    let in_value = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$'()*+,:@/?=".contains(&b);
+    let in_key = |b: u8| in_value(b) && !matches!(b, b'+' | b'=');
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$'()*+,:@/?;[]{}|^=".contains(&b);
-        if pair.bytes().all(allowed) {
+        if key.bytes().all(in_key) && value.bytes().all(in_value) {
             continue;
         }
-        let key = check_encoding(key, allowed)?;
-        if let Some(pair) = key.iter().find(|p| p.encoded && is_unreserved(p.byte)) {
-            return Err(format!("`%{:02X}` in a query key encodes a character that is written as it is", pair.byte));
+        let key_octets = check_encoding(key, in_key)?;
+        if let Some(octet) = key_octets.iter().find(|o| o.encoded && (in_key(o.byte) || o.byte == b' ')) {
+            return Err(format!("`%{:02X}` in a query key has another spelling", octet.byte));
         }
-        let value = check_encoding(value, allowed)?;
-        for part in [&key, &value] {
-            if part.iter().any(|p| p.encoded && p.byte == 0) {
+        if key.split('%').skip(1).any(|after| after.bytes().take(2).any(|b| b.is_ascii_lowercase())) {
+            return Err("lower-case hex in a query key; write `%5B`, not `%5b`".into());
+        }
+        let value_octets = check_encoding(value, in_value)?;
+        for part in [&key_octets, &value_octets] {
+            if part.iter().any(|o| o.encoded && o.byte == 0) {
                 return Err("`%00` in the query".into());
             }
-            let bytes: Vec<u8> = part.iter().map(|p| p.byte).collect();
+            let bytes: Vec<u8> = part.iter().map(|o| o.byte).collect();
             if std::str::from_utf8(&bytes).is_err() {
                 return Err("percent-encoding that is not UTF-8".into());
             }
@@ -239,6 +267,10 @@ fn check_decoded(octets: &[Octet]) -> Result<(), String> {
     Ok(())
 }
 
+fn is_path_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&b)
+}
+
 fn is_unreserved(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"-._~".contains(&b)
 }
@@ -258,7 +290,7 @@ mod tests {
             "/",
             "/v1/orders",
             "/v1/orders/",
-            "/v1/o-1_2.json?x=1&y=%2F..&filter[name]=a+b&z",
+            "/v1/o-1_2.json?x=1&y=%2F..&filter%5Bname%5D=a+b&z",
             "/caf%C3%A9",
             "/caf%c3%a9/a%20b",
             "/a:b@c",
@@ -308,10 +340,25 @@ mod tests {
             "/a?x=\"",
             "/a?x=<",
             "/a?x#y",
+            "/a?x=1;y=2",
+            "/a?f[x]=1",
+            "/a?f%5bx=1",
+            "/a?a+b=1",
+            "/a?a%20b=1",
+            "/a?a%3Ab=1",
             "/%7f",
         ] {
             assert_eq!(run(target), Err(Reason::TargetNotCanonical), "{target}");
         }
+    }
+
+    #[test]
+    fn the_other_spelling_of_a_path_is_known() {
+        let other = |target: &str| run(target).unwrap().other_spelling();
+        assert_eq!(other("/orders/7%3Acancel").as_deref(), Some("/orders/7:cancel"));
+        assert_eq!(other("/caf%c3%a9").as_deref(), Some("/caf%C3%A9"));
+        assert_eq!(other("/a%20b"), None);
+        assert_eq!(other("/orders/7:cancel"), None);
     }
 
     #[test]

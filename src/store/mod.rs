@@ -134,6 +134,15 @@ impl Store {
         Ok(())
     }
 
+    /// The revision that the registry is at.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn revision(&self) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        revision(&mut tx).await
+    }
+
     /// The whole registry.
     ///
     /// # Errors
