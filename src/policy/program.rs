@@ -37,6 +37,17 @@ pub(super) fn compile(
     let entrypoint: Rc<str> = ENTRYPOINT.into();
     let compiled = match engine.compile_with_entrypoint(&entrypoint) {
         Ok(compiled) => compiled,
+        Err(e) if e.to_string().contains("not a valid rule path") => {
+            let reason = format!("no file has the rule `{ENTRYPOINT}`, which decides every request");
+            problems.push(at(
+                folder,
+                0,
+                0,
+                reason,
+                Some("keep the shipped `partnergate/` folder and add rules in `custom/`"),
+            ));
+            return None;
+        }
         Err(e) => {
             problems.push(located(folder, &e.to_string()));
             return None;

@@ -119,7 +119,7 @@ fn what_a_machine_would_not_survive_is_refused_at_load_with_its_place() {
         ("decision := http.send({})", "p.rego:3"),
         ("decision := opa.runtime()", "p.rego:3"),
         ("decision if { some k in [\"a\"]; data.partnergate[k] }\na := 1", "recursion"),
-        ("other := 1", "p.rego"),
+        ("other := 1", "no file has the rule `data.partnergate.decision`"),
     ] {
         let said = refused(&only(text));
         assert!(said.contains(expected), "{text:?} gave {said:?}");
