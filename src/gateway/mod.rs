@@ -228,7 +228,9 @@ impl ProxyHttp for Gateway {
         };
         // The record is written before the answer: a client that does not read its refusal holds no place for records.
         if let Some(mut flight) = context.flight.take() {
-            flight.complete(refused.status(), 0, 0, None);
+            let is_head = session.req_header().method == http::Method::HEAD;
+            let bytes = if is_head { 0 } else { refused.body().len() };
+            flight.complete(refused.status(), 0, u64::try_from(bytes).unwrap_or(u64::MAX), None);
         }
         refusal::send(session, &refused, &connection, self.limits.progress).await;
         Ok(true)

@@ -31,6 +31,11 @@ impl Refused {
         Refused { reason, id, grpc: false }
     }
 
+    /// The body that is sent, except to HEAD.
+    pub fn body(&self) -> String {
+        if self.grpc { String::new() } else { problem_document(&self.reason, &self.id) }
+    }
+
     /// The HTTP status that is sent.
     pub fn status(&self) -> u16 {
         if self.grpc { 200 } else { self.reason.code().status() }
@@ -90,7 +95,7 @@ async fn write(session: &mut Session, refused: &Refused) -> pingora_error::Resul
         }
         return Ok(0);
     }
-    let body = problem_document(&refused.reason, &refused.id);
+    let body = refused.body();
     head.insert_header("content-type", "application/problem+json")?;
     head.insert_header("content-length", body.len().to_string())?;
     if status == 405 {
