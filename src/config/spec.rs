@@ -449,7 +449,7 @@ static REQUEST: &[Field] = &[
     },
     Field {
         key: "max_fields",
-        kind: Kind::Integer { min: 10, max: 1000 },
+        kind: Kind::Integer { min: 10, max: 256 },
         presence: Default("100"),
         doc: "Number of fields.",
     },

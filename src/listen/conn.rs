@@ -2,19 +2,22 @@
 
 use crate::gateway::Connection;
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora_core::protocols::l4::stream::Stream as TcpIo;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     UniqueIDType,
 };
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 /// How long the last words of a client are listened to before its connection is closed.
@@ -28,6 +31,43 @@ pub(super) struct Conn {
     facts: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     id: UniqueIDType,
+    /// What is left to do when the connection ends.
+    farewell: Farewell,
+    fence: Arc<Fence>,
+}
+
+/// Keeps the next request of an HTTP/1 client away from the one that is being served. While it is closed, what comes
+/// is kept, and only the end of the connection is seen.
+#[derive(Debug, Default)]
+pub(super) struct Fence {
+    closed: AtomicBool,
+    early: Mutex<BytesMut>,
+}
+
+/// Bytes that may come before their time; more are left in the socket.
+const MAX_EARLY: usize = 64 * 1024;
+
+impl Fence {
+    /// `early` has come already.
+    pub(super) fn close(&self, early: BytesMut) {
+        *self.early.lock().unwrap_or_else(PoisonError::into_inner) = early;
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// What has come meanwhile.
+    pub(super) fn open(&self) -> BytesMut {
+        self.closed.store(false, Ordering::Release);
+        std::mem::take(&mut *self.early.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[derive(Debug)]
+enum Farewell {
+    /// Until the deadline, if the client does not take it.
+    Say(Option<Pin<Box<Sleep>>>),
+    /// Said; until the first deadline what comes is thrown away, until the second while it still comes.
+    Listen(Pin<Box<Sleep>>, Pin<Box<Sleep>>),
+    Done,
 }
 
 impl Conn {
@@ -37,17 +77,35 @@ impl Conn {
         digest: Arc<ProxyDigest>,
         id: UniqueIDType,
     ) -> Self {
-        Conn { tls, facts, digest, id }
+        Conn { tls, facts, digest, id, farewell: Farewell::Say(None), fence: Arc::default() }
     }
 
     pub(super) fn facts(&self) -> &Arc<Connection> {
         &self.facts
     }
+
+    pub(super) fn fence(&self) -> &Arc<Fence> {
+        &self.fence
+    }
 }
 
 impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_read(cx, buf)
+        let this = &mut *self;
+        if !this.fence.closed.load(Ordering::Acquire) {
+            return Pin::new(&mut this.tls).poll_read(cx, buf);
+        }
+        let mut early = this.fence.early.lock().unwrap_or_else(PoisonError::into_inner);
+        while early.len() < MAX_EARLY {
+            let mut bytes = [0; 4 * 1024];
+            let mut piece = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut this.tls).poll_read(cx, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            early.extend_from_slice(piece.filled());
+        }
+        Poll::Pending
     }
 }
 
@@ -60,18 +118,54 @@ impl AsyncWrite for Conn {
         Pin::new(&mut self.tls).poll_flush(cx)
     }
 
+    /// Ends our side, and where a client may still be sending, listens to its last words. Here and not in
+    /// [`Shutdown`], because pingora's sessions end a connection through this one.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
+        let this = &mut *self;
+        loop {
+            match &mut this.farewell {
+                Farewell::Say(deadline) => {
+                    let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(LINGER_SILENCE)));
+                    match Pin::new(&mut this.tls).poll_shutdown(cx) {
+                        Poll::Pending if deadline.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                        Poll::Pending => return Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                        Poll::Ready(said) => said?,
+                    }
+                    this.farewell = if this.facts.linger.load(Ordering::Acquire) {
+                        Farewell::Listen(Box::pin(sleep(LINGER_TOTAL)), Box::pin(sleep(LINGER_SILENCE)))
+                    } else {
+                        Farewell::Done
+                    };
+                }
+                Farewell::Listen(total, silence) => {
+                    let mut bytes = [0; 8 * 1024];
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    match Pin::new(&mut *this.tls.get_mut().0).poll_read(cx, &mut buffer) {
+                        Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                            silence.as_mut().reset(Instant::now() + LINGER_SILENCE);
+                            if total.as_mut().poll(cx).is_ready() {
+                                this.farewell = Farewell::Done;
+                            }
+                        }
+                        Poll::Ready(_) => this.farewell = Farewell::Done,
+                        Poll::Pending => {
+                            if total.as_mut().poll(cx).is_pending() && silence.as_mut().poll(cx).is_pending() {
+                                return Poll::Pending;
+                            }
+                            this.farewell = Farewell::Done;
+                        }
+                    }
+                }
+                Farewell::Done => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
 #[async_trait]
 impl Shutdown for Conn {
     async fn shutdown(&mut self) {
-        let _ = tokio::time::timeout(LINGER_SILENCE, AsyncWriteExt::shutdown(self)).await;
-        if self.facts.linger.load(Ordering::Acquire) {
-            linger(self.tls.get_mut().0).await;
-        }
+        let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 

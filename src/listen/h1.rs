@@ -21,7 +21,9 @@ const DEFAULT_HEAD: HeadLimits = HeadLimits { max_bytes: 16 * 1024, max_fields: 
 
 enum Head {
     /// The head, with what of the body came with it.
-    Complete(BytesMut),
+    WithBody(BytesMut),
+    /// A head that ends its request, and what came behind it already.
+    WithoutBody(BytesMut, BytesMut),
     /// The client has gone, or was silent for too long between requests.
     Gone,
     Refused(Refusal),
@@ -29,6 +31,7 @@ enum Head {
 
 pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<Shared<A>>, conn: Conn) {
     let facts = conn.facts().clone();
+    let fence = conn.fence().clone();
     let opened = Instant::now();
     let mut stream: Stream = Box::new(conn);
     let mut settings: Option<HttpPersistentSettings> = None;
@@ -38,9 +41,12 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
         let limits = shared.live.load().as_ref().map_or(DEFAULT_HEAD, |l| l.snapshot.request.head);
         let left = shared.limits.max_age.saturating_sub(opened.elapsed());
         let idle = shared.limits.idle_timeout.min(left);
-        let mut buffer = BytesMut::with_capacity(4096);
+        let mut buffer = fence.open();
+        let came_early = !buffer.is_empty();
+        buffer.reserve(4096);
         let first = tokio::select! {
             biased;
+            () = std::future::ready(()), if came_early => true,
             first = tokio::time::timeout(idle, stream.read_buf(&mut buffer)) => matches!(first, Ok(Ok(n)) if n > 0),
             // A request that has begun to arrive is still taken; a connection between requests is closed.
             () = told(&mut drain) => false,
@@ -48,7 +54,12 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
         let head =
             if first { read_head(&mut stream, buffer, shared.limits.head_timeout, &limits).await } else { Head::Gone };
         let bytes = match head {
-            Head::Complete(bytes) => bytes,
+            Head::WithBody(bytes) => bytes,
+            Head::WithoutBody(bytes, next) => {
+                // pingora would take it for a fault of the request that it is serving.
+                fence.close(next);
+                bytes
+            }
             Head::Gone => {
                 Shutdown::shutdown(&mut *stream).await;
                 return;
@@ -66,7 +77,8 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
         }
         session.set_total_drain_timeout(Some(shared.limits.head_timeout));
         if requests >= shared.limits.max_requests || opened.elapsed() >= shared.limits.max_age || *drain.borrow() {
-            session.set_keepalive(None);
+            // `set_keepalive(None)` would be overruled by what the client asks for.
+            session.set_keepalive_reuses_remaining(Some(0));
         }
         session.set_pipelined_prefix(bytes);
         let Some(reused) = shared.app.process_new_http(session, &shared.drain).await else { return };
@@ -89,10 +101,7 @@ async fn read_head(stream: &mut Stream, mut buffer: BytesMut, total: Duration, l
             if let Some(at) = unseen.windows(4).position(|w| w == b"\r\n\r\n") {
                 let end = from + at + 4;
                 let (head, body) = buffer.split_at(end);
-                return match judge_head(head, body.len(), limits) {
-                    Ok(()) => Ok(true),
-                    Err(refusal) => Err(refusal),
-                };
+                return judge_head(head, body.len(), limits).map(|()| Some((end, reads_on(head))));
             }
             if has_bare_lf(unseen) {
                 return Err(Refusal::new(Reason::HeadMalformed, "a bare LF in the head"));
@@ -102,17 +111,29 @@ async fn read_head(stream: &mut Stream, mut buffer: BytesMut, total: Duration, l
             }
             from = buffer.len().saturating_sub(3);
             match stream.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => return Ok(false),
+                Ok(0) | Err(_) => return Ok(None),
                 Ok(_) => {}
             }
         }
     };
     match tokio::time::timeout(total, rest).await {
-        Ok(Ok(true)) => Head::Complete(buffer),
-        Ok(Ok(false)) => Head::Gone,
+        Ok(Ok(Some((_, true)))) => Head::WithBody(buffer),
+        Ok(Ok(Some((end, false)))) => {
+            let next = buffer.split_off(end);
+            Head::WithoutBody(buffer, next)
+        }
+        Ok(Ok(None)) => Head::Gone,
         Ok(Err(refusal)) => Head::Refused(refusal),
         Err(_) => Head::Refused(Refusal::new(Reason::HeadTimeout, "the head did not arrive in time")),
     }
+}
+
+/// Whether more of a request may follow its head, which was judged: a body, or another protocol.
+fn reads_on(head: &[u8]) -> bool {
+    head.split(|b| *b == b'\n').any(|line| {
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        ["content-length", "transfer-encoding", "upgrade"].iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
+    })
 }
 
 /// A head that ends its lines in LF alone would never be seen to end.

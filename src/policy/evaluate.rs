@@ -9,9 +9,28 @@ use regorus::{Engine, Value};
 use std::cell::RefCell;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Instructions between two looks at the clock.
 const CHECK_INTERVAL: NonZeroU32 = NonZeroU32::MIN.saturating_add(63);
+/// Builtins whose result can be larger than each of their arguments: a few dozen instructions of them could double a
+/// text until the memory ends, so that the clock is looked at after each instruction.
+const GROWING: &[&str] = &[
+    "__builtin_sets.union",
+    "array.concat",
+    "base64.encode",
+    "base64url.encode",
+    "base64url.encode_no_pad",
+    "concat",
+    "glob.quote_meta",
+    "hex.encode",
+    "json.marshal",
+    "object.union",
+    "object.union_n",
+    "replace",
+    "sprintf",
+    "union",
+];
 /// Most reasons that are read from one decision.
 const MAX_REASONS: usize = 32;
 
@@ -42,7 +61,9 @@ impl Policy {
     }
 
     fn machine(&self) -> Machine {
-        let timer = ExecutionTimerConfig { limit: self.limits.time, check_interval: CHECK_INTERVAL };
+        let grows = self.program.builtin_info_table.iter().any(|b| GROWING.contains(&b.name.as_str()));
+        let check_interval = if grows { NonZeroU32::MIN } else { CHECK_INTERVAL };
+        let timer = ExecutionTimerConfig { limit: self.limits.time, check_interval };
         match self.kind {
             EngineKind::Rvm => {
                 let mut vm = RegoVM::new();
@@ -62,6 +83,13 @@ impl Policy {
     }
 
     fn run(&self, machine: &mut Machine, input: Value) -> Verdict {
+        let started = Instant::now();
+        let verdict = self.execute(machine, input);
+        // The machine looks at the clock between instructions, and so not after a long last one.
+        if started.elapsed() > self.limits.time { deny(Reason::PolicyTimeout, None) } else { verdict }
+    }
+
+    fn execute(&self, machine: &mut Machine, input: Value) -> Verdict {
         match machine {
             Machine::Rvm(vm) => {
                 vm.set_input(input);

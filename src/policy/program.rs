@@ -64,7 +64,7 @@ pub(super) fn compile(
             return None;
         }
     };
-    check(&program, problems);
+    check(&program, source, problems);
     check_definitions(&program, folder, problems);
     let mut vm = RegoVM::new();
     vm.load_program(program.clone());
@@ -102,14 +102,22 @@ fn check_definitions(program: &Program, folder: &str, problems: &mut Problems) {
 
 /// Builtins by allow-list; no recursion (the machine overflows its stack on it, and the process with it); arguments
 /// counted; no reference to a whole package or by a computed name (evaluation would depend on what else is loaded).
-fn check(program: &Program, problems: &mut Problems) {
+fn check(program: &Program, source: &PolicySource, problems: &mut Problems) {
     let mut calls: Vec<Vec<(usize, usize)>> = vec![Vec::new(); program.rule_infos.len()];
     let mut current: Option<usize> = None;
-    let mut refuse = |pc: usize, reason: String| {
-        let (file, line, column) = match program.get_instruction_span(pc) {
+    let mut refuse = |pc: usize, word: &str, reason: String| {
+        let (mut file, line, column) = match program.get_instruction_span(pc) {
             Some(s) => (s.get_source_name(&program.sources).unwrap_or("policies").to_owned(), s.line, s.column),
             None => ("policies".to_owned(), 0, 0),
         };
+        // For a rule with definitions in several files, the machine names the file of the first with the line of the
+        // one that is meant: the word that is refused tells which it is.
+        let holds = |text: &str| text.lines().nth(line.saturating_sub(1)).is_some_and(|l| l.contains(word));
+        if !source.files.iter().any(|(path, text)| *path == file && holds(text)) {
+            if let Some((path, _)) = source.files.iter().find(|(p, text)| p.ends_with(".rego") && holds(text)) {
+                file.clone_from(path);
+            }
+        }
         problems.push(at(&file, narrow(line), narrow(column), reason, None));
     };
     for (pc, instruction) in program.instructions.iter().enumerate() {
@@ -130,22 +138,30 @@ fn check(program: &Program, problems: &mut Problems) {
                 let Some(rule) = program.rule_infos.get(callee) else { continue };
                 let wanted = rule.function_info.as_ref().map_or(0, |f| u64::from(f.num_params));
                 if wanted != u64::from(params.num_args) {
-                    refuse(pc, format!("`{}` takes {wanted} arguments, not {}", rule.name, params.num_args));
+                    refuse(
+                        pc,
+                        rule.name.rsplit('.').next().unwrap_or_default(),
+                        format!("`{}` takes {wanted} arguments, not {}", rule.name, params.num_args),
+                    );
                 }
             }
             Instruction::BuiltinCall { params_index } => {
                 let Some(params) = program.instruction_data.get_builtin_call_params(*params_index) else { continue };
                 let Some(info) = program.get_builtin_info(params.builtin_index) else { continue };
                 if !builtins::is_allowed(&info.name) {
-                    refuse(pc, builtins::refusal(&info.name));
+                    refuse(pc, &info.name, builtins::refusal(&info.name));
                 } else if u64::from(info.num_args) != u64::from(params.num_args) {
-                    refuse(pc, format!("`{}` takes {} arguments, not {}", info.name, info.num_args, params.num_args));
+                    refuse(
+                        pc,
+                        &info.name,
+                        format!("`{}` takes {} arguments, not {}", info.name, info.num_args, params.num_args),
+                    );
                 }
             }
             Instruction::VirtualDataDocumentLookup { .. } => {
-                refuse(pc, "refers to a whole package, or to a rule by a computed name; name the rule".into());
+                refuse(pc, "", "refers to a whole package, or to a rule by a computed name; name the rule".into());
             }
-            Instruction::HostAwait { .. } => refuse(pc, "waits for the host, which is not supported".into()),
+            Instruction::HostAwait { .. } => refuse(pc, "", "waits for the host, which is not supported".into()),
             _ => {}
         }
     }

@@ -13,6 +13,9 @@ pub struct HeadLimits {
     pub max_fields: usize,
 }
 
+/// Names that all Connection fields may list together; pingora takes no more.
+const MAX_NOMINATED: usize = 9;
+
 /// Judges a complete head, up to and including its empty line. `pipelined` is how many bytes the client has already
 /// sent behind it.
 ///
@@ -38,6 +41,7 @@ pub fn judge_head(head: &[u8], pipelined: usize, limits: &HeadLimits) -> Result<
     let mut content_lengths = 0usize;
     let mut transfer_encodings = 0usize;
     let mut upgrade = false;
+    let mut nominated = 0usize;
     for line in lines {
         let line = line?;
         fields += 1;
@@ -47,6 +51,15 @@ pub fn judge_head(head: &[u8], pipelined: usize, limits: &HeadLimits) -> Result<
         let (name, value) = judge_field(line)?;
         if name.eq_ignore_ascii_case(b"host") {
             hosts += 1;
+            // pingora answers these itself, without a record.
+            if value.contains(&b'@') {
+                return Err(Refusal::new(Reason::HostMissing, "Host holds user information"));
+            }
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            nominated += judge_connection(value)?;
+            if nominated > MAX_NOMINATED {
+                return Err(malformed("Connection names too many fields"));
+            }
         } else if name.eq_ignore_ascii_case(b"content-length") {
             content_lengths += 1;
             if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
@@ -133,6 +146,9 @@ fn judge_request_line(line: &[u8]) -> Result<bool, Refusal> {
             "the target is not in origin form: it must start with `/`",
         ));
     }
+    if http::uri::PathAndQuery::try_from(target).is_err() && target.is_ascii() && !target.contains(&b'#') {
+        return Err(Refusal::new(Reason::TargetNotCanonical, "a character in the target must be percent-encoded"));
+    }
     if let Some(bad) = target.iter().find(|b| !b.is_ascii_graphic() || **b == b'#') {
         return Err(Refusal::new(Reason::TargetNotCanonical, format!("byte 0x{bad:02x} in the target")));
     }
@@ -160,6 +176,24 @@ fn judge_field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
         return Err(Refusal::new(Reason::HeadNotUtf8, "a field value is not UTF-8"));
     }
     Ok((name, value.trim_ascii()))
+}
+
+/// The names that Connection lists, as many as there are: tokens, and none that proxies set. pingora breaks off at
+/// others only when the request is allowed already.
+fn judge_connection(value: &[u8]) -> Result<usize, Refusal> {
+    let malformed = |detail: &str| Err(Refusal::new(Reason::HeadMalformed, detail));
+    let mut names = 0;
+    for name in value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()) {
+        names += 1;
+        if !name.iter().all(|b| is_token(*b)) {
+            return malformed("Connection names something that is not a token");
+        }
+        let protected: [&[u8]; 4] = [b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
+        if protected.iter().any(|p| name.eq_ignore_ascii_case(p)) {
+            return malformed("Connection names a field that cannot be dropped");
+        }
+    }
+    Ok(names)
 }
 
 /// tchar of RFC 9110 section 5.6.2.
