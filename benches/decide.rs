@@ -1,6 +1,6 @@
 //! What one request costs inside the gateway: reading a certificate, canonicalising, resolving, deciding — and that
 //! deciding does not grow with the number of partners.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what it cannot set up ends it")]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a benchmark: what it cannot set up ends it")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use partnergate::clock::{Clock, UnixNanos};
@@ -120,6 +120,7 @@ fn world(partners: usize) -> World {
             max_body: 1,
             stream_idle: Duration::from_secs(1),
             forward: Forward { client_cert: false, xfcc: false },
+            place: String::new(),
             operations: None,
         }],
         operations: vec![(route, openapi::load("api.yaml", OPENAPI, None, &mut problems))],

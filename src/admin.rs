@@ -5,8 +5,11 @@
 
 use crate::document::Problems;
 use crate::name::PartnerId;
+use crate::partner::PartnerRecord;
+use crate::registry::Registry;
 use crate::reload::{ChangeError, Publisher};
-use crate::store::{DeclaredFile, PlanOptions, StoreError, export};
+use crate::snapshot::Snapshot;
+use crate::store::{DeclaredFile, PlanOptions, StoreError, UsageRow, export};
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::StatusCode;
@@ -111,7 +114,7 @@ async fn reload(State(shared): State<Shared>) -> Response {
 
 async fn export_all(State(shared): State<Shared>) -> Response {
     match shared.publisher.live() {
-        Some(live) => Json(json!({"files": export(&live.snapshot.registry)})).into_response(),
+        Some(live) => Json(export_document(&live.snapshot)).into_response(),
         None => problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new()),
     }
 }
@@ -120,7 +123,29 @@ async fn partners(State(shared): State<Shared>) -> Response {
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
-    let mut list: Vec<_> = live.snapshot.registry.partners().collect();
+    Json(list_document(&live.snapshot.registry)).into_response()
+}
+
+async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+    let found = PartnerId::parse(&id).ok().zip(shared.publisher.live());
+    let record = found.as_ref().and_then(|(id, live)| live.snapshot.registry.partner(id));
+    let (Some((id, _)), Some(record)) = (&found, record) else {
+        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+    };
+    match shared.publisher.store().usage(Some(id)).await {
+        Ok(usage) => Json(partner_document(record, &usage)).into_response(),
+        Err(e) => refused(e.into()),
+    }
+}
+
+/// Body of `GET /v1/export`.
+pub fn export_document(snapshot: &Snapshot) -> Value {
+    json!({"files": export(&snapshot.registry, &snapshot.operations)})
+}
+
+/// Body of `GET /v1/partners`.
+pub fn list_document(registry: &Registry) -> Value {
+    let mut list: Vec<_> = registry.partners().collect();
     list.sort_by(|a, b| a.partner.id.cmp(&b.partner.id));
     let rows: Vec<Value> = list
         .into_iter()
@@ -132,19 +157,12 @@ async fn partners(State(shared): State<Shared>) -> Response {
             })
         })
         .collect();
-    Json(json!({"partners": rows})).into_response()
+    json!({"partners": rows})
 }
 
-async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
-    let found = PartnerId::parse(&id).ok().zip(shared.publisher.live());
-    let record = found.as_ref().and_then(|(id, live)| live.snapshot.registry.partner(id));
-    let (Some((id, _)), Some(record)) = (&found, record) else {
-        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
-    };
-    match shared.publisher.store().usage(Some(id)).await {
-        Ok(usage) => Json(json!({"record": **record, "usage": usage})).into_response(),
-        Err(e) => refused(e.into()),
-    }
+/// Body of `GET /v1/partners/{id}`.
+pub fn partner_document(record: &PartnerRecord, usage: &[UsageRow]) -> Value {
+    json!({"record": record, "usage": usage})
 }
 
 #[derive(Deserialize)]

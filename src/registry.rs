@@ -4,7 +4,7 @@
 //! of partners, and [`Registry::networks_of`]. A change makes a new registry that shares all that did not change.
 //! Must never: choose between partners.
 
-use crate::identity::{MatchKey, MatchKind, Peer};
+use crate::identity::{Fingerprint, MatchKey, MatchKind, Peer};
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
 use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Network, PartnerRecord};
 use ip_network::IpNetwork;
@@ -28,6 +28,8 @@ pub struct Registry {
     revision: u64,
     partners: imbl::HashMap<PartnerId, Arc<PartnerRecord>>,
     matches: imbl::HashMap<MatchKey, (PartnerId, CredentialId)>,
+    /// Certificates and keys that are registered, under whatever anchor: none is for two partners.
+    clients: imbl::HashMap<(MatchKind, Fingerprint), (PartnerId, CredentialId)>,
     credentials: imbl::HashMap<CredentialId, PartnerId>,
     grants: imbl::HashMap<GrantId, PartnerId>,
     anchors: imbl::OrdMap<AnchorName, Arc<Anchor>>,
@@ -58,6 +60,7 @@ impl Default for Registry {
             revision: 0,
             partners: imbl::HashMap::new(),
             matches: imbl::HashMap::new(),
+            clients: imbl::HashMap::new(),
             credentials: imbl::HashMap::new(),
             grants: imbl::HashMap::new(),
             anchors: imbl::OrdMap::new(),
@@ -199,6 +202,9 @@ impl Registry {
         let Some(record) = self.partners.remove(id) else { return };
         for credential in &record.credentials {
             self.matches.remove(&credential.matching.key(&credential.anchor));
+            if let Some(bytes) = credential.matching.bytes_of_client() {
+                self.clients.remove(&bytes);
+            }
             self.credentials.remove(&credential.id);
         }
         for grant in &record.grants {
@@ -211,6 +217,17 @@ impl Registry {
         for credential in &record.credentials {
             if let Some(other) = self.credentials.insert(credential.id.clone(), id.clone()) {
                 problems.push(format!("credential id `{}` is used by `{other}` and by `{id}`", credential.id));
+            }
+            if let Some(bytes) = credential.matching.bytes_of_client() {
+                match self.clients.insert(bytes, (id.clone(), credential.id.clone())) {
+                    Some((other, theirs)) if other != *id => problems.push(format!(
+                        "credentials `{theirs}` of `{other}` and `{}` of `{id}` are the same {}: one client cannot be \
+                         two partners, whichever anchor vouches for it",
+                        credential.id,
+                        credential.matching.kind().as_str()
+                    )),
+                    _ => {}
+                }
             }
             let key = credential.matching.key(&credential.anchor);
             if let Some((other, theirs)) = self.matches.insert(key, (id.clone(), credential.id.clone())) {

@@ -5,7 +5,7 @@
 //! to the database what no snapshot would accept.
 
 use crate::clock::Clock;
-use crate::config::{Config, fingerprint};
+use crate::config::{Config, Watched, look_again};
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::listen::{TlsSlot, told};
@@ -58,6 +58,8 @@ pub struct Publisher {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     state: Mutex<Config>,
+    /// The files of the last load that was tried, good or bad, and of the config that runs.
+    seen: Mutex<Watched>,
 }
 
 impl Publisher {
@@ -76,7 +78,8 @@ impl Publisher {
     ) -> Result<Publisher, ChangeError> {
         let registry = store.load().await?;
         let (snapshot, warnings) = Snapshot::build(config.sources(registry), None, clock.now())?;
-        let publisher = Publisher { path, store, live, tls, clock, metrics, state: Mutex::new(config.clone()) };
+        let seen = Mutex::new(config.watched.clone());
+        let publisher = Publisher { path, store, live, tls, clock, metrics, state: Mutex::new(config.clone()), seen };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
         publisher.publish(snapshot, Some(&config)).await?;
@@ -125,7 +128,11 @@ impl Publisher {
     }
 
     async fn try_reload(&self, running: &Config) -> Result<Config, ChangeError> {
-        let config = Config::load(&self.path)?;
+        let mut seen = look_again(&running.watched);
+        let (loaded, watched) = Config::load_watched(&self.path);
+        seen.extend(watched);
+        *self.seen.lock().await = loaded.as_ref().map_or(seen, |config| config.watched.clone());
+        let config = loaded?;
         if config.environment != running.environment || config.state_dir != running.state_dir {
             let mut problems = Problems::new();
             let reason = "`environment` and `state_dir` cannot change while the gateway runs";
@@ -274,13 +281,9 @@ impl Publisher {
 
     /// Looks at the files every so often and reloads when they have changed and stopped changing.
     pub async fn watch(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let (mut interval, mut watched) = {
-            let state = self.state.lock().await;
-            (state.reload_interval, state.watched.clone())
-        };
-        let mut known = fingerprint(&watched);
-        let mut changed: Option<Vec<_>> = None;
+        let mut changed: Option<Watched> = None;
         loop {
+            let interval = self.state.lock().await.reload_interval;
             tokio::select! {
                 () = told(&mut stop) => return,
                 () = tokio::time::sleep(interval) => {}
@@ -292,7 +295,8 @@ impl Publisher {
                     tracing::error!(error = %e, "the registry cannot be compared with the database");
                 }
             }
-            let now = fingerprint(&watched);
+            let known = self.seen.lock().await.clone();
+            let now = look_again(&known);
             if now == known {
                 changed = None;
                 continue;
@@ -302,14 +306,9 @@ impl Publisher {
                 changed = Some(now);
                 continue;
             }
-            known = now;
             changed = None;
-            // A failed reload is not repeated before the files change again.
-            if self.reload().await.is_ok() {
-                let state = self.state.lock().await;
-                (interval, watched) = (state.reload_interval, state.watched.clone());
-                known = fingerprint(&watched);
-            }
+            // A failed reload is not repeated before the files change again; what was wrong was logged.
+            drop(self.reload().await);
         }
     }
 }

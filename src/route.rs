@@ -14,6 +14,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub name: RouteName,
+    /// File and line, for messages.
+    pub place: String,
     pub hosts: Vec<Host>,
     /// `/` or `/segments`, without a trailing slash.
     pub prefix: String,
@@ -64,7 +66,7 @@ impl Routes {
                 let same = list.iter().filter_map(|m| table.routes.get(*m)).find(|r| r.prefix == route.prefix);
                 if let Some(other) = same {
                     problems.file(
-                        "routes",
+                        &route.place,
                         format!(
                             "routes `{}` and `{}` have the same host `{host}` and prefix `{}`",
                             other.name, route.name, route.prefix
@@ -111,6 +113,7 @@ mod tests {
             max_body: 1,
             stream_idle: Duration::from_secs(1),
             forward: Forward { client_cert: false, xfcc: false },
+            place: String::new(),
             operations: None,
         }
     }

@@ -173,14 +173,17 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
         );
         partners.spawn(listener.run(socket, stop_rx.clone(), config.drain_grace));
     }
+    // From here on a signal is ours; before, it would end the process.
+    let mut signals = Signals::new().map_err(|source| StartError::Io { what: "signals".into(), source })?;
     tracing::info!(environment = %config.environment, state_dir = %config.state_dir.display(), "ready");
 
-    wait_for_end(&publisher, &stopping, config.drain_delay).await;
+    let end = wait_for_end(&mut signals, &publisher, &stopping, config.drain_delay).await;
     let _ = stop.send(true);
-    let mut again = Signals::new().map_err(|source| StartError::Io { what: "signals".into(), source })?;
-    tokio::select! {
-        () = async { while partners.join_next().await.is_some() {} } => {}
-        () = again.next_end() => tracing::warn!("a second signal: ending at once"),
+    if end == End::Drain {
+        tokio::select! {
+            () = async { while partners.join_next().await.is_some() {} } => {}
+            () = signals.next_end() => tracing::warn!("a second signal: ending at once"),
+        }
     }
     partners.shutdown().await;
     write_usage(&recorder, &publisher).await;
@@ -229,15 +232,22 @@ impl Signals {
     }
 }
 
+/// How the process is to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// When the last request has.
+    Drain,
+    /// A second signal came.
+    AtOnce,
+}
+
 /// Returns when no new connection is to be taken any more.
-async fn wait_for_end(publisher: &Arc<Publisher>, stopping: &watch::Sender<bool>, delay: Duration) {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(e) => {
-            tracing::error!(error = %e, "signals cannot be received");
-            return;
-        }
-    };
+async fn wait_for_end(
+    signals: &mut Signals,
+    publisher: &Arc<Publisher>,
+    stopping: &watch::Sender<bool>,
+    delay: Duration,
+) -> End {
     loop {
         match signals.next().await {
             // What is wrong was logged; the last good state is kept.
@@ -245,16 +255,18 @@ async fn wait_for_end(publisher: &Arc<Publisher>, stopping: &watch::Sender<bool>
             Told::Int => {
                 let _ = stopping.send(true);
                 tracing::info!("SIGINT: draining");
-                return;
+                return End::Drain;
             }
             Told::Term => {
                 let _ = stopping.send(true);
                 tracing::info!(delay = ?delay, "SIGTERM: not ready any more, draining after the delay");
-                tokio::select! {
-                    () = tokio::time::sleep(delay) => {}
-                    () = signals.next_end() => {}
-                }
-                return;
+                return tokio::select! {
+                    () = tokio::time::sleep(delay) => End::Drain,
+                    () = signals.next_end() => {
+                        tracing::warn!("a second signal: ending at once");
+                        End::AtOnce
+                    }
+                };
             }
         }
     }

@@ -5,9 +5,11 @@
 
 use super::client::{Answer, call};
 use super::{Exit, complain, say};
+use crate::admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::{format_time, parse_zone};
+use crate::name::PartnerId;
 use crate::registry::Change;
 use crate::server::{database_path, lock_state_dir, socket_path};
 use crate::snapshot::Snapshot;
@@ -47,10 +49,16 @@ pub(super) struct ExportArgs {
     /// Folder to write to; it is created. Without it, the registry file goes to stdout.
     #[arg(short, long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Read the database directly; refused while a gateway runs.
+    #[arg(long)]
+    offline: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PartnerArgs {
+    /// Read the database directly; refused while a gateway runs.
+    #[arg(long, global = true)]
+    offline: bool,
     #[command(subcommand)]
     command: PartnerCommand,
 }
@@ -234,7 +242,12 @@ fn report(args: &ApplyArgs, applied: &Value) {
 }
 
 pub(super) async fn export(path: &Path, args: &ExportArgs) -> Exit {
-    let value = match ask(path, Method::GET, "/v1/export", None).await {
+    let answer = if args.offline {
+        read_offline(path, Wanted::Export).await
+    } else {
+        ask(path, Method::GET, "/v1/export", None).await
+    };
+    let value = match answer {
         Ok(value) => value,
         Err(exit) => return exit,
     };
@@ -259,6 +272,45 @@ pub(super) async fn export(path: &Path, args: &ExportArgs) -> Exit {
     Exit::Done
 }
 
+/// What is read.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Export,
+    List,
+    Partner(&'a str),
+}
+
+async fn look(path: &Path, offline: bool, target: &str, wanted: Wanted<'_>) -> Result<Value, Exit> {
+    if offline { read_offline(path, wanted).await } else { ask(path, Method::GET, target, None).await }
+}
+
+/// What the admin API would answer, from the database of a gateway that does not run.
+async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
+    let config = load(path)?;
+    let fail = |e: &dyn std::fmt::Display| {
+        complain(&e.to_string());
+        Exit::Failed
+    };
+    let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
+    let store = Store::open(&database_path(&config.state_dir)).await.map_err(|e| fail(&e))?;
+    let registry = store.load().await.map_err(|e| fail(&e))?;
+    let value = match wanted {
+        Wanted::Export => {
+            let (snapshot, _) =
+                Snapshot::build(config.sources(registry), None, Clock::new().now()).map_err(|e| fail(&e))?;
+            admin::export_document(&snapshot)
+        }
+        Wanted::List => admin::list_document(&registry),
+        Wanted::Partner(id) => {
+            let id = PartnerId::parse(id).map_err(|e| fail(&e))?;
+            let record = registry.partner(&id).ok_or_else(|| fail(&"there is no such partner"))?;
+            admin::partner_document(record, &store.usage(Some(&id)).await.map_err(|e| fail(&e))?)
+        }
+    };
+    store.close().await;
+    Ok(value)
+}
+
 pub(super) async fn reload(path: &Path) -> Exit {
     match ask(path, Method::POST, "/v1/reload", None).await {
         Ok(_) => {
@@ -271,7 +323,7 @@ pub(super) async fn reload(path: &Path) -> Exit {
 
 pub(super) async fn partner(path: &Path, args: &PartnerArgs) -> Exit {
     match &args.command {
-        PartnerCommand::List { output } => match ask(path, Method::GET, "/v1/partners", None).await {
+        PartnerCommand::List { output } => match look(path, args.offline, "/v1/partners", Wanted::List).await {
             Ok(value) if *output == Output::Json => {
                 say(&value.to_string());
                 Exit::Done
@@ -283,7 +335,7 @@ pub(super) async fn partner(path: &Path, args: &PartnerArgs) -> Exit {
             Err(exit) => exit,
         },
         PartnerCommand::Show { id, output } => {
-            match ask(path, Method::GET, &format!("/v1/partners/{id}"), None).await {
+            match look(path, args.offline, &format!("/v1/partners/{id}"), Wanted::Partner(id)).await {
                 Ok(value) if *output == Output::Json => {
                     say(&value.to_string());
                     Exit::Done

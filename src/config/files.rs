@@ -6,7 +6,7 @@ use ring::digest;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ const MAX_POLICY_FILES: usize = 2_000;
 /// Reads files relative to the config's folder and remembers which.
 pub(super) struct Reader {
     base: PathBuf,
-    watched: BTreeSet<PathBuf>,
+    watched: Watched,
     digest: digest::Context,
 }
 
 impl Reader {
     pub(super) fn new(config: &Path) -> Reader {
         let base = config.parent().map(Path::to_owned).unwrap_or_default();
-        Reader { base, watched: BTreeSet::new(), digest: digest::Context::new(&digest::SHA256) }
+        Reader { base, watched: Watched::new(), digest: digest::Context::new(&digest::SHA256) }
     }
 
     pub(super) fn resolve(&self, path: &Path) -> PathBuf {
@@ -38,8 +38,8 @@ impl Reader {
         hex::encode(self.digest.clone().finish()).into()
     }
 
-    pub(super) fn watched(&self) -> Vec<PathBuf> {
-        self.watched.iter().cloned().collect()
+    pub(super) fn into_watched(self) -> Watched {
+        self.watched
     }
 
     /// The config file itself.
@@ -172,7 +172,7 @@ impl Reader {
     }
 
     fn walk(&mut self, root: &Path, folder: &Path, found: &mut Vec<(String, String)>, problems: &mut Problems) {
-        self.watched.insert(folder.to_owned());
+        self.watched.insert(folder.to_owned(), stamp(folder));
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(e) => {
@@ -210,7 +210,8 @@ impl Reader {
     }
 
     fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        self.watched.insert(path.to_owned());
+        // Taken before the file is read, so that a change from then on is noticed.
+        self.watched.insert(path.to_owned(), stamp(path));
         let meta = std::fs::metadata(path).map_err(|e| plain(&e))?;
         if meta.is_dir() {
             return Err("is a folder".into());
@@ -243,14 +244,21 @@ fn plain(e: &std::io::Error) -> String {
     }
 }
 
-/// What distinguishes the watched files from their last state: changed in place, renamed over, or a link that points
-/// elsewhere. A file that is gone has a fingerprint too.
-pub fn fingerprint(watched: &[PathBuf]) -> Vec<(u64, u64, i64, i64, u64)> {
-    watched
-        .iter()
-        .map(|path| match std::fs::metadata(path) {
-            Ok(m) => (m.dev(), m.ino(), m.mtime(), m.mtime_nsec() ^ m.ctime_nsec(), m.size()),
-            Err(_) => (0, 0, 0, 0, 0),
-        })
-        .collect()
+/// What distinguishes a file from its last state: changed in place, renamed over, or a link that points elsewhere. A file
+/// that is gone has a stamp too.
+pub type Stamp = (u64, u64, (i64, i64), (i64, i64), u64);
+
+/// Files and folders, and the state in which they were read.
+pub type Watched = BTreeMap<PathBuf, Stamp>;
+
+fn stamp(path: &Path) -> Stamp {
+    match std::fs::metadata(path) {
+        Ok(m) => (m.dev(), m.ino(), (m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()), m.size()),
+        Err(_) => (0, 0, (0, 0), (0, 0), 0),
+    }
+}
+
+/// The same files as they are now.
+pub fn look_again(watched: &Watched) -> Watched {
+    watched.keys().map(|path| (path.clone(), stamp(path))).collect()
 }

@@ -6,9 +6,10 @@
 mod files;
 mod spec;
 
-pub use files::fingerprint;
+pub use files::{Watched, look_again};
 pub use spec::CONFIG;
 
+use crate::clock::UnixNanos;
 use crate::decision::WhenFull;
 use crate::document::{self, Node, Problems, Section};
 use crate::gateway::BodyLimits;
@@ -20,7 +21,7 @@ use crate::record::{Include, Sink};
 use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
-use crate::snapshot::{RequestSettings, ServerCertificateSource, Sources};
+use crate::snapshot::{RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
 use files::Reader;
 use std::net::SocketAddr;
@@ -58,7 +59,7 @@ pub struct Config {
     certificates: Vec<ServerCertificateSource>,
     revision: Arc<str>,
     /// Every file and folder that was read: what a change is looked for in.
-    pub watched: Vec<PathBuf>,
+    pub watched: Watched,
     /// What does not stop the load.
     pub warnings: Problems,
 }
@@ -83,27 +84,43 @@ impl Config {
     /// # Errors
     /// All problems of all files.
     pub fn load(path: &Path) -> Result<Config, Problems> {
-        let mut problems = Problems::new();
+        Self::load_watched(path).0
+    }
+
+    /// The same, and every file that was looked at, also where the load has failed.
+    pub fn load_watched(path: &Path) -> (Result<Config, Problems>, Watched) {
         let mut reader = Reader::new(path);
+        let loaded = Self::load_with(path, &mut reader);
+        let watched = reader.into_watched();
+        (loaded.map(|config| Config { watched: watched.clone(), ..config }), watched)
+    }
+
+    fn load_with(path: &Path, reader: &mut Reader) -> Result<Config, Problems> {
+        let mut problems = Problems::new();
         let Some(text) = reader.text(path, &mut problems) else { return Err(problems) };
         let name = path.display().to_string();
         let document = document::parse(&name, &text)?;
         document::check(&document, CONFIG, &mut problems);
-        if problems.has_errors() {
-            problems.sort();
-            return Err(problems);
-        }
-        let root = Section::new(&document, CONFIG);
-        let config = read(root, &mut reader, &mut problems);
-        problems.sort();
+        let config = read(Section::new(&document, CONFIG), reader, &mut problems);
         match config {
             Some(mut config) if !problems.has_errors() => {
+                problems.sort();
                 config.revision = reader.revision();
-                config.watched = reader.watched();
                 config.warnings = problems;
                 Ok(config)
             }
-            _ => Err(problems),
+            config => {
+                // What can be judged of the rest is said at once. Nobody serves this snapshot.
+                let has_policy = |c: &Config| c.policy.files.iter().any(|(path, _)| path.ends_with(".rego"));
+                let rest = config
+                    .filter(has_policy)
+                    .map(|c| Snapshot::build(c.sources(Registry::default()), None, UnixNanos(0)));
+                if let Some(Err(more)) = rest {
+                    more.errors().for_each(|p| problems.push(p.clone()));
+                }
+                problems.sort();
+                Err(problems)
+            }
         }
     }
 
@@ -137,8 +154,11 @@ impl Config {
         differ("partner.listen", self.listen == running.listen);
         differ("partner.limits and partner.timeouts", self.limits == running.limits);
         differ("status.listen", self.status_listen == running.status_listen);
+        differ("request.via", self.via == running.via);
+        differ("request.min_body_rate", self.body.min_rate == running.body.min_rate);
         differ("record", self.record == running.record);
         differ("metrics", self.max_series == running.max_series && self.partner_operation == running.partner_operation);
+        differ("drain", (self.drain_delay, self.drain_grace) == (running.drain_delay, running.drain_grace));
         differ("log", self.log == running.log);
         keys
     }
@@ -162,10 +182,11 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     }
     let upstreams: Vec<UpstreamSpec> =
         root.tables("upstreams").into_iter().filter_map(|(name, u)| upstream(name, u, reader, problems)).collect();
+    let declared: Vec<&str> = root.tables("upstreams").into_iter().map(|(name, _)| name).collect();
     let mut routes = Vec::new();
     let mut operations = Vec::new();
     for (name, section) in root.tables("routes") {
-        if let Some((route, listed)) = route(name, section, &upstreams, reader, problems) {
+        if let Some((route, listed)) = route(name, section, &declared, reader, problems) {
             operations.push((route.name.clone(), listed));
             routes.push(route);
         }
@@ -245,7 +266,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         },
         certificates,
         revision: "".into(),
-        watched: Vec::new(),
+        watched: Watched::new(),
         warnings: Problems::new(),
     })
 }
@@ -346,7 +367,7 @@ fn upstream_tls(name: &str, section: Section<'_>, reader: &mut Reader, problems:
 fn route(
     name: &str,
     section: Section<'_>,
-    upstreams: &[UpstreamSpec],
+    upstreams: &[&str],
     reader: &mut Reader,
     problems: &mut Problems,
 ) -> Option<(Route, Vec<Operation>)> {
@@ -371,9 +392,8 @@ fn route(
         }
     };
     let upstream = UpstreamName::parse(section.text("upstream")?).ok()?;
-    if !upstreams.iter().any(|u| u.name == upstream) {
-        let known: Vec<&str> = upstreams.iter().map(|u| u.name.as_str()).collect();
-        let fix = format!("known upstreams: {}", known.join(", "));
+    if !upstreams.contains(&upstream.as_str()) {
+        let fix = format!("known upstreams: {}", upstreams.join(", "));
         problems.push(section.node("upstream")?.error(
             at("upstream"),
             format!("there is no upstream `{upstream}`"),
@@ -408,6 +428,7 @@ fn route(
     }
     let route = Route {
         name: RouteName::parse(name).ok()?,
+        place: section.own_node().map_or_else(String::new, |n| format!("{}:{}", n.file, n.line)),
         hosts,
         prefix,
         upstream,

@@ -118,6 +118,7 @@ impl World {
                 max_body: 1,
                 stream_idle: Duration::from_secs(1),
                 forward: Forward { client_cert: false, xfcc: false },
+                place: String::new(),
                 operations: None,
             }],
             operations: vec![(billing, operations)],

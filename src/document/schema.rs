@@ -182,6 +182,10 @@ fn check_value(node: &Node, kind: &'static Kind, path: &str, problems: &mut Prob
 }
 
 fn check_text(text: &str, kind: &Kind) -> Result<(), String> {
+    if matches!(kind, Kind::Secret) {
+        // First of all, because a key that was pasted here has line ends in it.
+        value::parse_secret(text)?;
+    }
     if text.chars().any(char::is_control) {
         return Err("contains a control character".into());
     }
@@ -208,7 +212,6 @@ fn check_text(text: &str, kind: &Kind) -> Result<(), String> {
             _ => Err(format!("`{text}` is not a host and port: write it like `billing.internal:8080`")),
         },
         Kind::Cidr => value::parse_cidr(text).map(|_| ()),
-        Kind::Secret => value::parse_secret(text).map(|_| ()),
         Kind::Choice(choices) => {
             if choices.contains(&text) {
                 return Ok(());

@@ -116,6 +116,14 @@ impl Match {
         }
     }
 
+    /// The digest of the very certificate or key that is meant, where this names one whoever has issued it.
+    pub fn bytes_of_client(&self) -> Option<(MatchKind, Fingerprint)> {
+        match self {
+            Match::FingerprintSha256(hash) | Match::SpkiSha256(hash) => Some((self.kind(), *hash)),
+            _ => None,
+        }
+    }
+
     /// The key under which a credential of this anchor is found.
     pub fn key(&self, anchor: &AnchorName) -> MatchKey {
         let kind = self.kind();

@@ -4,6 +4,7 @@ use crate::clock::UnixNanos;
 use crate::document::{self, Field, Kind, Node, Presence, Problems, Section};
 use crate::identity::{Fingerprint, Match, Serial, parse_dn};
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
+use crate::operation::{OperationId, Operations};
 use crate::partner::{
     ANY_NETWORK, Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerRecord,
     PartnerState, Period,
@@ -13,7 +14,7 @@ use Presence::{Default, Optional, Required};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One file of a folder that is applied: its name, its text, and the PEM files beside it come the same way.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -302,11 +303,7 @@ pub fn parse(files: &[DeclaredFile], environment: &Environment) -> Result<Declar
                 continue;
             }
         };
-        let before = problems.errors().count();
         document::check(&node, REGISTRY_FILE, &mut problems);
-        if problems.errors().count() > before {
-            continue;
-        }
         let section = Section::new(&node, REGISTRY_FILE);
         let marked = section.text("environment").and_then(|e| Environment::parse(e).ok());
         if let (Some(marked), Some(at)) = (&marked, section.node("environment")) {
@@ -410,16 +407,7 @@ impl Reader<'_> {
     fn partner(&mut self, id: &str, section: Section<'_>) -> Option<PartnerRecord> {
         let path = format!("partners.{id}");
         let engagement = section.section("engagement");
-        let partner = Partner {
-            id: PartnerId::parse(id).ok()?,
-            name: section.text("name")?.to_owned(),
-            owner: section.text("owner")?.to_owned(),
-            state: PartnerState::parse(section.text("state")?)?,
-            labels: labels(section),
-            time_zone: section.text("time_zone")?.to_owned(),
-            engagement: self.period(engagement, &format!("{path}.engagement")),
-            networks: networks(section),
-        };
+        let engaged = self.period(engagement, &format!("{path}.engagement"));
         let mut credentials: Vec<Credential> = section
             .tables("credentials")
             .into_iter()
@@ -432,6 +420,16 @@ impl Reader<'_> {
             .filter_map(|(id, table)| self.grant(id, table, &format!("{path}.grants.{id}")))
             .collect();
         grants.sort_by(|a, b| a.id.cmp(&b.id));
+        let partner = Partner {
+            id: PartnerId::parse(id).ok()?,
+            name: section.text("name")?.to_owned(),
+            owner: section.text("owner")?.to_owned(),
+            state: PartnerState::parse(section.text("state")?)?,
+            labels: labels(section),
+            time_zone: section.text("time_zone")?.to_owned(),
+            engagement: engaged,
+            networks: networks(section),
+        };
         Some(PartnerRecord { partner, credentials, grants })
     }
 
@@ -543,7 +541,10 @@ fn read_match(table: Section<'_>) -> Result<Match, String> {
 }
 
 /// The registry as files that [`parse`] reads: `registry.json`, which is YAML too, and one PEM per anchor.
-pub fn export(registry: &Registry) -> Vec<DeclaredFile> {
+///
+/// A grant is written as its author wrote it where that still means what the grant covers, and as the operations that
+/// it covers where more have appeared since: an export never widens.
+pub fn export(registry: &Registry, operations: &Operations) -> Vec<DeclaredFile> {
     let mut files = Vec::new();
     let mut anchors = serde_json::Map::new();
     for anchor in registry.anchors() {
@@ -566,12 +567,29 @@ pub fn export(registry: &Registry) -> Vec<DeclaredFile> {
         registry.networks().map(|n| (n.name.to_string(), json!({"cidrs": n.cidrs}))).collect();
     let mut partners: Vec<_> = registry.partners().collect();
     partners.sort_by(|a, b| a.partner.id.cmp(&b.partner.id));
-    let partners: serde_json::Map<String, serde_json::Value> =
-        partners.into_iter().map(|r| (r.partner.id.to_string(), partner_document(r))).collect();
+    let partners: serde_json::Map<String, serde_json::Value> = partners
+        .into_iter()
+        .map(|r| (r.partner.id.to_string(), partner_document(&as_covered(r, operations))))
+        .collect();
     let document = json!({"networks": networks, "anchors": anchors, "partners": partners});
     let text = serde_json::to_string_pretty(&document).unwrap_or_default() + "\n";
     files.push(DeclaredFile { name: "registry.json".into(), text });
     files
+}
+
+fn as_covered(record: &PartnerRecord, operations: &Operations) -> PartnerRecord {
+    let mut record = record.clone();
+    for grant in &mut record.grants {
+        let means: Result<BTreeSet<OperationId>, String> =
+            grant.written.iter().try_fold(BTreeSet::new(), |mut all, pattern| {
+                all.extend(operations.expand(pattern)?);
+                Ok(all)
+            });
+        if means.ok().is_none_or(|m| !m.iter().eq(grant.operations.iter())) {
+            grant.written = grant.operations.iter().map(ToString::to_string).collect();
+        }
+    }
+    record
 }
 
 /// A partner in the form of a registry file.

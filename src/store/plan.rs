@@ -2,9 +2,10 @@
 
 use super::declaration::{Declaration, partner_document};
 use crate::document::Problems;
+use crate::name::NetworkName;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Grant, PartnerRecord};
-use crate::registry::{Change, Registry};
+use crate::partner::{ANY_NETWORK, Grant, PartnerRecord};
+use crate::registry::{Change, Registry, find_credential};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -81,8 +82,10 @@ pub fn plan(
         for grant in &mut record.grants {
             let before = old.and_then(|r| r.grants.iter().find(|g| g.id == grant.id));
             if let Err(reasons) = expand(grant, before, operations, options, &mut plan) {
+                let keys = ["grants", grant.id.as_str(), "operations"];
+                let place = keys.iter().try_fold(&node, |at, key| at.get(key)).unwrap_or(&node);
                 for reason in reasons {
-                    problems.push(node.error(format!("partners.{id}.grants.{}.operations", grant.id), reason, None));
+                    problems.push(place.error(format!("partners.{id}.grants.{}.operations", grant.id), reason, None));
                 }
             }
         }
@@ -91,6 +94,7 @@ pub fn plan(
             plan.changes.push(Change::Partner(id, Some(record)));
         }
     }
+    check_references(&declaration, registry, &mut problems);
     if options.prune {
         prune(&declaration, registry, &mut plan);
     }
@@ -105,6 +109,49 @@ impl Plan {
 
 fn action(exists: bool) -> &'static str {
     if exists { "change" } else { "create" }
+}
+
+/// Names that neither the files nor the registry know, each at the place where it is written. What else has to hold,
+/// [`Registry::with`] says.
+fn check_references(declaration: &Declaration, registry: &Registry, problems: &mut Problems) {
+    let known = |name: &NetworkName| {
+        name.as_str() == ANY_NETWORK
+            || declaration.networks.iter().any(|n| n.name == *name)
+            || registry.networks().any(|n| n.name == *name)
+    };
+    for (record, node) in &declaration.partners {
+        let id = &record.partner.id;
+        let mut wrong = |keys: &[&str], text: &str, reason: String| {
+            let place = keys.iter().try_fold(node, |at, key| at.get(key)).unwrap_or(node);
+            let item = place.items().iter().find(|i| i.text() == Some(text)).unwrap_or(place);
+            problems.push(item.error(format!("partners.{id}.{}", keys.join(".")), reason, None));
+        };
+        let absent = |noun: &str, name: &str| format!("there is no {noun} `{name}`");
+        for name in record.partner.networks.iter().filter(|n| !known(n)) {
+            wrong(&["networks"], name.as_str(), absent("network", name.as_str()));
+        }
+        for credential in &record.credentials {
+            let keys = ["credentials", credential.id.as_str(), "anchor"];
+            let declared = declaration.anchors.iter().find(|a| a.name == credential.anchor);
+            match declared.or_else(|| registry.anchor(&credential.anchor).map(|a| &**a)) {
+                None => wrong(&keys, "", absent("anchor", credential.anchor.as_str())),
+                Some(anchor) if !anchor.partners.contains(id) => {
+                    let reason = format!("the anchor `{}` of `{}` is not bound to `{id}`", anchor.name, credential.id);
+                    wrong(&keys, "", reason);
+                }
+                Some(_) => {}
+            }
+        }
+        for grant in &record.grants {
+            for name in grant.networks.iter().flatten().filter(|n| !known(n)) {
+                wrong(&["grants", grant.id.as_str(), "networks"], name.as_str(), absent("network", name.as_str()));
+            }
+            for name in grant.credentials.iter().flatten().filter(|c| find_credential(record, c).is_none()) {
+                let reason = format!("`{id}` has no credential `{name}`");
+                wrong(&["grants", grant.id.as_str(), "credentials"], name.as_str(), reason);
+            }
+        }
+    }
 }
 
 /// Fills in the operations. A grant that is written as before keeps what it meant, so that an operation which appeared

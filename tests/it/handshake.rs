@@ -1,0 +1,614 @@
+//! The TLS handshake: threats 3, 8 and 9. A refusal is an alert for the client and one record for us.
+
+use crate::harness::{
+    Authority, DEADLINE, Dial, Gate, HOST, Identity, Pki, Setup, TlsConn, await_some, count, openssl_key, valid,
+};
+use rcgen::{BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
+use rustls::AlertDescription as Alert;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+const GOOD: &str = "GET /items HTTP/1.1\r\nHost: api.partner.test\r\n\r\n";
+
+/// Offers a chain in TLS 1.3 and 1.2 and expects the refusals and their evidence. Returns one of the two records.
+#[track_caller]
+fn refused(gate: &Gate, who: &Identity, alert: Alert, reason: &str) -> Value {
+    let dial = gate.dial().identity(who);
+    assert_eq!(dial.refused(), Some(alert), "{reason} in TLS 1.3");
+    assert_eq!(dial.clone().tls12().refused(), Some(alert), "{reason} in TLS 1.2");
+    let record = evidence(gate, reason, 2);
+    let readable = x509_parser::parse_x509_certificate(who.leaf()).is_ok();
+    if readable && reason != "certificate-malformed" && reason != "certificate-chain-too-long" {
+        let credential = &record["input"]["credential"];
+        assert_eq!(credential["fingerprint_sha256"], who.fingerprint(), "{record}");
+        assert!(credential["subject"].as_str().is_some_and(|s| s.contains(&who.name)), "{record}");
+    }
+    record
+}
+
+/// Exactly `n` handshakes were refused, all for this reason, and nothing else happened.
+#[track_caller]
+fn evidence(gate: &Gate, reason: &str, n: usize) -> Value {
+    let records = gate.settle();
+    assert_eq!(records.len(), n, "one record for each refused handshake: {records:#?}");
+    for record in &records {
+        assert_eq!(record["kind"], "handshake", "{record}");
+        assert_eq!(record["result"], "deny", "{record}");
+        assert_eq!(record["reason"], reason, "{record}");
+        assert!(record["detail"].as_str().is_some_and(|d| !d.is_empty()), "{record}");
+        assert_eq!(record["input"]["source"]["ip"], "127.0.0.1", "{record}");
+        assert!(record["input"]["source"]["port"].as_u64().is_some_and(|p| p > 0), "{record}");
+        assert_eq!(record["input"]["tls"]["sni"], HOST, "{record}");
+    }
+    let counted = gate.metric(&format!("partnergate_handshakes_total{{outcome=\"{reason}\"}}"));
+    assert_eq!(counted, n as f64, "the counter of {reason}");
+    gate.upstream.assert_untouched();
+    records[0].clone()
+}
+
+/// A leaf as `acme` has it, with one thing changed.
+fn acme_but(setup: &Setup, name: &str, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Identity {
+    setup.pki.client(&setup.acme_ca, name, change)
+}
+
+#[test]
+fn no_certificate_is_refused() {
+    let gate = Gate::start();
+    assert_eq!(gate.dial().refused(), Some(Alert::CertificateRequired), "in TLS 1.3");
+    // RFC 5246 section 7.4.6 suggests handshake_failure; rustls says more precisely what is missing.
+    assert_eq!(gate.dial().tls12().refused(), Some(Alert::CertificateRequired), "in TLS 1.2");
+    let record = evidence(&gate, "certificate-missing", 2);
+    assert_eq!(record["input"].get("credential"), None, "{record}");
+}
+
+#[test]
+fn self_signed_certificate_is_refused() {
+    let gate = Gate::start();
+    let who = gate.pki.self_signed("nobody", |_| {});
+    refused(&gate, &who, Alert::UnknownCA, "certificate-unknown-issuer");
+}
+
+#[test]
+fn certificate_of_an_unknown_ca_is_refused() {
+    let gate = Gate::start();
+    let unknown = gate.pki.authority("unknown-ca");
+    let who = gate.pki.client(&unknown, "stranger", |_| {});
+    refused(&gate, &who, Alert::UnknownCA, "certificate-unknown-issuer");
+}
+
+/// The name of an issuer proves nothing: here a stranger's CA has the subject of acme's.
+#[test]
+fn certificate_of_a_ca_that_only_has_the_name_of_an_anchor_is_refused() {
+    let setup = Setup::new();
+    let elsewhere = Pki::new(&setup.dir.path().join("elsewhere"));
+    let impostor = elsewhere.authority("acme-ca");
+    let who = elsewhere.client(&impostor, "forged", |_| {});
+    let gate = setup.start();
+    let tried = gate.dial().identity(&who).refused();
+    assert!(matches!(tried, Some(Alert::UnknownCA | Alert::DecryptError)), "{tried:?}");
+    let records = gate.settle();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    let reason = records[0]["reason"].as_str().unwrap();
+    assert!(["certificate-unknown-issuer", "certificate-bad-signature"].contains(&reason), "{reason}");
+}
+
+#[test]
+fn expired_certificate_is_refused() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "late", |p| valid(p, -30, -1));
+    refused(&gate, &who, Alert::CertificateExpired, "certificate-expired");
+}
+
+#[test]
+fn certificate_that_is_not_yet_valid_is_refused() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "early", |p| valid(p, 1, 30));
+    refused(&gate, &who, Alert::CertificateExpired, "certificate-not-yet-valid");
+}
+
+#[test]
+fn certificate_below_an_expired_intermediate_is_refused() {
+    let gate = Gate::start();
+    let issuing = gate.pki.intermediate(&gate.acme_ca, "acme-issuing", |p| valid(p, -30, -1));
+    let who = gate.pki.client(&issuing, "below", |_| {});
+    refused(&gate, &who, Alert::CertificateExpired, "certificate-expired");
+}
+
+#[test]
+fn certificate_for_servers_only_is_refused() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "server-only", |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    refused(&gate, &who, Alert::UnsupportedCertificate, "certificate-wrong-usage");
+}
+
+#[test]
+fn certificate_without_client_auth_usage_is_refused_unless_its_anchor_does_not_ask_for_it() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "no-usage", |p| {
+        p.extended_key_usages.clear();
+        p.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
+    });
+    refused(&gate, &who, Alert::UnsupportedCertificate, "certificate-wrong-usage");
+    let registry = gate.registry_text().replace("partners: [acme]}", "partners: [acme], client_auth: optional}");
+    gate.apply(&registry);
+    gate.dial().identity(&who).open().request(GOOD).expect(200);
+}
+
+#[test]
+fn certificate_whose_key_may_not_sign_is_refused() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "encipher", |p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment]);
+    refused(&gate, &who, Alert::UnsupportedCertificate, "certificate-wrong-usage");
+}
+
+#[test]
+fn ca_certificate_is_not_a_client() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "a-ca", |p| {
+        p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        p.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    });
+    refused(&gate, &who, Alert::BadCertificate, "certificate-constraint");
+}
+
+#[test]
+fn unknown_critical_extension_is_refused() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "critical", |p| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 1], vec![0x05, 0x00]);
+        extension.set_criticality(true);
+        p.custom_extensions.push(extension);
+    });
+    refused(&gate, &who, Alert::BadCertificate, "certificate-constraint");
+}
+
+#[test]
+fn chain_that_breaks_a_path_length_is_refused() {
+    let gate = Gate::start();
+    let narrow = |p: &mut rcgen::CertificateParams| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let first = gate.pki.intermediate(&gate.acme_ca, "first", narrow);
+    let second = gate.pki.intermediate(&first, "second", |_| {});
+    let who = gate.pki.client(&second, "deep", |_| {});
+    refused(&gate, &who, Alert::BadCertificate, "certificate-constraint");
+}
+
+fn weak_key(gate: &Gate, name: &str, arguments: &[&str]) -> Identity {
+    let key = openssl_key(&gate.pki, name, arguments);
+    // TLS libraries refuse such keys themselves, so another one signs; the chain is judged before the signature.
+    gate.pki.client_by_openssl(&gate.acme_ca, name, &key, &[]).signing_as(&gate.acme)
+}
+
+#[test]
+fn rsa_key_of_1024_bits_is_refused() {
+    let gate = Gate::start();
+    let who = weak_key(&gate, "rsa-1024", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"]);
+    let record = refused(&gate, &who, Alert::BadCertificate, "certificate-weak-key");
+    assert_eq!(record["input"]["credential"]["key"]["bits"], 1024, "{record}");
+}
+
+#[test]
+fn key_on_the_curve_p_192_is_refused() {
+    let gate = Gate::start();
+    let who = weak_key(&gate, "p-192", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime192v1"]);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-weak-key");
+}
+
+#[test]
+fn dsa_key_is_refused() {
+    let gate = Gate::start();
+    let parameters = openssl_key(&gate.pki, "dsa-parameters", &["-genparam", "-algorithm", "DSA"]);
+    let who = weak_key(&gate, "dsa", &["-paramfile", parameters.to_str().unwrap()]);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-weak-key");
+}
+
+#[test]
+fn key_on_the_curve_p_521_is_refused_with_a_reason_of_its_own() {
+    let gate = Gate::start();
+    let who = weak_key(&gate, "p-521", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"]);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-unsupported-key");
+}
+
+#[test]
+fn certificate_signed_with_sha_1_is_refused() {
+    let gate = Gate::start();
+    let key = openssl_key(&gate.pki, "sha-1", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    let who = gate.pki.client_by_openssl(&gate.acme_ca, "sha-1", &key, &["-sha1"]);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-weak-signature");
+}
+
+/// Not only a library that we have bent: OpenSSL, told to let everything pass, with the weak key itself.
+#[test]
+fn openssl_with_a_weak_key_gets_the_alert() {
+    let gate = Gate::start();
+    let key = openssl_key(&gate.pki, "weak", &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"]);
+    let who = gate.pki.client_by_openssl(&gate.acme_ca, "weak", &key, &[]);
+    let finished = gate.s_client(Some(&who), &["-cipher", "DEFAULT@SECLEVEL=0", "-ign_eof"], b"");
+    assert!(finished.stderr.contains("bad certificate"), "{}\n{}", finished.text(), finished.stderr);
+    evidence(&gate, "certificate-weak-key", 1);
+}
+
+#[test]
+fn chain_of_more_certificates_than_are_read_is_refused() {
+    let gate = Gate::start();
+    let mut above: Option<Authority> = None;
+    for n in 0..9 {
+        let next = gate.pki.intermediate(above.as_ref().unwrap_or(&gate.acme_ca), &format!("step-{n}"), |_| {});
+        above = Some(next);
+    }
+    let who = gate.pki.client(&above.unwrap(), "far-away", |_| {});
+    assert_eq!(who.chain.len(), 10);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-chain-too-long");
+}
+
+#[test]
+fn chain_of_more_bytes_than_are_read_is_refused() {
+    let gate = Gate::start();
+    let fill = vec![0x04, 0x83, 0x00, 0x80, 0x00].into_iter().chain(vec![0; 0x8000]).collect::<Vec<u8>>();
+    let fat = |p: &mut rcgen::CertificateParams| {
+        p.custom_extensions.push(CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 2], fill.clone()));
+    };
+    let issuing = gate.pki.intermediate(&gate.acme_ca, "fat-ca", fat);
+    let who = gate.pki.client(&issuing, "fat", fat);
+    // Two certificates, each within its own bound. rustls itself stops at 64 KiB of handshake, without an alert.
+    let _ = gate.dial().identity(&who).refused();
+    let records = gate.settle();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    let reason = records[0]["reason"].as_str().unwrap();
+    assert!(["certificate-chain-too-long", "handshake-protocol"].contains(&reason), "{reason}");
+}
+
+#[test]
+fn malformed_certificates_are_refused() {
+    let gate = Gate::start();
+    let good = gate.acme.leaf().to_vec();
+    let mut truncated = good.clone();
+    truncated.truncate(good.len() / 2);
+    let mut trailing = good.clone();
+    trailing.extend([0x05, 0x00]);
+    let mut long_form = good.clone();
+    // 0x30 0x82 len: the outer length says more than there is.
+    long_form[3] = long_form[3].wrapping_add(1);
+    let forms: [(&str, Vec<u8>); 6] = [
+        ("garbage", b"not a certificate".to_vec()),
+        ("one-byte", vec![0x30]),
+        ("truncated", truncated),
+        ("trailing", trailing),
+        ("wrong-length", long_form),
+        ("nested", [0x30, 0x80].repeat(500)),
+    ];
+    for (name, der) in &forms {
+        let who = gate.pki.identity(name, vec![der.clone()], gate.acme.key.clone());
+        assert_eq!(gate.dial().identity(&who).refused(), Some(Alert::BadCertificate), "{name} in TLS 1.3");
+        assert_eq!(gate.dial().identity(&who).tls12().refused(), Some(Alert::BadCertificate), "{name} in TLS 1.2");
+    }
+    evidence(&gate, "certificate-malformed", 2 * forms.len());
+    assert_eq!(gate.metric("partnergate_panics_total"), 0.0);
+}
+
+#[test]
+fn malformed_intermediate_is_refused() {
+    let gate = Gate::start();
+    let chain = vec![gate.acme.leaf().to_vec(), b"not a certificate".to_vec()];
+    let who = gate.pki.identity("acme-and-garbage", chain, gate.acme.key.clone());
+    assert_eq!(gate.dial().identity(&who).refused(), Some(Alert::BadCertificate));
+    let record = evidence(&gate, "certificate-malformed", 1);
+    assert_eq!(record["input"]["credential"]["fingerprint_sha256"], gate.acme.fingerprint(), "{record}");
+}
+
+#[test]
+fn certificate_of_somebody_else_without_its_key_is_refused() {
+    let gate = Gate::start();
+    let thief = gate.acme.signing_as(&gate.globex);
+    assert_eq!(gate.dial().identity(&thief).refused(), Some(Alert::DecryptError));
+    let records = gate.settle();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["kind"], "handshake");
+    gate.upstream.assert_untouched();
+}
+
+#[test]
+fn chain_through_an_intermediate_is_accepted() {
+    let gate = Gate::start();
+    let issuing = gate.pki.intermediate(&gate.acme_ca, "acme-issuing", |_| {});
+    let who = gate.pki.client(&issuing, "acme-below", |p| {
+        p.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
+    });
+    gate.dial().identity(&who).open().request(GOOD).expect(200);
+    gate.curl(Some(&who), "/items", &[]).expect(200);
+}
+
+#[test]
+fn tls_1_2_and_1_3_are_both_spoken() {
+    let gate = Gate::start();
+    for (dial, version) in [(gate.dial(), "1.3"), (gate.dial().tls12(), "1.2")] {
+        let answer = dial.identity(&gate.acme).open().request(GOOD);
+        answer.expect(200);
+        assert_eq!(gate.record_of(answer.id())["input"]["tls"]["version"], version);
+    }
+}
+
+#[test]
+fn tls_1_2_is_refused_where_the_config_says_1_3() {
+    let gate = Setup::new().set("partner.tls.min_version", "1.3").start();
+    assert_eq!(gate.dial().identity(&gate.acme).tls12().refused(), Some(Alert::ProtocolVersion));
+    evidence(&gate, "handshake-protocol", 1);
+}
+
+#[test]
+fn tls_1_1_is_refused() {
+    let gate = Gate::start();
+    let finished = gate.s_client(Some(&gate.acme), &["-tls1_1", "-cipher", "ALL@SECLEVEL=0"], b"");
+    assert_ne!(finished.exit, Some(0), "{}", finished.text());
+    assert!(finished.stderr.contains("SSL alert number"), "{}", finished.stderr);
+    let records = gate.settle();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["reason"], "handshake-protocol");
+}
+
+#[test]
+fn alpn_chooses_between_http_2_and_1() {
+    let gate = Gate::start();
+    let chosen = |protocols: &[&str]| {
+        let conn = gate.dial().identity(&gate.acme).alpn(protocols).open();
+        conn.state().alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned())
+    };
+    assert_eq!(chosen(&["h2", "http/1.1"]).as_deref(), Some("h2"));
+    assert_eq!(chosen(&["http/1.1", "h2"]).as_deref(), Some("h2"), "the gateway's order counts");
+    assert_eq!(chosen(&["http/1.1"]).as_deref(), Some("http/1.1"));
+    assert_eq!(chosen(&[]), None);
+    gate.curl(Some(&gate.acme), "/items", &["--http2"]).expect(200);
+    assert_eq!(gate.curl(Some(&gate.acme), "/items", &["--http2"]).version, "2");
+    assert_eq!(gate.curl(Some(&gate.acme), "/items", &["--http1.1"]).version, "1.1");
+}
+
+#[test]
+fn alpn_without_a_protocol_of_ours_is_refused() {
+    let gate = Gate::start();
+    let tried = gate.dial().identity(&gate.acme).alpn(&["spdy/3"]).refused();
+    assert_eq!(tried, Some(Alert::NoApplicationProtocol));
+    evidence(&gate, "handshake-protocol", 1);
+}
+
+fn with_two_names() -> (Gate, Identity) {
+    let setup = Setup::new();
+    let second = setup.pki.server(&setup.server_ca, "second", &["second.partner.test"]);
+    let certificates = setup.config()["partner"]["certificates"].clone();
+    let mut certificates = certificates.as_array().unwrap().clone();
+    let key = format!("file:{}", second.key_file.display());
+    certificates.push(serde_json::json!({"chain": second.chain_file, "key": key}));
+    (setup.set("partner.certificates", certificates).start(), second)
+}
+
+#[test]
+fn server_certificate_is_chosen_by_name() {
+    let (gate, second) = with_two_names();
+    let shown = |dial: Dial| dial.identity(&gate.acme).open().server_certificate();
+    let first = shown(gate.dial());
+    assert_ne!(first, second.leaf());
+    assert_eq!(shown(gate.dial().sni(Some("second.partner.test"))), second.leaf());
+    assert_eq!(shown(gate.dial().sni(Some("SECOND.partner.test"))), second.leaf(), "letter case makes no difference");
+    assert_eq!(shown(gate.dial().sni(None)), first, "the first serves clients that send no name");
+}
+
+#[test]
+fn unknown_server_name_is_refused() {
+    let (gate, _) = with_two_names();
+    for dial in [gate.dial(), gate.dial().tls12()] {
+        let tried = dial.sni(Some("elsewhere.partner.test")).identity(&gate.acme).refused();
+        assert!(tried.is_some(), "an alert says so");
+    }
+    let records = gate.settle();
+    assert_eq!(records.len(), 2, "{records:#?}");
+    for record in records {
+        assert_eq!(record["kind"], "handshake");
+        assert_eq!(record["reason"], "handshake-protocol");
+        assert_eq!(record["input"]["tls"]["sni"], "elsewhere.partner.test");
+    }
+}
+
+/// Threat 8.
+#[test]
+fn server_name_and_host_must_agree() {
+    let gate = Gate::start();
+    let ask = |host: &str| {
+        let mut conn = gate.dial().identity(&gate.acme).open();
+        conn.request(format!("GET /items HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    };
+    for same in
+        [HOST.to_owned(), format!("{HOST}."), HOST.to_uppercase(), format!("{HOST}:8443"), format!("{HOST}.:443")]
+    {
+        ask(&same).expect(200);
+    }
+    let served = gate.upstream.bytes().len();
+    for other in ["localhost", "second.partner.test", "127.0.0.1", "[::1]", "partner.test", &format!("x.{HOST}")] {
+        let answer = ask(other);
+        answer.expect(421);
+        assert_eq!(answer.code(), "misdirected", "{other}");
+        assert_eq!(gate.record_of(answer.id())["reason"], "host-mismatch", "{other}");
+    }
+    gate.settle();
+    assert_eq!(gate.upstream.bytes().len(), served, "{}", gate.upstream.text());
+}
+
+#[test]
+fn host_of_another_served_name_is_refused_on_this_connection() {
+    let (gate, _) = with_two_names();
+    let mut conn = gate.dial().sni(Some("second.partner.test")).identity(&gate.acme).open();
+    conn.request(GOOD).expect(421);
+    gate.settle();
+    gate.upstream.assert_untouched();
+}
+
+#[test]
+fn partners_are_not_listed_to_the_world() {
+    let gate = Gate::start();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let finished = gate.s_client(Some(&gate.acme), &[version, "-ign_eof"], b"GET /items HTTP/1.0\r\n\r\n");
+        let text = finished.text();
+        assert!(text.contains("No client certificate CA names sent"), "{text}\n{}", finished.stderr);
+        assert!(!text.contains("CN = globex-ca") && !text.contains("CN=globex-ca"), "{text}");
+    }
+}
+
+/// A client hello in pieces: one byte to a TCP segment, and one byte to a TLS record.
+#[test]
+fn client_hello_in_single_bytes_is_served() {
+    let gate = Gate::start();
+    for by_record in [false, true] {
+        let dial = gate.dial().identity(&gate.acme);
+        let (mut state, mut tcp) = (dial.state(), dial.tcp());
+        let mut hello = Vec::new();
+        while state.wants_write() {
+            state.write_tls(&mut hello).unwrap();
+        }
+        let pieces: Vec<Vec<u8>> = if by_record {
+            // Type 22, version, length 1, and one byte of the handshake message.
+            hello[5..].iter().map(|b| vec![22, 3, 1, 0, 1, *b]).collect()
+        } else {
+            hello.iter().map(|b| vec![*b]).collect()
+        };
+        for piece in pieces {
+            tcp.write_all(&piece).unwrap();
+        }
+        let mut stream = rustls::StreamOwned::new(state, tcp);
+        stream.write_all(GOOD.as_bytes()).unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap_or_else(|e| panic!("by record: {by_record}: {e}"));
+        assert_eq!(&start, b"HTTP/1.1 200", "by record: {by_record}");
+    }
+}
+
+/// One that says nothing, one that stops in the middle, one that drips: each ends at the deadline.
+#[test]
+fn handshake_that_never_ends_is_ended_at_the_deadline() {
+    let gate = Setup::new().set("partner.timeouts.handshake", "500ms").start();
+    let mut hello = Vec::new();
+    gate.dial().state().write_tls(&mut hello).unwrap();
+    for (form, first) in [("silent", &[][..]), ("half", &hello[..hello.len() / 2]), ("dripping", &hello[..1])] {
+        let began = Instant::now();
+        let mut tcp = gate.dial().tcp();
+        tcp.write_all(first).unwrap();
+        let mut rest = hello[first.len()..].iter();
+        tcp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        loop {
+            match tcp.read(&mut [0; 100]) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock) => {
+                    if form == "dripping" {
+                        let _ = tcp.write_all(&[*rest.next().unwrap()]);
+                    }
+                }
+                Err(_) => break,
+            }
+            assert!(began.elapsed() < DEADLINE, "{form}: left open");
+        }
+        assert!(began.elapsed() >= Duration::from_millis(450), "{form}: ended early, after {:?}", began.elapsed());
+    }
+    let records = gate.settle();
+    assert_eq!(records.len(), 3, "{records:#?}");
+    for record in records {
+        assert_eq!((&record["kind"], &record["reason"]), (&"handshake".into(), &"handshake-timeout".into()));
+        assert_eq!(record["input"]["source"]["ip"], "127.0.0.1");
+    }
+}
+
+/// A connection that has sent its ClientHello and says no more.
+fn stalled(gate: &Gate) -> TcpStream {
+    let mut tcp = gate.dial().tcp();
+    send_hello(gate, &mut tcp);
+    tcp
+}
+
+fn send_hello(gate: &Gate, tcp: &mut TcpStream) {
+    let mut hello = Vec::new();
+    gate.dial().state().write_tls(&mut hello).unwrap();
+    tcp.write_all(&hello).unwrap();
+}
+
+#[test]
+fn half_open_handshakes_are_capped_and_others_are_served() {
+    let gate = Setup::new().set("partner.limits.max_handshakes", 4).set("partner.timeouts.handshake", "60s").start();
+    let mut served = gate.dial().identity(&gate.acme).open();
+    served.request(GOOD).expect(200);
+    let silent: Vec<_> = (0..8).map(|_| gate.dial().tcp()).collect();
+    gate.dial().identity(&gate.globex).open().request(GOOD).expect(200);
+    let half_open: Vec<_> = (0..6).map(|_| stalled(&gate)).collect();
+    gate.await_metric("partnergate_handshakes_in_progress", 4.0);
+    served.request(GOOD).expect(200);
+    drop(half_open);
+    gate.dial().identity(&gate.globex).open().request(GOOD).expect(200);
+    drop(silent);
+    gate.await_metric("partnergate_handshakes_in_progress", 0.0);
+    await_some("one record for each that went away", || {
+        (count(&gate.records(), |r| r["reason"] == "handshake-aborted") == 14).then_some(())
+    });
+    assert_eq!(count(&gate.settle(), |r| r["kind"] == "handshake"), 14);
+}
+
+#[test]
+fn handshake_that_finds_no_place_until_its_deadline_is_refused() {
+    let gate = Setup::new().set("partner.limits.max_handshakes", 1).set("partner.timeouts.handshake", "3s").start();
+    let mut turned_away = gate.dial().tcp();
+    // What holds the place begins later, by more than a busy machine blurs, and so ends later.
+    let (began, mut served) = (Instant::now(), gate.dial().identity(&gate.globex).open());
+    while began.elapsed() < Duration::from_millis(500) {
+        served.request(GOOD).expect(200);
+    }
+    let _holding = stalled(&gate);
+    gate.await_metric("partnergate_handshakes_in_progress", 1.0);
+    send_hello(&gate, &mut turned_away);
+    let record = gate.await_record("the refusal", |r| r["reason"] == "handshake-overload");
+    assert_eq!(record["input"]["source"]["port"], turned_away.local_addr().unwrap().port(), "{record}");
+    gate.await_record("the other one's end", |r| r["reason"] == "handshake-timeout");
+    assert_eq!(count(&gate.settle(), |r| r["kind"] == "handshake"), 2);
+}
+
+#[test]
+fn open_connections_are_capped_and_others_are_served() {
+    let gate = Setup::new().set("partner.limits.max_connections", 3).start();
+    let open = |who: &Identity| {
+        let mut conn = gate.dial().identity(who).open();
+        conn.request(GOOD).expect(200);
+        conn
+    };
+    let mut held: Vec<TlsConn> = vec![open(&gate.acme), open(&gate.globex), open(&gate.acme)];
+    let tried = gate.dial().identity(&gate.acme).refused();
+    assert_eq!(tried, None, "no place, no handshake");
+    gate.await_record("the refusal", |r| r["kind"] == "handshake" && r["reason"] == "connection-limit");
+    for conn in &mut held {
+        conn.request(GOOD).expect(200);
+    }
+    held.pop();
+    gate.await_metric("partnergate_open_connections{protocol=\"http/1.1\"}", 2.0);
+    open(&gate.globex).request(GOOD).expect(200);
+}
+
+#[test]
+fn client_that_leaves_in_the_handshake_has_one_record() {
+    let gate = Gate::start();
+    let mut hello = Vec::new();
+    gate.dial().state().write_tls(&mut hello).unwrap();
+    let mut tcp = gate.dial().tcp();
+    tcp.write_all(&hello).unwrap();
+    tcp.read_exact(&mut [0; 5]).unwrap();
+    drop(tcp);
+    gate.await_record("the end", |r| r["kind"] == "handshake");
+    evidence(&gate, "handshake-aborted", 1);
+}
+
+#[test]
+fn plain_http_on_the_tls_port_is_refused() {
+    let gate = Gate::start();
+    let mut tcp = gate.dial().tcp();
+    tcp.write_all(GOOD.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = tcp.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+    let records = gate.settle();
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["reason"], "handshake-protocol");
+    gate.upstream.assert_untouched();
+}

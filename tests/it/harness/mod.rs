@@ -1,0 +1,31 @@
+//! What the tests are made of: certificates, an upstream, a gateway, clients. Everything here ends the test when
+//! something that is not under test goes wrong.
+
+mod client;
+mod command;
+mod gate;
+mod pki;
+mod upstream;
+
+pub use client::{Dial, Response, TlsConn, Tried};
+pub use command::{Finished, Process, node, python, run};
+pub use gate::{Curl, Gate, HOST, Setup, count, same};
+pub use pki::{Authority, Identity, Pki, openssl_key, valid};
+pub use upstream::Upstream;
+
+use std::time::{Duration, Instant};
+
+/// How long anything that is sure to happen may take on a machine that is busy with all the other tests.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Looks again and again until there is something to see, and fails at the deadline.
+pub fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

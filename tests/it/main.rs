@@ -1,0 +1,24 @@
+//! Tests from outside: the built binary, real clients, and an upstream that keeps the bytes it received.
+//!
+//! One binary, one module per concern. Every test has its own folder, its own certificates, its own gateway and its
+//! own upstream on free ports; none waits for a fixed time, and none depends on another.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on ends there; clippy.toml excepts only functions marked #[test]"
+)]
+#![allow(clippy::print_stderr, reason = "what a gateway said is shown when its test fails")]
+
+mod decision;
+mod evidence;
+mod handshake;
+#[allow(dead_code, unused_imports, reason = "the harness is there before the last of its users")]
+mod harness;
+mod identity;
+mod lifecycle;
+mod registry;
+mod reload;
+mod request;
+mod status;
