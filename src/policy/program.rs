@@ -60,7 +60,9 @@ pub(super) fn compile(
                 Some(span) => (span.source.get_path().to_string(), span.line, span.col),
                 None => (folder.to_owned(), 0, 0),
             };
-            problems.push(at(&file, line, column, one_line(&e.error.to_string()), None));
+            let message = one_line(&e.error.to_string());
+            let line = if line == 0 { line_of_rule(source, &file, &message) } else { line };
+            problems.push(at(&file, line, column, message, None));
             return None;
         }
     };
@@ -250,6 +252,18 @@ fn located(default_file: &str, text: &str) -> crate::document::Problem {
         message = one_line(text);
     }
     at(&file, line, column, message, None)
+}
+
+/// Where regorus names a rule and no place: the line on which the file writes that rule; 0 when there is none.
+fn line_of_rule(source: &PolicySource, file: &str, message: &str) -> u32 {
+    let rule = message.split('\'').nth(1).and_then(|path| path.rsplit('.').next()).filter(|r| !r.is_empty());
+    let text = source.files.iter().find(|(path, _)| path == file).map(|(_, text)| text);
+    let (Some(rule), Some(text)) = (rule, text) else { return 0 };
+    let writes = |l: &str| {
+        let rest = l.strip_prefix("default ").unwrap_or(l).strip_prefix(rule);
+        rest.is_some_and(|r| !r.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    };
+    text.lines().position(writes).and_then(|n| u32::try_from(n + 1).ok()).unwrap_or(0)
 }
 
 fn one_line(text: &str) -> String {
