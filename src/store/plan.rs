@@ -23,7 +23,7 @@ pub struct PlanOptions {
 /// One line of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanLine {
-    /// `create`, `change`, `remove`, `would-widen` or `unknown-operation`.
+    /// `create`, `change`, `remove` or `would-widen`.
     pub action: String,
     /// `partner`, `network`, `anchor` or `grant`.
     pub noun: String,
