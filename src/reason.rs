@@ -185,6 +185,7 @@ reasons! {
     ExpectationUnknown "expectation-unknown" BadRequest "Expect is something other than 100-continue.";
     BodyTooLarge "body-too-large" BodyTooLarge "The request body is larger than the route allows.";
     BodyTimeout "body-timeout" BodyTimeout "The request body made no progress.";
+    StreamIdle "stream-idle" BodyTimeout "An upgraded connection was silent in both directions for too long.";
     H2Protocol "h2-protocol" BadRequest "The client broke the HTTP/2 protocol.";
     // Identity: the floor.
     IdentityUnknown "identity-unknown" IdentityUnknown "No credential is registered for this certificate under this anchor.";

@@ -376,7 +376,7 @@ static ROUTE: &[Field] = &[
         key: "stream_idle",
         kind: millis(100, 86_400_000),
         presence: Default("5m"),
-        doc: "How long an upgraded connection may be silent.",
+        doc: "How long an upgraded connection may be silent, or a gRPC client in the middle of a call.",
     },
     Field {
         key: "client_cert",

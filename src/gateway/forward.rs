@@ -4,7 +4,7 @@
 use super::inflight::InFlight;
 use crate::decision::Permit;
 use crate::request::UpgradeWanted;
-use http::{HeaderValue, Version, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::net::SocketAddr;
@@ -24,10 +24,14 @@ pub(super) fn build_head(
     let mut head = RequestHeader::build(canonical.method.clone(), target.as_bytes(), Some(from.headers.len() + 12))?;
     head.set_version(from.version);
     let upgrade = request.upgrade == UpgradeWanted::WebSocket;
+    let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
+    let (trace, continued) = traceparent(parent);
     for (name, value) in &from.headers {
         let text = name.as_str();
         let hop = matches!(text, "connection" | "upgrade");
-        if name == header::HOST || is_reserved(text) || (hop && !upgrade) {
+        // The state of a trace means nothing to another trace.
+        let stray = text == "tracestate" && !continued;
+        if name == header::HOST || is_reserved(text) || (hop && !upgrade) || stray {
             continue;
         }
         head.append_header(name.clone(), value.clone())?;
@@ -48,8 +52,7 @@ pub(super) fn build_head(
         _ => "1.1",
     };
     head.append_header("Via", format!("{protocol} {via}"))?;
-    let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
-    head.insert_header("traceparent", traceparent(parent))?;
+    head.insert_header("traceparent", trace)?;
 
     if let Some(route) = flight.route() {
         let leaf = &flight.connection().peer.leaf;
@@ -79,8 +82,20 @@ pub(super) fn finish_response(
     flight: &InFlight,
     via: &str,
 ) -> pingora_error::Result<()> {
+    // What concerns the connection to the upstream alone ends here (RFC 9110 section 7.6.1).
+    let named: Vec<String> = connection_names(&response.headers).map(str::to_owned).collect();
+    for name in named.iter().map(String::as_str).chain(["keep-alive", "proxy-connection"]) {
+        if !["close", "upgrade"].iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
+            response.remove_header(name);
+        }
+    }
     response.insert_header("X-Request-Id", &*flight.request().id)?;
-    response.append_header("Via", format!("1.1 {via}"))?;
+    let protocol = match response.version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    response.append_header("Via", format!("{protocol} {via}"))?;
     // A cache cannot know the certificate (RFC 9440 section 2.4).
     let varies = response
         .headers
@@ -91,6 +106,12 @@ pub(super) fn finish_response(
         response.insert_header(header::VARY, "*")?;
     }
     Ok(())
+}
+
+/// What Connection lists.
+pub(super) fn connection_names(fields: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = fields.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).map(str::trim).filter(|t| !t.is_empty())
 }
 
 /// Fields that state an identity, a source or another target; only the gateway sets them. Servers behind may read `_`
@@ -151,8 +172,8 @@ fn forwarded(source: SocketAddr, host: &str) -> String {
     format!("for=\"{node}\";host=\"{host}\";proto=https")
 }
 
-/// W3C Trace Context: the client's trace goes on with a span of ours, or one is started.
-fn traceparent(parent: Option<&str>) -> String {
+/// W3C Trace Context: the client's trace goes on with a span of ours (true), or one is started.
+fn traceparent(parent: Option<&str>) -> (String, bool) {
     let (a, b) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
     let span = hex::encode(b.as_bytes().get(8..).unwrap_or_default());
     let hex_of = |text: &str, len: usize| {
@@ -165,9 +186,9 @@ fn traceparent(parent: Option<&str>) -> String {
         ["00", trace, id, flags]
             if hex_of(trace, 32) && hex_of(id, 16) && flags.len() == 2 && hex::decode(flags).is_ok() =>
         {
-            format!("00-{trace}-{span}-{flags}")
+            (format!("00-{trace}-{span}-{flags}"), true)
         }
-        _ => format!("00-{}-{span}-00", a.simple()),
+        _ => (format!("00-{}-{span}-00", a.simple()), false),
     }
 }
 
@@ -211,7 +232,8 @@ mod tests {
     #[test]
     fn a_trace_goes_on_or_is_started() {
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let next = traceparent(Some(parent));
+        let (next, continued) = traceparent(Some(parent));
+        assert!(continued);
         assert!(
             next.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && next.ends_with("-01") && next != parent,
             "{next}"
@@ -223,8 +245,8 @@ mod tests {
             Some("00-00000000000000000000000000000000-00f067aa0ba902b7-01"),
             Some("x\r\ny"),
         ] {
-            let started = traceparent(bad);
-            assert_eq!(started.len(), 55, "{started}");
+            let (started, continued) = traceparent(bad);
+            assert!(!continued && started.len() == 55, "{started}");
         }
     }
 

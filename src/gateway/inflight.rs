@@ -10,7 +10,7 @@ use crate::operation::OperationId;
 use crate::reason::Reason;
 use crate::record::{Entry, Kind, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
 use crate::registry::Resolution;
-use crate::request::{RequestFacts, TlsFacts};
+use crate::request::{RequestFacts, TlsFacts, UpgradeWanted};
 use crate::route::Route;
 use crate::upstream::Upstreams;
 use std::net::SocketAddr;
@@ -57,6 +57,8 @@ pub(super) struct InFlight {
     status: u16,
     bytes: (u64, u64),
     complete: bool,
+    /// Both sides may send at any time, and be silent in between.
+    pub(super) grpc: bool,
     /// On HTTP/2, what the stream's watchdog looks at.
     progress: Option<Arc<Progress>>,
 }
@@ -84,6 +86,7 @@ impl InFlight {
             status: 0,
             bytes: (0, 0),
             complete: false,
+            grpc: false,
             progress: PROGRESS.try_with(Arc::clone).ok(),
         }
     }
@@ -141,10 +144,17 @@ impl InFlight {
         self.status = status;
     }
 
-    /// A body is still to come.
-    pub(super) fn expect_body(&self) {
+    /// A body is still to come, with at most this silence in it.
+    pub(super) fn expect_body(&self, silence: Duration) {
         if let Some(progress) = &self.progress {
-            progress.begin();
+            progress.begin(silence);
+        }
+    }
+
+    /// A piece of the answer: where both sides talk, a silent client may be listening.
+    pub(super) fn answering(&self) {
+        if let Some(progress) = &self.progress {
+            progress.touch();
         }
     }
 
@@ -154,12 +164,20 @@ impl InFlight {
             progress.moved(end);
         }
         self.body = self.body.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
+        // What goes through an upgraded connection is no request body: it has no size and no pace of its own.
+        if self.request.upgrade == UpgradeWanted::WebSocket {
+            return Ok(());
+        }
         if self.route().is_some_and(|r| self.body > r.max_body) {
             return Err(Reason::BodyTooLarge);
         }
         // A body that drips just often enough not to be silent is as bad as one that stops.
         let elapsed = self.started.elapsed();
-        if got > 0 && elapsed > limits.progress && self.body < limits.min_rate.saturating_mul(elapsed.as_secs()) {
+        if got > 0
+            && !self.grpc
+            && elapsed > limits.progress
+            && self.body < limits.min_rate.saturating_mul(elapsed.as_secs())
+        {
             return Err(Reason::BodyTimeout);
         }
         Ok(())

@@ -112,7 +112,7 @@ impl Gateway {
             tls: connection.tls.clone(),
             headers,
             content_length,
-            upgrade: upgrade_of(&head.headers, connection.http2),
+            upgrade: upgrade_of(head),
             now: self.clock.now(),
         })
     }
@@ -122,21 +122,22 @@ impl Gateway {
         let started = Instant::now();
         let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
         context.id = Some(id.clone());
+        let grpc = is_grpc(session.req_header());
         let Some(live) = self.live.load_full() else {
-            return Err(Refused::new(Reason::NotReady, id));
+            return Err(Refused { grpc, ..Refused::new(Reason::NotReady, id) });
         };
         let snapshot = live.snapshot.clone();
         let request = match self.read(session, connection, &snapshot, id.clone()) {
             Ok(request) => request,
             Err(refusal) => {
                 self.malformed(connection, &snapshot, &id, &refusal);
-                return Err(Refused::new(refusal.reason, id));
+                return Err(Refused { grpc, ..Refused::new(refusal.reason, id) });
             }
         };
-        let grpc = is_grpc(session.req_header());
         // From here on a record is written, whatever happens.
         let flight =
             context.flight.insert(InFlight::new(self.recorder.clone(), live, connection.clone(), request, started));
+        flight.grpc = grpc;
         let before = Instant::now();
         let decision = decision::decide(&snapshot, &connection.peer, flight.request(), self.recorder.slots());
         self.recorder.metrics().decision_seconds.observe(before.elapsed().as_secs_f64());
@@ -377,6 +378,19 @@ impl ProxyHttp for Gateway {
         forward::finish_response(response, flight, &self.via)
     }
 
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        context: &mut Context,
+    ) -> pingora_error::Result<Option<Duration>> {
+        if let Some(flight) = &context.flight {
+            flight.answering();
+        }
+        Ok(None)
+    }
+
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
@@ -395,7 +409,8 @@ impl ProxyHttp for Gateway {
         } else {
             e.set_retry(false);
         }
-        if let (Some((upstream, ..)), ErrorSource::Upstream) = (&context.chosen, e.esource()) {
+        let ended = stream_end(session, &e).is_some();
+        if let (Some((upstream, ..)), ErrorSource::Upstream, false) = (&context.chosen, e.esource(), ended) {
             let reason = reason_of(&e);
             let labels = [upstream.spec().name.as_str(), reason.as_str()];
             self.recorder.metrics().upstream_failures.with_label_values(&labels).inc();
@@ -405,14 +420,15 @@ impl ProxyHttp for Gateway {
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, context: &mut Context) -> FailToProxy {
         let id = context.id.clone().unwrap_or_else(|| "unknown".into());
+        // This connection is closed afterwards, and the answer says so.
+        session.set_keepalive(None);
         let reason = match &mut context.flight {
-            Some(flight) => flight.failed_with(reason_of(e)),
+            Some(flight) => flight.failed_with(stream_end(session, e).unwrap_or_else(|| reason_of(e))),
             None => Reason::Internal,
         };
         // Once a response head is out, all that is left is to end the connection.
         let answered = session.response_written().is_some_and(|r| !r.status.is_informational());
         if answered || reason == Reason::ClientGone {
-            session.set_keepalive(None);
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let connection = Self::connection(session);
@@ -432,7 +448,8 @@ impl ProxyHttp for Gateway {
         let status = session.response_written().map_or(0, |r| r.status.as_u16());
         let bytes_in = u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX);
         let bytes_out = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
-        flight.complete(status, bytes_in, bytes_out, e.map(reason_of));
+        let failure = e.map(|e| stream_end(session, e).unwrap_or_else(|| reason_of(e)));
+        flight.complete(status, bytes_in, bytes_out, failure);
     }
 
     fn request_summary(&self, _session: &Session, context: &Context) -> String {
@@ -452,14 +469,15 @@ impl Gateway {
     /// Deadlines for what is still to come of an allowed request.
     fn prepare_body(&self, session: &mut Session, context: &Context) {
         let Some(flight) = &context.flight else { return };
-        let idle = match (flight.request().upgrade, flight.route()) {
-            (UpgradeWanted::WebSocket, Some(route)) => route.stream_idle,
+        let stream = flight.grpc || flight.request().upgrade == UpgradeWanted::WebSocket;
+        let idle = match flight.route() {
+            Some(route) if stream => route.stream_idle,
             _ => self.limits.progress,
         };
         session.set_read_timeout(Some(idle));
         session.set_write_timeout(Some(idle));
         if !session.as_downstream_mut().is_body_done() {
-            flight.expect_body();
+            flight.expect_body(idle);
         }
     }
 }
@@ -533,11 +551,17 @@ fn host_of(head: &RequestHeader, http2: bool) -> Result<&str, Refusal> {
     }
 }
 
-fn upgrade_of(fields: &HeaderMap, http2: bool) -> UpgradeWanted {
-    let mut values = fields.get_all(header::UPGRADE).iter();
+/// A WebSocket is asked for in one way (RFC 6455 section 4.1); everything else that mentions an upgrade is another one.
+fn upgrade_of(head: &RequestHeader) -> UpgradeWanted {
+    let mut values = head.headers.get_all(header::UPGRADE).iter();
     match (values.next(), values.next()) {
         (None, _) => UpgradeWanted::No,
-        (Some(value), None) if !http2 && value.as_bytes().eq_ignore_ascii_case(b"websocket") => {
+        (Some(value), None)
+            if value.as_bytes().eq_ignore_ascii_case(b"websocket")
+                && head.version == http::Version::HTTP_11
+                && head.method == http::Method::GET
+                && forward::connection_names(&head.headers).any(|t| t.eq_ignore_ascii_case("upgrade")) =>
+        {
             UpgradeWanted::WebSocket
         }
         _ => UpgradeWanted::Other,
@@ -547,6 +571,17 @@ fn upgrade_of(fields: &HeaderMap, http2: bool) -> UpgradeWanted {
 fn is_grpc(head: &RequestHeader) -> bool {
     head.version == http::Version::HTTP_2
         && head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// An upgraded connection has no request and no answer any more that could be late; whichever side's silence was seen
+/// first, both were silent.
+fn stream_end(session: &Session, e: &Error) -> Option<Reason> {
+    (session.was_upgraded() && *e.etype() == ErrorType::ReadTimedout).then_some(Reason::StreamIdle)
+}
+
+/// Whether the HTTP/2 library ended a stream because of what its client sent.
+fn broke_http2(e: &Error) -> bool {
+    e.cause.as_ref().and_then(|c| c.downcast_ref::<h2::Error>()).is_some_and(|c| c.is_library() && c.is_reset())
 }
 
 /// pingora's errors as our reasons.
@@ -562,6 +597,7 @@ fn reason_of(e: &Error) -> Reason {
         (ReadTimedout | WriteTimedout, ErrorSource::Upstream) => Reason::UpstreamTimeout,
         (ReadTimedout, ErrorSource::Downstream) => Reason::BodyTimeout,
         (Custom(_) | InvalidHTTPHeader, ErrorSource::Downstream) => Reason::HeadAmbiguousFraming,
+        (_, ErrorSource::Downstream) if broke_http2(e) => Reason::H2Protocol,
         (_, ErrorSource::Downstream) => Reason::ClientGone,
         (_, ErrorSource::Upstream) => Reason::UpstreamProtocol,
         _ => Reason::Internal,

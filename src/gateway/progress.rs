@@ -16,6 +16,8 @@ pub struct Progress {
     since: Instant,
     /// Milliseconds after `since` at which the body last moved.
     last: AtomicU64,
+    /// Milliseconds of silence that are too long.
+    limit: AtomicU64,
     open: AtomicBool,
     expired: AtomicBool,
 }
@@ -25,6 +27,7 @@ impl Default for Progress {
         Progress {
             since: Instant::now(),
             last: AtomicU64::new(0),
+            limit: AtomicU64::new(u64::MAX),
             open: AtomicBool::new(false),
             expired: AtomicBool::new(false),
         }
@@ -32,9 +35,10 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// The body is being waited for.
-    pub(super) fn begin(&self) {
+    /// The body is being waited for; it may be silent for `limit`.
+    pub(super) fn begin(&self, limit: Duration) {
         self.touch();
+        self.limit.store(millis(limit), Ordering::Release);
         self.open.store(true, Ordering::Release);
     }
 
@@ -51,21 +55,27 @@ impl Progress {
         self.expired.load(Ordering::Acquire)
     }
 
-    fn touch(&self) {
-        self.last.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+    /// Something went the one way or the other.
+    pub(super) fn touch(&self) {
+        self.last.store(millis(self.since.elapsed()), Ordering::Release);
     }
 
-    /// Returns when a body that is being waited for has been silent for `limit`.
-    pub async fn stalled(&self, limit: Duration) {
+    /// Returns when a body that is being waited for has been silent for too long; looks at least every `interval`.
+    pub async fn stalled(&self, interval: Duration) {
         loop {
+            let limit = Duration::from_millis(self.limit.load(Ordering::Acquire));
             let silent = self.since.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Acquire)));
             let open = self.open.load(Ordering::Acquire);
             if open && silent >= limit {
                 self.expired.store(true, Ordering::Release);
                 return;
             }
-            let wait = if open { limit.saturating_sub(silent) } else { limit };
+            let wait = if open { limit.saturating_sub(silent).min(interval) } else { interval };
             tokio::time::sleep(wait.max(Duration::from_millis(10))).await;
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

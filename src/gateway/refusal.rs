@@ -71,7 +71,11 @@ pub(super) async fn send(session: &mut Session, refused: &Refused, connection: &
         session.set_keepalive(None);
         return 0;
     };
-    if body_pending && !connection.http2 {
+    if body_pending && connection.http2 {
+        // The stream is then reset without an error. Not at once: clients that are still sending lose the answer when
+        // it and the reset come together; most end the stream themselves.
+        discard(session).await;
+    } else if body_pending {
         connection.linger.store(true, Ordering::Release);
         discard(session).await;
     }
@@ -119,6 +123,9 @@ async fn discard(session: &mut Session) {
                 Ok(Some(bytes)) => left = left.saturating_sub(bytes.len().max(1)),
                 Ok(None) | Err(_) => return,
             }
+        }
+        if let ServerSession::H2(h2) = session.as_downstream_mut() {
+            let _ = h2.idle().await;
         }
     };
     let _ = tokio::time::timeout(DISCARD_TIME, work).await;

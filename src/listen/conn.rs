@@ -1,5 +1,6 @@
 //! Our connection under pingora's sessions: TLS over pingora's buffered TCP stream, carrying who the peer is.
 
+use super::frames::{Refusals, Watch};
 use crate::gateway::Connection;
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -34,6 +35,8 @@ pub(super) struct Conn {
     /// What is left to do when the connection ends.
     farewell: Farewell,
     fence: Arc<Fence>,
+    /// On HTTP/2.
+    watch: Option<Watch>,
 }
 
 /// Keeps the next request of an HTTP/1 client away from the one that is being served. While it is closed, what comes
@@ -77,7 +80,14 @@ impl Conn {
         digest: Arc<ProxyDigest>,
         id: UniqueIDType,
     ) -> Self {
-        Conn { tls, facts, digest, id, farewell: Farewell::Say(None), fence: Arc::default() }
+        Conn { tls, facts, digest, id, farewell: Farewell::Say(None), fence: Arc::default(), watch: None }
+    }
+
+    /// From here on, what the HTTP/2 library refuses on its own is told.
+    pub(super) fn watch(&mut self) -> Arc<Refusals> {
+        let refusals = Arc::new(Refusals::default());
+        self.watch = Some(Watch::new(refusals.clone()));
+        refusals
     }
 
     pub(super) fn facts(&self) -> &Arc<Connection> {
@@ -93,7 +103,12 @@ impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.fence.closed.load(Ordering::Acquire) {
-            return Pin::new(&mut this.tls).poll_read(cx, buf);
+            let before = buf.filled().len();
+            let read = Pin::new(&mut this.tls).poll_read(cx, buf);
+            if let Some(watch) = &mut this.watch {
+                watch.received(buf.filled().get(before..).unwrap_or_default());
+            }
+            return read;
         }
         let mut early = this.fence.early.lock().unwrap_or_else(PoisonError::into_inner);
         while early.len() < MAX_EARLY {
@@ -111,7 +126,11 @@ impl AsyncRead for Conn {
 
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, buf)
+        let written = Pin::new(&mut self.tls).poll_write(cx, buf);
+        if let (Poll::Ready(Ok(n)), Some(watch)) = (&written, &mut self.watch) {
+            watch.sent(buf.get(..*n).unwrap_or_default());
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

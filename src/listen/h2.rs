@@ -19,14 +19,15 @@ use tokio::task::JoinSet;
 /// Streams that a client may reset before we have looked at them, and that we may reset for its errors, before the
 /// connection ends (rapid reset, CVE-2023-44487).
 const MAX_RESETS: usize = 50;
+/// Streams that pingora may refuse as malformed before the connection ends; it leaves this bound to loops of others.
+const MAX_REJECTED: usize = 50;
+/// How long a client may take to acknowledge a GOAWAY, with no stream open.
+const FAREWELL: Duration = Duration::from_secs(2);
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// How long a connection without streams may stay after its end was announced.
-const CLOSING_LIMIT: Duration = Duration::from_secs(5);
-
-pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<Shared<A>>, conn: Conn) {
+pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<Shared<A>>, mut conn: Conn) {
     let facts = conn.facts().clone();
     let digest = Arc::new(Digest { proxy_digest: conn.get_proxy_digest(), ..Default::default() });
     let head = shared.live.load().as_ref().map_or(16 * 1024, |l| l.snapshot.request.head.max_bytes);
@@ -40,6 +41,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER);
+    let refusals = conn.watch();
     let preface = server::handshake(Box::new(conn), Some(options));
     let mut h2 = match tokio::time::timeout(shared.limits.h2_preface_timeout, preface).await {
         Ok(Ok(h2)) => h2,
@@ -50,26 +52,38 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
     let mut drain = shared.drain.clone();
     let age = tokio::time::sleep(shared.limits.max_age);
     tokio::pin!(age);
-    let (mut requests, mut closing) = (0u64, false);
+    let (mut requests, mut closing, mut rejected) = (0u64, false, 0);
     let mut idle_since = Instant::now();
     loop {
-        let idle_left = shared.limits.h2_idle_timeout.saturating_sub(idle_since.elapsed());
+        // A client that takes no notice of a GOAWAY has a moment, or as long as it still has something to take.
+        let limit = match closing {
+            true if !h2.has_streams() => FAREWELL.min(shared.limits.h2_idle_timeout),
+            _ => shared.limits.h2_idle_timeout,
+        };
+        let idle_left = limit.saturating_sub(idle_since.elapsed());
         tokio::select! {
             biased;
             Some(_) = streams.join_next() => idle_since = Instant::now(),
             () = told(&mut drain), if !closing => {
                 closing = true;
+                idle_since = Instant::now();
                 h2.graceful_shutdown();
             }
             () = &mut age, if !closing => {
                 closing = true;
+                idle_since = Instant::now();
                 h2.graceful_shutdown();
+            }
+            found = refusals.next() => {
+                for one in found {
+                    malformed(&shared, &facts, one.detail());
+                }
             }
             // The connection's own frames are driven by accepting, so this branch is polled all the time.
             accepted = HttpSession::from_h2_conn(&mut h2, digest.clone()) => match accepted {
                 // pingora would answer CONNECT by itself, in its own words and without a record.
                 Ok(Some(H2Accept::Session(mut session))) if session.req_header().method == http::Method::CONNECT => {
-                    session.shutdown_with_reason(::h2::Reason::REFUSED_STREAM);
+                    session.shutdown_with_reason(h2::Reason::CANCEL);
                     refused(&shared, &facts, &Reason::MethodNotServed, "CONNECT");
                 }
                 Ok(Some(H2Accept::Session(session))) => {
@@ -96,27 +110,49 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                         }
                     });
                 }
-                Ok(Some(H2Accept::Rejected)) => malformed(&shared, &facts, "a stream was rejected as malformed"),
+                // Its answer or reset is seen when it leaves, and recorded then.
+                Ok(Some(H2Accept::Rejected)) => {
+                    rejected += 1;
+                    if rejected == MAX_REJECTED {
+                        closing = true;
+                        h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    }
+                }
                 Ok(None) => break,
                 Err(e) => {
-                    if !e.to_string().contains("Connection reset") {
-                        malformed(&shared, &facts, &format!("the connection failed: {}", e.etype().as_str()));
+                    if let Some(reason) = broken_rule(&e) {
+                        malformed(&shared, &facts, &format!("the connection was ended: {reason}"));
                     }
                     break;
                 }
             },
-            // A client that does not answer the announced end does not keep the connection.
-            () = tokio::time::sleep(CLOSING_LIMIT), if streams.is_empty() && closing => break,
-            () = tokio::time::sleep(idle_left.max(Duration::from_millis(1))), if streams.is_empty() && !closing => {
-                if idle_since.elapsed() >= shared.limits.h2_idle_timeout {
-                    closing = true;
-                    h2.graceful_shutdown();
+            () = tokio::time::sleep(idle_left.max(Duration::from_millis(1))), if streams.is_empty() => {
+                if idle_since.elapsed() < limit {
+                    continue;
                 }
+                if closing {
+                    break;
+                }
+                closing = true;
+                idle_since = Instant::now();
+                h2.graceful_shutdown();
             }
         }
     }
-    // The connection is gone; its streams see that and end, and their records are written.
+    for one in refusals.take() {
+        malformed(&shared, &facts, one.detail());
+    }
+    // Streams see the end of the connection only when it is dropped: after a failed write the library does not tell them.
+    drop(h2);
+    // They end, and their records are written.
     while streams.join_next().await.is_some() {}
+}
+
+/// What the client did when the connection failed for that. A connection that just broke off, and one that the client
+/// ended, are nothing malformed.
+fn broken_rule(e: &pingora_error::Error) -> Option<h2::Reason> {
+    let cause = e.cause.as_ref()?.downcast_ref::<h2::Error>()?;
+    if cause.is_io() || cause.is_remote() { None } else { cause.reason() }
 }
 
 fn malformed<A>(shared: &Shared<A>, facts: &crate::gateway::Connection, detail: &str) {

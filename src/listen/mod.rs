@@ -6,6 +6,7 @@
 //! deadline; stop accepting because of one client.
 
 mod conn;
+mod frames;
 mod h1;
 mod h2;
 mod handshake;

@@ -13,12 +13,16 @@
 
 mod decision;
 mod evidence;
+mod grpc;
 mod handshake;
-#[allow(dead_code, unused_imports, reason = "the harness is there before the last of its users")]
+#[allow(dead_code, unused_imports, reason = "clients and servers say more than every test asks")]
 mod harness;
+mod http2;
 mod identity;
 mod lifecycle;
 mod registry;
 mod reload;
 mod request;
 mod status;
+mod upstream;
+mod websocket;

@@ -153,6 +153,18 @@ impl Dial {
         ClientConnection::new(self.config(), name).unwrap()
     }
 
+    /// The same connection for asynchronous clients.
+    pub async fn secure(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let tcp = self.tcp();
+        tcp.set_nonblocking(true).unwrap();
+        let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
+        let name = match &self.name {
+            Some(name) => ServerName::try_from(name.clone()).unwrap(),
+            None => ServerName::from(self.address.ip()),
+        };
+        tokio_rustls::TlsConnector::from(self.config()).connect(name, tcp).await.unwrap()
+    }
+
     /// Runs the handshake. With TLS 1.3 the client's part ends before the gateway has looked at its certificate, so
     /// [`Tried::Open`] says nothing yet about that.
     #[track_caller]
@@ -324,6 +336,11 @@ impl TlsConn {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// The next `n` bytes.
+    pub fn take(&mut self, n: usize) -> io::Result<Vec<u8>> {
+        self.exactly(n)
     }
 
     fn exactly(&mut self, n: usize) -> io::Result<Vec<u8>> {

@@ -4,6 +4,7 @@
 mod client;
 mod command;
 mod gate;
+pub mod http2;
 mod pki;
 mod upstream;
 
