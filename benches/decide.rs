@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a benchmark: what it cannot set up ends it")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use partnergate::clock::{Clock, UnixNanos};
+use partnergate::clock::{Clock, UnixNanos, Zone};
 use partnergate::decision::{Decision, Slots, WhenFull, decide};
 use partnergate::document::Problems;
 use partnergate::identity::{Certificate, Match, Peer};
@@ -25,6 +25,10 @@ use std::time::Duration;
 
 const OPENAPI: &str = "openapi: 3.0.3\ninfo: {title: t, version: '1'}\npaths:\n  /v1/invoices/{id}:\n    get: {operationId: invoices.read, responses: {}}\n  /v1/orders/{id}:\n    get: {operationId: orders.read, responses: {}}\n  /v1/reports:\n    get: {operationId: reports.read, responses: {}}\n";
 const HEAD: &[u8] = b"GET /v1/invoices/2026-0815?page=2 HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\nAccept-Encoding: gzip\r\nX-Correlation-Id: 4711\r\n\r\n";
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 struct World {
     snapshot: Snapshot,
@@ -76,7 +80,7 @@ fn world(partners: usize) -> World {
                 owner: "team".into(),
                 state: PartnerState::Active,
                 labels: Default::default(),
-                time_zone: "Europe/Berlin".into(),
+                time_zone: Zone::parse("Europe/Berlin").unwrap(),
                 engagement: Period { starts: Some(UnixNanos(0)), ends: Some(UnixNanos(i64::MAX)) },
                 networks: vec![network.clone()],
             },

@@ -4,11 +4,12 @@
 //! In: the system's wall clock and its monotonic clock. Out: [`UnixNanos`]. Must never: return a smaller value than
 //! it returned before. There is no switch that tests could use; they step the system clock from outside.
 
+use jiff::tz::TimeZone;
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
 use serde::{Deserialize, Serialize};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since 1970-01-01T00:00:00Z.
@@ -29,6 +30,45 @@ impl UnixNanos {
 impl std::fmt::Display for UnixNanos {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&crate::document::format_time(self.0))
+    }
+}
+
+/// A time zone of the IANA database, looked up once: the lookup may read files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    name: Arc<str>,
+    rules: TimeZone,
+}
+
+impl Zone {
+    /// # Errors
+    /// Unknown names.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let rules = crate::document::parse_zone(text)?;
+        Ok(Zone { name: rules.iana_name().unwrap_or(text).into(), rules })
+    }
+
+    /// The name as the database spells it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What local time is there.
+    pub fn rules(&self) -> &TimeZone {
+        &self.rules
+    }
+}
+
+impl Serialize for Zone {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Zone {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Zone::parse(&text).map_err(serde::de::Error::custom)
     }
 }
 

@@ -3,7 +3,7 @@
 //! In: values that were validated at the edge. Out: pure answers such as [`Period::phase`]. Must never: do I/O or
 //! read a clock.
 
-use crate::clock::UnixNanos;
+use crate::clock::{UnixNanos, Zone};
 use crate::identity::Match;
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
 use crate::operation::OperationId;
@@ -101,8 +101,7 @@ pub struct Partner {
     pub state: PartnerState,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// IANA name; checked at the edge.
-    pub time_zone: String,
+    pub time_zone: Zone,
     pub engagement: Period,
     /// Where the partner may call from. Empty denies every address; `any` must be written.
     pub networks: Vec<NetworkName>,

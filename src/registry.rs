@@ -4,6 +4,10 @@
 //! of partners, and [`Registry::networks_of`]. A change makes a new registry that shares all that did not change.
 //! Must never: choose between partners.
 
+mod derived;
+
+pub use derived::Derived;
+
 use crate::identity::{Fingerprint, MatchKey, MatchKind, Peer};
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
 use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Network, PartnerRecord};
@@ -313,7 +317,7 @@ fn address_table<'a>(networks: impl Iterator<Item = &'a Arc<Network>>) -> IpNetw
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixNanos;
+    use crate::clock::{UnixNanos, Zone};
     use crate::identity::{Certificate, Fingerprint, Match};
     use crate::partner::{ClientAuthUsage, CredentialState, Partner, PartnerState, Period};
     use proptest::prelude::*;
@@ -368,7 +372,7 @@ mod tests {
             owner: "o".into(),
             state: PartnerState::Active,
             labels: Default::default(),
-            time_zone: "UTC".into(),
+            time_zone: Zone::parse("UTC").unwrap(),
             engagement: Period { starts: Some(UnixNanos(0)), ends: None },
             networks: vec![],
         };
@@ -405,6 +409,45 @@ mod tests {
             .unwrap();
         assert_eq!(known(registry.resolve(&peer(&old, "ca"))), Some(("acme".into(), "old".into())), "most specific");
         assert_eq!(known(registry.resolve(&peer(&new, "ca"))), Some(("acme".into(), "name".into())));
+    }
+
+    #[test]
+    fn what_was_derived_is_used_for_the_same_record_credential_and_anchor_only() {
+        let uri = "spiffe://acme.example/billing";
+        let cert = leaf(uri);
+        let credentials = [
+            ("exact", "ca", Match::FingerprintSha256(cert.fingerprint)),
+            ("name", "ca", Match::uri(uri).unwrap()),
+            ("other-ca", "ca2", Match::uri(uri).unwrap()),
+        ];
+        let changes = [anchor("ca", &["acme"]), anchor("ca2", &["acme"]), partner("acme", &credentials)];
+        let registry = Registry::default().with(1, &changes).unwrap();
+        let again = registry.with(2, &changes[2..]).unwrap();
+        let derived = Derived::<usize, usize>::new(10);
+        let mut made = 0;
+        let mut credential = |registry: &Registry, id: &str, anchor: &str| {
+            let record = registry.partner(&PartnerId::parse("acme").unwrap()).unwrap();
+            let credential = find_credential(record, &CredentialId::parse(id).unwrap()).unwrap();
+            derived.credential(record, credential, &peer(&cert, anchor), || {
+                made += 1;
+                made
+            })
+        };
+        let uses = [
+            (&registry, "exact", "ca", 1),
+            (&registry, "exact", "ca", 1),
+            (&registry, "name", "ca", 2),
+            (&registry, "name", "ca2", 3),
+            (&registry, "name", "ca2", 3),
+            (&again, "name", "ca2", 4),
+        ];
+        for (registry, id, anchor, expected) in uses {
+            assert_eq!(credential(registry, id, anchor), expected, "{id} {anchor}");
+        }
+        let record = |registry: &Registry| registry.partner(&PartnerId::parse("acme").unwrap()).unwrap().clone();
+        assert_eq!(derived.partner(&record(&registry), || 1), 1);
+        assert_eq!(derived.partner(&record(&registry), || 2), 1);
+        assert_eq!(derived.partner(&record(&again), || 3), 3);
     }
 
     #[test]

@@ -424,7 +424,7 @@ static POLICY: &[Field] = &[
         key: "time_limit",
         kind: millis(1, 1_000),
         presence: Default("10ms"),
-        doc: "For one decision; over it the request is denied.",
+        doc: "For one evaluation. One that takes longer is tried once more, since the machine may have been busy, and then denied.",
     },
     Field {
         key: "instruction_limit",

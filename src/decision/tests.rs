@@ -1,6 +1,7 @@
 //! `decide` asked as the gateway asks it: real snapshots, certificates that `Trust` has verified, the shipped policy.
 
 use super::*;
+use crate::clock::Zone;
 use crate::document::Problems;
 use crate::identity::{Fingerprint, Match};
 use crate::name::{AnchorName, CredentialId, Environment, NetworkName};
@@ -280,7 +281,7 @@ fn record(id: &str, leaf: &[u8], grants: Vec<Grant>) -> PartnerRecord {
             owner: "payments".into(),
             state: PartnerState::Active,
             labels: Default::default(),
-            time_zone: "UTC".into(),
+            time_zone: Zone::parse("UTC").unwrap(),
             engagement: Period::default(),
             networks: network_names(&["dc1"]),
         },

@@ -4,14 +4,13 @@ use super::conn::{Conn, linger};
 use super::tls::{Current, EVIDENCE, Evidence};
 use super::{Counted, Shared};
 use crate::gateway::Connection;
-use crate::identity::{Certificate, Fault, Peer};
+use crate::identity::Peer;
 use crate::reason::Reason;
-use crate::record::{Entry, HandshakeEntry};
+use crate::record::{Entry, HandshakeEntry, Presented};
 use crate::request::TlsFacts;
 use pingora_core::protocols::l4::stream::Stream as TcpIo;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
-use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ProtocolVersion};
 use std::cell::RefCell;
 use std::io;
@@ -29,9 +28,9 @@ static NEXT_ID: AtomicI32 = AtomicI32::new(1);
 struct Refused {
     reason: Reason,
     detail: String,
-    leaf: Option<Certificate>,
+    leaf: Option<Box<Presented>>,
     /// The socket, when it is still there to say goodbye on.
-    io: Option<TcpIo>,
+    io: Option<Box<TcpIo>>,
 }
 
 impl Refused {
@@ -64,7 +63,7 @@ pub(super) async fn accept<A>(shared: &Shared<A>, stream: TcpStream, source: Soc
                 time: shared.clock.now(),
                 source,
                 sni: sni.as_deref(),
-                certificate: refused.leaf.as_ref(),
+                certificate: refused.leaf.as_deref(),
                 reason: &refused.reason,
                 detail: &refused.detail,
                 duration: started.elapsed(),
@@ -108,11 +107,10 @@ async fn secure<A>(
     match outcome {
         Ok(tls) => {
             let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-            let peer =
-                peer_of(shared, &current, &tls, evidence).map_err(|fault| Refused::new(fault.reason, fault.detail))?;
+            let peer = peer_of(shared, &current, &tls, evidence)?;
             Ok((tls, peer, resumed))
         }
-        Err((e, io)) => Err(Refused { io: Some(io), ..refusal_of(&e, evidence) }),
+        Err((e, io)) => Err(Refused { io: Some(Box::new(io)), ..refusal_of(&e, evidence) }),
     }
 }
 
@@ -123,14 +121,15 @@ fn peer_of<A>(
     current: &Current,
     tls: &TlsStream<TcpIo>,
     evidence: Evidence,
-) -> Result<Peer, Fault> {
-    match evidence.outcome {
-        Some(outcome) => outcome,
-        None => {
-            let chain: Vec<CertificateDer<'_>> = tls.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-            current.trust.verify(&chain, shared.clock.now())
-        }
+) -> Result<Peer, Refused> {
+    if let Some(outcome) = evidence.outcome {
+        return outcome.map_err(|fault| Refused::new(fault.reason, fault.detail));
     }
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    current.trust.verify(chain, shared.clock.now()).map_err(|fault| Refused {
+        leaf: chain.first().map(|der| Box::new(Presented::of(der))),
+        ..Refused::new(fault.reason, fault.detail)
+    })
 }
 
 fn refusal_of(error: &io::Error, evidence: Evidence) -> Refused {

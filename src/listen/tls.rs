@@ -1,8 +1,9 @@
 //! The TLS side of a snapshot: server certificates by name, client certificates judged by `trust`.
 
 use crate::clock::{Clock, UnixNanos};
-use crate::identity::{Certificate, Fault, Peer};
+use crate::identity::{Fault, Peer};
 use crate::reason::Reason;
+use crate::record::Presented;
 use crate::request::Host;
 use crate::snapshot::{ServerCertificate, Snapshot};
 use crate::trust::Trust;
@@ -101,8 +102,8 @@ fn build(snapshot: &Snapshot, settings: TlsSettings, clock: &Arc<Clock>) -> Resu
 #[derive(Default)]
 pub(super) struct Evidence {
     pub outcome: Option<Result<Peer, Fault>>,
-    /// Facts of the leaf when the chain was refused but the leaf could be read.
-    pub leaf: Option<Certificate>,
+    /// The leaf, when the chain was refused.
+    pub leaf: Option<Box<Presented>>,
 }
 
 tokio::task_local! {
@@ -141,7 +142,7 @@ impl ClientCertVerifier for Verifier {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(fault) => Err(Error::InvalidCertificate(alert_of(&fault.reason))),
         };
-        let leaf = if outcome.is_err() { Certificate::from_der(end_entity).ok() } else { None };
+        let leaf = outcome.is_err().then(|| Box::new(Presented::of(end_entity)));
         // Outside a handshake of ours there is nobody to tell, and so nobody to let in.
         let told = EVIDENCE.try_with(|evidence| *evidence.borrow_mut() = Evidence { outcome: Some(outcome), leaf });
         if told.is_err() {

@@ -4,17 +4,20 @@
 //! forwarded. What stays the same over many requests (the partner, the credential) is built once and cached within a
 //! bound.
 
-use crate::identity::{Fingerprint, Peer};
-use crate::name::{AnchorName, CredentialId, Environment, PartnerId};
+use crate::clock::{UnixNanos, Zone};
+use crate::identity::Peer;
+use crate::name::Environment;
 use crate::operation::Resolved;
 use crate::partner::{Credential, PartnerRecord, Period};
-use crate::request::RequestFacts;
+use crate::registry::Derived;
+use crate::request::{RequestFacts, TlsFacts};
 use http::Method;
 use jiff::Timestamp;
 use jiff::civil::Weekday;
-use jiff::tz::TimeZone;
+use jiff::tz::Offset;
 use quick_cache::sync::Cache;
 use regorus::Value;
+use regorus::value::Object;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
@@ -34,66 +37,68 @@ pub struct Facts<'a> {
     pub request: &'a RequestFacts,
 }
 
-/// Prebuilt values of partners and credentials. An entry is used only while it belongs to the very record that the
-/// snapshot holds, so the cache never outlives a change.
+/// Values that many requests have in common, each built once.
 pub struct ValueCache {
     environment: Environment,
     environment_value: Value,
-    partners: Cache<PartnerId, (Arc<PartnerRecord>, Value, TimeZone)>,
-    credentials: Cache<Fingerprint, CredentialEntry>,
-}
-
-#[derive(Clone)]
-struct CredentialEntry {
-    record: Arc<PartnerRecord>,
-    credential: CredentialId,
-    anchor: AnchorName,
-    value: Value,
+    derived: Derived<Value, Value>,
+    tls: Cache<Arc<TlsFacts>, Value>,
+    /// By second of the epoch and offset of the partner's time zone in seconds.
+    times: Cache<(i64, i32), Object>,
 }
 
 impl ValueCache {
     /// A cache for gateways of one environment, of at most `capacity` partners and as many credentials.
     pub fn new(environment: Environment, capacity: usize) -> Self {
         let environment_value = Value::from(environment.as_str());
-        ValueCache { environment, environment_value, partners: Cache::new(capacity), credentials: Cache::new(capacity) }
+        ValueCache {
+            environment,
+            environment_value,
+            derived: Derived::new(capacity),
+            tls: Cache::new(TLS_FACTS),
+            times: Cache::new(TIMES),
+        }
     }
 
     pub fn environment(&self) -> &Environment {
         &self.environment
     }
 
-    fn partner(&self, record: &Arc<PartnerRecord>) -> (Value, TimeZone) {
-        let id = &record.partner.id;
-        if let Some((cached, value, zone)) = self.partners.get(id) {
-            if Arc::ptr_eq(&cached, record) {
-                return (value, zone);
-            }
-        }
-        // The name was checked when the partner was registered.
-        let zone = TimeZone::get(&record.partner.time_zone).unwrap_or(TimeZone::UTC);
-        let value = partner_value(record, &self.environment);
-        self.partners.insert(id.clone(), (record.clone(), value.clone(), zone.clone()));
-        (value, zone)
+    fn partner(&self, record: &Arc<PartnerRecord>) -> Value {
+        self.derived.partner(record, || partner_value(record, &self.environment))
     }
 
     fn credential(&self, record: &Arc<PartnerRecord>, credential: &Credential, peer: &Peer) -> Value {
-        let key = peer.leaf.fingerprint;
-        if let Some(entry) = self.credentials.get(&key) {
-            if Arc::ptr_eq(&entry.record, record) && entry.credential == credential.id && entry.anchor == peer.anchor {
-                return entry.value;
-            }
+        self.derived.credential(record, credential, peer, || credential_value(credential, peer))
+    }
+
+    fn tls(&self, facts: &Arc<TlsFacts>) -> Value {
+        if let Some(value) = self.tls.get(facts) {
+            return value;
         }
-        let value = credential_value(credential, peer);
-        let entry = CredentialEntry {
-            record: record.clone(),
-            credential: credential.id.clone(),
-            anchor: peer.anchor.clone(),
-            value: value.clone(),
-        };
-        self.credentials.insert(key, entry);
+        let value = tls_value(facts);
+        self.tls.insert(facts.clone(), value.clone());
         value
     }
+
+    fn time(&self, now: UnixNanos, zone: &Zone) -> Value {
+        let instant = Timestamp::from_nanosecond(i128::from(now.0)).unwrap_or(Timestamp::UNIX_EPOCH);
+        let offset = zone.rules().to_offset(instant);
+        let key = (instant.as_second(), offset.seconds());
+        let mut time = self.times.get(&key).unwrap_or_else(|| {
+            let time = time_object(instant, offset);
+            self.times.insert(key, time.clone());
+            time
+        });
+        time.insert(KEYS.now_ns.clone(), Value::from(now.0));
+        time.into_value()
+    }
 }
+
+/// Distinct combinations of TLS facts that are kept.
+const TLS_FACTS: usize = 1_000;
+/// A second or two, in every time zone there is.
+const TIMES: usize = 256;
 
 macro_rules! keys {
     ($($name:ident $text:literal,)*) => {
@@ -115,16 +120,49 @@ keys! {
     serial "serial", sni "sni", source "source", spki_sha256 "spki_sha256", starts_ns "starts_ns", state "state",
     subject "subject", tags "tags", time "time", time_zone "time_zone", tls "tls", trust_anchor "trust_anchor",
     uri "uri", version "version", weekday "weekday", x509 "x509",
-    tls12 "1.2", tls13 "1.3",
     get "GET", head "HEAD", post "POST", put "PUT", delete "DELETE", patch "PATCH", options "OPTIONS",
     monday "monday", tuesday "tuesday", wednesday "wednesday", thursday "thursday", friday "friday",
     saturday "saturday", sunday "sunday",
 }
 
-type Object = BTreeMap<Value, Value>;
+/// Objects of the same keys in every request. A copy that is filled costs one allocation; building one costs several.
+struct Shapes {
+    root: Object,
+    source: Object,
+    request: Object,
+    granted_request: Object,
+}
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
+    let k = &*KEYS;
+    let request = [&k.id, &k.method, &k.scheme, &k.host, &k.path, &k.segments, &k.query, &k.headers];
+    let granted = [&k.operation, &k.params, &k.tags, &k.route];
+    Shapes {
+        root: shape(&[&k.version, &k.environment, &k.partner, &k.credential, &k.source, &k.tls, &k.request, &k.time]),
+        source: shape(&[&k.ip, &k.port, &k.networks]),
+        granted_request: shape(&[request.as_slice(), granted.as_slice()].concat()),
+        request: shape(&request),
+    }
+});
+
+/// An object of these keys, in the form that is quick to copy.
+fn shape(keys: &[&Value]) -> Object {
+    match keys.iter().map(|key| ((*key).clone(), Value::Null)).collect::<Object>().into_value() {
+        Value::Object(object) => Arc::unwrap_or_clone(object),
+        _ => Object::new(),
+    }
+}
+
+fn filled<const N: usize>(shape: &Object, entries: [(&Value, Value); N]) -> Object {
+    let mut out = shape.clone();
+    for (key, value) in entries {
+        out.insert(key.clone(), value);
+    }
+    out
+}
 
 fn object<const N: usize>(entries: [(&Value, Value); N]) -> Value {
-    Value::from(entries.into_iter().map(|(k, v)| (k.clone(), v)).collect::<Object>())
+    entries.into_iter().map(|(k, v)| (k.clone(), v)).collect::<Object>().into_value()
 }
 
 fn texts<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> Value {
@@ -132,87 +170,90 @@ fn texts<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> Value {
 }
 
 fn labels(map: &BTreeMap<String, String>) -> Value {
-    Value::from(map.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.as_str()))).collect::<Object>())
+    map.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.as_str()))).collect::<Object>().into_value()
 }
 
 impl Facts<'_> {
     /// The input document.
     pub fn value(&self, cache: &ValueCache) -> Value {
         let k = &*KEYS;
-        let (partner, zone) = cache.partner(self.record);
-        let credential = cache.credential(self.record, self.credential, self.peer);
-        object([
+        let source = [
+            (&k.ip, Value::from(self.request.source.ip().to_string())),
+            (&k.port, Value::from(i64::from(self.request.source.port()))),
+            (&k.networks, texts(self.networks)),
+        ];
+        let root = [
             (&k.version, Value::from(CONTRACT_VERSION)),
             (&k.environment, cache.environment_value.clone()),
-            (&k.partner, partner),
-            (&k.credential, credential),
-            (
-                &k.source,
-                object([
-                    (&k.ip, Value::from(self.request.source.ip().to_string())),
-                    (&k.port, Value::from(i64::from(self.request.source.port()))),
-                    (&k.networks, texts(self.networks)),
-                ]),
-            ),
-            (&k.tls, self.tls()),
+            (&k.partner, cache.partner(self.record)),
+            (&k.credential, cache.credential(self.record, self.credential, self.peer)),
+            (&k.source, filled(&SHAPES.source, source).into_value()),
+            (&k.tls, cache.tls(&self.request.tls)),
             (&k.request, self.request()),
-            (&k.time, self.time(&zone)),
-        ])
-    }
-
-    fn tls(&self) -> Value {
-        let k = &*KEYS;
-        let tls = &self.request.tls;
-        let mut out = Object::new();
-        let version = match tls.version {
-            "1.3" => k.tls13.clone(),
-            "1.2" => k.tls12.clone(),
-            other => Value::from(other),
-        };
-        out.insert(k.version.clone(), version);
-        out.insert(k.cipher.clone(), Value::from(tls.cipher.as_str()));
-        if let Some(sni) = &tls.sni {
-            out.insert(k.sni.clone(), Value::from(sni.as_str()));
-        }
-        Value::from(out)
+            (&k.time, cache.time(self.request.now, &self.record.partner.time_zone)),
+        ];
+        filled(&SHAPES.root, root).into_value()
     }
 
     fn request(&self) -> Value {
         let k = &*KEYS;
-        let request = &self.request;
+        let request = self.request;
         let canonical = &request.canonical;
-        let mut out = Object::new();
-        let mut put = |key: &Value, value: Value| out.insert(key.clone(), value);
-        put(&k.id, Value::String(request.id.clone()));
-        put(&k.method, method(&canonical.method));
-        put(&k.scheme, k.https.clone());
-        put(&k.host, Value::from(canonical.host.as_str()));
-        put(&k.path, Value::from(canonical.path.as_str()));
-        put(&k.segments, texts(canonical.segments()));
-        put(&k.query, multimap(canonical.query_pairs()));
-        put(&k.headers, multimap(request.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()))));
-        if let Some(resolved) = self.operation {
-            put(&k.operation, Value::from(resolved.operation.id.as_str()));
-            let params = resolved.named().map(|(n, v)| (Value::from(&**n), Value::from(v))).collect::<Object>();
-            put(&k.params, Value::from(params));
-            put(&k.tags, texts(&resolved.operation.tags));
-        }
-        if let Some(route) = self.route {
-            put(&k.route, Value::from(route));
-        }
+        let common = [
+            (&k.id, Value::String(request.id.clone())),
+            (&k.method, method(&canonical.method)),
+            (&k.scheme, k.https.clone()),
+            (&k.host, Value::from(canonical.host.as_str())),
+            (&k.path, Value::from(canonical.path.as_str())),
+            (&k.segments, texts(canonical.segments())),
+            (&k.query, multimap(canonical.query_pairs())),
+            (&k.headers, multimap(request.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())))),
+        ];
+        let mut out = match (self.operation, self.route) {
+            (Some(resolved), Some(route)) => {
+                let mut out = filled(&SHAPES.granted_request, common);
+                let params = resolved.named().map(|(n, v)| (Value::from(&**n), Value::from(v))).collect::<Object>();
+                out.insert(k.operation.clone(), Value::from(resolved.operation.id.as_str()));
+                out.insert(k.params.clone(), params.into_value());
+                out.insert(k.tags.clone(), texts(&resolved.operation.tags));
+                out.insert(k.route.clone(), Value::from(route));
+                out
+            }
+            (_, route) => {
+                let mut out = filled(&SHAPES.request, common);
+                if let Some(route) = route {
+                    out.insert(k.route.clone(), Value::from(route));
+                }
+                out
+            }
+        };
         if let Some(n) = request.content_length {
-            put(&k.content_length, Value::from(n));
+            out.insert(k.content_length.clone(), Value::from(n));
         }
-        Value::from(out)
+        out.into_value()
     }
+}
 
-    fn time(&self, zone: &TimeZone) -> Value {
-        let k = &*KEYS;
-        let now = self.request.now;
-        let mut out = wall(now.0, &TimeZone::UTC);
-        out.insert(k.now_ns.clone(), Value::from(now.0));
-        out.insert(k.local.clone(), Value::from(wall(now.0, zone)));
-        Value::from(out)
+fn tls_value(tls: &TlsFacts) -> Value {
+    let k = &*KEYS;
+    let mut out = Object::new();
+    out.insert(k.version.clone(), Value::from(tls.version));
+    out.insert(k.cipher.clone(), Value::from(tls.cipher.as_str()));
+    if let Some(sni) = &tls.sni {
+        out.insert(k.sni.clone(), Value::from(sni.as_str()));
+    }
+    out.into_value()
+}
+
+/// The wall clock in UTC and `local`; `now_ns` is put in for each request.
+fn time_object(instant: Timestamp, local: Offset) -> Object {
+    let k = &*KEYS;
+    let mut out = wall(instant, Offset::UTC);
+    out.insert(k.local.clone(), wall(instant, local).into_value());
+    out.insert(k.now_ns.clone(), Value::Null);
+    match out.into_value() {
+        Value::Object(object) => Arc::unwrap_or_clone(object),
+        _ => Object::new(),
     }
 }
 
@@ -221,12 +262,12 @@ fn multimap<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Value {
     for (key, value) in pairs {
         map.entry(key).or_default().push(Value::from(value));
     }
-    Value::from(map.into_iter().map(|(k, v)| (Value::from(k), Value::from(v))).collect::<Object>())
+    map.into_iter().map(|(k, v)| (Value::from(k), Value::from(v))).collect::<Object>().into_value()
 }
 
-fn wall(nanos: i64, zone: &TimeZone) -> Object {
+fn wall(instant: Timestamp, offset: Offset) -> Object {
     let k = &*KEYS;
-    let civil = zone.to_datetime(Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH));
+    let civil = offset.to_datetime(instant);
     let mut out = Object::new();
     out.insert(k.hour.clone(), Value::from(i64::from(civil.hour())));
     out.insert(k.minute.clone(), Value::from(i64::from(civil.minute())));
@@ -309,7 +350,7 @@ fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
         (&k.state, Value::from(partner.state.as_str())),
         (&k.owner, Value::from(partner.owner.as_str())),
         (&k.labels, labels(&partner.labels)),
-        (&k.time_zone, Value::from(partner.time_zone.as_str())),
+        (&k.time_zone, Value::from(partner.time_zone.name())),
         (&k.engagement, Value::from(engagement)),
         (&k.networks, texts(&partner.networks)),
         (&k.grants, Value::from(grants.collect::<Vec<_>>())),

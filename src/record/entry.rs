@@ -8,12 +8,12 @@ use crate::name::{GrantId, PartnerId};
 use crate::partner::{Credential, PartnerRecord, Period};
 use crate::policy::{CONTRACT_VERSION, weekday_name};
 use crate::reason::{Code, Reason};
+use crate::registry::Derived;
 use crate::request::RequestFacts;
 use crate::route::Found;
 use crate::snapshot::{Revision, Snapshot};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
@@ -83,10 +83,24 @@ pub struct HandshakeEntry<'a> {
     pub time: UnixNanos,
     pub source: SocketAddr,
     pub sni: Option<&'a str>,
-    pub certificate: Option<&'a Certificate>,
+    pub certificate: Option<&'a Presented>,
     pub reason: &'a Reason,
     pub detail: &'a str,
     pub duration: Duration,
+}
+
+/// A leaf certificate as a client sent it.
+pub struct Presented {
+    /// Over the bytes that were sent, also when no certificate could be read in them.
+    pub fingerprint: Fingerprint,
+    /// Absent when the bytes are not a certificate.
+    pub certificate: Option<Certificate>,
+}
+
+impl Presented {
+    pub fn of(der: &[u8]) -> Self {
+        Presented { fingerprint: Fingerprint::of(der), certificate: Certificate::from_der(der).ok() }
+    }
 }
 
 /// A request that was refused before it could be decided.
@@ -102,24 +116,8 @@ pub struct MalformedEntry<'a> {
     pub revision: Option<&'a Revision>,
 }
 
-/// Prebuilt JSON of partners and credentials; an entry is used only while it belongs to the very record that the
-/// snapshot holds.
-pub struct InputCache {
-    partners: Cache<PartnerId, (Arc<PartnerRecord>, Arc<RawValue>)>,
-    credentials: Cache<Fingerprint, (Arc<PartnerRecord>, Arc<RawValue>)>,
-}
-
-impl InputCache {
-    pub fn new() -> Self {
-        InputCache { partners: Cache::new(10_000), credentials: Cache::new(10_000) }
-    }
-}
-
-impl Default for InputCache {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// Prebuilt JSON of partners and credentials.
+pub type InputCache = Derived<Arc<RawValue>, Arc<RawValue>>;
 
 impl Entry<'_> {
     /// The fields after `seq`, as a JSON object.
@@ -235,7 +233,7 @@ struct Time {
     local: LocalTime,
 }
 
-#[derive(serde::Serialize)]
+#[derive(Clone, serde::Serialize)]
 struct LocalTime {
     weekday: &'static str,
     hour: i8,
@@ -285,16 +283,12 @@ impl RequestEntry<'_> {
         let request = self.request;
         let canonical = &request.canonical;
         let known = situation.partner();
-        let partner = known.map(|(record, _)| {
-            cached(&cache.partners, &record.partner.id, record, || partner_json(record, self.snapshot))
-        });
+        let partner = known.map(|(record, _)| cache.partner(record, || raw(&partner_json(record, self.snapshot))));
         let credential = match known {
-            Some((record, credential)) => cached(&cache.credentials, &self.peer.leaf.fingerprint, record, || {
-                credential_json(Some(credential), self.peer, mask)
-            }),
+            Some((record, credential)) => cache
+                .credential(record, credential, self.peer, || raw(&credential_json(Some(credential), self.peer, mask))),
             None => raw(&credential_json(None, self.peer, mask)),
         };
-        let zone = known.and_then(|(r, _)| TimeZone::get(&r.partner.time_zone).ok()).unwrap_or(TimeZone::UTC);
         let utc = wall(request.now, &TimeZone::UTC);
         // The path of a known operation is written from its template, so that parameters are masked in it too.
         let mut path = printable(&canonical.path);
@@ -344,7 +338,7 @@ impl RequestEntry<'_> {
                 weekday: utc.weekday,
                 hour: utc.hour,
                 minute: utc.minute,
-                local: wall(request.now, &zone),
+                local: known.map_or_else(|| utc.clone(), |(r, _)| wall(request.now, r.partner.time_zone.rules())),
             },
         }
     }
@@ -357,8 +351,12 @@ impl HandshakeEntry<'_> {
             if let Some(sni) = self.sni {
                 object.insert("tls".into(), json!({"sni": printable(sni)}));
             }
-            if let Some(certificate) = self.certificate {
-                object.insert("credential".into(), certificate_json(certificate, mask));
+            if let Some(presented) = self.certificate {
+                let credential = match &presented.certificate {
+                    Some(certificate) => certificate_json(certificate, mask),
+                    None => json!({"kind": "x509", "fingerprint_sha256": presented.fingerprint}),
+                };
+                object.insert("credential".into(), credential);
             }
         }
         line(json!({
@@ -420,22 +418,6 @@ fn broken(id: &str, error: &serde_json::Error) -> Vec<u8> {
 
 fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn cached<K: Clone + Eq + std::hash::Hash>(
-    cache: &Cache<K, (Arc<PartnerRecord>, Arc<RawValue>)>,
-    key: &K,
-    record: &Arc<PartnerRecord>,
-    make: impl FnOnce() -> Value,
-) -> Arc<RawValue> {
-    if let Some((owner, json)) = cache.get(key) {
-        if Arc::ptr_eq(&owner, record) {
-            return json;
-        }
-    }
-    let json = raw(&make());
-    cache.insert(key.clone(), (record.clone(), json.clone()));
-    json
 }
 
 fn raw(value: &Value) -> Arc<RawValue> {

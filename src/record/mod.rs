@@ -10,7 +10,7 @@ mod metrics;
 mod usage;
 mod writer;
 
-pub use entry::{Entry, HandshakeEntry, InputCache, Kind, MalformedEntry, RequestEntry, UpstreamEntry};
+pub use entry::{Entry, HandshakeEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry, UpstreamEntry};
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
 pub use usage::{Batch, Seen, Usage, UsageKey, UsageLog};
@@ -22,6 +22,9 @@ use writer::Writer;
 
 /// Form and version of a record.
 pub const RECORD_SCHEMA: &str = "partnergate.record/1";
+
+/// Partners, and certificates, whose part of a record is kept ready.
+const PREBUILT: usize = 10_000;
 
 /// Hands out slots, takes entries, writes lines. Cloning shares it.
 #[derive(Clone)]
@@ -55,7 +58,7 @@ impl Recorder {
             slots,
             writer: Arc::new(writer),
             mask: Arc::new(options.mask),
-            inputs: Arc::new(InputCache::new()),
+            inputs: Arc::new(InputCache::new(PREBUILT)),
             metrics,
             usage: Arc::new(UsageLog::new()),
         })

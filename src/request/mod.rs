@@ -30,7 +30,7 @@ impl Refusal {
 }
 
 /// What the TLS layer agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TlsFacts {
     /// `1.2` or `1.3`.
     pub version: &'static str,

@@ -1,6 +1,6 @@
 //! Registry files: partners, networks and anchors as people write them, and back again.
 
-use crate::clock::UnixNanos;
+use crate::clock::{UnixNanos, Zone};
 use crate::document::{self, Field, Kind, Node, Presence, Problems, Section};
 use crate::identity::{Fingerprint, Match, Serial, parse_dn};
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
@@ -426,7 +426,7 @@ impl Reader<'_> {
             owner: section.text("owner")?.to_owned(),
             state: PartnerState::parse(section.text("state")?)?,
             labels: labels(section),
-            time_zone: section.text("time_zone")?.to_owned(),
+            time_zone: Zone::parse(section.text("time_zone")?).ok()?,
             engagement: engaged,
             networks: networks(section),
         };

@@ -6,6 +6,7 @@ use crate::harness::{
 use rcgen::{BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rustls::AlertDescription as Alert;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -278,12 +279,21 @@ fn malformed_certificates_are_refused() {
         ("wrong-length", long_form),
         ("nested", [0x30, 0x80].repeat(500)),
     ];
+    let mut sent = BTreeSet::new();
     for (name, der) in &forms {
         let who = gate.pki.identity(name, vec![der.clone()], gate.acme.key.clone());
+        sent.insert(who.fingerprint());
         assert_eq!(gate.dial().identity(&who).refused(), Some(Alert::BadCertificate), "{name} in TLS 1.3");
         assert_eq!(gate.dial().identity(&who).tls12().refused(), Some(Alert::BadCertificate), "{name} in TLS 1.2");
     }
     evidence(&gate, "certificate-malformed", 2 * forms.len());
+    // What cannot be read can still be found again by the digest of its bytes.
+    let recorded: BTreeSet<String> = gate
+        .settle()
+        .iter()
+        .map(|r| r["input"]["credential"]["fingerprint_sha256"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(recorded, sent);
     assert_eq!(gate.metric("partnergate_panics_total"), 0.0);
 }
 

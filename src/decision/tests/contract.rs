@@ -1,6 +1,7 @@
 //! The input document against its contract, version 1, word for word.
 
 use super::*;
+use crate::clock::Zone;
 use crate::identity::{Certificate, KeyAlgorithm, KeyFacts, SanFacts, Serial, SignatureStrength, parse_dn};
 use crate::policy::ValueCache;
 use serde_json::json;
@@ -64,7 +65,7 @@ fn a_full_input_is_exactly_contract_version_1() {
     world.acme.partner = Partner {
         name: "Acme Ltd".into(),
         labels: [("tier".to_owned(), "gold".to_owned())].into(),
-        time_zone: "Asia/Kolkata".into(),
+        time_zone: Zone::parse("Asia/Kolkata").unwrap(),
         engagement: Period { starts: Some(UnixNanos(1)), ends: Some(UnixNanos(1_798_761_600_000_000_001)) },
         networks: network_names(&["dc1", "dc2"]),
         ..world.acme.partner
