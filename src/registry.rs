@@ -14,6 +14,7 @@ use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Network, PartnerRec
 use ip_network::IpNetwork;
 use ip_network_table::IpNetworkTable;
 use std::collections::HashSet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,6 +24,27 @@ pub enum Change {
     Partner(PartnerId, Option<PartnerRecord>),
     Network(NetworkName, Option<Network>),
     Anchor(AnchorName, Option<Anchor>),
+}
+
+/// Why a registry would not be consistent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Inconsistent {
+    pub partner: PartnerId,
+    /// Where in the partner's document: keys, the last possibly an item of a list.
+    pub keys: Vec<String>,
+    pub reason: String,
+}
+
+impl Inconsistent {
+    fn new(partner: &PartnerId, keys: &[&str], reason: String) -> Self {
+        Inconsistent { partner: partner.clone(), keys: keys.iter().map(|k| (*k).to_owned()).collect(), reason }
+    }
+}
+
+impl fmt::Display for Inconsistent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`partners.{}.{}`: {}", self.partner, self.keys.join("."), self.reason)
+    }
 }
 
 /// The index. Cloning is cheap.
@@ -84,7 +106,7 @@ impl Registry {
     ///
     /// # Errors
     /// Every reason why the result would not be consistent; then nothing changes.
-    pub fn with(&self, revision: u64, changes: &[Change]) -> Result<Registry, Vec<String>> {
+    pub fn with(&self, revision: u64, changes: &[Change]) -> Result<Registry, Vec<Inconsistent>> {
         let mut next = self.clone();
         next.revision = revision;
         let mut problems = Vec::new();
@@ -216,73 +238,66 @@ impl Registry {
         }
     }
 
-    fn insert_partner(&mut self, record: &PartnerRecord, problems: &mut Vec<String>) {
+    fn insert_partner(&mut self, record: &PartnerRecord, problems: &mut Vec<Inconsistent>) {
         let id = &record.partner.id;
         for credential in &record.credentials {
+            let at = ["credentials", credential.id.as_str(), "match"];
+            let kind = credential.matching.kind().as_str();
             if let Some(other) = self.credentials.insert(credential.id.clone(), id.clone()) {
-                problems.push(format!("credential id `{}` is used by `{other}` and by `{id}`", credential.id));
+                let reason = format!("the credential id `{}` is also one of `{other}`", credential.id);
+                problems.push(Inconsistent::new(id, &at[..2], reason));
             }
             if let Some(bytes) = credential.matching.bytes_of_client() {
                 match self.clients.insert(bytes, (id.clone(), credential.id.clone())) {
-                    Some((other, theirs)) if other != *id => problems.push(format!(
-                        "credentials `{theirs}` of `{other}` and `{}` of `{id}` are the same {}: one client cannot be \
-                         two partners, whichever anchor vouches for it",
-                        credential.id,
-                        credential.matching.kind().as_str()
-                    )),
+                    Some((other, theirs)) if other != *id => {
+                        let reason = format!(
+                            "`{theirs}` of `{other}` is the same {kind}: one client cannot be two partners, whichever \
+                             anchor vouches for it"
+                        );
+                        problems.push(Inconsistent::new(id, &at, reason));
+                    }
                     _ => {}
                 }
             }
             let key = credential.matching.key(&credential.anchor);
             if let Some((other, theirs)) = self.matches.insert(key, (id.clone(), credential.id.clone())) {
-                problems.push(format!(
-                    "credentials `{theirs}` of `{other}` and `{}` of `{id}` match the same {} under anchor `{}`",
-                    credential.id,
-                    key.kind.as_str(),
-                    credential.anchor
-                ));
+                let reason =
+                    format!("`{theirs}` of `{other}` matches the same {kind} under the anchor `{}`", credential.anchor);
+                problems.push(Inconsistent::new(id, &at, reason));
             }
         }
         for grant in &record.grants {
             if let Some(other) = self.grants.insert(grant.id.clone(), id.clone()) {
-                problems.push(format!("grant id `{}` is used by `{other}` and by `{id}`", grant.id));
+                let reason = format!("the grant id `{}` is also one of `{other}`", grant.id);
+                problems.push(Inconsistent::new(id, &["grants", grant.id.as_str()], reason));
             }
         }
         self.partners.insert(id.clone(), Arc::new(record.clone()));
     }
 
-    fn check_references(&self, record: &PartnerRecord, problems: &mut Vec<String>) {
+    fn check_references(&self, record: &PartnerRecord, problems: &mut Vec<Inconsistent>) {
         let id = &record.partner.id;
-        let known = |name: &NetworkName| name.as_str() == ANY_NETWORK || self.networks.contains_key(name);
-        for name in record.partner.networks.iter().filter(|n| !known(n)) {
-            problems.push(format!("partner `{id}` names the network `{name}`, which does not exist"));
+        let mut wrong = |keys: &[&str], reason: String| problems.push(Inconsistent::new(id, keys, reason));
+        let unknown = |name: &NetworkName| name.as_str() != ANY_NETWORK && !self.networks.contains_key(name);
+        for name in record.partner.networks.iter().filter(|n| unknown(n)) {
+            wrong(&["networks", name.as_str()], format!("there is no network `{name}`"));
         }
         for credential in &record.credentials {
-            match self.anchors.get(&credential.anchor) {
-                None => problems.push(format!(
-                    "credential `{}` of `{id}` names the anchor `{}`, which does not exist",
-                    credential.id, credential.anchor
-                )),
-                Some(_) if !self.may_speak_for(&credential.anchor, id) => problems.push(format!(
-                    "credential `{}` of `{id}` names the anchor `{}`, which is not bound to `{id}`: add it to the \
-                     anchor's partners",
-                    credential.id, credential.anchor
-                )),
-                Some(_) => {}
+            let (at, anchor) = (["credentials", credential.id.as_str(), "anchor"], &credential.anchor);
+            if !self.anchors.contains_key(anchor) {
+                wrong(&at, format!("there is no anchor `{anchor}`"));
+            } else if !self.may_speak_for(anchor, id) {
+                wrong(&at, format!("the anchor `{anchor}` is not bound to `{id}`: add it to the anchor's partners"));
             }
         }
         for grant in &record.grants {
-            for name in grant.networks.iter().flatten().filter(|n| !known(n)) {
-                problems
-                    .push(format!("grant `{}` of `{id}` names the network `{name}`, which does not exist", grant.id));
+            for name in grant.networks.iter().flatten().filter(|n| unknown(n)) {
+                let at = ["grants", grant.id.as_str(), "networks", name.as_str()];
+                wrong(&at, format!("there is no network `{name}`"));
             }
-            for credential in grant.credentials.iter().flatten() {
-                if find_credential(record, credential).is_none() {
-                    problems.push(format!(
-                        "grant `{}` of `{id}` names the credential `{credential}`, which `{id}` does not have",
-                        grant.id
-                    ));
-                }
+            for name in grant.credentials.iter().flatten().filter(|c| find_credential(record, c).is_none()) {
+                let at = ["grants", grant.id.as_str(), "credentials", name.as_str()];
+                wrong(&at, format!("`{id}` has no credential `{name}`"));
             }
         }
     }
@@ -480,7 +495,13 @@ mod tests {
             )
             .err()
             .unwrap();
-        assert!(problems.iter().any(|p| p.contains("`a`") && p.contains("`b`") && p.contains("spki")), "{problems:?}");
+        assert!(
+            problems.iter().any(|p| {
+                let said = p.to_string();
+                said.contains(".b.match") && said.contains("`a`") && said.contains("spki")
+            }),
+            "{problems:?}"
+        );
     }
 
     #[test]
@@ -488,7 +509,7 @@ mod tests {
         let cert = leaf("spiffe://acme.example/billing");
         let acme = partner("acme", &[("a", "ca", Match::FingerprintSha256(cert.fingerprint))]);
         let problems = Registry::default().with(1, &[anchor("ca", &["globex"]), acme.clone()]).err().unwrap();
-        assert!(problems[0].contains("not bound to `acme`"), "{problems:?}");
+        assert!(problems[0].reason.contains("not bound to `acme`"), "{problems:?}");
         let registry = Registry::default().with(1, &[anchor("ca", &["acme"]), acme]).unwrap();
         assert!(matches!(registry.resolve(&peer(&cert, "other")), Resolution::Unknown));
     }

@@ -6,12 +6,12 @@
 
 use crate::clock::Clock;
 use crate::config::{Config, Watched, look_again};
-use crate::document::Problems;
+use crate::document::{Problem, Problems};
 use crate::gateway::Live;
 use crate::listen::{TlsSlot, told};
 use crate::name::PartnerId;
 use crate::record::Metrics;
-use crate::registry::{Change, Registry};
+use crate::registry::Change;
 use crate::snapshot::Snapshot;
 use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan};
 use crate::upstream::Upstreams;
@@ -31,6 +31,21 @@ pub enum ChangeError {
     Invalid(Problems),
     #[error("{0}")]
     Store(#[from] StoreError),
+}
+
+impl ChangeError {
+    /// One line for each thing that is wrong, warnings as such.
+    fn log(&self) {
+        match self {
+            ChangeError::Invalid(problems) => {
+                log_warnings(problems);
+                for problem in problems.errors() {
+                    log_lines(problem, |line| tracing::error!("{line}"));
+                }
+            }
+            other => tracing::error!("{other}"),
+        }
+    }
 }
 
 impl From<Problems> for ChangeError {
@@ -118,9 +133,7 @@ impl Publisher {
             Err(e) => {
                 self.metrics.reload_ok.set(0);
                 self.metrics.reloads.with_label_values(&["failed"]).inc();
-                for line in e.to_string().lines() {
-                    tracing::error!("{line}");
-                }
+                e.log();
                 tracing::error!(config = %self.path.display(), "not reloaded; the last good state is kept");
                 Err(e)
             }
@@ -222,8 +235,6 @@ impl Publisher {
 
     /// The snapshot that the plan leads to.
     fn prepare(&self, live: &Live, planned: &Plan) -> Result<Snapshot, Problems> {
-        let registry = &live.snapshot.registry;
-        let next: Registry = registry.with(registry.revision() + 1, &planned.changes).map_err(registry_problems)?;
         let touched: Vec<PartnerId> = planned
             .changes
             .iter()
@@ -233,7 +244,7 @@ impl Publisher {
             })
             .collect();
         let anchors = planned.changes.iter().any(|c| matches!(c, Change::Anchor(..)));
-        live.snapshot.with_registry(next, &touched, anchors, self.clock.now())
+        live.snapshot.with_registry(planned.next.clone(), &touched, anchors, self.clock.now())
     }
 
     async fn publish(&self, snapshot: Snapshot, config: Option<&Config>) -> Result<(), ChangeError> {
@@ -313,14 +324,6 @@ impl Publisher {
     }
 }
 
-fn registry_problems(reasons: Vec<String>) -> Problems {
-    let mut problems = Problems::new();
-    for reason in reasons {
-        problems.file("registry", reason, None);
-    }
-    problems
-}
-
 fn not_live() -> Problems {
     let mut problems = Problems::new();
     problems.file("gateway", "no snapshot is live", None);
@@ -329,6 +332,10 @@ fn not_live() -> Problems {
 
 fn log_warnings(problems: &Problems) {
     for problem in problems.warnings() {
-        tracing::warn!("{problem}");
+        log_lines(problem, |line| tracing::warn!("{line}"));
     }
+}
+
+fn log_lines(problem: &Problem, log: impl Fn(&str)) {
+    problem.to_string().lines().for_each(log);
 }

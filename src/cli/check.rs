@@ -60,14 +60,7 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
         let files = read_folder(folder).map_err(|reason| failed(&folder.display().to_string(), reason))?;
         let declaration = parse_declaration(&files, &config.environment)?;
         let planned = plan(declaration, &snapshot.registry, &snapshot.operations, PlanOptions::default())?;
-        let next = snapshot.registry.with(snapshot.registry.revision() + 1, &planned.changes).map_err(|reasons| {
-            let mut problems = Problems::new();
-            for reason in reasons {
-                problems.file(&folder.display().to_string(), reason, None);
-            }
-            problems
-        })?;
-        let (built, more) = Snapshot::build(config.sources(next), None, now)?;
+        let (built, more) = Snapshot::build(config.sources(planned.next), None, now)?;
         snapshot = built;
         warnings.extend(more);
     }

@@ -189,9 +189,7 @@ async fn apply_offline(
     let (snapshot, _) = Snapshot::build(config.sources(registry), None, now).map_err(|e| problems(&e))?;
     let declaration = parse_declaration(files, &config.environment).map_err(|e| problems(&e))?;
     let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options).map_err(|e| problems(&e))?;
-    let next =
-        snapshot.registry.with(revision + 1, &planned.changes).map_err(|reasons| problems(&reasons.join("\n")))?;
-    Snapshot::build(config.sources(next), Some(&snapshot), now).map_err(|e| problems(&e))?;
+    Snapshot::build(config.sources(planned.next), Some(&snapshot), now).map_err(|e| problems(&e))?;
     if !agreed(args, &planned.lines) {
         return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
     }

@@ -82,6 +82,19 @@ impl Problems {
         });
     }
 
+    /// Something about a file as a whole, or about a key of it, that does not stop the load.
+    pub fn warning(&mut self, file: &str, key: &str, reason: impl Into<String>, fix: Option<&str>) {
+        self.list.push(Problem {
+            severity: Severity::Warning,
+            file: file.into(),
+            line: 0,
+            column: 0,
+            key: key.to_owned(),
+            reason: reason.into(),
+            fix: fix.map(str::to_owned),
+        });
+    }
+
     pub fn extend(&mut self, other: Problems) {
         self.list.extend(other.list);
     }

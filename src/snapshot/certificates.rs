@@ -1,7 +1,7 @@
 //! The gateway's own certificates: read, matched with their keys, and found by server name.
 
 use crate::clock::UnixNanos;
-use crate::document::{Problem, Problems, Severity};
+use crate::document::Problems;
 use crate::identity::Certificate;
 use crate::request::Host;
 use crate::route::Routes;
@@ -71,17 +71,9 @@ pub(super) fn build(
                 let ends = certificate.facts.not_after;
                 if ends <= now.saturating_add(warn_within) {
                     let state = if ends <= now { "has expired" } else { "expires" };
-                    let (file, reason) =
-                        (source.chain_file.as_str().into(), format!("the server certificate {state} at {ends}"));
-                    problems.push(Problem {
-                        severity: Severity::Warning,
-                        file,
-                        line: 0,
-                        column: 0,
-                        key: String::new(),
-                        reason,
-                        fix: Some("replace the files; they are read again when they change".into()),
-                    });
+                    let reason = format!("the server certificate {state} at {ends}");
+                    let fix = Some("replace the files; they are read again when they change");
+                    problems.warning(&source.chain_file, "", reason, fix);
                 }
                 built.push(certificate);
             }
@@ -120,15 +112,9 @@ fn read(source: &ServerCertificateSource) -> Result<ServerCertificate, (String, 
 pub(super) fn check_hosts(certificates: &[ServerCertificate], routes: &Routes, problems: &mut Problems) {
     for route in routes.iter() {
         for host in route.hosts.iter().filter(|h| !certificates.iter().any(|c| c.serves(h))) {
-            problems.push(Problem {
-                severity: Severity::Warning,
-                file: "routes".into(),
-                line: 0,
-                column: 0,
-                key: route.name.to_string(),
-                reason: format!("no server certificate is for the host `{host}`"),
-                fix: Some("add a certificate with this name, or clients will refuse the connection".into()),
-            });
+            let reason = format!("no server certificate is for the host `{host}`");
+            let fix = Some("add a certificate with this name, or clients will refuse the connection");
+            problems.warning("routes", route.name.as_str(), reason, fix);
         }
     }
 }

@@ -214,18 +214,11 @@ fn check_record(record: &PartnerRecord, policy: &Policy, operations: &Operations
             problems.file("registry", format!("grant `{}` of `{}`: {reason}", grant.id, record.partner.id), None);
         }
         for operation in grant.operations.iter().filter(|o| operations.get(o).is_none()) {
-            problems.push(crate::document::Problem {
-                severity: crate::document::Severity::Warning,
-                file: "registry".into(),
-                line: 0,
-                column: 0,
-                key: String::new(),
-                reason: format!(
-                    "grant `{}` of `{}` names the operation `{operation}`, which no route has",
-                    grant.id, record.partner.id
-                ),
-                fix: None,
-            });
+            let reason = format!(
+                "grant `{}` of `{}` names the operation `{operation}`, which no route has",
+                grant.id, record.partner.id
+            );
+            problems.warning("registry", "", reason, None);
         }
     }
 }
@@ -234,15 +227,8 @@ fn warn_expiring_anchors(trust: &Trust, now: UnixNanos, problems: &mut Problems)
     for anchor in trust.anchors() {
         if anchor.not_after <= now.saturating_add(EXPIRY_WARNING) {
             let state = if anchor.not_after <= now { "has expired" } else { "expires" };
-            problems.push(crate::document::Problem {
-                severity: crate::document::Severity::Warning,
-                file: "registry".into(),
-                line: 0,
-                column: 0,
-                key: String::new(),
-                reason: format!("the trust anchor `{}` {state} at {}", anchor.name, anchor.not_after),
-                fix: Some("register its successor beside it".into()),
-            });
+            let reason = format!("the trust anchor `{}` {state} at {}", anchor.name, anchor.not_after);
+            problems.warning("registry", "", reason, Some("register its successor beside it"));
         }
     }
 }

@@ -5,10 +5,14 @@
 
 mod declaration;
 mod expiry;
+mod export;
+mod keys;
 mod plan;
 
-pub use declaration::{Declaration, DeclaredFile, REGISTRY_FILE, export, parse as parse_declaration};
+pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
+pub use export::export;
+pub use keys::REGISTRY_FILE;
 pub use plan::{Plan, PlanLine, PlanOptions, plan};
 
 use crate::clock::UnixNanos;
@@ -57,8 +61,8 @@ pub enum StoreError {
     Document { id: String, reason: String },
     #[error("the registry has changed meanwhile (revision {found}, expected {expected}): plan again")]
     Conflict { expected: u64, found: u64 },
-    #[error("the stored registry is not consistent: {}", .0.join("; "))]
-    Inconsistent(Vec<String>),
+    #[error("the stored registry is not consistent: {0}")]
+    Inconsistent(String),
 }
 
 /// An open database.
@@ -168,7 +172,9 @@ impl Store {
         for (id, record) in documents::<PartnerRecord>(&mut tx, "SELECT id, doc FROM partner").await? {
             changes.push(Change::Partner(name(PartnerId::parse(&id), &id)?, Some(record)));
         }
-        Registry::default().with(revision, &changes).map_err(StoreError::Inconsistent)
+        Registry::default().with(revision, &changes).map_err(|found| {
+            StoreError::Inconsistent(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })
     }
 
     /// Writes `changes` as one revision and returns it.

@@ -1,13 +1,14 @@
 //! What applying a declaration would change: computed first, shown, then done all or nothing.
 
-use super::declaration::{Declaration, partner_document};
-use crate::document::Problems;
-use crate::name::NetworkName;
+use super::declaration::Declaration;
+use super::export::partner_document;
+use crate::document::{Node, Problem, Problems, Severity};
+use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{ANY_NETWORK, Grant, PartnerRecord};
-use crate::registry::{Change, Registry, find_credential};
+use crate::partner::{Grant, PartnerRecord};
+use crate::registry::{Change, Inconsistent, Registry};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What may be done beyond adding and changing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,17 +33,19 @@ pub struct PlanLine {
     pub detail: String,
 }
 
-/// Changes and how they look.
-#[derive(Clone, Debug)]
+/// Changes, how they look, and what they lead to.
 pub struct Plan {
     pub changes: Vec<Change>,
     pub lines: Vec<PlanLine>,
+    /// The registry with the changes in it, one revision on.
+    pub next: Registry,
 }
 
 /// Compares a declaration with the registry and expands its grants with the operations of the live config.
 ///
 /// # Errors
-/// Grants whose operations do not exist.
+/// Grants whose operations do not exist, and everything that would not be consistent, each at the place where it is
+/// written.
 pub fn plan(
     declaration: Declaration,
     registry: &Registry,
@@ -50,108 +53,123 @@ pub fn plan(
     options: PlanOptions,
 ) -> Result<Plan, Problems> {
     let mut problems = Problems::new();
-    let mut plan = Plan { changes: Vec::new(), lines: Vec::new() };
-    for network in declaration.networks.iter() {
-        let old = registry.networks().find(|n| n.name == network.name);
-        if old.map(|o| &**o) != Some(network) {
-            plan.line(
-                action(old.is_some()),
-                "network",
-                network.name.as_str(),
-                network.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            );
-            plan.changes.push(Change::Network(network.name.clone(), Some(network.clone())));
+    let mut draft = Draft::default();
+    let networks: HashMap<_, _> = registry.networks().map(|n| (&n.name, n)).collect();
+    if options.prune {
+        draft.prune(&declaration, registry);
+    }
+    for network in declaration.networks {
+        let old = networks.get(&network.name);
+        if old.map(|o| &***o) != Some(&network) {
+            let cidrs = network.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            draft.line(action(old.is_some()), "network", network.name.as_str(), cidrs);
+            draft.changes.push(Change::Network(network.name.clone(), Some(network)));
         }
     }
-    for anchor in declaration.anchors.iter() {
+    for anchor in declaration.anchors {
         let old = registry.anchor(&anchor.name);
-        if old.map(|o| &**o) != Some(anchor) {
+        if old.map(|o| &**o) != Some(&anchor) {
             let bound: Vec<&str> = anchor.partners.iter().map(|p| p.as_str()).collect();
-            plan.line(
-                action(old.is_some()),
-                "anchor",
-                anchor.name.as_str(),
-                format!("may speak for {}", bound.join(", ")),
-            );
-            plan.changes.push(Change::Anchor(anchor.name.clone(), Some(anchor.clone())));
+            let detail = format!("may speak for {}", bound.join(", "));
+            draft.line(action(old.is_some()), "anchor", anchor.name.as_str(), detail);
+            draft.changes.push(Change::Anchor(anchor.name.clone(), Some(anchor)));
         }
     }
-    for (mut record, node) in declaration.partners.iter().cloned() {
+    let mut places: HashMap<PartnerId, Node> = HashMap::new();
+    for (mut record, node) in declaration.partners {
         let id = record.partner.id.clone();
         let old = registry.partner(&id);
         for grant in &mut record.grants {
             let before = old.and_then(|r| r.grants.iter().find(|g| g.id == grant.id));
-            if let Err(reasons) = expand(grant, before, operations, options, &mut plan) {
-                let keys = ["grants", grant.id.as_str(), "operations"];
-                let place = keys.iter().try_fold(&node, |at, key| at.get(key)).unwrap_or(&node);
+            if let Err(reasons) = expand(grant, before, operations, options, &mut draft) {
+                let keys = ["grants".to_owned(), grant.id.to_string(), "operations".to_owned()];
                 for reason in reasons {
-                    problems.push(place.error(format!("partners.{id}.grants.{}.operations", grant.id), reason, None));
+                    let wrong = Inconsistent { partner: id.clone(), keys: keys.to_vec(), reason };
+                    problems.push(at_its_place(Some(&node), &wrong));
                 }
             }
         }
         if old.map(|o| &**o) != Some(&record) {
-            plan.line(action(old.is_some()), "partner", id.as_str(), difference(old.map(|o| &**o), &record));
-            plan.changes.push(Change::Partner(id, Some(record)));
+            draft.line(action(old.is_some()), "partner", id.as_str(), difference(old.map(|o| &**o), &record));
+            draft.changes.push(Change::Partner(id.clone(), Some(record)));
+        }
+        places.insert(id, node);
+    }
+    match registry.with(registry.revision() + 1, &draft.changes) {
+        Ok(next) if !problems.has_errors() => Ok(Plan { changes: draft.changes, lines: draft.lines, next }),
+        Ok(_) => Err(problems),
+        Err(found) => {
+            for wrong in &found {
+                problems.push(at_its_place(places.get(&wrong.partner), wrong));
+            }
+            problems.sort();
+            Err(problems)
         }
     }
-    check_references(&declaration, registry, &mut problems);
-    if options.prune {
-        prune(&declaration, registry, &mut plan);
-    }
-    if problems.has_errors() { Err(problems) } else { Ok(plan) }
 }
 
-impl Plan {
+/// What is wrong, at the line of the partner's document where it is written; where it is not in the files that are
+/// applied, the place in the registry.
+fn at_its_place(partner: Option<&Node>, wrong: &Inconsistent) -> Problem {
+    let key = format!("partners.{}.{}", wrong.partner, wrong.keys.join("."));
+    match partner {
+        Some(node) => {
+            let below = |at: &Node, key: &str| {
+                at.get(key).or_else(|| at.items().iter().find(|item| item.text() == Some(key))).cloned()
+            };
+            let mut place = node.clone();
+            for key in &wrong.keys {
+                let Some(next) = below(&place, key) else { break };
+                place = next;
+            }
+            place.error(key, wrong.reason.clone(), None)
+        }
+        None => Problem {
+            severity: Severity::Error,
+            file: "registry".into(),
+            line: 0,
+            column: 0,
+            key,
+            reason: wrong.reason.clone(),
+            fix: None,
+        },
+    }
+}
+
+#[derive(Default)]
+struct Draft {
+    changes: Vec<Change>,
+    lines: Vec<PlanLine>,
+}
+
+impl Draft {
     fn line(&mut self, action: &str, noun: &str, id: &str, detail: String) {
         self.lines.push(PlanLine { action: action.into(), noun: noun.into(), id: id.into(), detail });
+    }
+
+    fn prune(&mut self, declaration: &Declaration, registry: &Registry) {
+        let kept: HashSet<_> = declaration.partners.iter().map(|(r, _)| &r.partner.id).collect();
+        let mut gone: Vec<_> = registry.partners().map(|r| &r.partner.id).filter(|id| !kept.contains(id)).collect();
+        gone.sort();
+        for id in gone {
+            self.line("remove", "partner", id.as_str(), "not declared".into());
+            self.changes.push(Change::Partner(id.clone(), None));
+        }
+        let kept: HashSet<_> = declaration.networks.iter().map(|n| &n.name).collect();
+        for network in registry.networks().filter(|n| !kept.contains(&n.name)) {
+            self.line("remove", "network", network.name.as_str(), "not declared".into());
+            self.changes.push(Change::Network(network.name.clone(), None));
+        }
+        let kept: HashSet<_> = declaration.anchors.iter().map(|a| &a.name).collect();
+        for anchor in registry.anchors().filter(|a| !kept.contains(&a.name)) {
+            self.line("remove", "anchor", anchor.name.as_str(), "not declared".into());
+            self.changes.push(Change::Anchor(anchor.name.clone(), None));
+        }
     }
 }
 
 fn action(exists: bool) -> &'static str {
     if exists { "change" } else { "create" }
-}
-
-/// Names that neither the files nor the registry know, each at the place where it is written. What else has to hold,
-/// [`Registry::with`] says.
-fn check_references(declaration: &Declaration, registry: &Registry, problems: &mut Problems) {
-    let known = |name: &NetworkName| {
-        name.as_str() == ANY_NETWORK
-            || declaration.networks.iter().any(|n| n.name == *name)
-            || registry.networks().any(|n| n.name == *name)
-    };
-    for (record, node) in &declaration.partners {
-        let id = &record.partner.id;
-        let mut wrong = |keys: &[&str], text: &str, reason: String| {
-            let place = keys.iter().try_fold(node, |at, key| at.get(key)).unwrap_or(node);
-            let item = place.items().iter().find(|i| i.text() == Some(text)).unwrap_or(place);
-            problems.push(item.error(format!("partners.{id}.{}", keys.join(".")), reason, None));
-        };
-        let absent = |noun: &str, name: &str| format!("there is no {noun} `{name}`");
-        for name in record.partner.networks.iter().filter(|n| !known(n)) {
-            wrong(&["networks"], name.as_str(), absent("network", name.as_str()));
-        }
-        for credential in &record.credentials {
-            let keys = ["credentials", credential.id.as_str(), "anchor"];
-            let declared = declaration.anchors.iter().find(|a| a.name == credential.anchor);
-            match declared.or_else(|| registry.anchor(&credential.anchor).map(|a| &**a)) {
-                None => wrong(&keys, "", absent("anchor", credential.anchor.as_str())),
-                Some(anchor) if !anchor.partners.contains(id) => {
-                    let reason = format!("the anchor `{}` of `{}` is not bound to `{id}`", anchor.name, credential.id);
-                    wrong(&keys, "", reason);
-                }
-                Some(_) => {}
-            }
-        }
-        for grant in &record.grants {
-            for name in grant.networks.iter().flatten().filter(|n| !known(n)) {
-                wrong(&["grants", grant.id.as_str(), "networks"], name.as_str(), absent("network", name.as_str()));
-            }
-            for name in grant.credentials.iter().flatten().filter(|c| find_credential(record, c).is_none()) {
-                let reason = format!("`{id}` has no credential `{name}`");
-                wrong(&["grants", grant.id.as_str(), "credentials"], name.as_str(), reason);
-            }
-        }
-    }
 }
 
 /// Fills in the operations. A grant that is written as before keeps what it meant, so that an operation which appeared
@@ -161,7 +179,7 @@ fn expand(
     before: Option<&Grant>,
     operations: &Operations,
     options: PlanOptions,
-    plan: &mut Plan,
+    draft: &mut Draft,
 ) -> Result<(), Vec<String>> {
     let mut wanted: BTreeSet<OperationId> = BTreeSet::new();
     let mut problems = Vec::new();
@@ -180,7 +198,7 @@ fn expand(
                     grant.written.join(", "),
                     new.join(", ")
                 );
-                plan.line("would-widen", "grant", grant.id.as_str(), detail);
+                draft.line("would-widen", "grant", grant.id.as_str(), detail);
             }
             grant.operations = old.operations.clone();
             Ok(())
@@ -190,28 +208,6 @@ fn expand(
             Ok(())
         }
         _ => Err(problems),
-    }
-}
-
-fn prune(declaration: &Declaration, registry: &Registry, plan: &mut Plan) {
-    let mut gone: Vec<_> = registry
-        .partners()
-        .map(|r| &r.partner.id)
-        .filter(|id| !declaration.partners.iter().any(|(r, _)| &r.partner.id == *id))
-        .cloned()
-        .collect();
-    gone.sort();
-    for id in gone {
-        plan.line("remove", "partner", id.as_str(), "not declared".into());
-        plan.changes.push(Change::Partner(id, None));
-    }
-    for network in registry.networks().filter(|n| !declaration.networks.iter().any(|d| d.name == n.name)) {
-        plan.line("remove", "network", network.name.as_str(), "not declared".into());
-        plan.changes.push(Change::Network(network.name.clone(), None));
-    }
-    for anchor in registry.anchors().filter(|a| !declaration.anchors.iter().any(|d| d.name == a.name)) {
-        plan.line("remove", "anchor", anchor.name.as_str(), "not declared".into());
-        plan.changes.push(Change::Anchor(anchor.name.clone(), None));
     }
 }
 

@@ -110,6 +110,31 @@ fn every_mistake_in_a_folder_is_reported_with_file_line_and_field() {
 }
 
 #[test]
+fn what_would_not_be_consistent_is_reported_where_it_is_written() {
+    let mut files = folder(GRANT);
+    files[0].text.push_str(
+        "      g2: {owner: billing, operations: [nothing.here], networks: [nowhere], credentials: [none], ends: 2030-01-01T00:00:00Z}\n",
+    );
+    let globex = "environment: production\npartners:\n  globex:\n    name: G\n    owner: o\n    engagement: {}\n    networks: [atlantis]\n    credentials:\n      acme-1: {anchor: acme-ca, match: {dns: g.example}}\n      globex-1: {anchor: gone-ca, match: {dns: h.example}}\n      globex-2: {anchor: acme-ca, match: {uri: 'spiffe://acme.example/a'}}\n";
+    files.push(DeclaredFile { name: "globex.yaml".into(), text: globex.into() });
+    let declared = parse_declaration(&files, &production()).unwrap();
+    let said = plan(declared, &Registry::default(), &operations(OPENAPI), PlanOptions::default()).err().unwrap();
+    let said = said.to_string();
+    for expected in [
+        "acme.yaml:17:40: `partners.acme.grants.g2.operations`: ",
+        "acme.yaml:17:67: `partners.acme.grants.g2.networks.nowhere`: there is no network `nowhere`",
+        "acme.yaml:17:91: `partners.acme.grants.g2.credentials.none`: `acme` has no credential `none`",
+        "globex.yaml:7:16: `partners.globex.networks.atlantis`: there is no network `atlantis`",
+        "globex.yaml:9:15: `partners.globex.credentials.acme-1`: the credential id `acme-1` is also one of `acme`",
+        "globex.yaml:9:24: `partners.globex.credentials.acme-1.anchor`: the anchor `acme-ca` is not bound to `globex`",
+        "globex.yaml:10:26: `partners.globex.credentials.globex-1.anchor`: there is no anchor `gone-ca`",
+        "globex.yaml:11:42: `partners.globex.credentials.globex-2.match`: `acme-1` of `acme` matches the same uri",
+    ] {
+        assert!(said.contains(expected), "missing {expected:?} in\n{said}");
+    }
+}
+
+#[test]
 fn a_folder_for_another_environment_is_refused() {
     let said = parse_declaration(&folder(GRANT), &Environment::parse("staging").unwrap()).unwrap_err().to_string();
     assert!(said.contains("this file is for `production`, and the gateway stands in `staging`"), "{said}");

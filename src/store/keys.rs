@@ -1,0 +1,259 @@
+//! The keys of registry files: what is read, checked, documented and offered as a JSON Schema.
+
+use crate::document::{Field, Kind, Presence};
+use crate::partner::{ClientAuthUsage, CredentialState, PartnerState};
+use Presence::{Default, Optional, Required};
+
+/// A registry file.
+pub static REGISTRY_FILE: &[Field] = &[
+    Field {
+        key: "environment",
+        kind: Kind::Id,
+        presence: Optional("production"),
+        doc: "The environment of everything in this file; a gateway of another one refuses the file.",
+    },
+    Field {
+        key: "networks",
+        kind: Kind::Map(&Kind::Table(NETWORK)),
+        presence: Optional("acme-dc1"),
+        doc: "Named networks.",
+    },
+    Field {
+        key: "anchors",
+        kind: Kind::Map(&Kind::Table(ANCHOR)),
+        presence: Optional("acme-ca"),
+        doc: "CA certificates and the partners they may speak for.",
+    },
+    Field {
+        key: "partners",
+        kind: Kind::Map(&Kind::Table(PARTNER)),
+        presence: Optional("acme"),
+        doc: "Partners with their credentials and grants.",
+    },
+];
+
+static NETWORK: &[Field] = &[Field {
+    key: "cidrs",
+    kind: Kind::List(&Kind::Cidr),
+    presence: Required("[\"203.0.113.0/24\"]"),
+    doc: "The networks.",
+}];
+
+static ANCHOR: &[Field] = &[
+    Field {
+        key: "certificate",
+        kind: Kind::Text,
+        presence: Required("acme-ca.pem"),
+        doc: "PEM file in the same folder.",
+    },
+    Field {
+        key: "partners",
+        kind: Kind::List(&Kind::Id),
+        presence: Required("[acme]"),
+        doc: "Partners it may speak for.",
+    },
+    Field {
+        key: "environments",
+        kind: Kind::List(&Kind::Id),
+        presence: Optional("[production]"),
+        doc: "Where it is accepted; the file's environment when absent.",
+    },
+    Field {
+        key: "client_auth",
+        kind: Kind::Choice(ClientAuthUsage::NAMES),
+        presence: Default("required"),
+        doc: "Whether client certificates must carry the clientAuth usage.",
+    },
+];
+
+static PERIOD: &[Field] = &[
+    Field {
+        key: "starts",
+        kind: Kind::Time,
+        presence: Optional("2026-01-01T00:00:00+01:00"),
+        doc: "First instant, inclusive.",
+    },
+    Field { key: "ends", kind: Kind::Time, presence: Optional("2027-01-01T00:00:00+01:00"), doc: "End, exclusive." },
+];
+
+static PARTNER: &[Field] = &[
+    Field { key: "name", kind: Kind::Text, presence: Required("Acme GmbH"), doc: "Name for people." },
+    Field {
+        key: "owner",
+        kind: Kind::Text,
+        presence: Required("payments-team"),
+        doc: "Who answers for this partner on our side.",
+    },
+    Field {
+        key: "state",
+        kind: Kind::Choice(PartnerState::NAMES),
+        presence: Default("active"),
+        doc: "Only an active partner is served.",
+    },
+    Field {
+        key: "labels",
+        kind: Kind::Labels,
+        presence: Optional("{tier: gold}"),
+        doc: "Free labels; policy sees them.",
+    },
+    Field {
+        key: "time_zone",
+        kind: Kind::Zone,
+        presence: Default("UTC"),
+        doc: "IANA name; policy sees the partner's local time.",
+    },
+    Field {
+        key: "engagement",
+        kind: Kind::Table(PERIOD),
+        presence: Required(""),
+        doc: "The period of the business relationship; nothing of the partner outlives it.",
+    },
+    Field {
+        key: "networks",
+        kind: Kind::List(&Kind::Id),
+        presence: Required("[acme-dc1]"),
+        doc: "Where it may call from; `any` must be written.",
+    },
+    Field {
+        key: "credentials",
+        kind: Kind::Map(&Kind::Table(CREDENTIAL)),
+        presence: Optional("acme-2026"),
+        doc: "What it proves itself with.",
+    },
+    Field {
+        key: "grants",
+        kind: Kind::Map(&Kind::Table(GRANT)),
+        presence: Optional("acme-invoices"),
+        doc: "What it may call.",
+    },
+];
+
+static CREDENTIAL: &[Field] = &[
+    Field {
+        key: "anchor",
+        kind: Kind::Id,
+        presence: Required("acme-ca"),
+        doc: "The trust anchor that its chain must end in.",
+    },
+    Field {
+        key: "match",
+        kind: Kind::Table(MATCH),
+        presence: Required(""),
+        doc: "What the certificate is recognised by: exactly one key.",
+    },
+    Field {
+        key: "state",
+        kind: Kind::Choice(CredentialState::NAMES),
+        presence: Default("active"),
+        doc: "Only an active credential is accepted.",
+    },
+    Field {
+        key: "labels",
+        kind: Kind::Labels,
+        presence: Optional("{system: erp}"),
+        doc: "Free labels; policy sees them.",
+    },
+    Field {
+        key: "environments",
+        kind: Kind::List(&Kind::Id),
+        presence: Optional("[production]"),
+        doc: "Where it is accepted; the file's environment when absent.",
+    },
+];
+
+pub(super) static MATCH: &[Field] = &[
+    Field {
+        key: "fingerprint_sha256",
+        kind: Kind::Text,
+        presence: Optional("ab12…"),
+        doc: "SHA-256 of the certificate, in hex.",
+    },
+    Field {
+        key: "spki_sha256",
+        kind: Kind::Text,
+        presence: Optional("ab12…"),
+        doc: "SHA-256 of the public key (SubjectPublicKeyInfo), in hex; survives a renewal with the same key.",
+    },
+    Field {
+        key: "issuer",
+        kind: Kind::Text,
+        presence: Optional("CN=Acme CA,O=Acme"),
+        doc: "Issuer name (RFC 4514), together with `serial`.",
+    },
+    Field {
+        key: "serial",
+        kind: Kind::Text,
+        presence: Optional("\"0a1b\""),
+        doc: "Serial number in hex, together with `issuer`.",
+    },
+    Field {
+        key: "uri",
+        kind: Kind::Text,
+        presence: Optional("spiffe://acme.example/billing"),
+        doc: "URI SAN; the certificate must have exactly one.",
+    },
+    Field { key: "dns", kind: Kind::Text, presence: Optional("billing.acme.example"), doc: "DNS SAN." },
+    Field {
+        key: "subject",
+        kind: Kind::Text,
+        presence: Optional("CN=billing,O=Acme"),
+        doc: "Subject name (RFC 4514); a common name alone is refused.",
+    },
+    Field {
+        key: "organization_id",
+        kind: Kind::Text,
+        presence: Optional("PSDDE-BAFIN-123456"),
+        doc: "organizationIdentifier (2.5.4.97).",
+    },
+];
+
+static GRANT: &[Field] = &[
+    Field {
+        key: "owner",
+        kind: Kind::Text,
+        presence: Required("billing-team"),
+        doc: "Who answers for this grant on our side.",
+    },
+    Field {
+        key: "operations",
+        kind: Kind::List(&Kind::Text),
+        presence: Required("[invoices.read]"),
+        doc: "Operation ids, `prefix.*` or `tag:name`; expanded when the grant is made.",
+    },
+    Field {
+        key: "networks",
+        kind: Kind::List(&Kind::Id),
+        presence: Optional("[acme-dc1]"),
+        doc: "Narrows the partner's networks; absent means all of them.",
+    },
+    Field {
+        key: "credentials",
+        kind: Kind::List(&Kind::Id),
+        presence: Optional("[acme-2026]"),
+        doc: "The credentials it is for; absent means any of the partner's.",
+    },
+    Field {
+        key: "starts",
+        kind: Kind::Time,
+        presence: Optional("2026-01-01T00:00:00+01:00"),
+        doc: "First instant, inclusive.",
+    },
+    Field {
+        key: "ends",
+        kind: Kind::Time,
+        presence: Required("2027-01-01T00:00:00+01:00"),
+        doc: "End, exclusive. Every grant has one.",
+    },
+    Field {
+        key: "conditions",
+        kind: Kind::Any,
+        presence: Optional("{}"),
+        doc: "Values for policy; the keys are declared in `policies/conditions.yaml`.",
+    },
+    Field {
+        key: "environments",
+        kind: Kind::List(&Kind::Id),
+        presence: Optional("[production]"),
+        doc: "Where it holds; the file's environment when absent.",
+    },
+];
