@@ -160,7 +160,7 @@ fn world(partners: usize) -> World {
         upgrade: UpgradeWanted::No,
         now,
     };
-    World { snapshot, peer, request, leaf, slots: Slots::new(1000, WhenFull::Deny) }
+    World { snapshot, peer, request, leaf, slots: Slots::new(1000, usize::MAX, WhenFull::Deny) }
 }
 
 fn ca() -> (Vec<u8>, Issuer<'static, KeyPair>) {

@@ -87,50 +87,77 @@ pub enum WhenFull {
     Count,
 }
 
-/// Places for records that are not yet written. Cloning shares them.
+/// Places for records that are not yet written, bounded in number and in bytes. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct Slots {
-    free: Arc<AtomicUsize>,
+    places: Arc<Places>,
     when_full: WhenFull,
 }
 
+#[derive(Debug)]
+struct Places {
+    free: AtomicUsize,
+    /// Size of the records that wait in their places.
+    bytes: AtomicUsize,
+    max_bytes: usize,
+}
+
 impl Slots {
-    pub fn new(capacity: usize, when_full: WhenFull) -> Self {
-        Slots { free: Arc::new(AtomicUsize::new(capacity)), when_full }
+    /// `capacity` places, none of them to be had while `max_bytes` or more are waiting.
+    pub fn new(capacity: usize, max_bytes: usize, when_full: WhenFull) -> Self {
+        let places = Places { free: AtomicUsize::new(capacity), bytes: AtomicUsize::new(0), max_bytes };
+        Slots { places: Arc::new(places), when_full }
     }
 
     /// A place, held until it is dropped. `None` when there is none and that means denial.
     pub fn reserve(&self) -> Option<Slot> {
-        let taken = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok();
+        let places = &self.places;
+        let taken = places.bytes.load(Ordering::Acquire) < places.max_bytes
+            && places.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok();
         match (taken, self.when_full) {
-            (true, _) => Some(Slot { free: Some(self.free.clone()) }),
-            (false, WhenFull::Count) => Some(Slot { free: None }),
+            (true, _) => Some(Slot { places: Some(places.clone()), bytes: 0 }),
+            (false, WhenFull::Count) => Some(Slot { places: None, bytes: 0 }),
             (false, WhenFull::Deny) => None,
         }
     }
 
     pub fn free(&self) -> usize {
-        self.free.load(Ordering::Acquire)
+        self.places.free.load(Ordering::Acquire)
+    }
+
+    /// Bytes of the records that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.places.bytes.load(Ordering::Acquire)
     }
 }
 
 /// The place of one record.
 #[derive(Debug)]
 pub struct Slot {
-    free: Option<Arc<AtomicUsize>>,
+    places: Option<Arc<Places>>,
+    bytes: usize,
 }
 
 impl Slot {
     /// False when the record that belongs here is to be counted as lost.
     pub fn is_real(&self) -> bool {
-        self.free.is_some()
+        self.places.is_some()
+    }
+
+    /// The record is there and has this size.
+    pub fn fill(&mut self, bytes: usize) {
+        if let Some(places) = &self.places {
+            self.bytes += bytes;
+            places.bytes.fetch_add(bytes, Ordering::AcqRel);
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(free) = &self.free {
-            free.fetch_add(1, Ordering::AcqRel);
+        if let Some(places) = &self.places {
+            places.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+            places.free.fetch_add(1, Ordering::AcqRel);
         }
     }
 }

@@ -277,6 +277,7 @@ fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -
     let key = record_key(&path).map_err(|source| StartError::Io { what: path.display().to_string(), source })?;
     let options = RecordOptions {
         capacity: config.record.buffer,
+        max_bytes: config.record.buffer_size,
         when_full: config.record.when_full,
         mask: Mask::new(&key, config.record.include.clone()),
         writer: WriterOptions {

@@ -70,7 +70,9 @@ fn router(state: StatusState) -> Router {
 
 async fn metrics(State(state): State<StatusState>) -> impl IntoResponse {
     let metrics = state.recorder.metrics();
-    metrics.record_slots_free.set(i64::try_from(state.recorder.slots().free()).unwrap_or(i64::MAX));
+    let slots = state.recorder.slots();
+    metrics.record_slots_free.set(i64::try_from(slots.free()).unwrap_or(i64::MAX));
+    metrics.record_waiting_bytes.set(i64::try_from(slots.waiting_bytes()).unwrap_or(i64::MAX));
     metrics.ready.set(i64::from(is_ready(&state).is_ok()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.encode())
 }

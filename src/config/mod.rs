@@ -68,6 +68,7 @@ pub struct Config {
 pub struct RecordConfig {
     pub sink: Sink,
     pub buffer: usize,
+    pub buffer_size: usize,
     pub when_full: WhenFull,
     pub include: Include,
 }
@@ -454,6 +455,7 @@ fn record(section: Section<'_>, reader: &Reader, problems: &mut Problems) -> Opt
     Some(RecordConfig {
         sink,
         buffer: section.count("buffer"),
+        buffer_size: section.size("buffer_size"),
         when_full: if section.text("when_full") == Some("count") { WhenFull::Count } else { WhenFull::Deny },
         include: Include {
             query: include.texts("query").into_iter().collect(),

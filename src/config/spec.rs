@@ -476,6 +476,12 @@ static RECORD: &[Field] = &[
         doc: "Records that may wait to be written.",
     },
     Field {
+        key: "buffer_size",
+        kind: Kind::Size { min: 64 << 10, max: 16 << 30 },
+        presence: Default("64MiB"),
+        doc: "What these records may take together.",
+    },
+    Field {
         key: "when_full",
         kind: Kind::Choice(&["deny", "count"]),
         presence: Default("deny"),

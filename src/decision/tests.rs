@@ -157,13 +157,13 @@ impl World {
     }
 
     fn ask_of(&self, snapshot: &Snapshot, peer: &Peer) -> String {
-        outcome(&decide(snapshot, peer, &self.request, &Slots::new(1, WhenFull::Deny)))
+        outcome(&decide(snapshot, peer, &self.request, &Slots::new(1, usize::MAX, WhenFull::Deny)))
     }
 
     /// The detail that an operator finds with a denial.
     fn detail(&self) -> String {
         let snapshot = self.snapshot();
-        match decide(&snapshot, &self.peer(&snapshot), &self.request, &Slots::new(1, WhenFull::Deny)) {
+        match decide(&snapshot, &self.peer(&snapshot), &self.request, &Slots::new(1, usize::MAX, WhenFull::Deny)) {
             Decision::Deny(denial) => denial.detail.unwrap_or_default(),
             Decision::Allow(permit) => panic!("allowed by {}", permit.grant()),
         }
@@ -346,7 +346,8 @@ fn before(instant: UnixNanos) -> UnixNanos {
 fn the_smallest_grant_permits_its_operation_and_names_its_upstream() {
     let world = World::new();
     let snapshot = world.snapshot();
-    let decision = decide(&snapshot, &world.peer(&snapshot), &world.request, &Slots::new(1, WhenFull::Deny));
+    let decision =
+        decide(&snapshot, &world.peer(&snapshot), &world.request, &Slots::new(1, usize::MAX, WhenFull::Deny));
     let Decision::Allow(permit) = decision else { panic!("{decision:?}") };
     assert_eq!(permit.partner().as_str(), "acme");
     assert_eq!(permit.grant().as_str(), "acme-reads");
@@ -369,7 +370,7 @@ fn without_a_place_for_its_record_nothing_is_allowed() {
     let world = World::new();
     let snapshot = world.snapshot();
     let peer = world.peer(&snapshot);
-    let slots = Slots::new(1, WhenFull::Deny);
+    let slots = Slots::new(1, usize::MAX, WhenFull::Deny);
     let first = decide(&snapshot, &peer, &world.request, &slots);
     assert_eq!((outcome(&first).as_str(), slots.free()), ("allowed by acme-reads", 0));
     let second = decide(&snapshot, &peer, &world.request, &slots);
@@ -385,7 +386,7 @@ fn where_lost_records_are_counted_a_request_is_allowed_without_a_place() {
     let world = World::new();
     let snapshot = world.snapshot();
     let peer = world.peer(&snapshot);
-    let slots = Slots::new(0, WhenFull::Count);
+    let slots = Slots::new(0, usize::MAX, WhenFull::Count);
     let decision = decide(&snapshot, &peer, &world.request, &slots);
     assert!(matches!(&decision, Decision::Allow(permit) if !permit.slot().is_real()), "{decision:?}");
     drop(decision);
@@ -398,7 +399,7 @@ fn a_denial_has_a_place_for_its_record_too_and_keeps_its_reason_without_one() {
     world.acme.partner.state = PartnerState::Suspended;
     let snapshot = world.snapshot();
     let peer = world.peer(&snapshot);
-    let slots = Slots::new(1, WhenFull::Deny);
+    let slots = Slots::new(1, usize::MAX, WhenFull::Deny);
     let first = decide(&snapshot, &peer, &world.request, &slots);
     assert!(matches!(&first, Decision::Deny(Denial { slot: Some(slot), .. }) if slot.is_real()));
     assert_eq!(outcome(&decide(&snapshot, &peer, &world.request, &slots)), "partner-not-active");
@@ -407,8 +408,22 @@ fn a_denial_has_a_place_for_its_record_too_and_keeps_its_reason_without_one() {
 }
 
 #[test]
+fn there_is_no_place_while_the_records_that_wait_are_too_large() {
+    let slots = Slots::new(10, 1000, WhenFull::Deny);
+    let mut large = slots.reserve().unwrap();
+    large.fill(999);
+    let mut small = slots.reserve().unwrap();
+    small.fill(1);
+    assert_eq!((slots.waiting_bytes(), slots.free(), slots.reserve().is_none()), (1000, 8, true));
+    drop(small);
+    assert!(slots.reserve().is_some());
+    drop(large);
+    assert_eq!((slots.waiting_bytes(), slots.free()), (0, 10));
+}
+
+#[test]
 fn clones_of_slots_share_their_places() {
-    let slots = Slots::new(2, WhenFull::Deny);
+    let slots = Slots::new(2, usize::MAX, WhenFull::Deny);
     let held = (slots.reserve(), slots.clone().reserve());
     assert!(held.0.is_some() && held.1.is_some() && slots.reserve().is_none());
     drop(held);

@@ -135,6 +135,7 @@ metrics! {
     records_written: IntCounter("partnergate_records_written_total", "Records written to the sink.");
     records_lost: IntCounter("partnergate_records_lost_total", "Records that could not be kept.");
     record_slots_free: IntGauge("partnergate_record_slots_free", "Records that can still wait to be written.");
+    record_waiting_bytes: IntGauge("partnergate_record_waiting_bytes", "Size of the records that wait to be written.");
     record_sink_errors: IntCounter("partnergate_record_sink_errors_total", "Failed writes to the record sink.");
     clock_steps: IntCounterVec("partnergate_clock_steps_total", "Steps of the system clock by direction (forward, back).", labels ["direction"]);
     panics: IntCounter("partnergate_panics_total", "Panics that were caught; the request they happened in was answered with 500.");

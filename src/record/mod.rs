@@ -41,6 +41,8 @@ pub struct Recorder {
 pub struct RecordOptions {
     /// Records that may wait to be written.
     pub capacity: usize,
+    /// Bytes that may wait, about: what is in flight comes on top.
+    pub max_bytes: usize,
     pub when_full: WhenFull,
     pub mask: Mask,
     pub writer: WriterOptions,
@@ -52,7 +54,7 @@ impl Recorder {
     /// # Errors
     /// The sink cannot be opened.
     pub fn start(options: RecordOptions, metrics: Arc<Metrics>) -> std::io::Result<Recorder> {
-        let slots = Slots::new(options.capacity, options.when_full);
+        let slots = Slots::new(options.capacity, options.max_bytes, options.when_full);
         let writer = Writer::start(options.writer, metrics.clone())?;
         Ok(Recorder {
             slots,

@@ -13,6 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_millis(20);
+/// Room that is kept from one batch to the next.
+const KEPT_BUFFER: usize = 1 << 20;
 /// Pause after a failed write.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -74,7 +76,8 @@ impl Writer {
     }
 
     /// `rest` is a JSON object; schema, node, boot and seq are put before its fields.
-    pub(super) fn append(&self, rest: Vec<u8>, slot: Slot) {
+    pub(super) fn append(&self, rest: Vec<u8>, mut slot: Slot) {
+        slot.fill(self.shared.head.len() + rest.len());
         let mut pending = self.shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.seq += 1;
         pending.appended += 1;
@@ -164,6 +167,7 @@ fn run(shared: &Shared, output: &mut Output, metrics: &Metrics) {
         drop(slots);
         spare = bytes;
         spare.clear();
+        spare.shrink_to(KEPT_BUFFER);
         let mut pending = shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.written += written;
         drop(pending);

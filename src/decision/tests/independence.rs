@@ -134,7 +134,7 @@ impl Life {
 
     fn ask(&self, snapshot: &Snapshot, leaf: usize, request: usize) -> String {
         let peer = verified(snapshot, &self.leaves[leaf]);
-        outcome(&decide(snapshot, &peer, &self.requests[request], &Slots::new(1, WhenFull::Deny)))
+        outcome(&decide(snapshot, &peer, &self.requests[request], &Slots::new(1, usize::MAX, WhenFull::Deny)))
     }
 
     /// The answer of a gateway that was started for this one question.
