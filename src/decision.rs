@@ -163,7 +163,7 @@ impl Drop for Slot {
 }
 
 /// What a snapshot says about who and what a request is, before anything is decided. The same snapshot and request
-/// always give the same situation, so it is worked out again for the record and not kept.
+/// always give the same situation, so it is worked out once more for the record and not kept.
 pub struct Situation<'a> {
     pub resolution: Resolution<'a>,
     /// Names of the networks that hold the source address, sorted.

@@ -8,7 +8,7 @@ use super::{Exit, complain, say};
 use crate::admin;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::document::{format_time, parse_zone};
+use crate::document::{format_time, parse_time, parse_zone};
 use crate::name::PartnerId;
 use crate::registry::Change;
 use crate::server::{database_path, lock_state_dir, socket_path};
@@ -412,7 +412,7 @@ fn show(value: &Value) {
             text(&u["operation"]),
             text(&u["credential"]),
             text(&u["network"]),
-            text(&u["last"])
+            time(&json!(u["last"].as_str().and_then(|t| parse_time(t).ok())), "never")
         ));
     }
 }

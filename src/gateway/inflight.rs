@@ -3,13 +3,12 @@
 
 use super::progress::{PROGRESS, Progress};
 use super::{BodyLimits, Live, route_of};
-use crate::decision::{Denial, Permit, Slot};
+use crate::decision::{Denial, Permit, Situation, Slot};
 use crate::identity::Peer;
 use crate::name::UpstreamName;
 use crate::operation::OperationId;
 use crate::reason::Reason;
 use crate::record::{Entry, Kind, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
-use crate::registry::Resolution;
 use crate::request::{RequestFacts, TlsFacts, UpgradeWanted};
 use crate::route::Route;
 use crate::upstream::Upstreams;
@@ -199,7 +198,7 @@ impl InFlight {
         if self.progress.as_ref().is_some_and(|p| p.has_expired()) {
             self.failure.get_or_insert(Reason::BodyTimeout);
         }
-        let (mut reasons, mut detail, mut grant, mut operation) = (Vec::new(), None, None, None);
+        let (mut reasons, mut detail, mut grant) = (Vec::new(), None, None);
         let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
             Verdict::Undecided => {
@@ -212,7 +211,6 @@ impl InFlight {
             }
             Verdict::Allowed(permit) => {
                 grant = Some(permit.grant().clone());
-                operation = Some(permit.operation().clone());
                 Some(permit.into_slot())
             }
         };
@@ -232,22 +230,20 @@ impl InFlight {
         let took = self.started.elapsed();
         let snapshot = &self.live.snapshot;
         let metrics = self.recorder.metrics();
-        let resolution = snapshot.registry.resolve(&self.connection.peer);
-        let partner = match resolution {
-            Resolution::Known { record, .. } => Some(record.partner.id.as_str()),
-            _ => None,
-        };
-        metrics.request(partner, operation.as_ref().map(OperationId::as_str), outcome);
-        if let Resolution::Known { record, credential, .. } = resolution {
+        let situation = Situation::of(snapshot, &self.connection.peer, &self.request);
+        let operation = situation.operation.as_ref().map(|resolved| &resolved.operation.id);
+        let known = situation.partner();
+        metrics.request(known.map(|(r, _)| r.partner.id.as_str()), operation.map(OperationId::as_str), outcome);
+        if let Some((record, credential)) = known {
             let leaf = &self.connection.peer.leaf;
             self.recorder.usage().saw(&credential.id, leaf.fingerprint, leaf.not_after, self.request.now);
-            if let (Some(grant), Some(operation)) = (&grant, &operation) {
+            if let (Some(grant), Some(operation)) = (&grant, operation) {
                 let key = UsageKey {
                     partner: record.partner.id.clone(),
                     credential: credential.id.clone(),
                     grant: grant.clone(),
                     operation: operation.clone(),
-                    network: snapshot.registry.networks_of(self.connection.source.ip()).join(","),
+                    network: situation.networks.join(","),
                 };
                 self.recorder.usage().count(key, self.request.now);
             }
@@ -255,12 +251,13 @@ impl InFlight {
         if let (false, Some(reason)) = (allowed, reasons.first()) {
             metrics.denial(reason);
         }
-        metrics.request_time(operation.as_ref().map(OperationId::as_str), took);
+        metrics.request_time(operation.map(OperationId::as_str), took);
         let entry = Entry::Request(RequestEntry {
             kind: Kind::Request,
             snapshot,
             peer: &self.connection.peer,
             request: &self.request,
+            situation: &situation,
             result,
             reasons: &reasons,
             detail: detail.as_deref(),

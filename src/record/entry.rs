@@ -58,6 +58,7 @@ pub struct RequestEntry<'a> {
     pub snapshot: &'a Snapshot,
     pub peer: &'a Peer,
     pub request: &'a RequestFacts,
+    pub situation: &'a Situation<'a>,
     /// `allow` or `deny`; or `aborted` and `error` for an allowed request that did not end well.
     pub result: &'static str,
     pub reasons: &'a [Reason],
@@ -242,14 +243,13 @@ struct LocalTime {
 
 impl RequestEntry<'_> {
     fn to_json(&self, mask: &Mask, cache: &InputCache) -> Vec<u8> {
-        let situation = Situation::of(self.snapshot, self.peer, self.request);
         let primary = self.reasons.first();
         let revision = &self.snapshot.revision;
         let line = RequestLine {
             time: self.request.now.to_string(),
             decision_id: &self.request.id,
             kind: self.kind.as_str(),
-            input: self.input(&situation, mask, cache),
+            input: self.input(mask, cache),
             result: self.result,
             reason: primary.map(Reason::as_str),
             reasons: if self.reasons.len() > 1 {
@@ -279,8 +279,8 @@ impl RequestEntry<'_> {
         serde_json::to_vec(&line).unwrap_or_else(|e| broken(&self.request.id, &e))
     }
 
-    fn input<'s>(&'s self, situation: &'s Situation<'s>, mask: &Mask, cache: &InputCache) -> Input<'s> {
-        let request = self.request;
+    fn input(&self, mask: &Mask, cache: &InputCache) -> Input<'_> {
+        let (request, situation) = (self.request, self.situation);
         let canonical = &request.canonical;
         let known = situation.partner();
         let partner = known.map(|(record, _)| cache.partner(record, || raw(&partner_json(record, self.snapshot))));

@@ -112,7 +112,7 @@ fn requests_are_counted_by_partner_and_outcome_and_denials_by_reason() {
         ("partnergate_denials_total{reason=\"operation-unknown\"}", 1.0),
         ("partnergate_denials_total{reason=\"identity-unknown\"}", 1.0),
         ("partnergate_handshakes_total{outcome=\"ok\"}", 4.0),
-        ("partnergate_request_duration_seconds_count{operation=\"items.list\"}", 4.0),
+        ("partnergate_request_duration_seconds_count{operation=\"items.list\"}", 5.0),
         ("partnergate_open_requests", 0.0),
     ] {
         gate.await_metric(series, value);
