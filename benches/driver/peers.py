@@ -52,7 +52,10 @@ class Tools:
         for crate in ("pingora-proxy", "rustls"):
             versions = re.findall(rf'name = "{crate}"\nversion = "([^"]+)"', lock)
             found[crate] = ", ".join(versions)
-        return {name: re.sub(r"^.*envoy\s+version:", "version", text).strip() for name, text in found.items()}
+        # Envoy also says which commit and which TLS library: COMMIT/VERSION/…/TLS.
+        said = found["Envoy"].rpartition("version:")[2].strip().split("/")
+        found["Envoy"] = f"{said[1]}, {said[-1]}" if len(said) > 2 else found["Envoy"]
+        return {name: re.sub(r"^(\w+ )?version: ", "", text).strip() for name, text in found.items()}
 
 
 @dataclass(frozen=True)
