@@ -40,18 +40,31 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures partnergate beside its peers and writes "
-                                     "benches/RESULTS.md. Without --peers, --scale or --micro it does all three.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measures partnergate beside its peers and writes "
+        "benches/RESULTS.md. Without --peers, --scale or --micro it does all three.",
+    )
     parser.add_argument("--peers", action="store_true", help="compare with nginx, HAProxy, Envoy and bare pingora")
     parser.add_argument("--scale", action="store_true", help="start, memory and changes with many partners")
     parser.add_argument("--micro", action="store_true", help="criterion: what one decision costs")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of the comparison (default: 5)")
     parser.add_argument("--seconds", type=float, default=5, metavar="N", help="length of one measurement (default: 5)")
-    parser.add_argument("--only", metavar="NAMES", help=f"compare only these, separated by commas: {', '.join(peers.NAMES)}")
-    parser.add_argument("--partners", type=int, default=100_000, metavar="N", help="partners of --scale (default: 100000)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where RESULTS.md and results.svg go; without it an "
-                        "incomplete run writes them to the target folder")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; write the report from raw figures")
+    parser.add_argument(
+        "--only", metavar="NAMES", help=f"compare only these, separated by commas: {', '.join(peers.NAMES)}"
+    )
+    parser.add_argument(
+        "--partners", type=int, default=100_000, metavar="N", help="partners of --scale (default: 100000)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where RESULTS.md and results.svg go; without it an incomplete run writes them to the target folder",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="measure nothing; write the report from raw figures"
+    )
     # What scripts/bench has found or built.
     parser.add_argument("--target", type=Path, required=True, help=argparse.SUPPRESS)
     for tool in ("nginx", "haproxy", "envoy", "oha"):
@@ -118,8 +131,11 @@ def commands(seconds: float) -> list[str]:
     shown = []
     for mode in load.MODES:
         words = pinned(LOAD_CORE, load.command("oha", Path("PKI"), 0, mode.options, seconds))
-        shown.append(" ".join(words).replace(f"{pki.HOST}:0:127.0.0.1:0", f"{pki.HOST}:PORT:127.0.0.1:PORT")
-                     .replace(f"{pki.HOST}:0/", f"{pki.HOST}:PORT/"))
+        shown.append(
+            " ".join(words)
+            .replace(f"{pki.HOST}:0:127.0.0.1:0", f"{pki.HOST}:PORT:127.0.0.1:PORT")
+            .replace(f"{pki.HOST}:0/", f"{pki.HOST}:PORT/")
+        )
     return [f"taskset -c {PROXY_CORE} PROXY …", *shown]
 
 

@@ -24,7 +24,9 @@ MODES = (
     Mode("h1", "HTTP/1.1, connections kept", ("-c", "32")),
     Mode("h2", "HTTP/2, connections kept", ("--http2", "-c", "4", "-p", "8")),
     Mode("new", "a new connection for each request (HTTP/1.1)", ("--disable-keepalive", "-c", "16")),
-    Mode("rate", f"{RATE} requests/s, HTTP/1.1, connections kept", ("-c", "32", "-q", str(RATE), "--latency-correction")),
+    Mode(
+        "rate", f"{RATE} requests/s, HTTP/1.1, connections kept", ("-c", "32", "-q", str(RATE), "--latency-correction")
+    ),
 )
 # oha cuts off what is under way when the time is over.
 HARMLESS = "aborted due to deadline"
@@ -46,9 +48,24 @@ class Found:
 
 def command(oha: str, pki: Path, port: int, options: tuple[str, ...], seconds: float) -> list[str]:
     return [
-        oha, "--no-tui", "--output-format", "json", "--worker-threads", "1", "-z", f"{seconds:g}s", *options,
-        "--cacert", str(pki / "server-ca.pem"), "--cert", str(pki / "acme.pem"), "--key", str(pki / "acme.key"),
-        "--connect-to", f"{HOST}:{port}:127.0.0.1:{port}", f"https://{HOST}:{port}{PATH}",
+        oha,
+        "--no-tui",
+        "--output-format",
+        "json",
+        "--worker-threads",
+        "1",
+        "-z",
+        f"{seconds:g}s",
+        *options,
+        "--cacert",
+        str(pki / "server-ca.pem"),
+        "--cert",
+        str(pki / "acme.pem"),
+        "--key",
+        str(pki / "acme.key"),
+        "--connect-to",
+        f"{HOST}:{port}:127.0.0.1:{port}",
+        f"https://{HOST}:{port}{PATH}",
     ]
 
 
@@ -59,7 +76,7 @@ def run(oha: str, pki: Path, port: int, options: tuple[str, ...], seconds: float
 
 def read(text: str) -> Found:
     """What oha has written as JSON."""
-    found = json.loads(text[text.index("{"):])
+    found = json.loads(text[text.index("{") :])
     codes, errors = found["statusCodeDistribution"], found["errorDistribution"]
     if "200" not in codes or any(HARMLESS not in error for error in errors):
         raise Trouble(f"the load failed: status codes {codes}, errors {errors}")

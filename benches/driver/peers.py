@@ -9,10 +9,10 @@ import signal
 import socket
 import tempfile
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 from .client import Client, resumes
 from .load import PATH
@@ -44,7 +44,9 @@ class Tools:
             "OpenSSL": ["openssl", "version"],
             "rustc": ["rustc", "--version"],
         }
-        found = {name: next(line for line in output_of(how).splitlines() if line.strip()) for name, how in asked.items()}
+        found = {
+            name: next(line for line in output_of(how).splitlines() if line.strip()) for name, how in asked.items()
+        }
         found["partnergate"] += f" at {output_of(['git', '-C', str(REPO), 'rev-parse', '--short', 'HEAD']).strip()}"
         if output_of(["git", "-C", str(REPO), "status", "--porcelain", "--", "src", "policies", "Cargo.lock"]).strip():
             found["partnergate"] += " with uncommitted changes"
@@ -84,6 +86,7 @@ class Proxy:
 
 def fill(template: Path, to: Path, **values: object) -> Path:
     """Copies a template with every `@name@` filled in."""
+
     def value(match: re.Match[str]) -> str:
         if match[1] not in values:
             raise Trouble(f"{template.name}: nothing is known as {match[0]}")
@@ -120,14 +123,32 @@ def start(name: str, tools: Tools, pki: Path, upstream_port: int, where: Path) -
     elif name == "haproxy":
         command = [tools.haproxy, "-f", str(filled("haproxy.cfg"))]
     elif name == "envoy":
-        command = [tools.envoy, "--config-path", str(filled("envoy.yaml")), "--concurrency", "1",
-                   "--disable-hot-restart", "--log-level", "warning"]
+        command = [
+            tools.envoy,
+            "--config-path",
+            str(filled("envoy.yaml")),
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ]
     elif name == "passthrough":
         # On SIGTERM pingora waits for minutes.
         stop = signal.SIGINT
-        command = [tools.passthrough, "--listen", f"127.0.0.1:{port}", "--upstream", f"127.0.0.1:{upstream_port}",
-                   "--cert", str(pki / "server.pem"), "--key", str(pki / "server.key"),
-                   "--client-ca", str(pki / "partner-ca.pem")]
+        command = [
+            tools.passthrough,
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--upstream",
+            f"127.0.0.1:{upstream_port}",
+            "--cert",
+            str(pki / "server.pem"),
+            "--key",
+            str(pki / "server.key"),
+            "--client-ca",
+            str(pki / "partner-ca.pem"),
+        ]
     else:
         command = [tools.partnergate, "--config", str(filled("partnergate.yaml"))]
         registry = folder / "registry"

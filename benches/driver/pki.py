@@ -17,8 +17,20 @@ def make(folder: Path) -> None:
         _key(folder, ca)
         extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"]
         options = [option for extension in extensions for option in ("-addext", extension)]
-        _openssl(folder, "req", "-x509", "-key", f"{ca}.key", "-subj", f"/CN=bench {ca}", "-days", "30", *options,
-                 "-out", f"{ca}.pem")
+        _openssl(
+            folder,
+            "req",
+            "-x509",
+            "-key",
+            f"{ca}.key",
+            "-subj",
+            f"/CN=bench {ca}",
+            "-days",
+            "30",
+            *options,
+            "-out",
+            f"{ca}.pem",
+        )
     _leaf(folder, "server", "server-ca", f"{LEAF}extendedKeyUsage=serverAuth\nsubjectAltName=DNS:{HOST},IP:127.0.0.1\n")
     for client in ("acme", "stranger"):
         usage = f"extendedKeyUsage=clientAuth\nsubjectAltName=URI:spiffe://bench.example/{client}\n"
@@ -32,8 +44,23 @@ def _leaf(folder: Path, name: str, ca: str, extensions: str) -> None:
     _key(folder, name)
     (folder / f"{name}.cnf").write_text(extensions)
     _openssl(folder, "req", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-out", f"{name}.csr")
-    _openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-days", "30",
-             "-extfile", f"{name}.cnf", "-out", f"{name}.pem")
+    _openssl(
+        folder,
+        "x509",
+        "-req",
+        "-in",
+        f"{name}.csr",
+        "-CA",
+        f"{ca}.pem",
+        "-CAkey",
+        f"{ca}.key",
+        "-days",
+        "30",
+        "-extfile",
+        f"{name}.cnf",
+        "-out",
+        f"{name}.pem",
+    )
 
 
 def _key(folder: Path, name: str) -> None:
@@ -43,5 +70,8 @@ def _key(folder: Path, name: str) -> None:
 
 def _openssl(folder: Path, *arguments: str) -> None:
     files = {"-out", "-key", "-in", "-CA", "-CAkey", "-extfile"}
-    placed = [str(folder / word) if before in files else word for before, word in zip(("", *arguments), arguments)]
+    placed = [
+        str(folder / word) if before in files else word
+        for before, word in zip(("", *arguments[:-1]), arguments, strict=True)
+    ]
     output_of(["openssl", *placed])

@@ -34,16 +34,17 @@ from one network and refuse everything else; that they do so is checked before e
 
 - **pingora pass-through**: [examples/passthrough.rs](../examples/passthrough.rs), the library that partnergate is built
   on with nothing added: the floor of what the gateway can cost. No rules, no log.
-- **partnergate**: full enforcement by the floor and the shipped Rego policy, a record of each request to a file, metrics.
+- **partnergate**: full enforcement by the floor and the shipped Rego policy, a record of each request to a file,
+  metrics.
 - **Envoy**: RBAC by URI SAN, method, path, source; access log to a file, which Envoy buffers.
 - **nginx**: rules by subject, method, path, source; access log to a file, buffered by config.
 - **HAProxy**: the same rules; a log line for each request to stdout, which is a file; HAProxy does not buffer it.
 
 Each proxy is started for each measurement, warmed up for a second and measured for {{seconds:g}} s with `GET {PATH}`
 (an answer of about 200 bytes). Runs are interleaved: every round runs every mode with every proxy. Figures are medians
-of {{rounds}} rounds, with the smallest and largest in brackets. CPU is user and system time of the proxy's processes over
-the run, divided by completed requests; where the core is not fully busy, requests/s is what the load could do and not
-what the proxy could. RSS counts pages that processes share once.
+of {{rounds}} rounds, with the smallest and largest in brackets. CPU is user and system time of the proxy's processes
+over the run, divided by completed requests; where the core is not fully busy, requests/s is what the load could do and
+not what the proxy could. RSS counts pages that processes share once.
 """
 
 
@@ -72,8 +73,10 @@ def environment(raw: Raw) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in raw["machine"].items())
     versions = "\n".join(f"| {name} | {text} |" for name, text in raw["versions"].items())
     commands = "\n".join(raw["commands"])
-    return (f"## Where\n\n{machine}.\n\n| program | version |\n| --- | --- |\n{versions}\n\n"
-            f"The commands, with PORT and PKI of the run:\n\n```\n{commands}\n```\n")
+    return (
+        f"## Where\n\n{machine}.\n\n| program | version |\n| --- | --- |\n{versions}\n\n"
+        f"The commands, with PORT and PKI of the run:\n\n```\n{commands}\n```\n"
+    )
 
 
 def targets(raw: Raw) -> str:
@@ -103,6 +106,7 @@ def ratio_targets(raw: Raw) -> list[Row]:
 
 def ratios_by_round(raw: Raw, mode: str, other: str) -> list[float]:
     """partnergate's CPU per request over the other's of the same round."""
+
     def by_round(proxy: str) -> dict[int, float]:
         return {s["round"]: s["cpu_us"] for s in raw.get("samples", []) if s["mode"] == mode and s["proxy"] == proxy}
 
@@ -139,8 +143,12 @@ def change_targets(of: str, change: dict[str, Any], calm: dict[str, Any]) -> lis
     live, slowest = change["live_ms"], change["load"]["slowest"]
     return [
         (f"{of}: {change['what']} live", "at most 200 ms", f"{spread(live, 0)} ms", max(live) <= 200),
-        (f"{of}: slowest request meanwhile", "at most 50 ms", f"{slowest:.1f} ms ({calm['slowest']:.1f} ms without a change)",
-         slowest <= 50),
+        (
+            f"{of}: slowest request meanwhile",
+            "at most 50 ms",
+            f"{slowest:.1f} ms ({calm['slowest']:.1f} ms without a change)",
+            slowest <= 50,
+        ),
     ]
 
 
@@ -153,9 +161,20 @@ def values_of(raw: Raw, mode: str, proxy: str, key: str) -> list[float]:
 
 
 def mode_table(raw: Raw, mode: str, title: str) -> str:
-    columns = [("CPU µs/request", "cpu_us", 1), ("requests/s", "per_second", 0), ("p50 ms", "p50_ms", 2),
-               ("p99 ms", "p99_ms", 2), ("RSS MB", "memory_mb", 1), ("core busy", "busy", 2)]
-    lines = [f"### {title}", "", f"| | {' | '.join(head for head, _, _ in columns)} |", "| --- |" + " --- |" * len(columns)]
+    columns = [
+        ("CPU µs/request", "cpu_us", 1),
+        ("requests/s", "per_second", 0),
+        ("p50 ms", "p50_ms", 2),
+        ("p99 ms", "p99_ms", 2),
+        ("RSS MB", "memory_mb", 1),
+        ("core busy", "busy", 2),
+    ]
+    lines = [
+        f"### {title}",
+        "",
+        f"| | {' | '.join(head for head, _, _ in columns)} |",
+        "| --- |" + " --- |" * len(columns),
+    ]
     for proxy in (name for name in NAMES if values_of(raw, mode, name, "cpu_us")):
         cells = [spread(values_of(raw, mode, proxy, key), digits) for _, key, digits in columns]
         lines.append(f"| {TITLES[proxy]} | {' | '.join(cells)} |")
@@ -173,19 +192,36 @@ def repetitions(raw: Raw) -> str:
         samples = [s for s in raw["samples"] if s["proxy"] == name]
         repeated, flawed = sum(s["repeated"] for s in samples), sum(s["others"] for s in samples)
         if repeated:
-            said.append(f"{repeated} of {TITLES[name].strip('*')}" + (f" ({flawed} such answers are left in)" if flawed else ""))
-    return f"Measurements that were repeated because something else than 200 was answered: {', '.join(said) or 'none'}.\n"
+            said.append(
+                f"{repeated} of {TITLES[name].strip('*')}" + (f" ({flawed} such answers are left in)" if flawed else "")
+            )
+    return (
+        f"Measurements that were repeated because something else than 200 was answered: {', '.join(said) or 'none'}.\n"
+    )
 
 
 def micro_table(raw: Raw) -> str:
-    lines = ["## One decision", "", "Criterion's medians over `benches/decide.rs` with the profile `dist`, on the proxies'"
-             " core; confidence interval of the median in brackets.", "", "| | µs |", "| --- | --- |"]
+    lines = [
+        "## One decision",
+        "",
+        "Criterion's medians over `benches/decide.rs` with the profile `dist`, on the proxies'"
+        " core; confidence interval of the median in brackets.",
+        "",
+        "| | µs |",
+        "| --- | --- |",
+    ]
     lines += [f"| {m['name']} | {m['median_us']:.3f} ({m['low_us']:.3f}–{m['high_us']:.3f}) |" for m in raw["micro"]]
-    in_place = [f"{spread(found, 1)} µs in {mode.title}" for mode in MODES
-                if (found := values_of({"samples": raw.get("samples", [])}, mode.name, "partnergate", "decision_us"))]
+    in_place = [
+        f"{spread(found, 1)} µs in {mode.title}"
+        for mode in MODES
+        if (found := values_of({"samples": raw.get("samples", [])}, mode.name, "partnergate", "decision_us"))
+    ]
     if in_place:
-        lines += ["", "In place, between everything else that a request needs, the mean of a decision by the gateway's own"
-                  f" `partnergate_decision_duration_seconds` is: {'; '.join(in_place)}."]
+        lines += [
+            "",
+            "In place, between everything else that a request needs, the mean of a decision by the gateway's own"
+            f" `partnergate_decision_duration_seconds` is: {'; '.join(in_place)}.",
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -200,19 +236,31 @@ def scale_table(s: dict[str, Any]) -> str:
     for change in s["changes"]:
         what = change["what"]
         rows += [
-            (f"{what}: from the start of `apply` to the first request that sees it", f"{spread(change['live_ms'], 0)} ms"),
+            (
+                f"{what}: from the start of `apply` to the first request that sees it",
+                f"{spread(change['live_ms'], 0)} ms",
+            ),
             (f"{what}: the whole `apply` command", f"{spread(change['command_ms'], 0)} ms"),
             (f"{what}, {len(change['live_ms'])} times: p50, p99, p99.9, slowest", times(change["load"])),
         ]
-    rows += [
-        ("RSS after the changes", f"{s['rss_after_changes_mb']:.0f} MB"),
-        ("`export` of the whole registry", f"{s['export_s']:.1f} s"),
-        ("RSS after it", f"{s['rss_after_export_mb']:.0f} MB"),
+    rows.append(("RSS after the changes", f"{s['rss_after_changes_mb']:.0f} MB"))
+    for command in s["commands"]:
+        what = f"`{command['what']}`"
+        rows += [
+            (f"{what}: the whole command, and RSS after it", f"{command['took_s']:.2f} s, {command['rss_mb']:.0f} MB"),
+            (f"{what}: p50, p99, p99.9, slowest", times(command["load"])),
+        ]
+    lines = [
+        f"## {s['partners']:,} partners with 3 grants each",
+        "",
+        "While requests arrive at a steady rate, a grant of one partner gets an operation and loses it again, and a new"
+        " partner comes, which is a name more on its CA's list as well; then operators' commands are run. Latencies are"
+        " corrected for coordinated omission.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        *(f"| {what} | {value} |" for what, value in rows),
     ]
-    lines = [f"## {s['partners']:,} partners with 3 grants each", "",
-             "While requests arrive at a steady rate, a grant of one partner gets an operation and loses it again, and a new"
-             " partner comes, which is a name more on its CA's list as well. Latencies are corrected for coordinated"
-             " omission.", "", "| | |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)]
     return "\n".join([*lines, ""])
 
 
@@ -232,17 +280,33 @@ def plot(raw: Raw, to: Path) -> None:
     panels = [("CPU per request (µs)", "cpu_us"), ("requests per second", "per_second"), ("RSS (MB)", "memory_mb")]
     modes = [mode for mode in MODES if mode.name != "rate"]
     names = [name for name in NAMES if any(s["proxy"] == name for s in raw["samples"])]
-    colours = {"partnergate": "#c2410c", "passthrough": "#fdba74", "envoy": "#7c3aed", "nginx": "#15803d", "haproxy": "#1d4ed8"}
+    colours = {
+        "partnergate": "#c2410c",
+        "passthrough": "#fdba74",
+        "envoy": "#7c3aed",
+        "nginx": "#15803d",
+        "haproxy": "#1d4ed8",
+    }
     figure, axes = plt.subplots(1, len(panels), figsize=(12, 3.6))
     width = 0.8 / len(names)
-    for axis, (title, key) in zip(axes, panels):
+    for axis, (title, key) in zip(axes, panels, strict=True):
         for number, name in enumerate(names):
             found = [values_of(raw, mode.name, name, key) for mode in modes]
             middles = [median(values) for values in found]
-            bars = [[m - min(v) for m, v in zip(middles, found)], [max(v) - m for m, v in zip(middles, found)]]
+            bars = [
+                [m - min(v) for m, v in zip(middles, found, strict=True)],
+                [max(v) - m for m, v in zip(middles, found, strict=True)],
+            ]
             places = [place + (number - (len(names) - 1) / 2) * width for place in range(len(modes))]
-            axis.bar(places, middles, width, yerr=bars, color=colours[name], label=TITLES[name].strip("*"),
-                     error_kw={"linewidth": 0.8})
+            axis.bar(
+                places,
+                middles,
+                width,
+                yerr=bars,
+                color=colours[name],
+                label=TITLES[name].strip("*"),
+                error_kw={"linewidth": 0.8},
+            )
         axis.set_title(title)
         axis.set_xticks(range(len(modes)), ["h1 kept", "h2 kept", "new connections"])
         axis.spines[["top", "right"]].set_visible(False)

@@ -10,9 +10,11 @@ from . import load, peers
 from .load import MODES, Mode
 from .machine import Trouble
 
+Sample = dict[str, Any]
+
 WARM_UP = 1.0
-# A measurement with anything else than 200 in it is repeated: a refusal is cheap and would look fast. On a busy machine even
-# a good request may be refused, because limits on time are held in real time; then the last try counts, and is noted.
+# A measurement with anything else than 200 in it is repeated: a refusal is cheap and would look fast. On a busy machine
+# even a good request may be refused, because limits on time are held in real time; then the last try counts, noted.
 TRIES = 3
 TOLERABLE = 0.001
 
@@ -72,11 +74,15 @@ def measure(proxy: peers.Proxy, tools: peers.Tools, pki: Path, mode: Mode, secon
 
 def mean_decision(before: dict[str, float], after: dict[str, float]) -> float:
     """Mean time of a decision in µs, as the gateway itself has measured it between two looks."""
-    total, count = (after[f"partnergate_decision_duration_seconds_{part}"]
-                    - before[f"partnergate_decision_duration_seconds_{part}"] for part in ("sum", "count"))
+    total, count = (
+        after[f"partnergate_decision_duration_seconds_{part}"] - before[f"partnergate_decision_duration_seconds_{part}"]
+        for part in ("sum", "count")
+    )
     return total / count * 1e6
 
 
 def in_short(sample: Sample) -> str:
-    return (f"{sample['cpu_us']:7.1f} µs CPU  {sample['per_second']:8.0f} req/s  p50 {sample['p50_ms']:6.2f} ms  "
-            f"p99 {sample['p99_ms']:6.2f} ms  {sample['memory_mb']:6.1f} MB  core {sample['busy']:4.0%} busy")
+    return (
+        f"{sample['cpu_us']:7.1f} µs CPU  {sample['per_second']:8.0f} req/s  p50 {sample['p50_ms']:6.2f} ms  "
+        f"p99 {sample['p99_ms']:6.2f} ms  {sample['memory_mb']:6.1f} MB  core {sample['busy']:4.0%} busy"
+    )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from . import load, peers
 from .client import Client
 from .load import Found
-from .machine import LOAD_CORE, PROXY_CORE, Trouble, output_of, pinned, running, wait_for
+from .machine import LOAD_CORE, PROXY_CORE, Trouble, free_port, output_of, pinned, running, wait_for
 
 PARTNERS_PER_FILE = 5_000
 RATE = 500
@@ -31,9 +32,17 @@ def run(tools: peers.Tools, pki: Path, where: Path, partners: int) -> dict[str, 
     registry = write_registry(folder / "registry", pki, partners)
     results: dict[str, Any] = {"partners": partners}
     with peers.upstream(tools, where / "scale-upstream") as upstream_port:
-        port, status_port = peers.free_port(), peers.free_port()
-        config = peers.fill(peers.TEMPLATES / "partnergate.yaml", folder / "partnergate.yaml", run=folder, pki=pki,
-                            port=port, upstream=upstream_port, status=status_port, repo=peers.REPO)
+        port, status_port = free_port(), free_port()
+        config = peers.fill(
+            peers.TEMPLATES / "partnergate.yaml",
+            folder / "partnergate.yaml",
+            run=folder,
+            pki=pki,
+            port=port,
+            upstream=upstream_port,
+            status=status_port,
+            repo=peers.REPO,
+        )
         command = [tools.partnergate, "--config", str(config)]
         results["apply_s"] = timed([*command, "apply", "--offline", "--yes", "-f", str(registry)])
         say(f"{partners} partners applied offline in {results['apply_s']:.1f} s")
@@ -46,21 +55,38 @@ def run(tools: peers.Tools, pki: Path, where: Path, partners: int) -> dict[str, 
             say(f"ready after {results['start_s']:.2f} s with {results['rss_at_start_mb']:.0f} MB")
             output_of(pinned(LOAD_CORE, load.command(tools.oha, pki, port, ("-c", "32"), 2)))
             results["rss_after_load_mb"] = process.rss_mb()
-            results["calm"] = asdict(loaded(tools, pki, port, lambda: look(pki, port)))
+            results["calm"] = asdict(loaded(tools, pki, port, partial(look, pki, port)))
             say(f"slowest request {results['calm']['slowest']:.1f} ms without changes")
-            results["changes"] = []
-            for change in (grant_changes(folder), partner_changes(folder, registry)):
-                found = loaded(tools, pki, port, lambda: change.make(command, pki, port))
-                results["changes"].append({"what": change.what, "live_ms": change.live_ms,
-                                           "command_ms": change.command_ms, "load": asdict(found)})
-                say(f"{change.what} live after {median(change.live_ms):.0f} ms (at most {max(change.live_ms):.0f} ms); "
-                    f"slowest request {found.slowest:.1f} ms")
+            changes = (grant_changes(folder), partner_changes(folder, registry))
+            results["changes"] = [changed(change, command, tools, pki, port) for change in changes]
             results["rss_after_changes_mb"] = process.rss_mb()
-            results["export_s"] = timed([*command, "export", "-d", str(folder / "export")])
-            results["rss_after_export_mb"] = process.rss_mb()
-            say(f"exported in {results['export_s']:.1f} s")
+            results["commands"] = [
+                {**commanded(what, command, tools, pki, port), "rss_mb": process.rss_mb()}
+                for what in ("reload", "partner list", "export")
+            ]
     shutil.rmtree(folder)
     return results
+
+
+def changed(change: Change, command: list[str], tools: peers.Tools, pki: Path, port: int) -> dict[str, Any]:
+    found = loaded(tools, pki, port, partial(change.make, command, pki, port))
+    say(
+        f"{change.what} live after {median(change.live_ms):.0f} ms (at most {max(change.live_ms):.0f} ms); "
+        f"slowest request {found.slowest:.1f} ms"
+    )
+    return {"what": change.what, "live_ms": change.live_ms, "command_ms": change.command_ms, "load": asdict(found)}
+
+
+def commanded(what: str, command: list[str], tools: peers.Tools, pki: Path, port: int) -> dict[str, Any]:
+    """An operator's command under load, which goes on for longer than an export takes."""
+    took: list[float] = []
+
+    def meanwhile() -> None:
+        took.append(timed([*command, *what.split()]))
+
+    found = loaded(tools, pki, port, meanwhile, 2 * SECONDS)
+    say(f"`{what}` took {took[0]:.2f} s; slowest request {found.slowest:.1f} ms")
+    return {"what": what, "took_s": took[0], "load": asdict(found)}
 
 
 def look(pki: Path, port: int) -> None:
@@ -72,17 +98,17 @@ def look(pki: Path, port: int) -> None:
             time.sleep(0.001)
 
 
-def loaded(tools: peers.Tools, pki: Path, port: int, meanwhile: Callable[[], None]) -> Found:
+def loaded(tools: peers.Tools, pki: Path, port: int, meanwhile: Callable[[], None], seconds: float = SECONDS) -> Found:
     """A steady load, with something going on a second after it has begun."""
     options = ("-c", "16", "-q", str(RATE), "--latency-correction")
-    command = pinned(LOAD_CORE, load.command(tools.oha, pki, port, options, SECONDS))
+    command = pinned(LOAD_CORE, load.command(tools.oha, pki, port, options, seconds))
     oha = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         time.sleep(1)
         meanwhile()
         if oha.poll() is not None:
-            raise Trouble("the load was over before the changes were: there is nothing to compare")
-        out, complaint = oha.communicate(timeout=SECONDS + 30)
+            raise Trouble(f"something took longer than a load of {seconds:g} s: there is nothing to compare")
+        out, complaint = oha.communicate(timeout=seconds + 30)
     finally:
         if oha.poll() is None:
             oha.kill()
@@ -120,7 +146,12 @@ class Change:
         apply = [*command, "apply", "--yes", "-f", str(self.folders[status])]
         child = subprocess.Popen(pinned(LOAD_CORE, apply), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         ended: list[float] = []
-        waiting = threading.Thread(target=lambda: (child.wait(), ended.append(time.monotonic())))
+
+        def wait() -> None:
+            child.wait()
+            ended.append(time.monotonic())
+
+        waiting = threading.Thread(target=wait)
         waiting.start()
         while client.status("GET", self.path) != status:
             if child.poll() not in (None, 0) or time.monotonic() - started > 30:
@@ -149,7 +180,9 @@ def partner_changes(folder: Path, registry: Path) -> Change:
     place.mkdir()
     shutil.copy(registry / "partner-ca.pem", place)
     base = (registry / "base.yaml").read_text()
-    (place / "base.yaml").write_text(base.replace("partners: [acme,", "partners: [stranger, acme,") + partner("stranger"))
+    (place / "base.yaml").write_text(
+        base.replace("partners: [acme,", "partners: [stranger, acme,") + partner("stranger")
+    )
     return Change("a new partner", "stranger", load.PATH, {200: place}, 1)
 
 
@@ -165,7 +198,7 @@ def write_registry(folder: Path, pki: Path, partners: int) -> Path:
     )
     others = names[1:]
     for start in range(0, len(others), PARTNERS_PER_FILE):
-        text = "".join(partner(name) for name in others[start:start + PARTNERS_PER_FILE])
+        text = "".join(partner(name) for name in others[start : start + PARTNERS_PER_FILE])
         (folder / f"partners-{start:06}.yaml").write_text("environment: bench\npartners:\n" + text)
     return folder
 
@@ -192,6 +225,7 @@ def partner(name: str) -> str:
 
 
 def timed(command: list[str]) -> float:
+    """Runs a command to its end. What it prints is dropped."""
     started = time.monotonic()
     output_of(["sh", "-c", 'exec "$@" >/dev/null', "sh", *command])
     return time.monotonic() - started
