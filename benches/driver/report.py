@@ -50,6 +50,7 @@ not what the proxy could. RSS counts pages that processes share once.
 
 def write(raw: Raw, out: Path) -> Path:
     """Writes RESULTS.md and, when there is something to plot, results.svg beside it."""
+    out.mkdir(parents=True, exist_ok=True)
     parts = [ABOUT.format(when=when(raw), seconds=raw["seconds"], rounds=raw["rounds"]), targets(raw), environment(raw)]
     if raw.get("samples"):
         plot(raw, out / "results.svg")
@@ -80,7 +81,7 @@ def environment(raw: Raw) -> str:
 
 
 def targets(raw: Raw) -> str:
-    rows = [row for row in (*ratio_targets(raw), *micro_targets(raw), *scale_targets(raw))]
+    rows = [*ratio_targets(raw), *micro_targets(raw), *scale_targets(raw)]
     if not rows:
         return "## Targets\n\nNone was measured.\n"
     lines = [f"| {what} | {target} | {got} | {'met' if met else '**missed**'} |" for what, target, got, met in rows]
