@@ -13,6 +13,7 @@ use crate::request::{RequestFacts, TlsFacts, UpgradeWanted};
 use crate::route::Route;
 use crate::upstream::Upstreams;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -278,7 +279,15 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.record();
+        // Something beneath us broke with this request in its hands; the client did not go away.
+        if std::thread::panicking() {
+            self.failure.get_or_insert(Reason::Internal);
+        }
+        // Out of here, a second panic would end the process.
+        if catch_unwind(AssertUnwindSafe(|| self.record())).is_err() {
+            self.recorder.metrics().panics.inc();
+            self.recorder.metrics().records_lost.inc();
+        }
         self.recorder.metrics().streams.dec();
     }
 }

@@ -160,9 +160,13 @@ impl Gateway {
         }
     }
 
-    /// Records a request that could not be decided.
+    /// Counts and records a request that could not be decided.
     fn malformed(&self, connection: &Connection, snapshot: &Snapshot, id: &str, refusal: &Refusal) {
         self.recorder.metrics().malformed.with_label_values(&[refusal.reason.as_str()]).inc();
+        self.record_undecided(connection, snapshot, id, refusal);
+    }
+
+    fn record_undecided(&self, connection: &Connection, snapshot: &Snapshot, id: &str, refusal: &Refusal) {
         let partner = match snapshot.registry.resolve(&connection.peer) {
             crate::registry::Resolution::Known { record, .. } => Some(&record.partner.id),
             _ => None,
@@ -180,12 +184,31 @@ impl Gateway {
         }));
     }
 
-    /// Runs synchronous work of ours; a panic in it costs one request, not the connection's task.
-    fn guarded<T>(&self, work: impl FnOnce() -> T) -> Result<T, Reason> {
-        catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+    /// Runs synchronous work of ours; a panic in it costs one request, not the connection's task. All that a phase does
+    /// goes through here, so that the client gets an answer; what panics beneath us ends the stream and is recorded by
+    /// the request's guard.
+    fn guarded<T>(&self, context: &mut Context, work: impl FnOnce(&mut Context) -> T) -> Result<T, Reason> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(context)));
+        outcome.map_err(|_| {
             self.recorder.metrics().panics.inc();
+            if let Some(flight) = &mut context.flight {
+                flight.fail(Reason::Internal);
+            }
             Reason::Internal
         })
+    }
+
+    /// A request that broke us before it had a guard.
+    fn unread(&self, context: &mut Context, connection: &Connection, id: &str) {
+        let recorded = self.guarded(context, |_| {
+            let live = self.live.load_full()?;
+            let refusal = Refusal::new(Reason::Internal, "the gateway failed while it read the request");
+            self.record_undecided(connection, &live.snapshot, id, &refusal);
+            Some(())
+        });
+        if !matches!(recorded, Ok(Some(()))) {
+            self.recorder.metrics().records_lost.inc();
+        }
     }
 
     fn connection(session: &Session) -> Option<Arc<Connection>> {
@@ -212,19 +235,20 @@ impl ProxyHttp for Gateway {
         };
         // From the first byte of an answer on, a client that does not read is waited for only so long.
         session.set_write_timeout(Some(self.limits.progress));
-        let admitted = self.guarded(|| self.admit(session, context, &connection));
+        let admitted = self.guarded(context, |context| {
+            self.admit(session, context, &connection)?;
+            self.prepare_body(session, context);
+            Ok(())
+        });
         let refused = match admitted {
-            Ok(Ok(())) => {
-                self.prepare_body(session, context);
-                return Ok(false);
-            }
+            Ok(Ok(())) => return Ok(false),
             Ok(Err(refused)) => refused,
             Err(reason) => {
                 let id = context.id.clone().unwrap_or_else(|| "unknown".into());
-                if let Some(flight) = &mut context.flight {
-                    flight.fail(reason.clone());
+                if context.flight.is_none() {
+                    self.unread(context, &connection, &id);
                 }
-                Refused::new(reason, id)
+                Refused { grpc: is_grpc(session.req_header()), ..Refused::new(reason, id) }
             }
         };
         // The record is written before the answer: a client that does not read its refusal holds no place for records.
@@ -244,16 +268,14 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         context: &mut Context,
     ) -> pingora_error::Result<()> {
-        let Some(flight) = &mut context.flight else { return Err(Error::new(ErrorType::HTTPStatus(500))) };
         let got = body.as_ref().map_or(0, Bytes::len);
-        match flight.body(got, end_of_stream, &self.limits) {
-            Ok(()) => Ok(()),
-            Err(reason) => {
-                let status = reason.code().status();
-                flight.fail(reason);
-                Err(Error::new_down(ErrorType::HTTPStatus(status)))
+        let taken = self.guarded(context, |context| match &mut context.flight {
+            Some(flight) => {
+                flight.body(got, end_of_stream, &self.limits).inspect_err(|reason| flight.fail(reason.clone()))
             }
-        }
+            None => Err(Reason::Internal),
+        });
+        taken.flatten().map_err(|reason| Error::new_down(ErrorType::HTTPStatus(reason.code().status())))
     }
 
     async fn upstream_peer(
@@ -261,36 +283,14 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         context: &mut Context,
     ) -> pingora_error::Result<Box<HttpPeer>> {
-        let refuse = |reason: Reason| Error::new_in(ErrorType::CustomCode("refused", reason.code().status()));
-        let Some(flight) = &mut context.flight else { return Err(refuse(Reason::Internal)) };
-        // Without a permit there is no way on; a filter that was missed fails closed here.
-        let Some(permit) = flight.permit() else { return Err(refuse(Reason::Internal)) };
-        let name: UpstreamName = permit.upstream().clone();
-        let websocket = flight.request().upgrade == UpgradeWanted::WebSocket;
-        let stream_idle = flight.route().map(|r| r.stream_idle);
-        let chosen = match flight.upstreams().get(&name) {
-            Some(upstream) => upstream.choose(permit, &context.tried, websocket).map(|c| (upstream.clone(), c)),
-            None => Err(Reason::UpstreamUnavailable),
-        };
-        match chosen {
-            Ok((upstream, (endpoint, mut peer))) => {
-                if websocket {
-                    peer.options.read_timeout = stream_idle;
-                }
-                if context.attempts > 0 {
-                    self.recorder.metrics().upstream_retries.with_label_values(&[name.as_str()]).inc();
-                }
-                context.attempts += 1;
-                context.tried.push(endpoint.address);
-                flight.sent_to(name, endpoint.address);
-                context.chosen = Some((upstream, endpoint, Instant::now()));
-                Ok(peer)
+        let chosen = self.guarded(context, |context| self.choose(context));
+        chosen.flatten().map_err(|reason| {
+            let status = reason.code().status();
+            if let Some(flight) = &mut context.flight {
+                flight.fail(reason);
             }
-            Err(reason) => {
-                flight.fail(reason.clone());
-                Err(refuse(reason))
-            }
-        }
+            Error::new_in(ErrorType::CustomCode("refused", status))
+        })
     }
 
     async fn upstream_request_filter(
@@ -299,19 +299,15 @@ impl ProxyHttp for Gateway {
         upstream: &mut RequestHeader,
         context: &mut Context,
     ) -> pingora_error::Result<()> {
-        let Some(flight) = &context.flight else { return Err(Error::new(ErrorType::InternalError)) };
-        let Some(permit) = flight.permit() else { return Err(Error::new(ErrorType::InternalError)) };
-        let host = context.chosen.as_ref().and_then(|(u, ..)| u.spec().host.as_deref());
         let version = session.req_header().version;
-        let built = self.guarded(|| forward::build_head(upstream, flight, permit, host, &self.via, version));
-        match built {
-            Ok(Ok(head)) => {
-                *upstream = head;
-                Ok(())
-            }
-            Ok(Err(e)) => Err(e),
-            Err(_) => Err(Error::new(ErrorType::InternalError)),
-        }
+        let built = self.guarded(context, |context| {
+            let Some(flight) = &context.flight else { return Err(Error::new(ErrorType::InternalError)) };
+            let Some(permit) = flight.permit() else { return Err(Error::new(ErrorType::InternalError)) };
+            let host = context.chosen.as_ref().and_then(|(u, ..)| u.spec().host.as_deref());
+            forward::build_head(upstream, flight, permit, host, &self.via, version)
+        });
+        *upstream = built.unwrap_or_else(|_| Err(Error::new(ErrorType::InternalError)))?;
+        Ok(())
     }
 
     async fn connected_to_upstream(
@@ -337,14 +333,14 @@ impl ProxyHttp for Gateway {
         context: &mut Context,
         mut e: Box<Error>,
     ) -> Box<Error> {
-        if let Some((upstream, endpoint, _)) = &context.chosen {
-            upstream.failed(endpoint);
-            let reason = reason_of(&e);
-            let labels = [upstream.spec().name.as_str(), reason.as_str()];
-            self.recorder.metrics().upstream_failures.with_label_values(&labels).inc();
-        }
+        let noted = self.guarded(context, |context| {
+            if let Some((upstream, endpoint, _)) = &context.chosen {
+                upstream.failed(endpoint);
+                self.count_failure(upstream, &reason_of(&e));
+            }
+        });
         // Nothing was sent, so a second attempt is safe for every method.
-        e.set_retry(context.attempts < 2);
+        e.set_retry(noted.is_ok() && context.attempts < 2);
         e
     }
 
@@ -367,15 +363,19 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora_error::Result<()> {
-        if let Some((upstream, _, since)) = &context.chosen {
-            if let Some(flight) = &mut context.flight {
-                flight.upstream_answered(since.elapsed());
+        let finished = self.guarded(context, |context| {
+            if let Some((upstream, _, since)) = &context.chosen {
+                if let Some(flight) = &mut context.flight {
+                    flight.upstream_answered(since.elapsed());
+                }
+                let seconds =
+                    self.recorder.metrics().upstream_seconds.with_label_values(&[upstream.spec().name.as_str()]);
+                seconds.observe(since.elapsed().as_secs_f64());
             }
-            let name = upstream.spec().name.as_str();
-            self.recorder.metrics().upstream_seconds.with_label_values(&[name]).observe(since.elapsed().as_secs_f64());
-        }
-        let Some(flight) = &context.flight else { return Ok(()) };
-        forward::finish_response(response, flight, &self.via)
+            let Some(flight) = &context.flight else { return Ok(()) };
+            forward::finish_response(response, flight, &self.via)
+        });
+        finished.unwrap_or_else(|_| Err(Error::new(ErrorType::InternalError)))
     }
 
     fn response_body_filter(
@@ -410,10 +410,13 @@ impl ProxyHttp for Gateway {
             e.set_retry(false);
         }
         let ended = stream_end(session, &e).is_some();
-        if let (Some((upstream, ..)), ErrorSource::Upstream, false) = (&context.chosen, e.esource(), ended) {
-            let reason = reason_of(&e);
-            let labels = [upstream.spec().name.as_str(), reason.as_str()];
-            self.recorder.metrics().upstream_failures.with_label_values(&labels).inc();
+        let noted = self.guarded(context, |context| {
+            if let (Some((upstream, ..)), ErrorSource::Upstream, false) = (&context.chosen, e.esource(), ended) {
+                self.count_failure(upstream, &reason_of(&e));
+            }
+        });
+        if noted.is_err() {
+            e.set_retry(false);
         }
         e
     }
@@ -466,6 +469,33 @@ impl ProxyHttp for Gateway {
 }
 
 impl Gateway {
+    /// The endpoint that a permit opens the way to.
+    fn choose(&self, context: &mut Context) -> Result<Box<HttpPeer>, Reason> {
+        // Without a permit there is no way on; a filter that was missed fails closed here.
+        let flight = context.flight.as_mut().ok_or(Reason::Internal)?;
+        let permit = flight.permit().ok_or(Reason::Internal)?;
+        let name: UpstreamName = permit.upstream().clone();
+        let websocket = flight.request().upgrade == UpgradeWanted::WebSocket;
+        let upstream = flight.upstreams().get(&name).ok_or(Reason::UpstreamUnavailable)?.clone();
+        let (endpoint, mut peer) = upstream.choose(permit, &context.tried, websocket)?;
+        if websocket {
+            peer.options.read_timeout = flight.route().map(|r| r.stream_idle);
+        }
+        if context.attempts > 0 {
+            self.recorder.metrics().upstream_retries.with_label_values(&[name.as_str()]).inc();
+        }
+        context.attempts += 1;
+        context.tried.push(endpoint.address);
+        flight.sent_to(name, endpoint.address);
+        context.chosen = Some((upstream, endpoint, Instant::now()));
+        Ok(peer)
+    }
+
+    fn count_failure(&self, upstream: &Upstream, reason: &Reason) {
+        let labels = [upstream.spec().name.as_str(), reason.as_str()];
+        self.recorder.metrics().upstream_failures.with_label_values(&labels).inc();
+    }
+
     /// Deadlines for what is still to come of an allowed request.
     fn prepare_body(&self, session: &mut Session, context: &Context) {
         let Some(flight) = &context.flight else { return };

@@ -132,8 +132,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
         tasks.spawn(async move {
             let _place = place;
             let metrics = shared.recorder.metrics().clone();
+            let handshake = AssertUnwindSafe(handshake::accept(&shared, stream, source)).catch_unwind();
+            let conn = match handshake.await {
+                Ok(Some(conn)) => conn,
+                Ok(None) => return,
+                Err(_) => {
+                    metrics.panics.inc();
+                    shared.handshake_refused(source, &Reason::Internal, "the gateway failed in the handshake");
+                    return;
+                }
+            };
             let work = async {
-                let Some(conn) = handshake::accept(&shared, stream, source).await else { return };
                 let protocol = if conn.facts().http2 { "h2" } else { "http/1.1" };
                 let _open = Counted::new(metrics.connections.with_label_values(&[protocol]));
                 serve(shared.clone(), conn).await;

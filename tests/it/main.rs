@@ -20,6 +20,7 @@ mod harness;
 mod http2;
 mod identity;
 mod lifecycle;
+mod panic;
 mod registry;
 mod reload;
 mod request;

@@ -39,7 +39,7 @@ pub enum Tried {
 }
 
 impl Dial {
-    pub(super) fn new(address: SocketAddr, name: &str) -> Self {
+    pub fn new(address: SocketAddr, name: &str) -> Self {
         Dial {
             address,
             from: None,
