@@ -11,10 +11,12 @@ use axum::{Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// What the listener shows.
 #[derive(Clone)]
@@ -31,30 +33,37 @@ const MAX_CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Serves until the task is dropped. A connection that asks nothing is closed.
+/// Serves until the task is dropped. A connection that asks nothing is closed at its deadline, and before that when
+/// others need its place: the oldest goes, so that silent ones never keep a scraper waiting.
 pub async fn serve(listener: TcpListener, state: StatusState) {
     let service = TowerToHyperService::new(router(state));
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(e) => {
-                tracing::warn!(error = %e, "a status connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    tracing::warn!(error = %e, "a status connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            Some(_) = connections.join_next() => continue,
         };
-        let service = service.clone();
-        tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            // How a scraper ends its connection is nobody's concern.
-            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
-            drop(place);
-        });
+        oldest_first.retain(|connection| !connection.is_finished());
+        if oldest_first.len() >= MAX_CONNECTIONS {
+            if let Some(oldest) = oldest_first.pop_front() {
+                oldest.abort();
+            }
+        }
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service.clone());
+        // How a scraper ends its connection is nobody's concern.
+        let bounded = async { drop(tokio::time::timeout(CONNECTION_TIMEOUT, connection).await) };
+        oldest_first.push_back(connections.spawn(bounded));
     }
 }
 

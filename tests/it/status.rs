@@ -1,6 +1,6 @@
 //! The status listener and the admin socket: what is counted, what it is called, and who may ask. Threats 24 and 28.
 
-use crate::harness::{Gate, HOST, Response, Setup, TlsConn, Tried, await_some, run};
+use crate::harness::{DEADLINE, Gate, HOST, Response, Setup, TlsConn, Tried, await_some, run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 fn get(conn: &mut TlsConn, path: &str) -> Response {
     conn.request(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
@@ -436,4 +436,44 @@ fn the_admin_socket_is_for_the_gateway_s_own_user() {
     assert!(!gate.metrics().contains("partnergate_reloads_total{"));
     // Our own user is still served.
     gate.cli(&["partner", "list"]).ok();
+}
+
+/// Whoever reaches the listener cannot use up its connections by saying nothing.
+#[test]
+fn silent_connections_are_cut_at_their_deadline_and_keep_no_scraper_waiting() {
+    let gate = Gate::start();
+    let began = Instant::now();
+    let begun = |first: &[u8]| {
+        let mut tcp = TcpStream::connect(gate.status_address()).unwrap();
+        tcp.set_read_timeout(Some(DEADLINE)).unwrap();
+        tcp.write_all(first).unwrap();
+        tcp
+    };
+    let half = b"GET /metrics HTTP/1.1\r\nHost: st";
+    let mut answered = begun(b"GET /healthz HTTP/1.1\r\nHost: status\r\n\r\n");
+    answered.read_exact(&mut [0; 15]).unwrap();
+    let held = [("silent", begun(b"")), ("half a head", begun(half)), ("after an answer", answered)];
+    let mut drips = begun(half);
+    drips.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    while began.elapsed() < DEADLINE && !matches!(drips.read(&mut [0; 512]), Ok(0)) {
+        if drips.write_all(b"x").is_err() {
+            break;
+        }
+    }
+    assert!(began.elapsed() < DEADLINE, "a head that drips is never cut");
+    assert!(began.elapsed() > Duration::from_secs(4), "a head that drips is cut after {:?}", began.elapsed());
+    for (name, mut tcp) in held {
+        tcp.read_to_end(&mut Vec::new()).unwrap_or_else(|e| panic!("{name}: left open: {e}"));
+    }
+
+    // Far more than are served at once, and none of them over yet.
+    let began = Instant::now();
+    let many: Vec<TcpStream> = (0..300).map(|n| begun(if n % 2 == 0 { b"" } else { half })).collect();
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(gate.http(path).0, 200, "{path}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "a scraper has waited {:?}", began.elapsed());
+    get(&mut open(&gate), "/items").expect(200);
+    drop(many);
+    assert_eq!(gate.http("/metrics").0, 200);
 }
