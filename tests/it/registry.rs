@@ -1,7 +1,11 @@
 //! The registry through its commands: plans, all or nothing, live at once, and still there after the end of a process.
 //! Threats 4 and 5, as far as registration refuses them.
 
+use crate::harness::http2::block_on;
 use crate::harness::{DEADLINE, Finished, Gate, HOST, Process, Response, Setup, TlsConn, await_some};
+use partnergate::name::PartnerId;
+use partnergate::registry::Change;
+use partnergate::store::Store;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -729,6 +733,85 @@ fn a_kill_at_any_moment_of_an_apply_leaves_the_old_or_the_new_registry() {
         gate.restart("KILL");
         let found = gate.cli(&["export"]).ok();
         assert!(found == old || found == new, "round {round}: neither the old nor the new registry:\n{found}");
+    }
+}
+
+/// The revision that the database holds, whatever requests are decided on.
+fn stored_revision(gate: &Gate) -> f64 {
+    let path = gate.dir.path().join("state/registry.db");
+    block_on(async {
+        let store = Store::open_to_read(&path).await.unwrap().unwrap();
+        let revision = store.revision().await.unwrap();
+        store.close().await;
+        revision as f64
+    })
+}
+
+#[test]
+fn an_apply_whose_caller_goes_away_leaves_database_and_requests_of_one_mind() {
+    // Nothing but the change itself can make it live: nobody looks for what an interrupted one has left behind.
+    let gate = Setup::new().set("reload.interval", "1h").start();
+    let open = json!({"files": files(&gate.write_registry(gate.registry_text()))});
+    let narrow = edited(gate.registry_text(), ACME_ITEMS, "[items.read]");
+    let closed = json!({"files": files(&gate.write_registry(&narrow))});
+    let log = gate.dir.path().join("state/registry.db-wal");
+    let written = || std::fs::metadata(&log).map_or((0, None), |m| (m.len(), m.modified().ok()));
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for round in 0..20 {
+        admin(&socket(&gate), "POST", "/v1/apply", &open);
+        get(&mut conn, "/items").expect(200);
+        let (revision, before) = (gate.metric(REVISION), written());
+        let mut stream = UnixStream::connect(socket(&gate)).unwrap();
+        let body = closed.to_string();
+        let head = format!(
+            "POST /v1/apply HTTP/1.1\r\nHost: admin\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        // At once, or in the middle of the commit: as soon as something is in the database's log.
+        let committing = round % 4 != 0;
+        while committing && written() == before && stored_revision(&gate) == revision {}
+        drop(stream);
+        await_some("one revision", || (stored_revision(&gate) == gate.metric(REVISION)).then_some(()));
+        if committing {
+            await_some("the change", || (gate.metric(REVISION) == revision + 1.0).then_some(()));
+            get(&mut conn, "/items").expect(403);
+        }
+        // The next change is possible, from either.
+        let (status, said) = admin(&socket(&gate), "POST", "/v1/apply", &closed);
+        assert_eq!(status, 200, "round {round}: {said}");
+        get(&mut conn, "/items").expect(403);
+        assert_eq!(stored_revision(&gate), gate.metric(REVISION));
+        assert_eq!(gate.metric("partnergate_registry_last_update_successful"), 1.0);
+    }
+}
+
+/// However it came about that the database is ahead, requests are not decided on the old registry for long: each way
+/// in which the gateway looks at it catches up.
+#[test]
+fn a_database_that_is_ahead_of_what_is_live_is_caught_up_with() {
+    for (way, interval) in [("the next look", "100ms"), ("a reload", "1h"), ("the next apply", "1h")] {
+        let gate = Setup::new().set("reload.interval", interval).start();
+        let mut conn = gate.dial().identity(&gate.acme).open();
+        get(&mut conn, "/items").expect(200);
+        // What a commit that was not published leaves.
+        block_on(async {
+            let store = Store::open(&gate.dir.path().join("state/registry.db")).await.unwrap();
+            let acme = PartnerId::parse("acme").unwrap();
+            assert_eq!(store.commit(1, &[Change::Partner(acme, None)]).await.unwrap(), 2);
+            store.close().await;
+        });
+        match way {
+            "a reload" => gate.reload(),
+            "the next apply" => drop(apply(&gate, &gate.write_registry(gate.registry_text()), &["--dry-run"])),
+            _ => gate.await_metric(REVISION, 2.0),
+        }
+        assert_eq!(get(&mut conn, "/items").expect(403).code(), "identity-unknown", "{way}");
+        gate.await_log("the database is ahead of what is live");
+        get(&mut gate.dial().identity(&gate.globex).open(), "/items").expect(200);
+        gate.apply(gate.registry_text());
+        get(&mut conn, "/items").expect(200);
+        assert_eq!(gate.metric(REVISION), 3.0, "{way}");
     }
 }
 
