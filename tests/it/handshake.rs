@@ -622,3 +622,48 @@ fn plain_http_on_the_tls_port_is_refused() {
     assert_eq!(records[0]["reason"], "handshake-protocol");
     gate.upstream.assert_untouched();
 }
+
+/// Threat 10: nobody is trusted to say where a connection comes from, so a PROXY header is bytes that are no handshake.
+#[test]
+fn proxy_header_is_refused_and_no_source_is_taken_from_it() {
+    let gate = Setup::new().set("partner.timeouts.handshake", "2s").start();
+    let v2 = |command: u8, family: u8, addresses: &[u8]| {
+        let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
+        [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family][..], &length, addresses].concat()
+    };
+    let addresses = [198, 51, 100, 7, 10, 0, 0, 1, 0xd4, 0x31, 0x01, 0xbb];
+    let whole = v2(1, 0x11, &addresses);
+    let headers: Vec<(&str, Vec<u8>)> = vec![
+        ("version 1", b"PROXY TCP4 198.51.100.7 10.0.0.1 54321 443\r\n".to_vec()),
+        ("version 1, v6", b"PROXY TCP6 2001:db8::7 2001:db8::1 54321 443\r\n".to_vec()),
+        ("version 1, unknown", b"PROXY UNKNOWN\r\n".to_vec()),
+        ("version 1, without an end", [b"PROXY TCP4 198.51.100.7 ".to_vec(), vec![b'1'; 4000]].concat()),
+        ("version 2", whole.clone()),
+        ("version 2, LOCAL", v2(0, 0, &[])),
+        ("version 2, truncated", whole[..20].to_vec()),
+        ("version 2, oversized", v2(1, 0x11, &[7; 60_000])),
+    ];
+    for (name, header) in &headers {
+        let dial = gate.dial().identity(&gate.acme);
+        let mut hello = Vec::new();
+        dial.state().write_tls(&mut hello).unwrap();
+        let mut tcp = dial.tcp();
+        let port = tcp.local_addr().unwrap().port();
+        // The gateway may close before it has taken everything.
+        let _ = tcp.write_all(&[&header[..], &hello].concat());
+        let mut answer = Vec::new();
+        let end = tcp.read_to_end(&mut answer);
+        let left_open = end.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!left_open, "{name}: left open");
+        // At most an alert.
+        assert!(answer.first().is_none_or(|kind| *kind == 21), "{name}: {answer:?}");
+        let record = gate.await_record(name, |r| r["input"]["source"]["port"] == port);
+        assert_eq!((&record["kind"], &record["result"]), (&"handshake".into(), &"deny".into()), "{name}: {record}");
+        assert_eq!(record["reason"], "handshake-protocol", "{name}: {record}");
+        assert_eq!(record["input"]["source"]["ip"], "127.0.0.1", "{name}: {record}");
+    }
+    assert_eq!(gate.settle().len(), headers.len());
+    assert!(!gate.records_text().contains("198.51.100.7") && !gate.records_text().contains("2001:db8"));
+    gate.upstream.assert_untouched();
+    gate.dial().identity(&gate.acme).open().request(GOOD).expect(200);
+}

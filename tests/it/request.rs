@@ -1,6 +1,8 @@
 //! The request as such: threats 11 to 18 over HTTP/1, each on the first and on the second request of a connection.
 
+use crate::harness::http2::{Http2, block_on};
 use crate::harness::{Gate, HOST, Response, Setup, await_some, count, node, python, run, same};
+use serde_json::json;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -319,6 +321,68 @@ fn accepted_targets_arrive_byte_for_byte() {
     assert_eq!(arrived, targets);
 }
 
+/// Threat 11: `%3A` and `:` are the same to many servers. Where the two spellings of a path are two operations, nobody
+/// gets the one by writing the other; where they are one, the path arrives as it was written.
+#[test]
+fn other_spelling_of_a_path_never_names_another_operation() {
+    let setup = Setup::new();
+    let mut operations = setup.config()["routes"]["api"]["operations"].clone();
+    for (id, path) in
+        [("items.cancel", "/items/{id}:cancel"), ("groups.list", "/groups/@all"), ("groups.read", "/groups/{id}")]
+    {
+        operations.as_array_mut().unwrap().push(json!({"id": id, "method": "GET", "path": path}));
+    }
+    let registry = setup
+        .registry_text()
+        .replace("operations: [items.list], ends", "operations: [items.cancel, groups.list], ends");
+    let registry = registry.replace("pairs.read], ends", "pairs.read, groups.read], ends");
+    let gate = setup.set("routes.api.operations", operations).registry(&registry).start();
+    let cases = [
+        // acme may read, and not cancel; globex the other way round.
+        (&gate.acme, "/items/7", None),
+        (&gate.acme, "/items/7:cancel", Some("operation-not-granted")),
+        (&gate.acme, "/items/7%3Acancel", Some("operation-unknown")),
+        (&gate.acme, "/items/7%3acancel", Some("operation-unknown")),
+        (&gate.acme, "/items/%37:cancel", Some("target-not-canonical")),
+        (&gate.acme, "/items/7:%63ancel", Some("target-not-canonical")),
+        (&gate.acme, "/items/7%3Aother", None),
+        (&gate.acme, "/items/7%3aother", None),
+        (&gate.acme, "/groups/%40all", Some("operation-unknown")),
+        (&gate.acme, "/groups/@all", Some("operation-not-granted")),
+        (&gate.acme, "/groups/%40one", None),
+        (&gate.globex, "/items/7:cancel", None),
+        (&gate.globex, "/items/7%3Acancel", Some("operation-unknown")),
+        (&gate.globex, "/groups/@all", None),
+        (&gate.globex, "/groups/%40all", Some("operation-unknown")),
+    ];
+    let mut forwarded = Vec::new();
+    for (who, target, refused) in cases {
+        let over_h1 = gate.dial().identity(who).open().request(get(target));
+        let over_h2 = block_on(async { Http2::open(&gate.dial().identity(who)).await.get(target).await });
+        for (status, id) in [(over_h1.status, over_h1.id()), (over_h2.status, over_h2.id())] {
+            let record = gate.record_of(id);
+            match refused {
+                None => {
+                    assert_eq!(status, 200, "{target}: {record}");
+                    forwarded.push(target);
+                }
+                Some(reason) => {
+                    assert!(matches!(status, 400 | 403), "{target}: {status}");
+                    assert_eq!(record["reason"], reason, "{target}: {record}");
+                }
+            }
+        }
+    }
+    gate.settle();
+    let text = gate.upstream.text();
+    let mut arrived: Vec<&str> =
+        text.lines().filter_map(|l| l.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1")).collect();
+    // The order of connections is not that of requests.
+    arrived.sort_unstable();
+    forwarded.sort_unstable();
+    assert_eq!(arrived, forwarded, "as it was written, and nothing else");
+}
+
 /// Threat 13.
 #[test]
 fn identity_fields_of_a_client_never_arrive() {
@@ -376,6 +440,56 @@ fn fields_that_the_client_names_in_connection_cannot_take_ours_away() {
         assert_eq!(lower.matches(&format!("\r\n{name}")).count(), 1, "{name}: {lower}");
     }
     assert!(lower.contains(&format!("\r\nhost: {HOST}\r\n")), "{lower}");
+}
+
+/// A field that policy has looked at cannot be dropped afterwards: what the upstream receives is what was decided on.
+#[test]
+fn fields_that_policy_has_seen_cannot_be_taken_away_by_connection() {
+    let (setup, policies) = Setup::new().own_policies();
+    let reasons = "reasons:\n  x-tenant-missing: \"A test\"\n  x-role: \"A test\"\n";
+    std::fs::write(policies.join("reasons.yaml"), reasons).unwrap();
+    let rule = "package partnergate.custom\n\nimport rego.v1\n\ndeny contains {\"reason\": \"x-tenant-missing\"} if not \
+                input.request.headers[\"x-tenant\"]\n\ndeny contains {\"reason\": \"x-role\"} if \"admin\" in \
+                input.request.headers[\"x-role\"]\n";
+    std::fs::write(policies.join("custom/tenant.rego"), rule).unwrap();
+    let gate = setup.set("policy.headers", json!(["x-tenant", "x-role"])).start();
+    let ask = |lines: &str| {
+        let answer = gate.dial().identity(&gate.acme).open().request(with("GET", lines, ""));
+        (answer.status, gate.record_of(answer.id())["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    let reason = |status: u16, reason: &str| (status, reason.to_owned());
+    assert_eq!(ask(""), reason(403, "x-tenant-missing"));
+    for connection in ["x-tenant", "X-Tenant", "close, x-tenant", "keep-alive,\tX-TENANT ,te", "x-role, x-tenant"] {
+        for lines in [
+            format!("X-Tenant: t\r\nConnection: {connection}\r\n"),
+            format!("Connection: {connection}\r\nX-Tenant: t\r\n"),
+            format!("Connection: close\r\nX-Tenant: t\r\nConnection: {connection}\r\n"),
+        ] {
+            assert_eq!(ask(&lines), reason(400, "head-ambiguous-framing"), "{lines}");
+        }
+    }
+    // Nor one that policy has not been shown: the upstream may look at it.
+    assert_eq!(
+        ask("X-Tenant: t\r\nAuthorization: x\r\nConnection: authorization\r\n"),
+        reason(400, "head-ambiguous-framing")
+    );
+    // White space around a value is no part of it, for anybody.
+    for value in ["admin", " admin", "admin ", "\tadmin\t", "  \t admin \t "] {
+        assert_eq!(ask(&format!("X-Tenant: t\r\nX-Role:{value}\r\n")), reason(403, "x-role"), "{value:?}");
+    }
+    gate.settle();
+    gate.upstream.assert_untouched();
+    // Naming what is not there takes nothing away.
+    let answer = gate.dial().identity(&gate.acme).open().request(with(
+        "GET",
+        "X-Tenant: \t t \r\nX-Role: user\r\nConnection: x-absent, close\r\n",
+        "",
+    ));
+    answer.expect(200);
+    let seen = &gate.record_of(answer.id())["input"]["request"]["headers"];
+    assert_eq!((&seen["x-tenant"], &seen["x-role"]), (&json!(["t"]), &json!(["user"])));
+    let text = gate.upstream.text().to_ascii_lowercase();
+    assert!(text.contains("\r\nx-tenant: t\r\n") && text.contains("\r\nx-role: user\r\n"), "{text}");
 }
 
 /// What no proxy may drop, what is no name, and more names than anybody needs.
