@@ -3,6 +3,7 @@
 use super::{Exit, complain};
 use crate::config::Config;
 use crate::server;
+use std::any::Any;
 use std::path::Path;
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +17,10 @@ pub(super) async fn run(path: &Path) -> Exit {
         }
     };
     log_to_stderr(&config);
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(|| "an unknown place".into(), ToString::to_string);
+        tracing::error!(place, message = message_of(info.payload()), "a panic");
+    }));
     match server::run(path, config).await {
         Ok(()) => Exit::Done,
         Err(server::StartError::Invalid(problems)) => {
@@ -30,11 +35,31 @@ pub(super) async fn run(path: &Path) -> Exit {
     }
 }
 
-/// Our own lines at the configured level; those of libraries only when they are errors, because they may repeat what a
-/// client sent.
+/// Our own lines at the configured level; none of libraries, because they may repeat what a client sent.
 fn log_to_stderr(config: &Config) {
     let filter = EnvFilter::new(format!("off,partnergate={}", config.log.level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second initialisation is impossible: this is the only one.
     let _ = if config.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
+}
+
+/// The message of a panic, where it is the same at every time. One that was put together when it happened may repeat
+/// what a client sent, as the text that was cut in the middle of a character.
+fn message_of(payload: &dyn Any) -> &'static str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("(not shown)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_of_a_panic_repeats_nothing_of_a_client() {
+        let secret = String::from("s\u{e9}cret");
+        let told =
+            |work: &(dyn Fn() + std::panic::RefUnwindSafe)| message_of(&*std::panic::catch_unwind(work).unwrap_err());
+        assert_eq!(told(&|| panic!("always the same")), "always the same");
+        assert_eq!(told(&|| drop(secret[2..].to_owned())), "(not shown)");
+        assert_eq!(told(&|| panic!("for {secret}")), "(not shown)");
+    }
 }
