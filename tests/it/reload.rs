@@ -156,6 +156,118 @@ fn a_kubernetes_volume_is_followed_through_its_data_link() {
     assert_eq!(gate.metric(FAILED), 0.0, "{}", gate.log());
 }
 
+/// How a file is replaced.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    InPlace,
+    RenamedOver,
+    /// As kubelet does it: the name links into `..data`, which links to the folder of one revision.
+    DataLink,
+}
+
+impl Way {
+    /// Makes these files of a folder be these, with their modes.
+    fn put(self, folder: &Path, revision: usize, files: &[(&str, &[u8], u32)]) {
+        let write = |path: &Path, text: &[u8], mode: u32| {
+            let mut file = fs::File::options().create(true).truncate(true).write(true).mode(mode).open(path).unwrap();
+            std::io::Write::write_all(&mut file, text).unwrap();
+        };
+        match self {
+            Way::InPlace => files.iter().for_each(|(name, text, mode)| write(&folder.join(name), text, *mode)),
+            Way::RenamedOver => {
+                files.iter().for_each(|(name, text, mode)| rename_over(&folder.join(name), text, *mode))
+            }
+            Way::DataLink => {
+                let next = folder.join(format!("..{revision}"));
+                fs::create_dir(&next).unwrap();
+                let old = fs::read_link(folder.join("..data")).ok();
+                for (name, text, mode) in files {
+                    write(&next.join(name), text, *mode);
+                    if old.is_none() {
+                        symlink(Path::new("..data").join(name), folder.join(name)).unwrap();
+                    }
+                }
+                symlink(format!("..{revision}"), folder.join("..data_tmp")).unwrap();
+                fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+                if let Some(old) = old {
+                    fs::remove_dir_all(folder.join(old)).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_file_is_followed_in_every_way_of_replacing_it() {
+    for way in [Way::InPlace, Way::RenamedOver, Way::DataLink] {
+        let (setup, policies) = watching().own_policies();
+        fs::write(policies.join("reasons.yaml"), "reasons:\n  x-closed: \"Closed for a test\"\n").unwrap();
+        let custom = policies.join("custom");
+        fs::remove_dir_all(&custom).unwrap();
+        let [tls, api] = ["tls", "api"].map(|name| setup.dir.path().join(name));
+        for folder in [&custom, &tls, &api] {
+            fs::create_dir(folder).unwrap();
+        }
+        let servers = ["zero", "one"].map(|name| setup.pki.server(&setup.server_ca, name, &[HOST]));
+        let policy =
+            |n: usize, way: Way| way.put(&custom, n, &[("closed.rego", [OPEN, CLOSED][n % 2].as_bytes(), 0o644)]);
+        let certificate = |n: usize, way: Way| {
+            let [chain, key] = [&servers[n % 2].chain_file, &servers[n % 2].key_file].map(|f| fs::read(f).unwrap());
+            way.put(&tls, n, &[("tls.crt", &chain, 0o644), ("tls.key", &key, 0o600)]);
+        };
+        let document = |n: usize, way: Way| {
+            let path = ["/things", "/objects"][n % 2];
+            let text =
+                json!({"openapi": "3.0.3", "paths": {path: {"get": {"operationId": "things.list"}}}}).to_string();
+            way.put(&api, n, &[("api.json", text.as_bytes(), 0o644)]);
+        };
+        policy(0, way);
+        certificate(0, way);
+        document(0, way);
+        way.put(setup.dir.path(), 0, &[("partnergate.yaml", b"", 0o644)]);
+        let registry = setup.registry_text().replace("items.create, pairs.read]", "items.create, things.list]");
+        let gate = setup
+            .set("partner.certificates.0.chain", tls.join("tls.crt").to_str().unwrap())
+            .set("partner.certificates.0.key", format!("file:{}", tls.join("tls.key").display()))
+            .set("routes.api.openapi", json!([{"file": api.join("api.json")}]))
+            .set("upstreams.api.host", "host-0.internal")
+            .registry(&registry)
+            .start();
+        let config = |n: usize| {
+            let mut config = gate.config().clone();
+            config["upstreams"]["api"]["host"] = json!(format!("host-{}.internal", n % 2));
+            way.put(gate.dir.path(), n, &[("partnergate.yaml", config.to_string().as_bytes(), 0o644)]);
+        };
+        // What of each kind is live: config, policy, certificate, OpenAPI document.
+        let live = || {
+            let mut conn = open(&gate);
+            let certificate = usize::from(conn.server_certificate() == servers[1].leaf());
+            let host = usize::from(get(&mut conn, "/items/7").expect(200).text().contains("host-1.internal"));
+            let policy = usize::from(get(&mut conn, "/items").status == 403);
+            let [things, objects] = ["/things", "/objects"].map(|path| get(&mut conn, path).status);
+            // Between the two, one may have become the other.
+            let document =
+                [(200, 403), (403, 200)].iter().position(|of| *of == (things, objects)).unwrap_or(usize::MAX);
+            [host, policy, certificate, document]
+        };
+        let mut expected = [0; 4];
+        assert_eq!(live(), expected, "{way:?}");
+        for n in 1..=2 {
+            for kind in 0..4 {
+                match kind {
+                    0 => config(n),
+                    1 => policy(n, way),
+                    2 => certificate(n, way),
+                    _ => document(n, way),
+                }
+                expected[kind] = n % 2;
+                await_some(&format!("{way:?} {expected:?}"), || (live() == expected).then_some(()));
+            }
+        }
+        gate.await_metric(LAST, 1.0);
+    }
+}
+
 #[test]
 fn sighup_and_the_reload_command_reload_at_once() {
     let (setup, rule) = with_custom_rule(not_watching());
