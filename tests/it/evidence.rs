@@ -1,5 +1,6 @@
 //! What is written down: threats 24 to 27, one record for each request whatever becomes of it, and its form.
 
+use crate::harness::http2::{Http2, block_on, request, whole};
 use crate::harness::{DEADLINE, Gate, HOST, Setup, await_some, count};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -76,6 +77,61 @@ fn partners_over_the_bound_are_counted_together() {
     assert!(labels <= 10, "{labels} partners have a series of their own");
     assert!(gate.metric("partnergate_requests_total{outcome=\"denied\",partner=\"other\"}") >= 4.0);
     assert!(gate.metric("partnergate_metrics_series_folded_total") >= 4.0);
+}
+
+/// Threat 24: pairs are counted only where the config asks for them, of configured ids only, and within the same bound.
+#[test]
+fn pairs_of_partner_and_operation_are_counted_where_asked_for_and_within_the_bound() {
+    const PAIRS: &str = "partnergate_partner_operation_requests_total";
+    let ask = |gate: &Gate| {
+        for (who, target) in
+            [(&gate.acme, "/items"), (&gate.acme, "/items/7"), (&gate.globex, "/items/7"), (&gate.acme, "/evil-path")]
+        {
+            gate.dial().identity(who).open().request(get(target, ""));
+        }
+        gate.settle();
+    };
+    let quiet = Gate::start();
+    ask(&quiet);
+    assert!(!quiet.metrics().contains(&format!("{PAIRS}{{")), "{}", quiet.metrics());
+
+    let gate = Setup::new().set("metrics.partner_operation", true).start();
+    ask(&gate);
+    for (operation, outcome, partner) in [
+        ("items.list", "allowed", "acme"),
+        ("items.read", "allowed", "acme"),
+        ("items.read", "denied", "globex"),
+        ("other", "denied", "acme"),
+    ] {
+        let series = format!("{PAIRS}{{operation=\"{operation}\",outcome=\"{outcome}\",partner=\"{partner}\"}}");
+        assert!(gate.metric(&series) >= 1.0, "{series}\n{}", gate.metrics());
+    }
+    assert!(!gate.metrics().contains("evil"), "{}", gate.metrics());
+
+    let mut operations = quiet.config()["routes"]["api"]["operations"].clone();
+    for n in 0..15 {
+        let one = serde_json::json!({"id": format!("many.op-{n}"), "method": "GET", "path": format!("/many/{n}")});
+        operations.as_array_mut().unwrap().push(one);
+    }
+    let registry = quiet.registry_text().replace("pairs.read], ends", "\"many.*\"], ends");
+    let gate = Setup::new()
+        .set("routes.api.operations", operations)
+        .set("metrics.partner_operation", true)
+        .set("metrics.max_series", 10)
+        .registry(&registry)
+        .start();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for n in 0..15 {
+        conn.request(get(&format!("/many/{n}"), "")).expect(200);
+    }
+    gate.settle();
+    let metrics = gate.metrics();
+    assert!(metrics.matches(&format!("{PAIRS}{{operation=\"many.")).count() <= 10, "{metrics}");
+    let rest = format!("{PAIRS}{{operation=\"other\",outcome=\"allowed\",partner=\"other\"}}");
+    assert!(gate.metric(&rest) >= 5.0, "{metrics}");
+    let times = metrics.lines().filter(|l| l.starts_with("partnergate_request_duration_seconds_count{")).count();
+    assert!(times <= 11, "operations have the same bound: {metrics}");
+    assert!(gate.metric("partnergate_metrics_series_folded_total") >= 5.0);
 }
 
 /// Threat 25: whatever a client sends, it is one line of JSON, and a terminal that shows it obeys nobody.
@@ -247,6 +303,75 @@ fn secrets_are_in_no_record_log_or_metric() {
         if entry.file_type().unwrap().is_file() {
             let bytes = std::fs::read(entry.path()).unwrap();
             assert!(!bytes.windows(6).any(|w| w == b"SECRET"), "{}", entry.path().display());
+        }
+    }
+}
+
+/// Threat 27 over HTTP/2, where requests end stream by stream, towards both kinds of upstream.
+#[test]
+fn secrets_are_nowhere_after_aborted_http2_requests() {
+    for protocol in ["h1", "h2"] {
+        let gate = Setup::new().set("log.level", "debug").set("upstreams.api.protocol", protocol).start();
+        let secret = |method: &str, target: &str| {
+            let mut request = request(method, target);
+            for (name, value) in [
+                ("authorization", "Bearer SECRET-bearer"),
+                ("cookie", "session=SECRET-cookie"),
+                ("x-api-key", "SECRET-key"),
+                ("x-anything", "SECRET-field"),
+            ] {
+                request.headers_mut().insert(name, value.parse().unwrap());
+            }
+            request
+        };
+        let target = |more: &str| format!("/items/SECRET-parameter?token=SECRET-query{more}");
+        let slow = "&upstream_body_bytes=1000000&upstream_chunks=1000&upstream_chunk_delay_ms=10";
+        block_on(async {
+            let mut client = Http2::open(&gate.dial().identity(&gate.acme)).await;
+            let mut ended = Vec::new();
+            for (method, target) in [
+                ("GET", target("")),
+                ("GET", target("&upstream_close=before")),
+                ("GET", target("&upstream_close=head&upstream_body_bytes=100000")),
+                ("GET", target("&upstream_close=body&upstream_body_bytes=100000")),
+                ("DELETE", target("")),
+                ("GET", "/items/SECRET-parameter/..?token=SECRET-query".to_owned()),
+                ("GET", "/nowhere?token=SECRET-query".to_owned()),
+                ("PROPFIND", target("")),
+            ] {
+                let (answer, _) = client.begin(secret(method, &target), true).await;
+                if let Ok(answer) = answer.await {
+                    ended.push(answer.status().as_u16());
+                    let _ = whole(answer).await;
+                }
+            }
+            assert!(ended.contains(&200) && ended.contains(&403) && ended.contains(&400), "{ended:?}");
+            // Reset before the answer, in the middle of it, and in the middle of the request.
+            let arrived = || gate.upstream.text().len() + gate.upstream.h2_events().len();
+            let before = arrived();
+            let (answer, _) = client.begin(secret("GET", &target("&upstream_delay_ms=60000")), true).await;
+            await_some("the request at the upstream", || (arrived() > before).then_some(()));
+            drop(answer);
+            let (answer, _) = client.begin(secret("GET", &target(slow)), true).await;
+            let mut answer = answer.await.unwrap();
+            answer.body_mut().data().await.unwrap().unwrap();
+            drop(answer);
+            let (answer, mut stream) = client.begin(secret("POST", "/items?token=SECRET-query"), false).await;
+            stream.send_data("SECRET-body".into(), false).unwrap();
+            await_some("its body", || (gate.metric("partnergate_open_requests") > 0.0).then_some(()));
+            stream.send_reset(h2::Reason::INTERNAL_ERROR);
+            drop(answer);
+            // And the whole connection.
+            let before = arrived();
+            let (_answer, _stream) = client.begin(secret("GET", &target("&upstream_delay_ms=60001")), true).await;
+            await_some("the last request", || (arrived() > before).then_some(()));
+            client.end.abort();
+        });
+        gate.await_metric("partnergate_open_requests", 0.0);
+        assert_eq!(gate.settle().len(), 12, "one record for each");
+        for (what, text) in [("records", gate.records_text()), ("log", gate.log()), ("metrics", gate.metrics())] {
+            let found: Vec<&str> = text.lines().filter(|l| l.contains("SECRET")).collect();
+            assert!(found.is_empty(), "{protocol}: {what}: {found:#?}");
         }
     }
 }

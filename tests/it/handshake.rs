@@ -1,5 +1,6 @@
 //! The TLS handshake: threats 3, 8 and 9. A refusal is an alert for the client and one record for us.
 
+use crate::harness::http2::{Http2, block_on};
 use crate::harness::{
     Authority, DEADLINE, Dial, Gate, HOST, Identity, Pki, Setup, TlsConn, await_some, count, openssl_key, valid,
 };
@@ -416,6 +417,50 @@ fn unknown_server_name_is_refused() {
         assert_eq!(record["reason"], "handshake-protocol");
         assert_eq!(record["input"]["tls"]["sni"], "elsewhere.partner.test");
     }
+}
+
+/// Where a refused client came from, as it would be said of one that is served.
+#[test]
+fn refused_handshake_is_recorded_with_its_address_on_every_kind_of_listener() {
+    let gate = Setup::new().set("partner.listen", serde_json::json!(["127.0.0.1:0", "[::1]:0", "[::]:0"])).start();
+    let [v4, v6, dual] = gate.addresses() else { panic!("{:?}", gate.addresses()) };
+    let (four, six) = (std::net::IpAddr::from([127, 0, 0, 1]), std::net::IpAddr::V6(std::net::Ipv6Addr::LOCALHOST));
+    for (to, shown) in [
+        (*v4, "127.0.0.1"),
+        (*v6, "::1"),
+        (std::net::SocketAddr::new(four, dual.port()), "127.0.0.1"),
+        (std::net::SocketAddr::new(six, dual.port()), "::1"),
+    ] {
+        let who = gate.pki.self_signed("nobody", |_| {});
+        let before = gate.settle().len();
+        gate.dial().to(to).identity(&who).refused();
+        let records = gate.settle();
+        let [record] = &records[before..] else { panic!("{to}: {records:#?}") };
+        assert_eq!(record["reason"], "certificate-unknown-issuer", "{to}: {record}");
+        assert_eq!(record["input"]["source"]["ip"], shown, "{to}: {record}");
+    }
+    gate.upstream.assert_untouched();
+}
+
+/// Threat 8: a client that sends no name has only its Host to go by, which must be one that is served.
+#[test]
+fn client_without_a_server_name_is_judged_by_its_host_alone() {
+    let gate = Gate::start();
+    let nameless = || gate.dial().sni(None).identity(&gate.acme);
+    let ask = |host: &str| nameless().open().request(format!("GET /items HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    ask(HOST).expect(200);
+    ask(&format!("{}.:8443", HOST.to_uppercase())).expect(200);
+    let authority = |host: &str| http::Request::get(format!("https://{host}/items")).body(()).unwrap();
+    let over_h2 = |host: &str| block_on(async { Http2::open(&nameless()).await.request(authority(host), b"").await });
+    over_h2(HOST).expect(200);
+    let served = gate.upstream.bytes().len();
+    for other in ["elsewhere.test", "localhost", "127.0.0.1", "[::1]"] {
+        let answer = ask(other);
+        assert_eq!(answer.expect(421).code(), "misdirected", "{other}");
+        assert_eq!(gate.record_of(answer.id())["reason"], "host-mismatch", "{other}");
+        assert_eq!(over_h2(other).expect(421).code(), "misdirected", "{other} over HTTP/2");
+    }
+    assert_eq!(gate.upstream.bytes().len(), served, "{}", gate.upstream.text());
 }
 
 /// Threat 8.

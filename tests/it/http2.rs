@@ -576,6 +576,32 @@ fn denied_upload_is_answered_at_once_and_the_connection_goes_on() {
     assert!(!text.contains("POST"), "{text}");
 }
 
+/// Threat 16: whoever asks first is answered before anything of the body is sent, and the upstream hears only of what
+/// is allowed.
+#[test]
+fn expectation_is_answered_after_the_decision_over_http2() {
+    let gate = Gate::start();
+    let post = || {
+        let mut post = request("POST", "/items");
+        post.headers_mut().insert("expect", "100-continue".parse().unwrap());
+        post.headers_mut().insert("content-length", "5".parse().unwrap());
+        post
+    };
+    block_on(async {
+        let mut client = Http2::open(&gate.dial().identity(&gate.globex)).await;
+        let (answer, _waiting) = client.begin(post(), false).await;
+        assert_eq!(whole(answer.await.unwrap()).await.unwrap().expect(403).code(), "not-permitted");
+        gate.upstream.assert_untouched();
+        let mut client = Http2::open(&acme(&gate)).await;
+        let (answer, mut stream) = client.begin(post(), false).await;
+        stream.send_data("hello".into(), true).unwrap();
+        let answer = whole(answer.await.unwrap()).await.unwrap();
+        assert_eq!(answer.expect(200).json()["body_bytes"], 5);
+    });
+    let records = gate.settle();
+    assert_eq!((count(&records, |r| r["result"] == "deny"), count(&records, |r| r["result"] == "allow")), (1, 1));
+}
+
 #[test]
 fn preface_that_does_not_come_closes_the_connection() {
     let gate = Setup::new().set("partner.timeouts.h2_preface", "300ms").start();
