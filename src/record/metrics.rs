@@ -138,7 +138,7 @@ metrics! {
     record_waiting_bytes: IntGauge("partnergate_record_waiting_bytes", "Size of the records that wait to be written.");
     record_sink_errors: IntCounter("partnergate_record_sink_errors_total", "Failed writes to the record sink.");
     clock_steps: IntCounterVec("partnergate_clock_steps_total", "Steps of the system clock by direction (forward, back).", labels ["direction"]);
-    panics: IntCounter("partnergate_panics_total", "Panics that were caught; the request they happened in was answered with 500.");
+    panics: IntCounter("partnergate_panics_total", "Panics that were caught; each costs the request, or the handshake, that it happened in.");
     certificate_expiry: GaugeVec("partnergate_server_certificate_expiry_timestamp_seconds", "notAfter of each server certificate.", labels ["file"]);
     anchor_expiry: GaugeVec("partnergate_anchor_expiry_timestamp_seconds", "notAfter of each trust anchor.", labels ["anchor"]);
     credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);
