@@ -757,7 +757,7 @@ fn an_apply_whose_caller_goes_away_leaves_database_and_requests_of_one_mind() {
     let log = gate.dir.path().join("state/registry.db-wal");
     let written = || std::fs::metadata(&log).map_or((0, None), |m| (m.len(), m.modified().ok()));
     let mut conn = gate.dial().identity(&gate.acme).open();
-    for round in 0..20 {
+    for round in 0..12 {
         admin(&socket(&gate), "POST", "/v1/apply", &open);
         get(&mut conn, "/items").expect(200);
         let (revision, before) = (gate.metric(REVISION), written());
