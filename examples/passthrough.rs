@@ -32,6 +32,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
+/// As in partnergate.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Forwards every request of a client with a certificate
 #[derive(Parser)]
 #[command(name = "passthrough")]

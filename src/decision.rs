@@ -14,6 +14,7 @@ use crate::registry::{Resolution, find_grant};
 use crate::request::{CanonicalRequest, RequestFacts, UpgradeWanted};
 use crate::route::{Found, Route};
 use crate::snapshot::Snapshot;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -88,6 +89,9 @@ pub enum WhenFull {
 }
 
 /// Places for records that are not yet written, bounded in number and in bytes. Cloning shares them.
+///
+/// A request holds its place until it has ended, and a client may make that last: so one partner has at most a
+/// quarter of the places, and the requests of nobody known a quarter together.
 #[derive(Clone, Debug)]
 pub struct Slots {
     places: Arc<Places>,
@@ -100,24 +104,36 @@ struct Places {
     /// Size of the records that wait in their places.
     bytes: AtomicUsize,
     max_bytes: usize,
+    /// Places that are taken, by partner. Partners share a counter by chance, which no partner can bring about, since
+    /// the hash has a secret.
+    taken: Box<[AtomicUsize]>,
+    max_share: usize,
+    hash: RandomState,
 }
+
+/// Counters of taken places: 128 KiB, and one chance in 16,384 to share one with a certain other partner.
+const SHARES: usize = 1 << 14;
 
 impl Slots {
     /// `capacity` places, none of them to be had while `max_bytes` or more are waiting.
     pub fn new(capacity: usize, max_bytes: usize, when_full: WhenFull) -> Self {
-        let places = Places { free: AtomicUsize::new(capacity), bytes: AtomicUsize::new(0), max_bytes };
+        let places = Places {
+            free: AtomicUsize::new(capacity),
+            bytes: AtomicUsize::new(0),
+            max_bytes,
+            taken: (0..SHARES).map(|_| AtomicUsize::new(0)).collect(),
+            max_share: (capacity / 4).max(1),
+            hash: RandomState::new(),
+        };
         Slots { places: Arc::new(places), when_full }
     }
 
     /// A place, held until it is dropped. `None` when there is none and that means denial.
-    pub fn reserve(&self) -> Option<Slot> {
-        let places = &self.places;
-        let taken = places.bytes.load(Ordering::Acquire) < places.max_bytes
-            && places.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok();
-        match (taken, self.when_full) {
-            (true, _) => Some(Slot { places: Some(places.clone()), bytes: 0 }),
-            (false, WhenFull::Count) => Some(Slot { places: None, bytes: 0 }),
-            (false, WhenFull::Deny) => None,
+    pub fn reserve(&self, partner: Option<&PartnerId>) -> Option<Slot> {
+        match (self.places.take(partner), self.when_full) {
+            (Some(share), _) => Some(Slot { place: Some((self.places.clone(), share)), bytes: 0 }),
+            (None, WhenFull::Count) => Some(Slot { place: None, bytes: 0 }),
+            (None, WhenFull::Deny) => None,
         }
     }
 
@@ -131,22 +147,49 @@ impl Slots {
     }
 }
 
+impl Places {
+    /// Takes a place and returns the counter that it is counted in.
+    fn take(&self, partner: Option<&PartnerId>) -> Option<usize> {
+        if self.bytes.load(Ordering::Acquire) >= self.max_bytes {
+            return None;
+        }
+        let share = usize::try_from(self.hash.hash_one(partner)).unwrap_or(usize::MAX) % SHARES;
+        let taken = self.taken.get(share)?;
+        let below = |n: usize| (n < self.max_share).then_some(n + 1);
+        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).ok()?;
+        if self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_err() {
+            taken.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(share)
+    }
+
+    fn give_back(&self, share: usize, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if let Some(taken) = self.taken.get(share) {
+            taken.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.free.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
 /// The place of one record.
 #[derive(Debug)]
 pub struct Slot {
-    places: Option<Arc<Places>>,
+    /// With the counter of its partner.
+    place: Option<(Arc<Places>, usize)>,
     bytes: usize,
 }
 
 impl Slot {
     /// False when the record that belongs here is to be counted as lost.
     pub fn is_real(&self) -> bool {
-        self.places.is_some()
+        self.place.is_some()
     }
 
     /// The record is there and has this size.
     pub fn fill(&mut self, bytes: usize) {
-        if let Some(places) = &self.places {
+        if let Some((places, _)) = &self.place {
             self.bytes += bytes;
             places.bytes.fetch_add(bytes, Ordering::AcqRel);
         }
@@ -155,9 +198,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(places) = &self.places {
-            places.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-            places.free.fetch_add(1, Ordering::AcqRel);
+        if let Some((places, share)) = &self.place {
+            places.give_back(*share, self.bytes);
         }
     }
 }
@@ -216,8 +258,8 @@ fn operation_of<'a>(
 
 /// Decides one request.
 pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Decision {
-    let slot = slots.reserve();
     let situation = Situation::of(snapshot, peer, request);
+    let slot = slots.reserve(situation.partner().map(|(record, _)| &record.partner.id));
     match judge(snapshot, peer, request, &situation) {
         Err((reasons, detail)) => Decision::Deny(Denial { reasons, detail, slot }),
         Ok(allowed) => match slot {
@@ -267,12 +309,12 @@ fn judge(
     };
     let (Some(route), Some(resolved)) = (route, &situation.operation) else {
         // Policy is asked all the same, so that the time of the answer does not tell which operations there are.
-        let _ = snapshot.policy.evaluate(facts.value(&snapshot.values));
+        let _ = snapshot.policy.decide(&facts, &snapshot.values);
         return Err(one(if route.is_none() { Reason::RouteUnknown } else { Reason::OperationUnknown }));
     };
     let operation = resolved.operation;
     upgrade_is_served(operation, request.upgrade).map_err(one)?;
-    match snapshot.policy.evaluate(facts.value(&snapshot.values)) {
+    match snapshot.policy.decide(&facts, &snapshot.values) {
         Verdict::Allow { grant } => check_grant(snapshot, record, credential, operation, route, &grant, request.now),
         Verdict::Deny { mut reasons, detail } => {
             if reasons.contains(&Reason::OperationNotGranted) && granted_elsewhere(snapshot, record, operation) {

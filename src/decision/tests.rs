@@ -250,6 +250,10 @@ fn environment(name: &str) -> Environment {
     Environment::parse(name).unwrap()
 }
 
+fn partner_id(id: &str) -> PartnerId {
+    PartnerId::parse(id).unwrap()
+}
+
 fn credential_id(id: &str) -> CredentialId {
     CredentialId::parse(id).unwrap()
 }
@@ -410,22 +414,38 @@ fn a_denial_has_a_place_for_its_record_too_and_keeps_its_reason_without_one() {
 #[test]
 fn there_is_no_place_while_the_records_that_wait_are_too_large() {
     let slots = Slots::new(10, 1000, WhenFull::Deny);
-    let mut large = slots.reserve().unwrap();
+    let mut large = slots.reserve(None).unwrap();
     large.fill(999);
-    let mut small = slots.reserve().unwrap();
+    let mut small = slots.reserve(None).unwrap();
     small.fill(1);
-    assert_eq!((slots.waiting_bytes(), slots.free(), slots.reserve().is_none()), (1000, 8, true));
+    assert_eq!((slots.waiting_bytes(), slots.free(), slots.reserve(None).is_none()), (1000, 8, true));
     drop(small);
-    assert!(slots.reserve().is_some());
+    assert!(slots.reserve(None).is_some());
     drop(large);
     assert_eq!((slots.waiting_bytes(), slots.free()), (0, 10));
 }
 
 #[test]
+fn one_partner_has_at_most_a_quarter_of_the_places() {
+    let slots = Slots::new(40, usize::MAX, WhenFull::Deny);
+    let (a, b) = (partner_id("a"), partner_id("b"));
+    let mut held: Vec<Slot> = (0..10).map(|_| slots.reserve(Some(&a)).unwrap()).collect();
+    assert!(slots.reserve(Some(&a)).is_none(), "the eleventh");
+    assert!(slots.reserve(Some(&b)).is_some() && slots.reserve(None).is_some(), "the others go on");
+    held.pop();
+    assert!(slots.reserve(Some(&a)).is_some(), "a place that was given back");
+    let nobody: Vec<Slot> = (0..10).map(|_| slots.reserve(None).unwrap()).collect();
+    assert!(slots.reserve(None).is_none(), "nobody known");
+    drop((held, nobody));
+    assert_eq!(slots.free(), 40);
+}
+
+#[test]
 fn clones_of_slots_share_their_places() {
     let slots = Slots::new(2, usize::MAX, WhenFull::Deny);
-    let held = (slots.reserve(), slots.clone().reserve());
-    assert!(held.0.is_some() && held.1.is_some() && slots.reserve().is_none());
+    let (a, b, c) = (partner_id("a"), partner_id("b"), partner_id("c"));
+    let held = (slots.reserve(Some(&a)), slots.clone().reserve(Some(&b)));
+    assert!(held.0.is_some() && held.1.is_some() && slots.reserve(Some(&c)).is_none());
     drop(held);
     assert_eq!(slots.free(), 2);
 }

@@ -4,10 +4,21 @@
 use super::inflight::InFlight;
 use crate::decision::Permit;
 use crate::request::UpgradeWanted;
-use http::{HeaderMap, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
+use std::borrow::Cow;
 use std::net::SocketAddr;
+
+const PARTNER_ID: HeaderName = HeaderName::from_static("x-partner-id");
+const PARTNER_GRANT: HeaderName = HeaderName::from_static("x-partner-grant");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Room for the fields that the gateway sets.
+const OURS: usize = 12;
 
 /// `from` is pingora's copy of the client's head after its hop-by-hop rules (RFC 9110 section 7.6.1).
 pub(super) fn build_head(
@@ -21,10 +32,11 @@ pub(super) fn build_head(
     let request = flight.request();
     let canonical = &request.canonical;
     let target = canonical.target();
-    let mut head = RequestHeader::build(canonical.method.clone(), target.as_bytes(), Some(from.headers.len() + 12))?;
+    let fields = Some(from.headers.len() + OURS);
+    let mut head = RequestHeader::build_no_case(canonical.method.clone(), target.as_bytes(), fields)?;
     head.set_version(from.version);
     let upgrade = request.upgrade == UpgradeWanted::WebSocket;
-    let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
+    let parent = from.headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());
     let (trace, continued) = traceparent(parent);
     for (name, value) in &from.headers {
         let text = name.as_str();
@@ -39,20 +51,20 @@ pub(super) fn build_head(
     let client_host = canonical.host.as_str();
     head.insert_header(header::HOST, host.unwrap_or(client_host))?;
 
-    head.insert_header("X-Partner-Id", permit.partner().as_str())?;
-    head.insert_header("X-Partner-Grant", permit.grant().as_str())?;
-    head.insert_header("X-Request-Id", &*request.id)?;
-    head.insert_header("X-Forwarded-For", request.source.ip().to_string())?;
-    head.insert_header("X-Forwarded-Host", client_host)?;
-    head.insert_header("X-Forwarded-Proto", "https")?;
-    head.insert_header("Forwarded", forwarded(request.source, client_host))?;
+    head.insert_header(PARTNER_ID, permit.partner().as_str())?;
+    head.insert_header(PARTNER_GRANT, permit.grant().as_str())?;
+    head.insert_header(REQUEST_ID, &*request.id)?;
+    head.insert_header(FORWARDED_FOR, request.source.ip().to_string())?;
+    head.insert_header(FORWARDED_HOST, client_host)?;
+    head.insert_header(FORWARDED_PROTO, HeaderValue::from_static("https"))?;
+    head.insert_header(header::FORWARDED, forwarded(request.source, client_host))?;
     let protocol = match client_version {
         Version::HTTP_2 => "2",
         Version::HTTP_10 => "1.0",
         _ => "1.1",
     };
-    head.append_header("Via", format!("{protocol} {via}"))?;
-    head.insert_header("traceparent", trace)?;
+    head.append_header(header::VIA, format!("{protocol} {via}"))?;
+    head.insert_header(TRACEPARENT, trace)?;
 
     if let Some(route) = flight.route() {
         let leaf = &flight.connection().peer.leaf;
@@ -83,19 +95,18 @@ pub(super) fn finish_response(
     via: &str,
 ) -> pingora_error::Result<()> {
     // What concerns the connection to the upstream alone ends here (RFC 9110 section 7.6.1).
-    let named: Vec<String> = connection_names(&response.headers).map(str::to_owned).collect();
+    let kept = |name: &str| ["close", "upgrade", "keep-alive"].iter().any(|kept| name.eq_ignore_ascii_case(kept));
+    let named: Vec<String> = connection_names(&response.headers).filter(|n| !kept(n)).map(str::to_owned).collect();
     for name in named.iter().map(String::as_str).chain(["keep-alive", "proxy-connection"]) {
-        if !["close", "upgrade"].iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
-            response.remove_header(name);
-        }
+        response.remove_header(name);
     }
-    response.insert_header("X-Request-Id", &*flight.request().id)?;
+    response.insert_header(REQUEST_ID, &*flight.request().id)?;
     let protocol = match response.version {
         Version::HTTP_2 => "2",
         Version::HTTP_10 => "1.0",
         _ => "1.1",
     };
-    response.append_header("Via", format!("{protocol} {via}"))?;
+    response.append_header(header::VIA, format!("{protocol} {via}"))?;
     // A cache cannot know the certificate (RFC 9440 section 2.4).
     let varies = response
         .headers
@@ -118,50 +129,57 @@ pub(super) fn connection_names(fields: &HeaderMap) -> impl Iterator<Item = &str>
 /// as `-`, so both count.
 pub(super) fn is_reserved(name: &str) -> bool {
     let plain = name;
-    let name: String =
-        name.chars().map(|c| if matches!(c, '_' | '.') { '-' } else { c.to_ascii_lowercase() }).collect();
+    let normal = |c: char| if matches!(c, '_' | '.') { '-' } else { c.to_ascii_lowercase() };
+    let name = if plain.chars().all(|c| normal(c) == c) {
+        Cow::Borrowed(plain)
+    } else {
+        Cow::Owned(plain.chars().map(normal).collect())
+    };
     // `transfer_encoding` is a framing field to some servers, and would be one that nobody has judged.
-    let framing = ["transfer-encoding", "content-length", "host", "connection", "upgrade"].contains(&name.as_str());
-    if framing && !plain.eq_ignore_ascii_case(&name) {
-        return true;
+    let framing = matches!(&*name, "transfer-encoding" | "content-length" | "host" | "connection" | "upgrade");
+    if framing {
+        return !plain.eq_ignore_ascii_case(&name);
     }
-    const NAMES: &[&str] = &[
-        "client-cert",
-        "client-cert-chain",
-        "x-forwarded-client-cert",
-        "x-request-id",
-        "forwarded",
-        "x-real-ip",
-        "x-original-url",
-        "x-original-host",
-        "x-rewrite-url",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "x-host",
-        "x-url-scheme",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "true-client-ip",
-        "traceparent",
-        "front-end-https",
-        "proxy-authorization",
-        "proxy-connection",
-        "keep-alive",
-    ];
-    const PREFIXES: &[&str] = &[
-        "x-partner-",
-        "x-forwarded-",
-        "x-ssl-",
-        "ssl-client",
-        "x-client-cert",
-        "x-client-dn",
-        "x-client-verify",
-        "x-envoy-",
-        "x-original-",
-    ];
-    NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|p| name.starts_with(p))
+    match name.as_bytes().first() {
+        Some(b'x') => RESERVED_X.contains(&&*name) || RESERVED_X_PREFIXES.iter().any(|p| name.starts_with(p)),
+        Some(b'c' | b'f' | b'k' | b'p' | b's' | b't') => RESERVED.contains(&&*name) || name.starts_with("ssl-client"),
+        _ => false,
+    }
 }
+
+const RESERVED: &[&str] = &[
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "front-end-https",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "traceparent",
+    "true-client-ip",
+];
+const RESERVED_X: &[&str] = &[
+    "x-request-id",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-host",
+    "x-url-scheme",
+    "x-client-ip",
+    "x-cluster-client-ip",
+];
+const RESERVED_X_PREFIXES: &[&str] = &[
+    "x-partner-",
+    "x-forwarded-",
+    "x-ssl-",
+    "x-client-cert",
+    "x-client-dn",
+    "x-client-verify",
+    "x-envoy-",
+    "x-original-",
+];
 
 /// RFC 7239.
 fn forwarded(source: SocketAddr, host: &str) -> String {
@@ -174,8 +192,9 @@ fn forwarded(source: SocketAddr, host: &str) -> String {
 
 /// W3C Trace Context: the client's trace goes on with a span of ours (true), or one is started.
 fn traceparent(parent: Option<&str>) -> (String, bool) {
-    let (a, b) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
-    let span = hex::encode(b.as_bytes().get(8..).unwrap_or_default());
+    // 74 bits of it are random, and these are the last ones.
+    let fresh = uuid::Uuid::now_v7().simple().to_string();
+    let span = fresh.get(16..).unwrap_or_default();
     let hex_of = |text: &str, len: usize| {
         text.len() == len
             && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
@@ -188,7 +207,7 @@ fn traceparent(parent: Option<&str>) -> (String, bool) {
         {
             (format!("00-{trace}-{span}-{flags}"), true)
         }
-        _ => (format!("00-{}-{span}-00", a.simple()), false),
+        _ => (format!("00-{}-{span}-00", uuid::Uuid::now_v7().simple()), false),
     }
 }
 
@@ -223,6 +242,9 @@ mod tests {
             "Content_Length",
         ] {
             assert!(is_reserved(name), "{name}");
+        }
+        for name in RESERVED.iter().chain(RESERVED_X).chain(RESERVED_X_PREFIXES).chain(&["ssl-client-dn"]) {
+            assert!(is_reserved(name) && is_reserved(&name.replace('-', "_")), "{name}");
         }
         for name in ["accept", "authorization", "content-type", "x-api-version", "idempotency-key", "x-partnership"] {
             assert!(!is_reserved(name), "{name}");

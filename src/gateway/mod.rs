@@ -120,7 +120,7 @@ impl Gateway {
     /// Everything up to the decision. `Err` is a refusal that has still to be sent.
     fn admit(&self, session: &Session, context: &mut Context, connection: &Arc<Connection>) -> Result<(), Refused> {
         let started = Instant::now();
-        let id: Arc<str> = uuid::Uuid::now_v7().to_string().into();
+        let id: Arc<str> = (&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut [0; 36])).into();
         context.id = Some(id.clone());
         let grpc = is_grpc(session.req_header());
         let Some(live) = self.live.load_full() else {

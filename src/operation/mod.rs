@@ -124,6 +124,11 @@ impl OperationId {
         Ok(OperationId(text.into()))
     }
 
+    /// The text, shared.
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
+
     /// The id of an operation that was given none: `get:/v1/orders/{id}`.
     fn derived(method: &Method, template: &Template) -> Result<Self, String> {
         Self::parse(&format!("{}:{template}", method.as_str().to_ascii_lowercase()))

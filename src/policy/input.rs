@@ -4,6 +4,7 @@
 //! forwarded. What stays the same over many requests (the partner, the credential) is built once and cached within a
 //! bound.
 
+use super::wanted::Wanted;
 use crate::clock::{UnixNanos, Zone};
 use crate::identity::Peer;
 use crate::name::Environment;
@@ -45,6 +46,7 @@ pub struct ValueCache {
     tls: Cache<Arc<TlsFacts>, Value>,
     /// By second of the epoch and offset of the partner's time zone in seconds.
     times: Cache<(i64, i32), Object>,
+    now_only: Object,
 }
 
 impl ValueCache {
@@ -57,6 +59,7 @@ impl ValueCache {
             derived: Derived::new(capacity),
             tls: Cache::new(TLS_FACTS),
             times: Cache::new(TIMES),
+            now_only: shape([&KEYS.now_ns].into_iter()),
         }
     }
 
@@ -81,7 +84,12 @@ impl ValueCache {
         value
     }
 
-    fn time(&self, now: UnixNanos, zone: &Zone) -> Value {
+    fn time(&self, now: UnixNanos, zone: &Zone, wall: bool) -> Value {
+        if !wall {
+            let mut time = self.now_only.clone();
+            time.insert(KEYS.now_ns.clone(), Value::from(now.0));
+            return time.into_value();
+        }
         let instant = Timestamp::from_nanosecond(i128::from(now.0)).unwrap_or(Timestamp::UNIX_EPOCH);
         let offset = zone.rules().to_offset(instant);
         let key = (instant.as_second(), offset.seconds());
@@ -109,56 +117,114 @@ macro_rules! keys {
 }
 
 keys! {
-    algorithm "algorithm", bits "bits", cipher "cipher", conditions "conditions", content_length "content_length",
-    credential "credential", credentials "credentials", dns "dns", email "email", ends_ns "ends_ns",
-    engagement "engagement", environment "environment", fingerprint_sha256 "fingerprint_sha256", grants "grants",
-    headers "headers", host "host", hour "hour", https "https", id "id", ip "ip", issuer "issuer", key "key",
-    kind "kind", labels "labels", local "local", method "method", minute "minute", name "name", networks "networks",
-    not_after_ns "not_after_ns", not_before_ns "not_before_ns", now_ns "now_ns", operation "operation",
-    operations "operations", owner "owner", params "params", partner "partner", path "path", port "port",
-    query "query", request "request", route "route", san "san", scheme "scheme", segments "segments",
-    serial "serial", sni "sni", source "source", spki_sha256 "spki_sha256", starts_ns "starts_ns", state "state",
-    subject "subject", tags "tags", time "time", time_zone "time_zone", tls "tls", trust_anchor "trust_anchor",
-    uri "uri", version "version", weekday "weekday", x509 "x509",
+    algorithm "algorithm", bits "bits", cipher "cipher", conditions "conditions", credential "credential",
+    credentials "credentials", dns "dns", email "email", ends_ns "ends_ns", engagement "engagement", environment
+    "environment", fingerprint_sha256 "fingerprint_sha256", grants "grants", hour "hour", https "https", id "id", ip
+    "ip", issuer "issuer", key "key", kind "kind", labels "labels", local "local", minute "minute", name "name",
+    networks "networks", not_after_ns "not_after_ns", not_before_ns "not_before_ns", now_ns "now_ns", operations
+    "operations", owner "owner", partner "partner", request "request", san "san", serial "serial", sni "sni", source
+    "source", spki_sha256 "spki_sha256", starts_ns "starts_ns", state "state", subject "subject", time "time",
+    time_zone "time_zone", tls "tls", trust_anchor "trust_anchor", uri "uri", version "version", weekday "weekday",
+    x509 "x509",
     get "GET", head "HEAD", post "POST", put "PUT", delete "DELETE", patch "PATCH", options "OPTIONS",
     monday "monday", tuesday "tuesday", wednesday "wednesday", thursday "thursday", friday "friday",
     saturday "saturday", sunday "sunday",
 }
 
-/// Objects of the same keys in every request. A copy that is filled costs one allocation; building one costs several.
-struct Shapes {
+/// Works out one fact of a request; `None` when it is absent.
+type Fact = fn(&Facts<'_>) -> Option<Value>;
+
+const SOURCE: &[(&str, Fact)] = &[
+    ("ip", |f| Some(Value::from(f.request.source.ip().to_string()))),
+    ("port", |f| Some(Value::from(i64::from(f.request.source.port())))),
+    ("networks", |f| Some(texts(f.networks))),
+];
+
+const REQUEST: &[(&str, Fact)] = &[
+    ("id", |f| Some(Value::String(f.request.id.clone()))),
+    ("method", |f| Some(method(&f.request.canonical.method))),
+    ("scheme", |_| Some(KEYS.https.clone())),
+    ("host", |f| Some(Value::from(f.request.canonical.host.as_str()))),
+    ("path", |f| Some(Value::from(f.request.canonical.path.as_str()))),
+    ("segments", |f| Some(texts(f.request.canonical.segments()))),
+    ("query", |f| Some(multimap(f.request.canonical.query_pairs()))),
+    ("headers", |f| Some(multimap(f.request.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()))))),
+    ("operation", |f| f.operation.map(|resolved| Value::String(resolved.operation.id.shared()))),
+    ("params", |f| {
+        let named = |(name, value): (&Arc<str>, &str)| (Value::from(&**name), Value::from(value));
+        f.operation.map(|resolved| resolved.named().map(named).collect::<Object>().into_value())
+    }),
+    ("tags", |f| f.operation.map(|resolved| texts(&resolved.operation.tags))),
+    ("route", |f| f.route.map(Value::from)),
+    ("content_length", |f| f.request.content_length.map(Value::from)),
+];
+
+const TLS: &[&str] = &["version", "cipher", "sni"];
+const WALL: &[&str] = &["weekday", "hour", "minute", "local"];
+
+/// How the input document is put together for one policy: the facts that it can look at, and objects of their keys. A
+/// copy of such an object that is filled costs one allocation; building one costs several.
+pub struct InputPlan {
     root: Object,
-    source: Object,
-    request: Object,
-    granted_request: Object,
+    source: Table,
+    request: Table,
+    tls: bool,
+    wall: bool,
 }
 
-static SHAPES: LazyLock<Shapes> = LazyLock::new(|| {
-    let k = &*KEYS;
-    let request = [&k.id, &k.method, &k.scheme, &k.host, &k.path, &k.segments, &k.query, &k.headers];
-    let granted = [&k.operation, &k.params, &k.tags, &k.route];
-    Shapes {
-        root: shape(&[&k.version, &k.environment, &k.partner, &k.credential, &k.source, &k.tls, &k.request, &k.time]),
-        source: shape(&[&k.ip, &k.port, &k.networks]),
-        granted_request: shape(&[request.as_slice(), granted.as_slice()].concat()),
-        request: shape(&request),
+struct Table {
+    shape: Object,
+    facts: Vec<(Value, Fact)>,
+}
+
+impl InputPlan {
+    /// The contract, as far as it is wanted.
+    pub fn of(wanted: &Wanted) -> Self {
+        let table = |name: &str, facts: &[(&str, Fact)]| {
+            let wanted = facts.iter().filter(|(key, _)| wanted.has(name, key));
+            let facts: Vec<(Value, Fact)> = wanted.map(|(key, fact)| (Value::from(*key), *fact)).collect();
+            Table { shape: shape(facts.iter().map(|(key, _)| key)), facts }
+        };
+        let k = &*KEYS;
+        let any = |name: &str, keys: &[&str]| keys.iter().any(|key| wanted.has(name, key));
+        let tls = any("tls", TLS);
+        let keys = [&k.version, &k.environment, &k.partner, &k.credential, &k.source, &k.request, &k.time];
+        InputPlan {
+            root: shape(keys.into_iter().chain(tls.then_some(&k.tls))),
+            source: table("source", SOURCE),
+            request: table("request", REQUEST),
+            tls,
+            wall: any("time", WALL),
+        }
     }
-});
+}
+
+impl Table {
+    fn value(&self, facts: &Facts<'_>) -> Value {
+        let mut out = self.shape.clone();
+        let mut absent = false;
+        for (key, fact) in &self.facts {
+            let value = fact(facts);
+            absent |= value.is_none();
+            out.insert(key.clone(), value.unwrap_or(Value::Undefined));
+        }
+        if absent {
+            out.retain(|_, value| *value != Value::Undefined);
+        }
+        out.into_value()
+    }
+}
 
 /// An object of these keys, in the form that is quick to copy.
-fn shape(keys: &[&Value]) -> Object {
-    match keys.iter().map(|key| ((*key).clone(), Value::Null)).collect::<Object>().into_value() {
+fn shape<'a>(keys: impl Iterator<Item = &'a Value>) -> Object {
+    frozen(keys.map(|key| (key.clone(), Value::Null)).collect())
+}
+
+fn frozen(object: Object) -> Object {
+    match object.into_value() {
         Value::Object(object) => Arc::unwrap_or_clone(object),
         _ => Object::new(),
     }
-}
-
-fn filled<const N: usize>(shape: &Object, entries: [(&Value, Value); N]) -> Object {
-    let mut out = shape.clone();
-    for (key, value) in entries {
-        out.insert(key.clone(), value);
-    }
-    out
 }
 
 fn object<const N: usize>(entries: [(&Value, Value); N]) -> Value {
@@ -175,60 +241,19 @@ fn labels(map: &BTreeMap<String, String>) -> Value {
 
 impl Facts<'_> {
     /// The input document.
-    pub fn value(&self, cache: &ValueCache) -> Value {
+    pub fn value(&self, plan: &InputPlan, cache: &ValueCache) -> Value {
         let k = &*KEYS;
-        let source = [
-            (&k.ip, Value::from(self.request.source.ip().to_string())),
-            (&k.port, Value::from(i64::from(self.request.source.port()))),
-            (&k.networks, texts(self.networks)),
-        ];
-        let root = [
-            (&k.version, Value::from(CONTRACT_VERSION)),
-            (&k.environment, cache.environment_value.clone()),
-            (&k.partner, cache.partner(self.record)),
-            (&k.credential, cache.credential(self.record, self.credential, self.peer)),
-            (&k.source, filled(&SHAPES.source, source).into_value()),
-            (&k.tls, cache.tls(&self.request.tls)),
-            (&k.request, self.request()),
-            (&k.time, cache.time(self.request.now, &self.record.partner.time_zone)),
-        ];
-        filled(&SHAPES.root, root).into_value()
-    }
-
-    fn request(&self) -> Value {
-        let k = &*KEYS;
-        let request = self.request;
-        let canonical = &request.canonical;
-        let common = [
-            (&k.id, Value::String(request.id.clone())),
-            (&k.method, method(&canonical.method)),
-            (&k.scheme, k.https.clone()),
-            (&k.host, Value::from(canonical.host.as_str())),
-            (&k.path, Value::from(canonical.path.as_str())),
-            (&k.segments, texts(canonical.segments())),
-            (&k.query, multimap(canonical.query_pairs())),
-            (&k.headers, multimap(request.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())))),
-        ];
-        let mut out = match (self.operation, self.route) {
-            (Some(resolved), Some(route)) => {
-                let mut out = filled(&SHAPES.granted_request, common);
-                let params = resolved.named().map(|(n, v)| (Value::from(&**n), Value::from(v))).collect::<Object>();
-                out.insert(k.operation.clone(), Value::from(resolved.operation.id.as_str()));
-                out.insert(k.params.clone(), params.into_value());
-                out.insert(k.tags.clone(), texts(&resolved.operation.tags));
-                out.insert(k.route.clone(), Value::from(route));
-                out
-            }
-            (_, route) => {
-                let mut out = filled(&SHAPES.request, common);
-                if let Some(route) = route {
-                    out.insert(k.route.clone(), Value::from(route));
-                }
-                out
-            }
-        };
-        if let Some(n) = request.content_length {
-            out.insert(k.content_length.clone(), Value::from(n));
+        let mut out = plan.root.clone();
+        let mut put = |key: &Value, value: Value| out.insert(key.clone(), value);
+        put(&k.version, Value::from(CONTRACT_VERSION));
+        put(&k.environment, cache.environment_value.clone());
+        put(&k.partner, cache.partner(self.record));
+        put(&k.credential, cache.credential(self.record, self.credential, self.peer));
+        put(&k.source, plan.source.value(self));
+        put(&k.request, plan.request.value(self));
+        put(&k.time, cache.time(self.request.now, &self.record.partner.time_zone, plan.wall));
+        if plan.tls {
+            put(&k.tls, cache.tls(&self.request.tls));
         }
         out.into_value()
     }
@@ -251,10 +276,7 @@ fn time_object(instant: Timestamp, local: Offset) -> Object {
     let mut out = wall(instant, Offset::UTC);
     out.insert(k.local.clone(), wall(instant, local).into_value());
     out.insert(k.now_ns.clone(), Value::Null);
-    match out.into_value() {
-        Value::Object(object) => Arc::unwrap_or_clone(object),
-        _ => Object::new(),
-    }
+    frozen(out)
 }
 
 fn multimap<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Value {

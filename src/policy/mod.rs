@@ -9,8 +9,10 @@ mod builtins;
 mod evaluate;
 mod input;
 mod program;
+mod wanted;
 
-pub use input::{CONTRACT_VERSION, Facts, ValueCache, weekday_name};
+pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
+pub use wanted::Wanted;
 
 use crate::document::{self, Node, Problem, Problems, Severity, Value as Doc};
 use crate::reason::Reason;
@@ -61,6 +63,7 @@ pub struct Policy {
     data: Value,
     kind: EngineKind,
     limits: PolicyLimits,
+    input: InputPlan,
     /// SHA-256 over the files, as hex: what a record names.
     revision: Arc<str>,
     /// Declared custom reasons and what they mean.
@@ -122,11 +125,17 @@ impl Policy {
             data,
             kind,
             limits,
+            input: InputPlan::of(&Wanted::by(source)),
             revision: revision(source),
             reasons,
             conditions,
             identity: Arc::new(()),
         })
+    }
+
+    /// Decides on these facts. Never fails: what goes wrong is a denial.
+    pub fn decide(&self, facts: &Facts<'_>, cache: &ValueCache) -> Verdict {
+        self.evaluate(facts.value(&self.input, cache))
     }
 
     pub fn revision(&self) -> &Arc<str> {

@@ -121,12 +121,12 @@ pub struct MalformedEntry<'a> {
 pub type InputCache = Derived<Arc<RawValue>, Arc<RawValue>>;
 
 impl Entry<'_> {
-    /// The fields after `seq`, as a JSON object.
-    pub(super) fn to_json(&self, mask: &Mask, cache: &InputCache) -> Vec<u8> {
+    /// Writes the fields after `seq`, as a JSON object, behind what is in `out`.
+    pub(super) fn write_json(&self, mask: &Mask, cache: &InputCache, out: &mut Vec<u8>) {
         match self {
-            Entry::Request(entry) => entry.to_json(mask, cache),
-            Entry::Handshake(entry) => entry.to_json(mask),
-            Entry::Malformed(entry) => entry.to_json(mask),
+            Entry::Request(entry) => entry.write_json(mask, cache, out),
+            Entry::Handshake(entry) => out.extend(entry.to_json(mask)),
+            Entry::Malformed(entry) => out.extend(entry.to_json(mask)),
         }
     }
 }
@@ -242,7 +242,7 @@ struct LocalTime {
 }
 
 impl RequestEntry<'_> {
-    fn to_json(&self, mask: &Mask, cache: &InputCache) -> Vec<u8> {
+    fn write_json(&self, mask: &Mask, cache: &InputCache, out: &mut Vec<u8>) {
         let primary = self.reasons.first();
         let revision = &self.snapshot.revision;
         let line = RequestLine {
@@ -276,7 +276,11 @@ impl RequestEntry<'_> {
                 duration_ns: nanos(u.duration),
             }),
         };
-        serde_json::to_vec(&line).unwrap_or_else(|e| broken(&self.request.id, &e))
+        let before = out.len();
+        if let Err(e) = serde_json::to_writer(&mut *out, &line) {
+            out.truncate(before);
+            out.extend(broken(&self.request.id, &e));
+        }
     }
 
     fn input(&self, mask: &Mask, cache: &InputCache) -> Input<'_> {

@@ -76,7 +76,7 @@ impl Writer {
     }
 
     /// `rest` is a JSON object; schema, node, boot and seq are put before its fields.
-    pub(super) fn append(&self, rest: Vec<u8>, mut slot: Slot) {
+    pub(super) fn append(&self, rest: &[u8], mut slot: Slot) {
         slot.fill(self.shared.head.len() + rest.len());
         let mut pending = self.shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.seq += 1;
@@ -85,7 +85,7 @@ impl Writer {
         pending.bytes.extend_from_slice(self.shared.head.as_bytes());
         // Writing to a Vec does not fail.
         let _ = write!(pending.bytes, "{seq},");
-        pending.bytes.extend_from_slice(rest.strip_prefix(b"{").unwrap_or(&rest));
+        pending.bytes.extend_from_slice(rest.strip_prefix(b"{").unwrap_or(rest));
         pending.bytes.push(b'\n');
         pending.slots.push(slot);
     }

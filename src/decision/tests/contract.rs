@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::Zone;
 use crate::identity::{Certificate, KeyAlgorithm, KeyFacts, SanFacts, Serial, SignatureStrength, parse_dn};
-use crate::policy::ValueCache;
+use crate::policy::{InputPlan, ValueCache, Wanted};
 use serde_json::json;
 
 /// A certificate whose every fact is known.
@@ -54,9 +54,24 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
         request: &world.request,
     };
     let cache = ValueCache::new(snapshot.environment.clone(), 10);
-    let first = facts.value(&cache);
-    assert_eq!(facts.value(&cache), first, "from the cache");
-    serde_json::from_str(&first.to_json_str().unwrap()).unwrap()
+    let whole = InputPlan::of(&Wanted::everything());
+    let first = facts.value(&whole, &cache);
+    assert_eq!(facts.value(&whole, &cache), first, "from the cache");
+    let parsed: serde_json::Value = serde_json::from_str(&first.to_json_str().unwrap()).unwrap();
+    // What a policy looks at is the same when the rest is left out.
+    let text = "package p\nx if input.request.operation\ny if input.time.now_ns\nz if input.source.networks";
+    let source = PolicySource { files: vec![("p.rego".into(), text.into())] };
+    let part: serde_json::Value = {
+        let value = facts.value(&InputPlan::of(&Wanted::by(&source)), &cache);
+        serde_json::from_str(&value.to_json_str().unwrap()).unwrap()
+    };
+    let mut expected = parsed.clone();
+    expected.as_object_mut().unwrap().remove("tls");
+    for (name, kept) in [("request", "operation"), ("time", "now_ns"), ("source", "networks")] {
+        expected[name].as_object_mut().unwrap().retain(|key, _| key == kept);
+    }
+    assert_eq!(part, expected);
+    parsed
 }
 
 #[test]
