@@ -90,8 +90,8 @@ pub enum WhenFull {
 
 /// Places for records that are not yet written, bounded in number and in bytes. Cloning shares them.
 ///
-/// A request holds its place until it has ended, and a client may make that last: so one partner has at most a
-/// quarter of the places, and the requests of nobody known a quarter together.
+/// A request holds its place until it has ended, and a client may make that last: so the requests of one partner that
+/// have not ended have at most a quarter of the places, and those of nobody known a quarter together.
 #[derive(Clone, Debug)]
 pub struct Slots {
     places: Arc<Places>,
@@ -104,14 +104,14 @@ struct Places {
     /// Size of the records that wait in their places.
     bytes: AtomicUsize,
     max_bytes: usize,
-    /// Places that are taken, by partner. Partners share a counter by chance, which no partner can bring about, since
+    /// Places of requests that have not ended, by partner. Partners share a counter by chance, which no partner can bring about, since
     /// the hash has a secret.
     taken: Box<[AtomicUsize]>,
     max_share: usize,
     hash: RandomState,
 }
 
-/// Counters of taken places: 128 KiB, and one chance in 16,384 to share one with a certain other partner.
+/// Counters of such places: 128 KiB, and one chance in 16,384 to share one with a certain other partner.
 const SHARES: usize = 1 << 14;
 
 impl Slots {
@@ -131,8 +131,8 @@ impl Slots {
     /// A place, held until it is dropped. `None` when there is none and that means denial.
     pub fn reserve(&self, partner: Option<&PartnerId>) -> Option<Slot> {
         match (self.places.take(partner), self.when_full) {
-            (Some(share), _) => Some(Slot { place: Some((self.places.clone(), share)), bytes: 0 }),
-            (None, WhenFull::Count) => Some(Slot { place: None, bytes: 0 }),
+            (Some(share), _) => Some(Slot { places: Some(self.places.clone()), share: Some(share), bytes: 0 }),
+            (None, WhenFull::Count) => Some(Slot { places: None, share: None, bytes: 0 }),
             (None, WhenFull::Deny) => None,
         }
     }
@@ -164,32 +164,32 @@ impl Places {
         Some(share)
     }
 
-    fn give_back(&self, share: usize, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        if let Some(taken) = self.taken.get(share) {
+    fn end(&self, share: Option<usize>) {
+        if let Some(taken) = share.and_then(|share| self.taken.get(share)) {
             taken.fetch_sub(1, Ordering::AcqRel);
         }
-        self.free.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 /// The place of one record.
 #[derive(Debug)]
 pub struct Slot {
-    /// With the counter of its partner.
-    place: Option<(Arc<Places>, usize)>,
+    places: Option<Arc<Places>>,
+    /// The counter of its partner, until the request has ended.
+    share: Option<usize>,
     bytes: usize,
 }
 
 impl Slot {
     /// False when the record that belongs here is to be counted as lost.
     pub fn is_real(&self) -> bool {
-        self.place.is_some()
+        self.places.is_some()
     }
 
-    /// The record is there and has this size.
+    /// The request has ended; its record is there and has this size.
     pub fn fill(&mut self, bytes: usize) {
-        if let Some((places, _)) = &self.place {
+        if let Some(places) = &self.places {
+            places.end(self.share.take());
             self.bytes += bytes;
             places.bytes.fetch_add(bytes, Ordering::AcqRel);
         }
@@ -198,8 +198,10 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some((places, share)) = &self.place {
-            places.give_back(*share, self.bytes);
+        if let Some(places) = &self.places {
+            places.end(self.share.take());
+            places.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+            places.free.fetch_add(1, Ordering::AcqRel);
         }
     }
 }

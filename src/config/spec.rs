@@ -473,7 +473,7 @@ static RECORD: &[Field] = &[
         key: "buffer",
         kind: Kind::Integer { min: 100, max: 10_000_000 },
         presence: Default("65536"),
-        doc: "Records that may wait to be written.",
+        doc: "Records that may be written yet: of requests that go on, at most a quarter for one partner, and of those that have ended.",
     },
     Field {
         key: "buffer_size",

@@ -433,7 +433,11 @@ fn one_partner_has_at_most_a_quarter_of_the_places() {
     assert!(slots.reserve(Some(&a)).is_none(), "the eleventh");
     assert!(slots.reserve(Some(&b)).is_some() && slots.reserve(None).is_some(), "the others go on");
     held.pop();
-    assert!(slots.reserve(Some(&a)).is_some(), "a place that was given back");
+    let mut last = slots.reserve(Some(&a)).unwrap();
+    assert!(slots.reserve(Some(&a)).is_none());
+    last.fill(1);
+    assert!(slots.reserve(Some(&a)).is_some(), "a record that waits is not the partner's doing");
+    drop(last);
     let nobody: Vec<Slot> = (0..10).map(|_| slots.reserve(None).unwrap()).collect();
     assert!(slots.reserve(None).is_none(), "nobody known");
     drop((held, nobody));

@@ -4,19 +4,12 @@
 use super::inflight::InFlight;
 use crate::decision::Permit;
 use crate::request::UpgradeWanted;
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-const PARTNER_ID: HeaderName = HeaderName::from_static("x-partner-id");
-const PARTNER_GRANT: HeaderName = HeaderName::from_static("x-partner-grant");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Room for the fields that the gateway sets.
 const OURS: usize = 12;
 
@@ -33,10 +26,10 @@ pub(super) fn build_head(
     let canonical = &request.canonical;
     let target = canonical.target();
     let fields = Some(from.headers.len() + OURS);
-    let mut head = RequestHeader::build_no_case(canonical.method.clone(), target.as_bytes(), fields)?;
+    let mut head = RequestHeader::build(canonical.method.clone(), target.as_bytes(), fields)?;
     head.set_version(from.version);
     let upgrade = request.upgrade == UpgradeWanted::WebSocket;
-    let parent = from.headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());
+    let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
     let (trace, continued) = traceparent(parent);
     for (name, value) in &from.headers {
         let text = name.as_str();
@@ -51,20 +44,20 @@ pub(super) fn build_head(
     let client_host = canonical.host.as_str();
     head.insert_header(header::HOST, host.unwrap_or(client_host))?;
 
-    head.insert_header(PARTNER_ID, permit.partner().as_str())?;
-    head.insert_header(PARTNER_GRANT, permit.grant().as_str())?;
-    head.insert_header(REQUEST_ID, &*request.id)?;
-    head.insert_header(FORWARDED_FOR, request.source.ip().to_string())?;
-    head.insert_header(FORWARDED_HOST, client_host)?;
-    head.insert_header(FORWARDED_PROTO, HeaderValue::from_static("https"))?;
-    head.insert_header(header::FORWARDED, forwarded(request.source, client_host))?;
+    head.insert_header("X-Partner-Id", permit.partner().as_str())?;
+    head.insert_header("X-Partner-Grant", permit.grant().as_str())?;
+    head.insert_header("X-Request-Id", &*request.id)?;
+    head.insert_header("X-Forwarded-For", request.source.ip().to_string())?;
+    head.insert_header("X-Forwarded-Host", client_host)?;
+    head.insert_header("X-Forwarded-Proto", HeaderValue::from_static("https"))?;
+    head.insert_header("Forwarded", forwarded(request.source, client_host))?;
     let protocol = match client_version {
         Version::HTTP_2 => "2",
         Version::HTTP_10 => "1.0",
         _ => "1.1",
     };
-    head.append_header(header::VIA, format!("{protocol} {via}"))?;
-    head.insert_header(TRACEPARENT, trace)?;
+    head.append_header("Via", format!("{protocol} {via}"))?;
+    head.insert_header("traceparent", trace)?;
 
     if let Some(route) = flight.route() {
         let leaf = &flight.connection().peer.leaf;
@@ -100,13 +93,13 @@ pub(super) fn finish_response(
     for name in named.iter().map(String::as_str).chain(["keep-alive", "proxy-connection"]) {
         response.remove_header(name);
     }
-    response.insert_header(REQUEST_ID, &*flight.request().id)?;
+    response.insert_header("X-Request-Id", &*flight.request().id)?;
     let protocol = match response.version {
         Version::HTTP_2 => "2",
         Version::HTTP_10 => "1.0",
         _ => "1.1",
     };
-    response.append_header(header::VIA, format!("{protocol} {via}"))?;
+    response.append_header("Via", format!("{protocol} {via}"))?;
     // A cache cannot know the certificate (RFC 9440 section 2.4).
     let varies = response
         .headers

@@ -1072,6 +1072,29 @@ fn refusals_that_nobody_takes_hold_no_place_for_records() {
     assert_eq!(gate.metric("partnergate_open_connections{protocol=\"h2\"}"), held.len() as f64);
 }
 
+/// An allowed request holds a place for its record until it has ended. A partner who lets none of them end has a quarter
+/// of the places, and not those of the others.
+#[test]
+fn requests_that_one_partner_does_not_let_end_leave_places_to_the_others() {
+    let gate = Setup::new().set("record.buffer", 200).set("partner.timeouts.body_progress", "1m").start();
+    let mut held: Vec<Frames> = (0..2).map(|_| Frames::open(&gate.dial().identity(&gate.acme), &[(4, 0)])).collect();
+    for conn in &mut held {
+        for _ in 0..60 {
+            conn.headers(&get_fields("/items/7"), true);
+        }
+        for _ in 0..60 {
+            conn.await_frame("a head", |f| f.kind == HEADERS);
+        }
+    }
+    gate.await_metric("partnergate_denials_total{reason=\"record-unavailable\"}", 70.0);
+    let globex = gate.dial().identity(&gate.globex);
+    block_on(async { Http2::open(&globex).await.get("/items").await }).expect(200);
+    gate.await_metric("partnergate_record_slots_free", 150.0);
+    drop(held);
+    gate.await_metric("partnergate_record_slots_free", 200.0);
+    served(&gate);
+}
+
 /// As many as are announced, and no more.
 #[test]
 fn streams_over_the_limit_are_refused_and_the_others_go_on() {

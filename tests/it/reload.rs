@@ -595,3 +595,18 @@ fn tls_sessions_survive_a_policy_and_not_an_anchor() {
         assert_eq!(connect(200), HandshakeKind::Resumed, "{version}");
     }
 }
+
+#[test]
+fn no_session_is_kept_where_the_config_gives_none_room() {
+    let gate = Setup::new().set("partner.tls.session_cache", 0).start();
+    for tls12 in [false, true] {
+        let dial = gate.dial().identity(&gate.acme);
+        let dial = if tls12 { dial.tls12() } else { dial }.resuming();
+        for _ in 0..3 {
+            let mut conn = dial.open();
+            get(&mut conn, "/items").expect(200);
+            assert_eq!(conn.state().handshake_kind(), Some(HandshakeKind::Full));
+            assert_eq!(conn.state().tls13_tickets_received(), 0);
+        }
+    }
+}
