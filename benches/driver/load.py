@@ -10,7 +10,7 @@ from .machine import LOAD_CORE, Trouble, output_of, pinned
 from .pki import HOST
 
 PATH = "/v1/invoices/2026-0815"
-RATE = 2000
+RATE = 5000
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ MODES = (
     Mode("h2", "HTTP/2, connections kept", ("--http2", "-c", "4", "-p", "8")),
     Mode("new", "a new connection for each request (HTTP/1.1)", ("--disable-keepalive", "-c", "16")),
     Mode(
-        "rate", f"{RATE} requests/s, HTTP/1.1, connections kept", ("-c", "32", "-q", str(RATE), "--latency-correction")
+        "rate", f"{RATE:,} requests/s, HTTP/1.1, connections kept", ("-c", "32", "-q", str(RATE), "--latency-correction")
     ),
 )
 # oha cuts off what is under way when the time is over.
