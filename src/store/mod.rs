@@ -11,7 +11,7 @@ mod plan;
 
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
-pub use export::export;
+pub use export::Export;
 pub use keys::REGISTRY_FILE;
 pub use plan::{Plan, PlanLine, PlanOptions, plan};
 

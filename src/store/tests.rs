@@ -13,6 +13,10 @@ fn operations(text: &str) -> Operations {
     table
 }
 
+fn export(registry: &Registry, operations: &Operations) -> Vec<DeclaredFile> {
+    serde_json::from_value(serde_json::to_value(Export::new(registry, operations)).unwrap()).unwrap()
+}
+
 fn production() -> Environment {
     Environment::parse("production").unwrap()
 }
