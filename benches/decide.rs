@@ -108,7 +108,7 @@ fn world(partners: usize) -> World {
                 })
                 .collect(),
         };
-        changes.push(Change::Partner(id.clone(), Some(record)));
+        changes.push(Change::Partner(id.clone(), Some(record.into())));
     }
     let registry = Registry::default().with(1, &changes).unwrap();
     let mut problems = Problems::new();

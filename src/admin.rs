@@ -1,30 +1,38 @@
 //! The operators' API on a unix socket: every verb that changes something, and what `partnergate` asks for.
 //!
 //! In: requests of local processes whose user the kernel names. Out: the same operations that files and signals
-//! trigger, through [`Publisher`]. Must never: be reachable over the partner listener, or by other users.
+//! trigger, through [`Publisher`]. Must never: be reachable over the partner listener, or by other users; read or write
+//! on a thread that serves requests what is as long as the registry is large.
 
 use crate::document::Problems;
 use crate::name::PartnerId;
 use crate::partner::PartnerRecord;
 use crate::registry::Registry;
-use crate::reload::{ChangeError, Publisher};
+use crate::reload::{ChangeError, Publisher, aside};
 use crate::snapshot::Snapshot;
-use crate::store::{DeclaredFile, PlanOptions, StoreError, UsageRow, export};
+use crate::store::{DeclaredFile, Export, PlanOptions, StoreError, UsageRow};
+use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 
 /// Largest body of a call: a folder of registry files.
 const MAX_BODY: usize = 512 * 1024 * 1024;
+/// Answers are sent in pieces of this size, and so many wait for a caller that reads slowly.
+const PIECE: usize = 64 * 1024;
+const PIECES: usize = 4;
 
 /// Body of `POST /v1/apply`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,9 +106,18 @@ async fn only_own_user(
     }
 }
 
-async fn apply(State(shared): State<Shared>, Json(call): Json<ApplyCall>) -> Response {
+async fn apply(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let kind = headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a call is `application/json`", Vec::new());
+    }
+    let call: ApplyCall = match aside(async move { Json::from_bytes(&body).map(|Json(call)| call) }).await {
+        Ok(Ok(call)) => call,
+        Ok(Err(e)) => return e.into_response(),
+        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    };
     match shared.publisher.apply(call.files, call.options, call.dry_run).await {
-        Ok(applied) => Json(applied).into_response(),
+        Ok(applied) => written(move |out| serde_json::to_writer(out, &applied)),
         Err(e) => refused(e),
     }
 }
@@ -114,7 +131,7 @@ async fn reload(State(shared): State<Shared>) -> Response {
 
 async fn export_all(State(shared): State<Shared>) -> Response {
     match shared.publisher.live() {
-        Some(live) => Json(export_document(&live.snapshot)).into_response(),
+        Some(live) => written(move |out| serde_json::to_writer(out, &export_document(&live.snapshot))),
         None => problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new()),
     }
 }
@@ -123,7 +140,7 @@ async fn partners(State(shared): State<Shared>) -> Response {
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
-    Json(list_document(&live.snapshot.registry)).into_response()
+    written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry)))
 }
 
 async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
@@ -139,25 +156,48 @@ async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Respon
 }
 
 /// Body of `GET /v1/export`.
-pub fn export_document(snapshot: &Snapshot) -> Value {
-    json!({"files": export(&snapshot.registry, &snapshot.operations)})
+pub fn export_document(snapshot: &Snapshot) -> impl Serialize + '_ {
+    Exported { files: Export::new(&snapshot.registry, &snapshot.operations) }
+}
+
+#[derive(Serialize)]
+struct Exported<'a> {
+    files: Export<'a>,
 }
 
 /// Body of `GET /v1/partners`.
-pub fn list_document(registry: &Registry) -> Value {
-    let mut list: Vec<_> = registry.partners().collect();
-    list.sort_by(|a, b| a.partner.id.cmp(&b.partner.id));
-    let rows: Vec<Value> = list
-        .into_iter()
-        .map(|r| {
-            let ends = r.partner.engagement.ends.map(|e| e.to_string());
-            json!({
-                "id": r.partner.id, "name": r.partner.name, "owner": r.partner.owner, "state": r.partner.state.as_str(),
-                "credentials": r.credentials.len(), "grants": r.grants.len(), "engagement_ends": ends,
-            })
-        })
-        .collect();
-    json!({"partners": rows})
+pub fn list_document(registry: &Registry) -> impl Serialize + '_ {
+    Listed { partners: Rows(registry) }
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    partners: Rows<'a>,
+}
+
+struct Rows<'a>(&'a Registry);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.partners().map(|record| Row(record)))
+    }
+}
+
+struct Row<'a>(&'a PartnerRecord);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let PartnerRecord { partner, credentials, grants } = self.0;
+        let mut row = serializer.serialize_map(Some(7))?;
+        row.serialize_entry("id", &partner.id)?;
+        row.serialize_entry("name", &partner.name)?;
+        row.serialize_entry("owner", &partner.owner)?;
+        row.serialize_entry("state", partner.state.as_str())?;
+        row.serialize_entry("credentials", &credentials.len())?;
+        row.serialize_entry("grants", &grants.len())?;
+        row.serialize_entry("engagement_ends", &partner.engagement.ends.map(|e| e.to_string()))?;
+        row.end()
+    }
 }
 
 /// Body of `GET /v1/partners/{id}`.
@@ -172,9 +212,11 @@ struct UsageQuery {
 
 async fn usage(State(shared): State<Shared>, Query(query): Query<UsageQuery>) -> Response {
     let partner = query.partner.as_deref().and_then(|p| PartnerId::parse(p).ok());
-    match shared.publisher.store().usage(partner.as_ref()).await {
-        Ok(usage) => Json(json!({"usage": usage})).into_response(),
-        Err(e) => refused(e.into()),
+    let looked = aside(async move { shared.publisher.store().usage(partner.as_ref()).await }).await;
+    match looked {
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+        Ok(Ok(usage)) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))),
+        Ok(Err(e)) => refused(e.into()),
     }
 }
 
@@ -223,4 +265,34 @@ fn lines(problems: &Problems) -> Vec<String> {
 fn problem(status: StatusCode, title: &str, problems: Vec<String>) -> Response {
     let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "problems": problems});
     (status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+}
+
+/// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole.
+fn written(write: impl FnOnce(&mut dyn Write) -> serde_json::Result<()> + Send + 'static) -> Response {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || {
+        let mut out = BufWriter::with_capacity(PIECE, Pieces(sender.clone()));
+        let done = write(&mut out).map_err(io::Error::from).and_then(|()| out.flush());
+        // An answer that is not whole must not look as if it were. A caller that has gone is told nothing.
+        if let Err(e) = done {
+            drop(sender.blocking_send(Err(e)));
+        }
+    });
+    let pieces = futures::stream::unfold(receiver, |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
+    ([("content-type", "application/json")], Body::from_stream(pieces)).into_response()
+}
+
+struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+
+impl Write for Pieces {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(piece)));
+        sent.map(|()| piece.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

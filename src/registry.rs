@@ -4,8 +4,10 @@
 //! of partners, and [`Registry::networks_of`]. A change makes a new registry that shares all that did not change.
 //! Must never: choose between partners.
 
+mod compact;
 mod derived;
 
+pub use compact::Compact;
 pub use derived::Derived;
 
 use crate::identity::{Fingerprint, MatchKey, MatchKind, Peer};
@@ -21,7 +23,7 @@ use std::sync::Arc;
 /// One change of the registry: a noun as it is now, or gone.
 #[derive(Clone, Debug)]
 pub enum Change {
-    Partner(PartnerId, Option<PartnerRecord>),
+    Partner(PartnerId, Option<Arc<PartnerRecord>>),
     Network(NetworkName, Option<Network>),
     Anchor(AnchorName, Option<Anchor>),
 }
@@ -48,21 +50,36 @@ impl fmt::Display for Inconsistent {
 }
 
 /// The index. Cloning is cheap.
+///
+/// What requests look up is a hash map; what only changes look up is ordered, because that takes a third of the memory.
 #[derive(Clone)]
 pub struct Registry {
     /// Grows with every change; stored with the changes.
     revision: u64,
-    partners: imbl::HashMap<PartnerId, Arc<PartnerRecord>>,
-    matches: imbl::HashMap<MatchKey, (PartnerId, CredentialId)>,
+    partners: imbl::OrdMap<PartnerId, Arc<PartnerRecord>>,
+    matches: imbl::HashMap<MatchKey, Holder>,
     /// Certificates and keys that are registered, under whatever anchor: none is for two partners.
-    clients: imbl::HashMap<(MatchKind, Fingerprint), (PartnerId, CredentialId)>,
-    credentials: imbl::HashMap<CredentialId, PartnerId>,
-    grants: imbl::HashMap<GrantId, PartnerId>,
+    clients: imbl::OrdMap<(MatchKind, Fingerprint), Holder>,
+    credentials: imbl::OrdMap<CredentialId, Arc<PartnerRecord>>,
+    grants: imbl::OrdMap<GrantId, Arc<PartnerRecord>>,
     anchors: imbl::OrdMap<AnchorName, Arc<Anchor>>,
     /// The partners that each anchor may speak for.
-    bound: imbl::HashMap<AnchorName, Arc<HashSet<PartnerId>>>,
+    bound: imbl::OrdMap<AnchorName, Arc<HashSet<PartnerId>>>,
     networks: imbl::OrdMap<NetworkName, Arc<Network>>,
     by_address: Arc<IpNetworkTable<Vec<NetworkName>>>,
+}
+
+/// A credential, as its place in the record that has it.
+#[derive(Clone)]
+struct Holder {
+    record: Arc<PartnerRecord>,
+    place: u32,
+}
+
+impl Holder {
+    fn credential(&self) -> Option<&Credential> {
+        usize::try_from(self.place).ok().and_then(|place| self.record.credentials.get(place))
+    }
 }
 
 /// What the registry says of a peer.
@@ -84,13 +101,13 @@ impl Default for Registry {
     fn default() -> Self {
         Registry {
             revision: 0,
-            partners: imbl::HashMap::new(),
+            partners: imbl::OrdMap::new(),
             matches: imbl::HashMap::new(),
-            clients: imbl::HashMap::new(),
-            credentials: imbl::HashMap::new(),
-            grants: imbl::HashMap::new(),
+            clients: imbl::OrdMap::new(),
+            credentials: imbl::OrdMap::new(),
+            grants: imbl::OrdMap::new(),
             anchors: imbl::OrdMap::new(),
-            bound: imbl::HashMap::new(),
+            bound: imbl::OrdMap::new(),
             networks: imbl::OrdMap::new(),
             by_address: Arc::new(IpNetworkTable::new()),
         }
@@ -102,7 +119,8 @@ impl Registry {
         self.revision
     }
 
-    /// The registry after `changes`, which belong together.
+    /// The registry after `changes`, which belong together. What it costs grows with the changes and with the lists of
+    /// the anchors among them; only where a network goes is every partner looked at.
     ///
     /// # Errors
     /// Every reason why the result would not be consistent; then nothing changes.
@@ -124,10 +142,7 @@ impl Registry {
                 Change::Network(name, Some(network)) => {
                     next.networks.insert(name.clone(), Arc::new(network.clone()));
                 }
-                Change::Anchor(name, Some(anchor)) => {
-                    next.anchors.insert(name.clone(), Arc::new(anchor.clone()));
-                    next.bound.insert(name.clone(), Arc::new(anchor.partners.iter().cloned().collect()));
-                }
+                Change::Anchor(name, Some(anchor)) => next.insert_anchor(name, anchor.clone()),
             }
         }
         for change in changes {
@@ -135,27 +150,40 @@ impl Registry {
                 next.insert_partner(record, &mut problems);
             }
         }
-        let whole = changes.iter().any(|c| matches!(c, Change::Network(_, None) | Change::Anchor(..)));
-        let touched: Vec<Arc<PartnerRecord>> = if whole {
-            // A network or anchor that others refer to has changed: every reference is looked at again.
-            next.partners.values().cloned().collect()
+        if changes.iter().any(|c| matches!(c, Change::Network(_, None))) {
+            for record in next.partners.values() {
+                next.check_references(record, &mut problems);
+            }
         } else {
-            changes
-                .iter()
-                .filter_map(|c| match c {
-                    Change::Partner(id, Some(_)) => next.partners.get(id).cloned(),
-                    _ => None,
-                })
-                .collect()
-        };
-        for record in &touched {
-            next.check_references(record, &mut problems);
+            let changed = changes.iter().filter_map(|c| match c {
+                Change::Partner(id, Some(_)) => Some(id),
+                _ => None,
+            });
+            for record in changed.chain(self.unbound(&next, changes)).filter_map(|id| next.partners.get(id)) {
+                next.check_references(record, &mut problems);
+            }
         }
         if changes.iter().any(|c| matches!(c, Change::Network(..))) {
             next.by_address = Arc::new(address_table(next.networks.values()));
         }
+        next.unless(problems)
+    }
+
+    /// The partners that an anchor among `changes` could speak for here and cannot in `next`: nobody else can have a
+    /// credential under it, because this registry is consistent.
+    fn unbound<'a>(&'a self, next: &'a Registry, changes: &'a [Change]) -> impl Iterator<Item = &'a PartnerId> {
+        changes
+            .iter()
+            .filter_map(|c| match c {
+                Change::Anchor(name, _) => self.bound.get(name).map(|partners| (name, partners)),
+                _ => None,
+            })
+            .flat_map(|(name, partners)| partners.iter().filter(|id| !next.may_speak_for(name, id)))
+    }
+
+    fn unless(self, mut problems: Vec<Inconsistent>) -> Result<Registry, Vec<Inconsistent>> {
         if problems.is_empty() {
-            Ok(next)
+            Ok(self)
         } else {
             problems.sort();
             problems.dedup();
@@ -165,23 +193,23 @@ impl Registry {
 
     /// Finds the one partner that the peer is.
     pub fn resolve(&self, peer: &Peer) -> Resolution<'_> {
-        let mut found: Option<(&PartnerId, &CredentialId, MatchKind)> = None;
+        let mut found: Option<(&Holder, MatchKind)> = None;
         for key in &peer.match_keys {
-            let Some((partner, credential)) = self.matches.get(key) else { continue };
+            let Some(holder) = self.matches.get(key) else { continue };
             match found {
-                None => found = Some((partner, credential, key.kind)),
-                Some((first, ..)) if first != partner => return Resolution::Ambiguous,
+                None => found = Some((holder, key.kind)),
+                Some((first, _)) if first.record.partner.id != holder.record.partner.id => {
+                    return Resolution::Ambiguous;
+                }
                 Some(_) => {}
             }
         }
-        let Some((partner, credential, matched_by)) = found else { return Resolution::Unknown };
-        let bound = self.may_speak_for(&peer.anchor, partner);
-        let Some(record) = self.partners.get(partner) else { return Resolution::Unknown };
-        let Some(credential) = find_credential(record, credential) else { return Resolution::Unknown };
-        if !bound {
+        let Some((holder, matched_by)) = found else { return Resolution::Unknown };
+        let Some(credential) = holder.credential() else { return Resolution::Unknown };
+        if !self.may_speak_for(&peer.anchor, &holder.record.partner.id) {
             return Resolution::AnchorNotBound;
         }
-        Resolution::Known { record, credential, matched_by }
+        Resolution::Known { record: &holder.record, credential, matched_by }
     }
 
     /// Names of the networks that hold the address, sorted, [`ANY_NETWORK`] among them.
@@ -199,7 +227,7 @@ impl Registry {
         self.partners.get(id)
     }
 
-    /// In no particular order.
+    /// Sorted by id.
     pub fn partners(&self) -> impl Iterator<Item = &Arc<PartnerRecord>> {
         self.partners.values()
     }
@@ -238,41 +266,45 @@ impl Registry {
         }
     }
 
-    fn insert_partner(&mut self, record: &PartnerRecord, problems: &mut Vec<Inconsistent>) {
+    fn insert_anchor(&mut self, name: &AnchorName, anchor: Anchor) {
+        self.bound.insert(name.clone(), Arc::new(anchor.partners.iter().cloned().collect()));
+        self.anchors.insert(name.clone(), Arc::new(anchor));
+    }
+
+    fn insert_partner(&mut self, record: &Arc<PartnerRecord>, problems: &mut Vec<Inconsistent>) {
         let id = &record.partner.id;
-        for credential in &record.credentials {
+        for (place, credential) in (0..).zip(&record.credentials) {
             let at = ["credentials", credential.id.as_str(), "match"];
             let kind = credential.matching.kind().as_str();
-            if let Some(other) = self.credentials.insert(credential.id.clone(), id.clone()) {
-                let reason = format!("the credential id `{}` is also one of `{other}`", credential.id);
+            let holder = Holder { record: record.clone(), place };
+            if let Some(other) = self.credentials.insert(credential.id.clone(), record.clone()) {
+                let reason = format!("the credential id `{}` is also one of `{}`", credential.id, other.partner.id);
                 problems.push(Inconsistent::new(id, &at[..2], reason));
             }
             if let Some(bytes) = credential.matching.bytes_of_client() {
-                match self.clients.insert(bytes, (id.clone(), credential.id.clone())) {
-                    Some((other, theirs)) if other != *id => {
-                        let reason = format!(
-                            "`{theirs}` of `{other}` is the same {kind}: one client cannot be two partners, whichever \
-                             anchor vouches for it"
-                        );
-                        problems.push(Inconsistent::new(id, &at, reason));
-                    }
-                    _ => {}
+                let other = self.clients.insert(bytes, holder.clone());
+                if let Some((other, theirs)) = other.as_ref().and_then(named).filter(|(other, _)| *other != id) {
+                    let reason = format!(
+                        "`{theirs}` of `{other}` is the same {kind}: one client cannot be two partners, whichever \
+                         anchor vouches for it"
+                    );
+                    problems.push(Inconsistent::new(id, &at, reason));
                 }
             }
-            let key = credential.matching.key(&credential.anchor);
-            if let Some((other, theirs)) = self.matches.insert(key, (id.clone(), credential.id.clone())) {
+            let other = self.matches.insert(credential.matching.key(&credential.anchor), holder);
+            if let Some((other, theirs)) = other.as_ref().and_then(named) {
                 let reason =
                     format!("`{theirs}` of `{other}` matches the same {kind} under the anchor `{}`", credential.anchor);
                 problems.push(Inconsistent::new(id, &at, reason));
             }
         }
         for grant in &record.grants {
-            if let Some(other) = self.grants.insert(grant.id.clone(), id.clone()) {
-                let reason = format!("the grant id `{}` is also one of `{other}`", grant.id);
+            if let Some(other) = self.grants.insert(grant.id.clone(), record.clone()) {
+                let reason = format!("the grant id `{}` is also one of `{}`", grant.id, other.partner.id);
                 problems.push(Inconsistent::new(id, &["grants", grant.id.as_str()], reason));
             }
         }
-        self.partners.insert(id.clone(), Arc::new(record.clone()));
+        self.partners.insert(id.clone(), record.clone());
     }
 
     fn check_references(&self, record: &PartnerRecord, problems: &mut Vec<Inconsistent>) {
@@ -300,6 +332,43 @@ impl Registry {
                 wrong(&at, format!("`{id}` has no credential `{name}`"));
             }
         }
+    }
+}
+
+/// Whose credential it is, and which.
+fn named(holder: &Holder) -> Option<(&PartnerId, &CredentialId)> {
+    holder.credential().map(|credential| (&holder.record.partner.id, &credential.id))
+}
+
+/// A registry that is read from where it is kept, one partner at a time, so that none is in memory twice.
+pub struct Reading {
+    registry: Registry,
+    compact: Compact,
+    problems: Vec<Inconsistent>,
+}
+
+impl Reading {
+    /// Begins with what partners refer to.
+    pub fn new(revision: u64, anchors: Vec<Anchor>, networks: Vec<Network>) -> Self {
+        let mut registry = Registry { revision, ..Registry::default() };
+        for anchor in anchors {
+            registry.insert_anchor(&anchor.name.clone(), anchor);
+        }
+        registry.networks = networks.into_iter().map(|n| (n.name.clone(), Arc::new(n))).collect();
+        registry.by_address = Arc::new(address_table(registry.networks.values()));
+        Reading { registry, compact: Compact::default(), problems: Vec::new() }
+    }
+
+    pub fn partner(&mut self, record: PartnerRecord) {
+        let record = Arc::new(self.compact.record(record));
+        self.registry.insert_partner(&record, &mut self.problems);
+        self.registry.check_references(&record, &mut self.problems);
+    }
+
+    /// # Errors
+    /// Every reason why what was read is not consistent.
+    pub fn finish(self) -> Result<Registry, Vec<Inconsistent>> {
+        self.registry.unless(self.problems)
     }
 }
 
@@ -337,6 +406,7 @@ mod tests {
     use crate::partner::{ClientAuthUsage, CredentialState, Partner, PartnerState, Period};
     use proptest::prelude::*;
     use rcgen::{CertificateParams, KeyPair, SanType};
+    use std::collections::BTreeMap;
 
     fn leaf(uri: &str) -> Certificate {
         let mut params = CertificateParams::default();
@@ -391,7 +461,7 @@ mod tests {
             engagement: Period { starts: Some(UnixNanos(0)), ends: None },
             networks: vec![],
         };
-        Change::Partner(id, Some(PartnerRecord { partner, credentials, grants: vec![] }))
+        Change::Partner(id, Some(Arc::new(PartnerRecord { partner, credentials, grants: vec![] })))
     }
 
     fn known(resolution: Resolution<'_>) -> Option<(String, String)> {
@@ -437,7 +507,7 @@ mod tests {
         ];
         let changes = [anchor("ca", &["acme"]), anchor("ca2", &["acme"]), partner("acme", &credentials)];
         let registry = Registry::default().with(1, &changes).unwrap();
-        let again = registry.with(2, &changes[2..]).unwrap();
+        let again = registry.with(2, &[partner("acme", &credentials)]).unwrap();
         let derived = Derived::<usize, usize>::new(10);
         let mut made = 0;
         let mut credential = |registry: &Registry, id: &str, anchor: &str| {
@@ -523,6 +593,48 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_is_still_named_is_not_removed() {
+        let named = |change: fn(&mut PartnerRecord)| match partner("acme", &[]) {
+            Change::Partner(id, Some(record)) => {
+                let mut record = PartnerRecord::clone(&record);
+                change(&mut record);
+                Change::Partner(id, Some(Arc::new(record)))
+            }
+            other => other,
+        };
+        let acme = named(|r| r.partner.networks.push(NetworkName::parse("dc1").unwrap()));
+        let registry = Registry::default().with(1, &[network("dc1", "192.0.2.0/24"), acme]).unwrap();
+        let gone = Change::Network(NetworkName::parse("dc1").unwrap(), None);
+        let problems = registry.with(2, std::slice::from_ref(&gone)).err().unwrap();
+        assert!(problems[0].reason.contains("there is no network `dc1`"), "{problems:?}");
+        assert!(registry.with(2, &[gone, named(|_| {})]).is_ok());
+    }
+
+    #[test]
+    fn an_anchor_is_not_narrowed_while_a_partner_has_a_credential_under_it() {
+        let cert = leaf("spiffe://acme.example/billing");
+        let under = |name: &str| partner("acme", &[("a", name, Match::FingerprintSha256(cert.fingerprint))]);
+        let registry = Registry::default()
+            .with(1, &[anchor("ca", &["acme", "globex"]), anchor("other", &["acme"]), under("ca")])
+            .unwrap();
+        let narrow = anchor("ca", &["globex"]);
+        let gone = Change::Anchor(AnchorName::parse("ca").unwrap(), None);
+        for (change, said) in [(&narrow, "not bound to `acme`"), (&gone, "there is no anchor `ca`")] {
+            let problems = registry.with(2, std::slice::from_ref(change)).err().unwrap();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].reason.contains(said), "{problems:?}");
+            // Where the partner goes at the same time, or its credential moves, nothing is in the way.
+            let leaves = Change::Partner(PartnerId::parse("acme").unwrap(), None);
+            assert!(registry.with(2, &[change.clone(), leaves]).is_ok());
+            assert!(registry.with(2, &[change.clone(), under("other")]).is_ok());
+        }
+        // Who has no credential there is no reason to keep the list as it is.
+        let narrowed = registry.with(2, &[anchor("ca", &["acme"])]).unwrap();
+        assert!(matches!(narrowed.resolve(&peer(&cert, "ca")), Resolution::Known { .. }));
+        assert!(narrowed.with(3, &[anchor("ca", &["acme", "initech"])]).is_ok());
+    }
+
+    #[test]
     fn mapped_addresses_are_ipv4() {
         let registry =
             Registry::default().with(1, &[network("dc1", "192.0.2.0/24"), network("all4", "0.0.0.0/0")]).unwrap();
@@ -530,28 +642,106 @@ mod tests {
         assert_eq!(registry.networks_of("::1".parse().unwrap()), ["any"]);
     }
 
-    proptest! {
-        /// Whatever the order of changes, the index is the one that a full build makes.
-        #[test]
-        fn deltas_and_a_full_build_agree(steps in proptest::collection::vec((0u8..4, 0u8..4, any::<bool>()), 1..30)) {
-            let certs: Vec<Certificate> = (0..4).map(|n| leaf(&format!("spiffe://a/{n}"))).collect();
-            let mut registry = Registry::default().with(0, &[anchor("ca", &["p0", "p1", "p2", "p3"])]).unwrap();
-            for (n, (who, which, gone)) in steps.iter().enumerate() {
-                let id = format!("p{who}");
-                let change = if *gone {
-                    Change::Partner(PartnerId::parse(&id).unwrap(), None)
-                } else {
-                    partner(&id, &[(&format!("c{which}"), "ca", Match::FingerprintSha256(certs[usize::from(*which)].fingerprint))])
+    /// What a registry is made of, as a full build is given it.
+    #[derive(Clone, Default)]
+    struct Nouns {
+        anchors: BTreeMap<AnchorName, Anchor>,
+        networks: BTreeMap<NetworkName, Network>,
+        partners: BTreeMap<PartnerId, Arc<PartnerRecord>>,
+    }
+
+    impl Nouns {
+        fn after(&self, change: &Change) -> Nouns {
+            let mut next = self.clone();
+            match change.clone() {
+                Change::Anchor(name, Some(anchor)) => drop(next.anchors.insert(name, anchor)),
+                Change::Anchor(name, None) => drop(next.anchors.remove(&name)),
+                Change::Network(name, Some(network)) => drop(next.networks.insert(name, network)),
+                Change::Network(name, None) => drop(next.networks.remove(&name)),
+                Change::Partner(id, Some(record)) => drop(next.partners.insert(id, record)),
+                Change::Partner(id, None) => drop(next.partners.remove(&id)),
+            }
+            next
+        }
+
+        fn changes(&self) -> Vec<Change> {
+            let mut all: Vec<Change> = Vec::new();
+            all.extend(self.anchors.iter().map(|(name, a)| Change::Anchor(name.clone(), Some(a.clone()))));
+            all.extend(self.networks.iter().map(|(name, n)| Change::Network(name.clone(), Some(n.clone()))));
+            all.extend(self.partners.iter().map(|(id, r)| Change::Partner(id.clone(), Some(r.clone()))));
+            all
+        }
+
+        fn read(&self) -> Result<Registry, Vec<Inconsistent>> {
+            let (anchors, networks) = (self.anchors.values().cloned(), self.networks.values().cloned());
+            let mut reading = Reading::new(7, anchors.collect(), networks.collect());
+            self.partners.values().for_each(|record| reading.partner(PartnerRecord::clone(record)));
+            reading.finish()
+        }
+    }
+
+    /// One change out of four bytes: of two anchors, one network and four partners with one credential each.
+    fn change(kind: u8, who: u8, which: u8, gone: bool, certs: &[Certificate]) -> Change {
+        let ca = if which % 2 == 0 { "ca" } else { "cb" };
+        let id = format!("p{}", who % 4);
+        match (kind % 8, gone) {
+            (0, true) => Change::Anchor(AnchorName::parse(ca).unwrap(), None),
+            (0 | 1, _) => {
+                // The bits of a byte are the partners that it may speak for.
+                let bound: Vec<String> = (0..4).filter(|n| who >> n & 1 == 1).map(|n| format!("p{n}")).collect();
+                anchor(ca, &bound.iter().map(String::as_str).collect::<Vec<_>>())
+            }
+            (2, true) => Change::Network(NetworkName::parse("dc1").unwrap(), None),
+            (2, false) => network("dc1", if who % 2 == 0 { "192.0.2.0/24" } else { "198.51.100.0/24" }),
+            (_, true) => Change::Partner(PartnerId::parse(&id).unwrap(), None),
+            _ => {
+                let matching = Match::FingerprintSha256(certs[usize::from(which / 2 % 4)].fingerprint);
+                let Change::Partner(id, Some(record)) = partner(&id, &[(&format!("c{}", which % 4), ca, matching)])
+                else {
+                    unreachable!()
                 };
-                if let Ok(next) = registry.with(n as u64 + 1, &[change]) {
-                    registry = next;
+                let mut record = PartnerRecord::clone(&record);
+                if who % 3 == 0 {
+                    record.partner.networks.push(NetworkName::parse("dc1").unwrap());
                 }
-                let mut all = vec![anchor("ca", &["p0", "p1", "p2", "p3"])];
-                all.extend(registry.partners().map(|r| Change::Partner(r.partner.id.clone(), Some((**r).clone()))));
-                let full = Registry::default().with(registry.revision(), &all).unwrap();
-                for cert in &certs {
-                    prop_assert_eq!(known(registry.resolve(&peer(cert, "ca"))), known(full.resolve(&peer(cert, "ca"))));
+                Change::Partner(id, Some(Arc::new(record)))
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever the order of changes, a change is accepted where a full build accepts what it leads to, and the
+        /// index is the one that a full build makes.
+        #[test]
+        fn deltas_and_a_full_build_agree(
+            steps in proptest::collection::vec((any::<u8>(), any::<u8>(), any::<u8>(), any::<bool>()), 1..60),
+        ) {
+            let certs: Vec<Certificate> = (0..4).map(|n| leaf(&format!("spiffe://a/{n}"))).collect();
+            let (mut nouns, mut registry) = (Nouns::default(), Registry::default());
+            let first = [anchor("ca", &["p0", "p1", "p2", "p3"]), anchor("cb", &["p1"]), network("dc1", "192.0.2.0/24")];
+            for change in &first {
+                nouns = nouns.after(change);
+                registry = registry.with(0, std::slice::from_ref(change)).unwrap();
+            }
+            for (n, (kind, who, which, gone)) in steps.into_iter().enumerate() {
+                let change = change(kind, who, which, gone, &certs);
+                let candidate = nouns.after(&change);
+                let full = Registry::default().with(n as u64 + 1, &candidate.changes());
+                let read = candidate.read();
+                let delta = registry.with(n as u64 + 1, &[change]);
+                prop_assert_eq!(delta.as_ref().err().is_some(), full.as_ref().err().is_some());
+                prop_assert_eq!(read.as_ref().err().is_some(), full.as_ref().err().is_some());
+                let (Ok(delta), Ok(full), Ok(read)) = (delta, full, read) else { continue };
+                for (cert, ca) in certs.iter().flat_map(|cert| [(cert, "ca"), (cert, "cb")]) {
+                    let peer = peer(cert, ca);
+                    prop_assert_eq!(known(delta.resolve(&peer)), known(full.resolve(&peer)));
+                    prop_assert_eq!(known(delta.resolve(&peer)), known(read.resolve(&peer)));
                 }
+                let address = "192.0.2.7".parse().unwrap();
+                prop_assert_eq!(delta.networks_of(address), full.networks_of(address));
+                prop_assert_eq!(delta.networks_of(address), read.networks_of(address));
+                prop_assert!(delta.partners().eq(full.partners()) && delta.partners().eq(read.partners()));
+                (nouns, registry) = (candidate, delta);
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! In: changed files, SIGHUP, changes of the registry. Out: a new [`Live`] and TLS config, gauges, a log line. All
 //! changes go through one lock, so that each builds on the last. Must never: publish what was not built whole; write
-//! to the database what no snapshot would accept.
+//! to the database what no snapshot would accept; keep a thread waiting that requests are served on. Reading, planning
+//! and building take as long as the registry is large, and so does letting go of it: all of that is done aside.
 
 use crate::clock::Clock;
 use crate::config::{Config, Watched, look_again};
@@ -19,10 +20,24 @@ use arc_swap::ArcSwapOption;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
+use tokio::task::{JoinError, spawn_blocking};
 
 /// How long names of upstreams may take to resolve before a config goes live without them.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether requests still need a snapshot that is not live any more.
+const RETIRED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Does work that takes long on a thread on which no request is served. It ends even when the caller goes away.
+///
+/// # Errors
+/// The work has panicked.
+pub async fn aside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, JoinError> {
+    let runtime = Handle::current();
+    spawn_blocking(move || runtime.block_on(work)).await
+}
 
 /// Why a change is not live.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +130,12 @@ impl Publisher {
     ///
     /// # Errors
     /// The last good state is kept; these are the reasons.
-    pub async fn reload(&self) -> Result<(), ChangeError> {
+    pub async fn reload(self: &Arc<Self>) -> Result<(), ChangeError> {
+        let this = self.clone();
+        aside(async move { this.reload_now().await }).await.unwrap_or_else(|e| Err(interrupted("config", &e)))
+    }
+
+    async fn reload_now(&self) -> Result<(), ChangeError> {
         let mut running = self.state.lock().await;
         let outcome = match self.catch_up(&running).await {
             Ok(()) => self.try_reload(&running).await,
@@ -179,15 +199,10 @@ impl Publisher {
         dry_run: bool,
     ) -> Result<Applied, ChangeError> {
         let this = self.clone();
-        // In a task of its own: a caller that goes away must not leave the database ahead of what is live.
-        match tokio::spawn(async move { this.apply_now(&files, options, dry_run).await }).await {
-            Ok(outcome) => outcome,
-            Err(e) => {
-                let mut problems = Problems::new();
-                problems.file("registry", format!("the change was interrupted: {e}"), Some("look at the plan again"));
-                Err(problems.into())
-            }
-        }
+        // Aside, and so to its end: a caller that goes away must not leave the database ahead of what is live.
+        aside(async move { this.apply_now(&files, options, dry_run).await })
+            .await
+            .unwrap_or_else(|e| Err(interrupted("registry", &e)))
     }
 
     async fn apply_now(
@@ -267,6 +282,9 @@ impl Publisher {
         })?;
         self.gauges(&snapshot);
         self.live.store(Some(Arc::new(Live { snapshot: Arc::new(snapshot), upstreams })));
+        if let Some(before) = before {
+            tokio::spawn(retire(before.snapshot.clone()));
+        }
         Ok(())
     }
 
@@ -290,6 +308,19 @@ impl Publisher {
         }
     }
 
+    /// Catches up with the database, and gives the files as they were at the last load and as they are now.
+    async fn look(&self) -> (Watched, Watched) {
+        let state = self.state.lock().await;
+        if let Err(e) = self.catch_up(&state).await {
+            self.metrics.registry_ok.set(0);
+            tracing::error!(error = %e, "the registry cannot be compared with the database");
+        }
+        drop(state);
+        let known = self.seen.lock().await.clone();
+        let now = look_again(&known);
+        (known, now)
+    }
+
     /// Looks at the files every so often and reloads when they have changed and stopped changing.
     pub async fn watch(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut changed: Option<Watched> = None;
@@ -299,15 +330,8 @@ impl Publisher {
                 () = told(&mut stop) => return,
                 () = tokio::time::sleep(interval) => {}
             }
-            {
-                let state = self.state.lock().await;
-                if let Err(e) = self.catch_up(&state).await {
-                    self.metrics.registry_ok.set(0);
-                    tracing::error!(error = %e, "the registry cannot be compared with the database");
-                }
-            }
-            let known = self.seen.lock().await.clone();
-            let now = look_again(&known);
+            let this = self.clone();
+            let Ok((known, now)) = aside(async move { this.look().await }).await else { continue };
             if now == known {
                 changed = None;
                 continue;
@@ -322,6 +346,20 @@ impl Publisher {
             drop(self.reload().await);
         }
     }
+}
+
+/// Keeps what was replaced until no request needs it, so that none has to take it down.
+async fn retire(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        tokio::time::sleep(RETIRED_INTERVAL).await;
+    }
+    drop(aside(async move { drop(snapshot) }).await);
+}
+
+fn interrupted(what: &str, e: &JoinError) -> ChangeError {
+    let mut problems = Problems::new();
+    problems.file(what, format!("the change was interrupted: {e}"), Some("look at what is live, and try again"));
+    problems.into()
 }
 
 fn not_live() -> Problems {

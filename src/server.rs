@@ -7,7 +7,7 @@ use crate::document::Problems;
 use crate::gateway::{Gateway, Live};
 use crate::listen::{Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
-use crate::reload::{ChangeError, Publisher};
+use crate::reload::{ChangeError, Publisher, aside};
 use crate::status::{self, StatusState};
 use crate::store::{Store, StoreError, set_expiry_gauges};
 use arc_swap::ArcSwapOption;
@@ -365,10 +365,15 @@ async fn flush_usage(recorder: Recorder, publisher: Arc<Publisher>) {
 async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: Arc<Clock>) {
     loop {
         if let Some(live) = publisher.live() {
-            let registry = &live.snapshot.registry;
-            if let Err(e) = set_expiry_gauges(publisher.store(), registry, &metrics, clock.now()).await {
-                tracing::error!(error = %e, "the expiry of credentials cannot be looked up");
-            }
+            let (publisher, metrics, now) = (publisher.clone(), metrics.clone(), clock.now());
+            // Every credential is looked at.
+            let looked = aside(async move {
+                let registry = &live.snapshot.registry;
+                if let Err(e) = set_expiry_gauges(publisher.store(), registry, &metrics, now).await {
+                    tracing::error!(error = %e, "the expiry of credentials cannot be looked up");
+                }
+            });
+            drop(looked.await);
         }
         tokio::time::sleep(EXPIRY_INTERVAL).await;
     }

@@ -154,15 +154,19 @@ async fn try_apply(path: &Path, args: &ApplyArgs) -> Result<Exit, Exit> {
     if args.offline {
         return apply_offline(path, args, &files, options).await;
     }
-    let mut call = json!({"files": files, "options": options, "dry_run": true});
-    let planned = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
-    let lines: Vec<PlanLine> = serde_json::from_value(planned["lines"].clone()).unwrap_or_default();
+    // Where nobody is asked, nothing is planned for show first.
+    let asked = args.dry_run || !args.yes;
+    let mut call = json!({"files": files, "options": options, "dry_run": asked});
+    let mut answer = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
+    let lines: Vec<PlanLine> = serde_json::from_value(answer["lines"].clone()).unwrap_or_default();
     if !agreed(args, &lines) {
         return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
     }
-    call["dry_run"] = json!(false);
-    let applied = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
-    report(args, &applied);
+    if asked {
+        call["dry_run"] = json!(false);
+        answer = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
+    }
+    report(args, &answer);
     Ok(Exit::Done)
 }
 
@@ -296,9 +300,9 @@ async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
         Wanted::Export => {
             let (snapshot, _) =
                 Snapshot::build(config.sources(registry), None, Clock::new().now()).map_err(|e| fail(&e))?;
-            admin::export_document(&snapshot)
+            serde_json::to_value(admin::export_document(&snapshot)).map_err(|e| fail(&e))?
         }
-        Wanted::List => admin::list_document(&registry),
+        Wanted::List => serde_json::to_value(admin::list_document(&registry)).map_err(|e| fail(&e))?,
         Wanted::Partner(id) => {
             let id = PartnerId::parse(id).map_err(|e| fail(&e))?;
             let record = registry.partner(&id).ok_or_else(|| fail(&"there is no such partner"))?;

@@ -95,7 +95,8 @@ impl World {
         changes.extend(self.anchors.iter().map(|a| Change::Anchor(a.name.clone(), Some(a.clone()))));
         changes.extend(self.networks.iter().map(|n| Change::Network(n.name.clone(), Some(n.clone()))));
         changes.extend(
-            [&self.acme, &self.globex].map(|r| Change::Partner(r.partner.id.clone(), Some(PartnerRecord::clone(r)))),
+            [&self.acme, &self.globex]
+                .map(|r| Change::Partner(r.partner.id.clone(), Some(PartnerRecord::clone(r).into()))),
         );
         Registry::default().with(1, &changes).unwrap_or_else(|p| panic!("{p:?}"))
     }

@@ -3,46 +3,149 @@
 use super::declaration::DeclaredFile;
 use crate::identity::Match;
 use crate::operation::{OperationId, Operations};
-use crate::partner::PartnerRecord;
+use crate::partner::{Anchor, PartnerRecord};
 use crate::registry::Registry;
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{self, BufWriter, Write};
 
-/// The registry as files that [`super::parse_declaration`] reads: `registry.json`, which is YAML too, and one PEM per anchor.
+/// The registry as files that [`super::parse_declaration`] reads: `registry.json`, which is YAML too, and one PEM per
+/// anchor. Serialised, it is the list of them; it is written partner by partner and never in memory as a whole.
 ///
 /// A grant is written as its author wrote it where that still means what the grant covers, and as the operations that
 /// it covers where more have appeared since: an export never widens.
-pub fn export(registry: &Registry, operations: &Operations) -> Vec<DeclaredFile> {
-    let mut files = Vec::new();
-    let mut anchors = serde_json::Map::new();
-    for anchor in registry.anchors() {
-        let name = format!("{}.pem", anchor.name);
-        let body = data_encoding::BASE64.encode(&anchor.certificate);
-        let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-        let text = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-        files.push(DeclaredFile { name: name.clone(), text });
-        anchors.insert(
-            anchor.name.to_string(),
-            json!({
-                "certificate": name,
-                "partners": anchor.partners,
-                "environments": anchor.environments,
-                "client_auth": anchor.client_auth.as_str(),
-            }),
-        );
+#[derive(Clone, Copy)]
+pub struct Export<'a> {
+    registry: &'a Registry,
+    operations: &'a Operations,
+}
+
+impl<'a> Export<'a> {
+    pub fn new(registry: &'a Registry, operations: &'a Operations) -> Self {
+        Export { registry, operations }
     }
-    let networks: serde_json::Map<String, serde_json::Value> =
-        registry.networks().map(|n| (n.name.to_string(), json!({"cidrs": n.cidrs}))).collect();
-    let mut partners: Vec<_> = registry.partners().collect();
-    partners.sort_by(|a, b| a.partner.id.cmp(&b.partner.id));
-    let partners: serde_json::Map<String, serde_json::Value> = partners
-        .into_iter()
-        .map(|r| (r.partner.id.to_string(), partner_document(&as_covered(r, operations))))
-        .collect();
-    let document = json!({"networks": networks, "anchors": anchors, "partners": partners});
-    let text = serde_json::to_string_pretty(&document).unwrap_or_default() + "\n";
-    files.push(DeclaredFile { name: "registry.json".into(), text });
-    files
+
+    fn certificates(&self) -> impl Iterator<Item = DeclaredFile> + 'a {
+        self.registry.anchors().map(|anchor| {
+            let body = data_encoding::BASE64.encode(&anchor.certificate);
+            let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+            let text = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+            DeclaredFile { name: certificate_file(anchor), text }
+        })
+    }
+}
+
+fn certificate_file(anchor: &Anchor) -> String {
+    format!("{}.pem", anchor.name)
+}
+
+impl Serialize for Export<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut files = serializer.serialize_seq(None)?;
+        for file in self.certificates() {
+            files.serialize_element(&file)?;
+        }
+        files.serialize_element(&RegistryFile(*self))?;
+        files.end()
+    }
+}
+
+/// `registry.json` in the form of a [`DeclaredFile`].
+struct RegistryFile<'a>(Export<'a>);
+
+impl Serialize for RegistryFile<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut file = serializer.serialize_map(Some(2))?;
+        file.serialize_entry("name", "registry.json")?;
+        file.serialize_entry("text", &Text(Content(self.0)))?;
+        file.end()
+    }
+}
+
+/// The text of `registry.json`, as it is written.
+struct Text<'a>(Content<'a>);
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The buffer passes on whole pieces, each of which is text.
+        let mut out = BufWriter::new(Pieces(f));
+        serde_json::to_writer_pretty(&mut out, &self.0).map_err(|_| fmt::Error)?;
+        out.write_all(b"\n").and_then(|()| out.flush()).map_err(|_| fmt::Error)
+    }
+}
+
+struct Pieces<'a, 'f>(&'a mut fmt::Formatter<'f>);
+
+impl Write for Pieces<'_, '_> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let text = std::str::from_utf8(piece).map_err(io::Error::other)?;
+        self.0.write_str(text).map_err(io::Error::other)?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is in `registry.json`.
+struct Content<'a>(Export<'a>);
+
+impl Serialize for Content<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Export { registry, operations } = self.0;
+        let networks: serde_json::Map<String, serde_json::Value> =
+            registry.networks().map(|n| (n.name.to_string(), json!({"cidrs": n.cidrs}))).collect();
+        let mut document = serializer.serialize_map(Some(3))?;
+        document.serialize_entry("networks", &networks)?;
+        document.serialize_entry("anchors", &Anchors(registry))?;
+        document.serialize_entry("partners", &Partners { registry, operations })?;
+        document.end()
+    }
+}
+
+struct Anchors<'a>(&'a Registry);
+
+impl Serialize for Anchors<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.anchors().map(|anchor| (&anchor.name, Named(anchor))))
+    }
+}
+
+struct Named<'a>(&'a Anchor);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut document = serializer.serialize_map(Some(4))?;
+        document.serialize_entry("certificate", &certificate_file(self.0))?;
+        document.serialize_entry("partners", &self.0.partners)?;
+        document.serialize_entry("environments", &self.0.environments)?;
+        document.serialize_entry("client_auth", self.0.client_auth.as_str())?;
+        document.end()
+    }
+}
+
+struct Partners<'a> {
+    registry: &'a Registry,
+    operations: &'a Operations,
+}
+
+impl Serialize for Partners<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(
+            self.registry
+                .partners()
+                .map(|record| (&record.partner.id, partner_document(&as_covered(record, self.operations)))),
+        )
+    }
 }
 
 fn as_covered(record: &PartnerRecord, operations: &Operations) -> PartnerRecord {

@@ -11,19 +11,20 @@ mod plan;
 
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
-pub use export::export;
+pub use export::Export;
 pub use keys::REGISTRY_FILE;
 pub use plan::{Plan, PlanLine, PlanOptions, plan};
 
 use crate::clock::UnixNanos;
 use crate::name::{AnchorName, NetworkName, PartnerId};
-use crate::partner::{Anchor, Network, PartnerRecord};
+use crate::partner::{Anchor, Network};
 use crate::record::Batch;
-use crate::registry::{Change, Registry};
+use crate::registry::{Change, Reading, Registry};
+use futures::TryStreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, Sqlite, SqlitePool, Transaction};
+use sqlx::{QueryBuilder, Row, Sqlite, SqlitePool, Transaction};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -64,6 +65,9 @@ pub enum StoreError {
     #[error("the stored registry is not consistent: {0}")]
     Inconsistent(String),
 }
+
+/// Documents that one statement writes.
+const BATCH: usize = 100;
 
 /// An open database.
 #[derive(Clone)]
@@ -162,17 +166,13 @@ impl Store {
     pub async fn load(&self) -> Result<Registry, StoreError> {
         let mut tx = self.pool.begin().await?;
         let revision = revision(&mut tx).await?;
-        let mut changes = Vec::new();
-        for (id, anchor) in documents::<Anchor>(&mut tx, "SELECT name, doc FROM anchor").await? {
-            changes.push(Change::Anchor(name(AnchorName::parse(&id), &id)?, Some(anchor)));
-        }
-        for (id, network) in documents::<Network>(&mut tx, "SELECT name, doc FROM network").await? {
-            changes.push(Change::Network(name(NetworkName::parse(&id), &id)?, Some(network)));
-        }
-        for (id, record) in documents::<PartnerRecord>(&mut tx, "SELECT id, doc FROM partner").await? {
-            changes.push(Change::Partner(name(PartnerId::parse(&id), &id)?, Some(record)));
-        }
-        Registry::default().with(revision, &changes).map_err(|found| {
+        let mut anchors: Vec<Anchor> = Vec::new();
+        documents(&mut tx, "SELECT name, doc FROM anchor", AnchorName::parse, |anchor| anchors.push(anchor)).await?;
+        let mut networks: Vec<Network> = Vec::new();
+        documents(&mut tx, "SELECT name, doc FROM network", NetworkName::parse, |n| networks.push(n)).await?;
+        let mut reading = Reading::new(revision, anchors, networks);
+        documents(&mut tx, "SELECT id, doc FROM partner", PartnerId::parse, |record| reading.partner(record)).await?;
+        reading.finish().map_err(|found| {
             StoreError::Inconsistent(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })
     }
@@ -188,17 +188,9 @@ impl Store {
             return Err(StoreError::Conflict { expected, found });
         }
         let next = found + 1;
-        for change in changes {
-            match change {
-                Change::Partner(id, doc) => {
-                    put(&mut tx, "INSERT INTO partner VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET doc = ?2, revision = ?3", "DELETE FROM partner WHERE id = ?1", id.as_str(), doc.as_ref(), next).await?;
-                }
-                Change::Network(id, doc) => {
-                    put(&mut tx, "INSERT INTO network VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET doc = ?2, revision = ?3", "DELETE FROM network WHERE name = ?1", id.as_str(), doc.as_ref(), next).await?;
-                }
-                Change::Anchor(id, doc) => {
-                    put(&mut tx, "INSERT INTO anchor VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET doc = ?2, revision = ?3", "DELETE FROM anchor WHERE name = ?1", id.as_str(), doc.as_ref(), next).await?;
-                }
+        for alike in changes.chunk_by(|a, b| kept_in(a) == kept_in(b)) {
+            for batch in alike.chunks(BATCH) {
+                write(&mut tx, batch, next).await?;
             }
         }
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
@@ -325,45 +317,93 @@ async fn revision(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
     Ok(meta(tx, "revision").await?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
 }
 
-async fn documents<T: DeserializeOwned>(tx: &mut Tx<'_>, query: &'static str) -> Result<Vec<(String, T)>, StoreError> {
-    let mut out = Vec::new();
-    for row in sqlx::query(query).fetch_all(&mut **tx).await? {
-        let (id, doc): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        let value =
-            serde_json::from_str(&doc).map_err(|e| StoreError::Document { id: id.clone(), reason: e.to_string() })?;
-        out.push((id, value));
-    }
-    Ok(out)
-}
-
-async fn put<T: Serialize>(
+/// Gives each document of a table to `keep`, one after another, so that they are not all in memory as they are stored.
+async fn documents<N, T: DeserializeOwned>(
     tx: &mut Tx<'_>,
-    upsert: &'static str,
-    delete: &'static str,
-    id: &str,
-    doc: Option<&T>,
-    revision: u64,
+    query: &'static str,
+    name: fn(&str) -> Result<N, String>,
+    mut keep: impl FnMut(T),
 ) -> Result<(), StoreError> {
-    match doc {
-        None => {
-            sqlx::query(delete).bind(id).execute(&mut **tx).await?;
-        }
-        Some(doc) => {
-            let text = serde_json::to_string(doc)
-                .map_err(|e| StoreError::Document { id: id.to_owned(), reason: e.to_string() })?;
-            sqlx::query(upsert)
-                .bind(id)
-                .bind(text)
-                .bind(i64::try_from(revision).unwrap_or(i64::MAX))
-                .execute(&mut **tx)
-                .await?;
-        }
+    let mut rows = sqlx::query(query).fetch(&mut **tx);
+    while let Some(row) = rows.try_next().await? {
+        let (id, doc): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+        let wrong = |reason: String| StoreError::Document { id: id.to_owned(), reason };
+        name(id).map_err(wrong)?;
+        keep(serde_json::from_str(doc).map_err(|e| wrong(e.to_string()))?);
     }
     Ok(())
 }
 
-fn name<T>(parsed: Result<T, String>, id: &str) -> Result<T, StoreError> {
-    parsed.map_err(|reason| StoreError::Document { id: id.to_owned(), reason })
+/// A table of documents: how rows are put into it, what follows them, and how they are taken out.
+#[derive(PartialEq, Eq)]
+struct Table {
+    insert: &'static str,
+    replace: &'static str,
+    delete: &'static str,
+}
+
+static PARTNERS: Table = Table {
+    insert: "INSERT INTO partner (id, doc, revision) ",
+    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM partner WHERE id IN (",
+};
+static NETWORKS: Table = Table {
+    insert: "INSERT INTO network (name, doc, revision) ",
+    replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM network WHERE name IN (",
+};
+static ANCHORS: Table = Table {
+    insert: "INSERT INTO anchor (name, doc, revision) ",
+    replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM anchor WHERE name IN (",
+};
+
+/// Where the change is written, and whether its noun is gone.
+fn kept_in(change: &Change) -> (&'static Table, bool) {
+    match change {
+        Change::Partner(_, doc) => (&PARTNERS, doc.is_none()),
+        Change::Network(_, doc) => (&NETWORKS, doc.is_none()),
+        Change::Anchor(_, doc) => (&ANCHORS, doc.is_none()),
+    }
+}
+
+/// Writes changes that are all kept in the same place; at least one.
+async fn write(tx: &mut Tx<'_>, alike: &[Change], revision: u64) -> Result<(), StoreError> {
+    let Some((table, gone)) = alike.first().map(kept_in) else { return Ok(()) };
+    if gone {
+        let mut query = QueryBuilder::<Sqlite>::new(table.delete);
+        let mut ids = query.separated(", ");
+        for change in alike {
+            ids.push_bind(id_of(change));
+        }
+        query.push(")").build().execute(&mut **tx).await?;
+        return Ok(());
+    }
+    let revision = i64::try_from(revision).unwrap_or(i64::MAX);
+    let documents = alike.iter().map(document).collect::<Result<Vec<String>, StoreError>>()?;
+    let mut query = QueryBuilder::<Sqlite>::new(table.insert);
+    query.push_values(alike.iter().zip(documents), |mut row, (change, doc)| {
+        row.push_bind(id_of(change)).push_bind(doc).push_bind(revision);
+    });
+    query.push(table.replace).build().execute(&mut **tx).await?;
+    Ok(())
+}
+
+fn id_of(change: &Change) -> &str {
+    match change {
+        Change::Partner(id, _) => id.as_str(),
+        Change::Network(name, _) => name.as_str(),
+        Change::Anchor(name, _) => name.as_str(),
+    }
+}
+
+fn document(change: &Change) -> Result<String, StoreError> {
+    let written = match change {
+        Change::Partner(_, doc) => serde_json::to_string(&doc.as_deref()),
+        Change::Network(_, doc) => serde_json::to_string(doc),
+        Change::Anchor(_, doc) => serde_json::to_string(doc),
+    };
+    written.map_err(|e| StoreError::Document { id: id_of(change).to_owned(), reason: e.to_string() })
 }
 
 #[cfg(test)]

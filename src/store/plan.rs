@@ -5,10 +5,14 @@ use super::export::partner_document;
 use crate::document::{Node, Problem, Problems, Severity};
 use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Grant, PartnerRecord};
-use crate::registry::{Change, Inconsistent, Registry};
+use crate::partner::{Anchor, Grant, PartnerRecord};
+use crate::registry::{Change, Compact, Inconsistent, Registry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Names that a line shows; of more it says how many.
+const SHOWN: usize = 20;
 
 /// What may be done beyond adding and changing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,13 +73,13 @@ pub fn plan(
     for anchor in declaration.anchors {
         let old = registry.anchor(&anchor.name);
         if old.map(|o| &**o) != Some(&anchor) {
-            let bound: Vec<&str> = anchor.partners.iter().map(|p| p.as_str()).collect();
-            let detail = format!("may speak for {}", bound.join(", "));
+            let detail = rebound(old.map(|o| &**o), &anchor);
             draft.line(action(old.is_some()), "anchor", anchor.name.as_str(), detail);
             draft.changes.push(Change::Anchor(anchor.name.clone(), Some(anchor)));
         }
     }
     let mut places: HashMap<PartnerId, Node> = HashMap::new();
+    let mut compact = Compact::default();
     for (mut record, node) in declaration.partners {
         let id = record.partner.id.clone();
         let old = registry.partner(&id);
@@ -91,7 +95,7 @@ pub fn plan(
         }
         if old.map(|o| &**o) != Some(&record) {
             draft.line(action(old.is_some()), "partner", id.as_str(), difference(old.map(|o| &**o), &record));
-            draft.changes.push(Change::Partner(id.clone(), Some(record)));
+            draft.changes.push(Change::Partner(id.clone(), Some(Arc::new(compact.record(record)))));
         }
         places.insert(id, node);
     }
@@ -149,9 +153,7 @@ impl Draft {
 
     fn prune(&mut self, declaration: &Declaration, registry: &Registry) {
         let kept: HashSet<_> = declaration.partners.iter().map(|(r, _)| &r.partner.id).collect();
-        let mut gone: Vec<_> = registry.partners().map(|r| &r.partner.id).filter(|id| !kept.contains(id)).collect();
-        gone.sort();
-        for id in gone {
+        for id in registry.partners().map(|r| &r.partner.id).filter(|id| !kept.contains(id)) {
             self.line("remove", "partner", id.as_str(), "not declared".into());
             self.changes.push(Change::Partner(id.clone(), None));
         }
@@ -208,6 +210,42 @@ fn expand(
             Ok(())
         }
         _ => Err(problems),
+    }
+}
+
+/// What becomes different for an anchor. It may speak for very many partners: the difference is shown, not the list.
+fn rebound(old: Option<&Anchor>, new: &Anchor) -> String {
+    let ids: HashSet<&PartnerId> = new.partners.iter().collect();
+    let Some(old) = old else {
+        return format!("may speak for {}", listed(new.partners.iter().map(ToString::to_string)));
+    };
+    let before: HashSet<&PartnerId> = old.partners.iter().collect();
+    let added = new.partners.iter().filter(|id| !before.contains(id)).map(|id| format!("+{id}"));
+    let removed = old.partners.iter().filter(|id| !ids.contains(id)).map(|id| format!("-{id}"));
+    let mut out = Vec::new();
+    let change = listed(added.chain(removed));
+    if !change.is_empty() {
+        out.push(format!("may speak for {} partners: {change}", ids.len()));
+    }
+    for (key, same) in [
+        ("certificate", old.certificate == new.certificate),
+        ("environments", old.environments == new.environments),
+        ("client_auth", old.client_auth == new.client_auth),
+    ] {
+        if !same {
+            out.push(format!("another {key}"));
+        }
+    }
+    if out.is_empty() { "`partners` in another order".into() } else { out.join("; ") }
+}
+
+/// The first of the names, and how many more there are.
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let mut names = names;
+    let shown: Vec<String> = names.by_ref().take(SHOWN).collect();
+    match names.count() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

@@ -13,6 +13,10 @@ fn operations(text: &str) -> Operations {
     table
 }
 
+fn export(registry: &Registry, operations: &Operations) -> Vec<DeclaredFile> {
+    serde_json::from_value(serde_json::to_value(Export::new(registry, operations)).unwrap()).unwrap()
+}
+
 fn production() -> Environment {
     Environment::parse("production").unwrap()
 }
@@ -66,6 +70,59 @@ async fn a_change_that_was_planned_on_an_older_revision_is_refused_whole() {
     store.commit(0, &plan.changes).await.unwrap();
     assert!(matches!(store.commit(0, &plan.changes).await, Err(StoreError::Conflict { expected: 0, found: 1 })));
     assert_eq!(store.load().await.unwrap().revision(), 1);
+}
+
+#[tokio::test]
+async fn more_partners_than_one_statement_writes_are_kept_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("r.db")).await.unwrap();
+    let count = 2 * BATCH + 1;
+    let declared = |owner: &str| {
+        let partner =
+            |n| format!("  p{n}: {{name: P, owner: {owner}, engagement: {{}}, networks: [any], time_zone: UTC}}\n");
+        let partners: String = (0..count).map(partner).collect();
+        let text = format!("environment: production\npartners:\n{partners}");
+        parse_declaration(&[DeclaredFile { name: "all.yaml".into(), text }], &production()).unwrap()
+    };
+    for (revision, owner) in [(0, "first"), (1, "second")] {
+        let registry = store.load().await.unwrap();
+        let plan = plan(declared(owner), &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
+        store.commit(revision, &plan.changes).await.unwrap();
+        let registry = store.load().await.unwrap();
+        assert_eq!(registry.partner_count(), count);
+        assert!(registry.partners().all(|r| r.partner.owner == owner));
+    }
+    let ids: Vec<PartnerId> = store.load().await.unwrap().partners().map(|r| r.partner.id.clone()).collect();
+    let gone: Vec<Change> = ids.iter().skip(1).map(|id| Change::Partner(id.clone(), None)).collect();
+    store.commit(2, &gone).await.unwrap();
+    let left: Vec<PartnerId> = store.load().await.unwrap().partners().map(|r| r.partner.id.clone()).collect();
+    assert_eq!(left, ids[..1]);
+}
+
+#[test]
+fn a_plan_shows_what_changes_for_an_anchor_and_not_its_whole_list() {
+    let files = folder(GRANT);
+    let bound = |names: &str| {
+        let mut files = files.clone();
+        files[0].text = files[0].text.replace("partners: [acme]", &format!("partners: [{names}]"));
+        parse_declaration(&files, &production()).unwrap()
+    };
+    let many: Vec<String> = (0..100).map(|n| format!("p{n}")).collect();
+    let line = |before: &str, after: &str| {
+        let planned = |names: &str, registry: &Registry| {
+            plan(bound(names), registry, &operations(OPENAPI), PlanOptions::default()).unwrap()
+        };
+        let registry = planned(before, &Registry::default()).next;
+        planned(after, &registry).lines.into_iter().find(|l| l.noun == "anchor").unwrap().detail
+    };
+    assert_eq!(line("acme, globex", "acme, initech"), "may speak for 2 partners: +initech, -globex");
+    let all = format!("acme, {}", many.join(", "));
+    let said = line("acme", &all);
+    assert!(said.starts_with("may speak for 101 partners: +p0, +p1,") && said.ends_with(" and 80 more"), "{said}");
+    assert_eq!(line("acme, globex", "globex, acme"), "`partners` in another order");
+    let created = plan(bound(&all), &Registry::default(), &operations(OPENAPI), PlanOptions::default()).unwrap();
+    assert_eq!(created.lines[1].noun, "anchor");
+    assert!(created.lines[1].detail.starts_with("may speak for acme, p0,"), "{:?}", created.lines[1]);
 }
 
 #[tokio::test]

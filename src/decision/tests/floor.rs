@@ -173,7 +173,7 @@ fn removing_or_revoking_the_credential_ends_an_open_connection() {
         let mut acme = world.acme.clone();
         change(&mut acme);
         let id = acme.partner.id.clone();
-        let registry = old.registry.with(2, &[Change::Partner(id.clone(), Some(acme))]).unwrap();
+        let registry = old.registry.with(2, &[Change::Partner(id.clone(), Some(acme.into()))]).unwrap();
         let new = old.with_registry(registry, &[id], false, NOW).unwrap_or_else(|p| panic!("{p}"));
         world.ask_of(&new, &peer)
     };

@@ -41,7 +41,8 @@ fn one_certificate_that_moves_to_another_partner_has_only_the_new_partner_s_righ
     let (mut acme, mut globex) = (world.acme.clone(), world.globex.clone());
     globex.credentials = std::mem::take(&mut acme.credentials);
     let ids = [acme.partner.id.clone(), globex.partner.id.clone()];
-    let changes = [Change::Partner(ids[0].clone(), Some(acme)), Change::Partner(ids[1].clone(), Some(globex))];
+    let changes =
+        [Change::Partner(ids[0].clone(), Some(acme.into())), Change::Partner(ids[1].clone(), Some(globex.into()))];
     let new = old.with_registry(old.registry.with(2, &changes).unwrap(), &ids, false, NOW);
     let new = new.unwrap_or_else(|p| panic!("{p}"));
     assert_eq!(world.ask_of(&new, &peer), "allowed by globex-reads");
@@ -73,7 +74,8 @@ fn a_changed_label_of_partner_or_credential_is_seen_at_once() {
 /// The snapshot after a change of acme, sharing all that it can.
 fn changed(old: &Snapshot, acme: PartnerRecord) -> Snapshot {
     let id = acme.partner.id.clone();
-    let registry = old.registry.with(old.registry.revision() + 1, &[Change::Partner(id.clone(), Some(acme))]).unwrap();
+    let registry =
+        old.registry.with(old.registry.revision() + 1, &[Change::Partner(id.clone(), Some(acme.into()))]).unwrap();
     old.with_registry(registry, &[id], false, NOW).unwrap_or_else(|p| panic!("{p}"))
 }
 
