@@ -5,6 +5,8 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+mod limbo;
+
 struct Ca {
     signer: Signer<'static, KeyPair>,
     der: Vec<u8>,

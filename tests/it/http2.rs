@@ -4,7 +4,7 @@ use crate::harness::http2::{
     Answer, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, block, block_on, frame, get_fields, request, send_all, whole,
 };
-use crate::harness::{DEADLINE, Dial, Gate, HOST, Setup, await_some, count, python, run};
+use crate::harness::{DEADLINE, Dial, Gate, HOST, Setup, await_some, count, python, resident, run};
 use futures::future::join_all;
 use http::Request;
 use serde_json::{Value, json};
@@ -32,13 +32,6 @@ fn served(gate: &Gate) {
 
 fn malformed(records: &[Value]) -> Vec<&Value> {
     records.iter().filter(|r| r["kind"] == "malformed").collect()
-}
-
-/// Resident memory of the gateway.
-fn memory(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 const MIB: u64 = 1 << 20;
@@ -912,7 +905,7 @@ fn http2_upstream_receives_what_was_decided_on() {
 #[track_caller]
 fn survived(gate: &Gate, bound: u64, attack: impl FnOnce()) {
     served(gate);
-    let before = memory(gate.process.id());
+    let before = gate.memory();
     let (over, dial, id) = (AtomicBool::new(false), acme(gate), gate.process.id());
     let (worst, peak) = std::thread::scope(|scope| {
         let other = scope.spawn(|| {
@@ -923,7 +916,7 @@ fn survived(gate: &Gate, bound: u64, attack: impl FnOnce()) {
                 let began = Instant::now();
                 block_on(async { Http2::open(&dial).await.get("/items/other").await }).expect(200);
                 worst = worst.max(began.elapsed());
-                peak = peak.max(memory(id));
+                peak = peak.max(resident(id));
                 if last {
                     return (worst, peak);
                 }

@@ -508,7 +508,8 @@ fn a_new_server_certificate_is_for_new_connections_and_the_open_ones_go_on() {
 #[test]
 fn under_load_every_request_is_decided_by_exactly_one_policy() {
     const CONNECTIONS: usize = 4;
-    const RELOADS: usize = 8;
+    // `scripts/test --deep` asks for many more.
+    let reloads: usize = std::env::var("PARTNERGATE_TEST_RELOADS").map_or(8, |n| n.parse().unwrap());
     let (setup, rule) = with_custom_rule(not_watching());
     let gate = setup.start();
     let (asked, done) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -525,7 +526,11 @@ fn under_load_every_request_is_decided_by_exactly_one_policy() {
     let answers: Vec<(String, u16)> = std::thread::scope(|s| {
         let dial = || gate.dial().identity(&gate.acme);
         let workers: Vec<_> = std::iter::repeat_with(dial).take(CONNECTIONS).map(|d| s.spawn(|| load(d))).collect();
-        for n in 0..RELOADS {
+        let mut early = 0;
+        for n in 0..reloads {
+            if n == reloads / 4 {
+                early = gate.memory();
+            }
             let enough = (n + 1) * 60;
             await_some("requests", || (asked.load(Ordering::Relaxed) >= enough).then_some(()));
             rename_over(&rule, if n % 2 == 0 { CLOSED } else { OPEN }.as_bytes(), 0o644);
@@ -534,9 +539,11 @@ fn under_load_every_request_is_decided_by_exactly_one_policy() {
         let enough = asked.load(Ordering::Relaxed) + 60;
         await_some("requests", || (asked.load(Ordering::Relaxed) >= enough).then_some(()));
         done.store(true, Ordering::Relaxed);
+        let late = gate.memory();
+        assert!(late < early + early / 2, "memory grows with reloads: {early} → {late} bytes");
         workers.into_iter().flat_map(|w| w.join().unwrap()).collect()
     });
-    assert_eq!((gate.metric(OK), gate.metric(FAILED)), (RELOADS as f64, 0.0));
+    assert_eq!((gate.metric(OK), gate.metric(FAILED)), (reloads as f64, 0.0));
     assert!(answers.len() > 400, "{}", answers.len());
     let statuses: BTreeSet<u16> = answers.iter().map(|a| a.1).collect();
     assert_eq!(statuses, BTreeSet::from([200, 403]));

@@ -406,6 +406,11 @@ impl Gate {
         self.records().into_iter().filter(|r| !ours(r)).collect()
     }
 
+    /// Resident memory of the gateway in bytes.
+    pub fn memory(&self) -> u64 {
+        resident(self.process.id())
+    }
+
     /// Applies a registry text as it stands; everything that it does not name is removed.
     #[track_caller]
     pub fn apply(&self, yaml: &str) {
@@ -561,4 +566,11 @@ fn copy_folder(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Resident memory of a process in bytes.
+pub fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }

@@ -10,7 +10,7 @@ mod upstream;
 
 pub use client::{Dial, Response, TlsConn, Tried};
 pub use command::{Finished, Process, node, python, run};
-pub use gate::{Curl, Gate, HOST, Setup, count, same};
+pub use gate::{Curl, Gate, HOST, Setup, count, resident, same};
 pub use pki::{Authority, Identity, Pki, openssl_key, valid};
 pub use upstream::Upstream;
 
