@@ -682,7 +682,7 @@ mod tests {
 
     /// One change out of four bytes: of two anchors, one network and four partners with one credential each.
     fn change(kind: u8, who: u8, which: u8, gone: bool, certs: &[Certificate]) -> Change {
-        let ca = if which % 2 == 0 { "ca" } else { "cb" };
+        let ca = if which.is_multiple_of(2) { "ca" } else { "cb" };
         let id = format!("p{}", who % 4);
         match (kind % 8, gone) {
             (0, true) => Change::Anchor(AnchorName::parse(ca).unwrap(), None),
@@ -692,7 +692,7 @@ mod tests {
                 anchor(ca, &bound.iter().map(String::as_str).collect::<Vec<_>>())
             }
             (2, true) => Change::Network(NetworkName::parse("dc1").unwrap(), None),
-            (2, false) => network("dc1", if who % 2 == 0 { "192.0.2.0/24" } else { "198.51.100.0/24" }),
+            (2, false) => network("dc1", if who.is_multiple_of(2) { "192.0.2.0/24" } else { "198.51.100.0/24" }),
             (_, true) => Change::Partner(PartnerId::parse(&id).unwrap(), None),
             _ => {
                 let matching = Match::FingerprintSha256(certs[usize::from(which / 2 % 4)].fingerprint);
@@ -701,7 +701,7 @@ mod tests {
                     unreachable!()
                 };
                 let mut record = PartnerRecord::clone(&record);
-                if who % 3 == 0 {
+                if who.is_multiple_of(3) {
                     record.partner.networks.push(NetworkName::parse("dc1").unwrap());
                 }
                 Change::Partner(id, Some(Arc::new(record)))
