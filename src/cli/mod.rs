@@ -12,6 +12,10 @@ use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the end of the program waits for work that nobody waits for any more.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// Reverse proxy that governs partner identities: partner mTLS in, Rego policy on every request, only allowed traffic
 /// out.
@@ -86,6 +90,9 @@ pub fn main() -> ExitCode {
             Command::Reload => registry::reload(path).await,
         }
     });
+    // Requests that are cut here are recorded when they are dropped, which takes no time; a plan or an export that is
+    // still made for somebody is not waited for to its end.
+    runtime.shutdown_timeout(END_LIMIT);
     exit.into()
 }
 

@@ -249,11 +249,11 @@ pub(super) async fn export(path: &Path, args: &ExportArgs) -> Exit {
     } else {
         ask(path, Method::GET, "/v1/export", None).await
     };
-    let value = match answer {
+    let mut value = match answer {
         Ok(value) => value,
         Err(exit) => return exit,
     };
-    let files: Vec<DeclaredFile> = serde_json::from_value(value["files"].clone()).unwrap_or_default();
+    let files: Vec<DeclaredFile> = serde_json::from_value(value["files"].take()).unwrap_or_default();
     let Some(folder) = &args.directory else {
         for file in files.iter().filter(|f| f.name.ends_with(".json")) {
             say(file.text.trim_end());
