@@ -90,8 +90,9 @@ pub enum WhenFull {
 
 /// Places for records that are not yet written, bounded in number and in bytes. Cloning shares them.
 ///
-/// A request holds its place until it has ended, and a client may make that last: so the requests of one partner that
-/// have not ended have at most a quarter of the places, and those of nobody known a quarter together.
+/// An allowed request holds its place until it has ended, and a client may make that last: so the requests of one
+/// partner that have not ended have at most a quarter of the places. What is over when it is recorded, such as a denial,
+/// counts against no partner.
 #[derive(Clone, Debug)]
 pub struct Slots {
     places: Arc<Places>,
@@ -128,13 +129,30 @@ impl Slots {
         Slots { places: Arc::new(places), when_full }
     }
 
-    /// A place, held until it is dropped. `None` when there is none and that means denial.
-    pub fn reserve(&self, partner: Option<&PartnerId>) -> Option<Slot> {
-        match (self.places.take(partner), self.when_full) {
-            (Some(share), _) => Some(Slot { places: Some(self.places.clone()), share: Some(share), bytes: 0 }),
-            (None, WhenFull::Count) => Some(Slot { places: None, share: None, bytes: 0 }),
-            (None, WhenFull::Deny) => None,
+    /// A place for the record of what is over, such as a denial; held until it is dropped. `None` when there is none and
+    /// that means denial.
+    pub fn reserve(&self) -> Option<Slot> {
+        match (self.places.take(), self.when_full) {
+            (true, _) => Some(Slot { places: Some(self.places.clone()), share: None, bytes: 0 }),
+            (false, WhenFull::Count) => Some(Slot { places: None, share: None, bytes: 0 }),
+            (false, WhenFull::Deny) => None,
         }
+    }
+
+    /// A place for a request of this partner that goes on. `None` also when the partner has as many as it may have,
+    /// whatever is to happen when the sink is down.
+    pub fn reserve_for(&self, partner: &PartnerId) -> Option<Slot> {
+        let share = self.places.begin(partner)?;
+        let Some(mut slot) = self.reserve() else {
+            self.places.end(Some(share));
+            return None;
+        };
+        if slot.is_real() {
+            slot.share = Some(share);
+        } else {
+            self.places.end(Some(share));
+        }
+        Some(slot)
     }
 
     pub fn free(&self) -> usize {
@@ -148,19 +166,16 @@ impl Slots {
 }
 
 impl Places {
-    /// Takes a place and returns the counter that it is counted in.
-    fn take(&self, partner: Option<&PartnerId>) -> Option<usize> {
-        if self.bytes.load(Ordering::Acquire) >= self.max_bytes {
-            return None;
-        }
+    fn take(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) < self.max_bytes
+            && self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_ok()
+    }
+
+    /// Counts a request that begins, and returns where it is counted.
+    fn begin(&self, partner: &PartnerId) -> Option<usize> {
         let share = usize::try_from(self.hash.hash_one(partner)).unwrap_or(usize::MAX) % SHARES;
-        let taken = self.taken.get(share)?;
         let below = |n: usize| (n < self.max_share).then_some(n + 1);
-        taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).ok()?;
-        if self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1)).is_err() {
-            taken.fetch_sub(1, Ordering::AcqRel);
-            return None;
-        }
+        self.taken.get(share)?.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).ok()?;
         Some(share)
     }
 
@@ -261,10 +276,9 @@ fn operation_of<'a>(
 /// Decides one request.
 pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Decision {
     let situation = Situation::of(snapshot, peer, request);
-    let slot = slots.reserve(situation.partner().map(|(record, _)| &record.partner.id));
     match judge(snapshot, peer, request, &situation) {
-        Err((reasons, detail)) => Decision::Deny(Denial { reasons, detail, slot }),
-        Ok(allowed) => match slot {
+        Err((reasons, detail)) => Decision::Deny(Denial { reasons, detail, slot: slots.reserve() }),
+        Ok(allowed) => match slots.reserve_for(&allowed.partner) {
             Some(slot) => Decision::Allow(Permit {
                 partner: allowed.partner,
                 grant: allowed.grant,
@@ -272,7 +286,9 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
                 upstream: allowed.upstream,
                 slot,
             }),
-            None => Decision::Deny(Denial { reasons: vec![Reason::RecordUnavailable], detail: None, slot: None }),
+            None => {
+                Decision::Deny(Denial { reasons: vec![Reason::RecordUnavailable], detail: None, slot: slots.reserve() })
+            }
         },
     }
 }

@@ -415,13 +415,13 @@ fn a_denial_has_a_place_for_its_record_too_and_keeps_its_reason_without_one() {
 #[test]
 fn there_is_no_place_while_the_records_that_wait_are_too_large() {
     let slots = Slots::new(10, 1000, WhenFull::Deny);
-    let mut large = slots.reserve(None).unwrap();
+    let mut large = slots.reserve().unwrap();
     large.fill(999);
-    let mut small = slots.reserve(None).unwrap();
+    let mut small = slots.reserve().unwrap();
     small.fill(1);
-    assert_eq!((slots.waiting_bytes(), slots.free(), slots.reserve(None).is_none()), (1000, 8, true));
+    assert_eq!((slots.waiting_bytes(), slots.free(), slots.reserve().is_none()), (1000, 8, true));
     drop(small);
-    assert!(slots.reserve(None).is_some());
+    assert!(slots.reserve().is_some());
     drop(large);
     assert_eq!((slots.waiting_bytes(), slots.free()), (0, 10));
 }
@@ -430,18 +430,21 @@ fn there_is_no_place_while_the_records_that_wait_are_too_large() {
 fn one_partner_has_at_most_a_quarter_of_the_places() {
     let slots = Slots::new(40, usize::MAX, WhenFull::Deny);
     let (a, b) = (partner_id("a"), partner_id("b"));
-    let mut held: Vec<Slot> = (0..10).map(|_| slots.reserve(Some(&a)).unwrap()).collect();
-    assert!(slots.reserve(Some(&a)).is_none(), "the eleventh");
-    assert!(slots.reserve(Some(&b)).is_some() && slots.reserve(None).is_some(), "the others go on");
+    let mut held: Vec<Slot> = (0..10).map(|_| slots.reserve_for(&a).unwrap()).collect();
+    assert!(slots.reserve_for(&a).is_none(), "the eleventh");
+    assert!(slots.reserve_for(&b).is_some(), "the others go on");
+    let lossy = Slots::new(4, usize::MAX, WhenFull::Count);
+    let one = lossy.reserve_for(&a).unwrap();
+    assert!(one.is_real() && lossy.reserve_for(&a).is_none(), "counting losses is for a sink that is down");
+    drop(one);
     held.pop();
-    let mut last = slots.reserve(Some(&a)).unwrap();
-    assert!(slots.reserve(Some(&a)).is_none());
+    let mut last = slots.reserve_for(&a).unwrap();
+    assert!(slots.reserve_for(&a).is_none());
     last.fill(1);
-    assert!(slots.reserve(Some(&a)).is_some(), "a record that waits is not the partner's doing");
+    assert!(slots.reserve_for(&a).is_some(), "a record that waits is not the partner's doing");
     drop(last);
-    let nobody: Vec<Slot> = (0..10).map(|_| slots.reserve(None).unwrap()).collect();
-    assert!(slots.reserve(None).is_none(), "nobody known");
-    drop((held, nobody));
+    assert!(slots.reserve().is_some(), "a denial counts against nobody");
+    drop(held);
     assert_eq!(slots.free(), 40);
 }
 
@@ -449,8 +452,8 @@ fn one_partner_has_at_most_a_quarter_of_the_places() {
 fn clones_of_slots_share_their_places() {
     let slots = Slots::new(2, usize::MAX, WhenFull::Deny);
     let (a, b, c) = (partner_id("a"), partner_id("b"), partner_id("c"));
-    let held = (slots.reserve(Some(&a)), slots.clone().reserve(Some(&b)));
-    assert!(held.0.is_some() && held.1.is_some() && slots.reserve(Some(&c)).is_none());
+    let held = (slots.reserve_for(&a), slots.clone().reserve_for(&b));
+    assert!(held.0.is_some() && held.1.is_some() && slots.reserve_for(&c).is_none());
     drop(held);
     assert_eq!(slots.free(), 2);
 }

@@ -204,7 +204,7 @@ impl InFlight {
             Verdict::Recorded => return,
             Verdict::Undecided => {
                 reasons.push(self.failure.clone().unwrap_or(Reason::Internal));
-                self.recorder.slots().reserve(None)
+                self.recorder.slots().reserve()
             }
             Verdict::Denied(denial) => {
                 (reasons, detail) = (denial.reasons, denial.detail);

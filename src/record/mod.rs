@@ -101,7 +101,7 @@ impl Recorder {
 
     /// An entry that nobody reserved a place for, such as a refused handshake.
     pub fn write_unreserved(&self, entry: &Entry<'_>) {
-        self.write(entry, self.slots.reserve(None));
+        self.write(entry, self.slots.reserve());
     }
 
     /// Waits until everything appended so far is written, at most `limit`. Returns whether it is.

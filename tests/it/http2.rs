@@ -1082,6 +1082,12 @@ fn requests_that_one_partner_does_not_let_end_leave_places_to_the_others() {
     gate.await_metric("partnergate_denials_total{reason=\"record-unavailable\"}", 70.0);
     let globex = gate.dial().identity(&gate.globex);
     block_on(async { Http2::open(&globex).await.get("/items").await }).expect(200);
+    // What is denied is recorded all the same: nobody makes its own denials disappear.
+    let records = gate.records();
+    assert_eq!(count(&records, |r| r["reason"] == "record-unavailable"), 70);
+    block_on(async { Http2::open(&acme(&gate)).await.get("/nowhere").await }).expect(403);
+    await_some("the record", || gate.records().iter().any(|r| r["reason"] == "operation-unknown").then_some(()));
+    assert_eq!(gate.metric("partnergate_records_lost_total"), 0.0);
     gate.await_metric("partnergate_record_slots_free", 150.0);
     drop(held);
     gate.await_metric("partnergate_record_slots_free", 200.0);
