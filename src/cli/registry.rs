@@ -124,8 +124,11 @@ fn load(path: &Path) -> Result<Config, Exit> {
 }
 
 async fn ask(path: &Path, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Exit> {
-    let config = load(path)?;
-    let answer: Result<Answer, String> = call(&socket_path(&config.state_dir), method, target, body).await;
+    let state_dir = Config::state_dir(path).map_err(|problems| {
+        complain(&problems.to_string());
+        Exit::Problems
+    })?;
+    let answer: Result<Answer, String> = call(&socket_path(&state_dir), method, target, body).await;
     match answer.map(Answer::accepted) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err((problems, text))) => {

@@ -88,7 +88,28 @@ impl Config {
         Self::load_watched(path).0
     }
 
-    /// The same, and every file that was looked at, also where the load has failed.
+    /// Where the gateway of this config keeps its admin socket. Nothing else is looked at: whoever has to revoke a
+    /// credential now must not be kept from it by a mistake elsewhere in the files.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not YAML, or names no `state_dir`.
+    pub fn state_dir(path: &Path) -> Result<PathBuf, Problems> {
+        let (mut problems, mut reader) = (Problems::new(), Reader::new(path));
+        let name = path.display().to_string();
+        let text = reader.text(path, &mut problems);
+        let document = text.map(|text| document::parse(&name, &text)).transpose()?;
+        match document.as_ref().and_then(|d| d.get("state_dir")).and_then(document::Node::text) {
+            Some(state_dir) => Ok(reader.resolve(Path::new(state_dir))),
+            None => {
+                if !problems.has_errors() {
+                    problems.file(&name, "`state_dir` is missing, where the admin socket is", None);
+                }
+                Err(problems)
+            }
+        }
+    }
+
+    /// As [`Config::load`], and every file that was looked at, also where the load has failed.
     pub fn load_watched(path: &Path) -> (Result<Config, Problems>, Watched) {
         let mut reader = Reader::new(path);
         let loaded = Self::load_with(path, &mut reader);

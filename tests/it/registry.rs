@@ -878,3 +878,20 @@ fn a_private_key_has_no_place_in_a_registry_folder() {
     assert!(refused.exit == Some(3) && refused.stderr.contains("acme-key.pem"), "{}", refused.stderr);
     assert!(!refused.stderr.contains("BEGIN"), "{}", refused.stderr);
 }
+
+/// Who has to revoke a credential now is not kept from it by a mistake elsewhere.
+#[test]
+fn registry_is_changed_also_while_the_config_on_disk_is_wrong() {
+    let gate = Setup::new().start();
+    let config = gate.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    for broken in [text.replace("endpoints", "endpint"), text.replace(".key", ".gone")] {
+        assert_ne!(broken, text);
+        std::fs::write(&config, broken).unwrap();
+        get(&mut gate.dial().identity(&gate.acme).open(), "/items").expect(200);
+        let revoked = edited(gate.registry_text(), "acme.example/client\"}", "acme.example/client\"}, state: revoked");
+        gate.apply(&revoked);
+        get(&mut gate.dial().identity(&gate.acme).open(), "/items").expect(403);
+        gate.apply(gate.registry_text());
+    }
+}
