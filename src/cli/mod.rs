@@ -33,7 +33,7 @@ struct Arguments {
 enum Command {
     /// Run the gateway.
     Serve,
-    /// Check config, policy, certificates and registry exactly as `serve` and reload do.
+    /// Check config, policy, certificates and registry as `serve` and reload build them.
     Check(check::Args),
     /// Print the config's schema, a commented example or the reference.
     Config(config::Args),
