@@ -25,14 +25,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Largest body of a call: a folder of registry files.
 const MAX_BODY: usize = 512 * 1024 * 1024;
 /// Answers are sent in pieces of this size, and so many wait for a caller that reads slowly.
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 4;
+/// Answers that are being written; more wait.
+static WRITERS: Semaphore = Semaphore::const_new(8);
+/// How long a caller may take nothing of its answer.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
 
 /// Body of `POST /v1/apply`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,7 +124,11 @@ async fn apply(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) ->
         Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     };
     match shared.publisher.apply(call.files, call.options, call.dry_run).await {
-        Ok(applied) => written(move |out| serde_json::to_writer(out, &applied)),
+        // Not through `written`: whoever changes something does not wait for those who read.
+        Ok(applied) => match aside(async move { Json(applied).into_response() }).await {
+            Ok(answer) => answer,
+            Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+        },
         Err(e) => refused(e),
     }
 }
@@ -131,7 +142,7 @@ async fn reload(State(shared): State<Shared>) -> Response {
 
 async fn export_all(State(shared): State<Shared>) -> Response {
     match shared.publisher.live() {
-        Some(live) => written(move |out| serde_json::to_writer(out, &export_document(&live.snapshot))),
+        Some(live) => written(move |out| serde_json::to_writer(out, &export_document(&live.snapshot))).await,
         None => problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new()),
     }
 }
@@ -140,7 +151,7 @@ async fn partners(State(shared): State<Shared>) -> Response {
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
-    written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry)))
+    written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry))).await
 }
 
 async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
@@ -215,7 +226,7 @@ async fn usage(State(shared): State<Shared>, Query(query): Query<UsageQuery>) ->
     let looked = aside(async move { shared.publisher.store().usage(partner.as_ref()).await }).await;
     match looked {
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
-        Ok(Ok(usage)) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))),
+        Ok(Ok(usage)) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))).await,
         Ok(Err(e)) => refused(e.into()),
     }
 }
@@ -267,15 +278,21 @@ fn problem(status: StatusCode, title: &str, problems: Vec<String>) -> Response {
     (status, [("content-type", "application/problem+json")], body.to_string()).into_response()
 }
 
-/// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole.
-fn written(write: impl FnOnce(&mut dyn Write) -> serde_json::Result<()> + Send + 'static) -> Response {
+/// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole. A few at a time, since
+/// each has a thread, and no longer than its caller takes what is sent.
+async fn written(write: impl FnOnce(&mut dyn Write) -> serde_json::Result<()> + Send + 'static) -> Response {
+    let Ok(writing) = WRITERS.acquire().await else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping", Vec::new());
+    };
     let (sender, receiver) = mpsc::channel(PIECES);
+    let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
-        let mut out = BufWriter::with_capacity(PIECE, Pieces(sender.clone()));
+        let mut out = BufWriter::with_capacity(PIECE, Pieces { sender: sender.clone(), runtime });
         let done = write(&mut out).map_err(io::Error::from).and_then(|()| out.flush());
-        // An answer that is not whole must not look as if it were. A caller that has gone is told nothing.
+        drop(writing);
+        // An answer that is not whole must not look as if it were. A caller that takes nothing is told nothing.
         if let Err(e) = done {
-            drop(sender.blocking_send(Err(e)));
+            drop(sender.try_send(Err(e)));
         }
     });
     let pieces = futures::stream::unfold(receiver, |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async {
@@ -284,12 +301,19 @@ fn written(write: impl FnOnce(&mut dyn Write) -> serde_json::Result<()> + Send +
     ([("content-type", "application/json")], Body::from_stream(pieces)).into_response()
 }
 
-struct Pieces(mpsc::Sender<io::Result<Bytes>>);
+struct Pieces {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    runtime: Handle,
+}
 
 impl Write for Pieces {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(piece)));
-        sent.map(|()| piece.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let send = self.sender.send_timeout(Ok(Bytes::copy_from_slice(piece)), SEND_LIMIT);
+        match self.runtime.block_on(send) {
+            Ok(()) => Ok(piece.len()),
+            Err(SendTimeoutError::Timeout(_)) => Err(io::ErrorKind::TimedOut.into()),
+            Err(SendTimeoutError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

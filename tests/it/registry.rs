@@ -895,3 +895,32 @@ fn registry_is_changed_also_while_the_config_on_disk_is_wrong() {
         gate.apply(gate.registry_text());
     }
 }
+
+/// Callers that take nothing of what they asked for hold nobody up who changes something, and are let go. As many as the
+/// runtime has threads, and more.
+#[test]
+fn callers_that_do_not_read_their_export_keep_nobody_waiting() {
+    let gate = Setup::new().start();
+    let label = |n: usize| format!("label-{n}: \"{}\"", "x".repeat(4000));
+    let labels = (0..500).map(label).collect::<Vec<_>>().join(", ");
+    let long = edited(gate.registry_text(), "name: Acme GmbH", &format!("name: Acme GmbH\n    labels: {{{labels}}}"));
+    gate.apply(&long);
+    let readers: Vec<UnixStream> = (0..600)
+        .map(|_| {
+            let mut stream = UnixStream::connect(socket(&gate)).unwrap();
+            stream.write_all(b"GET /v1/export HTTP/1.1\r\nHost: admin\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for (from, to, status) in [("items.list, ", "", 403), ("", "", 200)] {
+        let began = Instant::now();
+        gate.apply(&if from.is_empty() { long.clone() } else { edited(&long, from, to) });
+        assert!(began.elapsed() < Duration::from_secs(4), "a change waited for readers: {:?}", began.elapsed());
+        get(&mut conn, "/items").expect(status);
+    }
+    // Those who did read wait their turn and have it.
+    drop(readers.into_iter().skip(8).collect::<Vec<_>>());
+    let export: Value = serde_json::from_str(&gate.cli(&["partner", "list", "--output", "json"]).ok()).unwrap();
+    assert_eq!(export["partners"].as_array().unwrap().len(), 2);
+}
