@@ -185,7 +185,7 @@ fn forwarded(source: SocketAddr, host: &str) -> String {
 
 /// W3C Trace Context: the client's trace goes on with a span of ours (true), or one is started.
 fn traceparent(parent: Option<&str>) -> (String, bool) {
-    // 74 bits of it are random, and these are the last ones.
+    // Its last half, where the counter and the random bits are.
     let fresh = uuid::Uuid::now_v7().simple().to_string();
     let span = fresh.get(16..).unwrap_or_default();
     let hex_of = |text: &str, len: usize| {

@@ -7,6 +7,7 @@
 mod forward;
 mod inflight;
 mod progress;
+mod read;
 mod refusal;
 
 pub use inflight::Connection;
@@ -18,19 +19,19 @@ use crate::decision::{self, Decision};
 use crate::name::UpstreamName;
 use crate::reason::Reason;
 use crate::record::{Entry, MalformedEntry, Recorder};
-use crate::request::{Refusal, RequestFacts, UpgradeWanted, canonicalise};
+use crate::request::{Refusal, RequestFacts, UpgradeWanted};
 use crate::route::{Found, Route};
 use crate::snapshot::Snapshot;
 use crate::upstream::{Endpoint, Upstream, Upstreams};
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, header};
 use inflight::InFlight;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use read::{is_grpc, read};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -72,51 +73,6 @@ pub struct Context {
 }
 
 impl Gateway {
-    /// Reads the request's facts, or says why it cannot be read in one way.
-    fn read(
-        &self,
-        session: &Session,
-        connection: &Connection,
-        snapshot: &Snapshot,
-        id: Arc<str>,
-    ) -> Result<RequestFacts, Refusal> {
-        let head = session.req_header();
-        let settings = &snapshot.request;
-        check_fields(&head.headers, settings.head.max_fields)?;
-        if connection.http2 && head.uri.scheme_str().is_some_and(|s| s != "https") {
-            return Err(Refusal::new(Reason::HeadMalformed, "`:scheme` is not `https`"));
-        }
-        let host = host_of(head, connection.http2)?;
-        let canonical = canonicalise(&head.method, head.raw_path(), Some(host), connection.tls.sni.as_deref())?;
-        let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
-        let content_length = match (lengths.next(), lengths.next()) {
-            (None, _) => None,
-            (Some(_), Some(_)) => {
-                return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length appears twice"));
-            }
-            (Some(value), None) => match value.to_str().ok().and_then(|v| v.parse().ok()) {
-                Some(n) => Some(n),
-                None => return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length is not a plain number")),
-            },
-        };
-        let mut headers = Vec::new();
-        for name in &settings.policy_headers {
-            for value in head.headers.get_all(name.as_str()) {
-                headers.push((name.clone(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
-            }
-        }
-        Ok(RequestFacts {
-            id,
-            canonical,
-            source: connection.source,
-            tls: connection.tls.clone(),
-            headers,
-            content_length,
-            upgrade: upgrade_of(head),
-            now: self.clock.now(),
-        })
-    }
-
     /// Everything up to the decision. `Err` is a refusal that has still to be sent.
     fn admit(&self, session: &Session, context: &mut Context, connection: &Arc<Connection>) -> Result<(), Refused> {
         let started = Instant::now();
@@ -127,7 +83,7 @@ impl Gateway {
             return Err(Refused { grpc, ..Refused::new(Reason::NotReady, id) });
         };
         let snapshot = live.snapshot.clone();
-        let request = match self.read(session, connection, &snapshot, id.clone()) {
+        let request = match read(session.req_header(), connection, &snapshot.request, id.clone(), self.clock.now()) {
             Ok(request) => request,
             Err(refusal) => {
                 self.malformed(connection, &snapshot, &id, &refusal);
@@ -510,97 +466,6 @@ impl Gateway {
             flight.expect_body(idle);
         }
     }
-}
-
-/// Names and values that no later reader may see differently. HTTP/1 heads were judged in the raw already; for
-/// HTTP/2 this is the first look.
-fn check_fields(fields: &HeaderMap, max: usize) -> Result<(), Refusal> {
-    if fields.len() > max {
-        return Err(Refusal::new(Reason::HeadTooManyFields, format!("more than {max} fields")));
-    }
-    for value in fields.values() {
-        let bytes = value.as_bytes();
-        if std::str::from_utf8(bytes).is_err() {
-            return Err(Refusal::new(Reason::HeadNotUtf8, "a field value is not UTF-8"));
-        }
-        // RFC 9113 section 8.2.1. HTTP/1 would take it off on the way, and policy would have seen another value.
-        if bytes.trim_ascii().len() != bytes.len() {
-            return Err(Refusal::new(Reason::HeadMalformed, "white space around a field value"));
-        }
-    }
-    check_connection(fields)?;
-    if let Some(expect) = fields.get(header::EXPECT) {
-        if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-            return Err(Refusal::new(Reason::ExpectationUnknown, "Expect is not `100-continue`"));
-        }
-    }
-    Ok(())
-}
-
-/// A field that Connection names ends here (RFC 9110 section 7.6.1), after policy has seen it. So only what concerns the
-/// connection, what never passes, and what is not there may be named.
-fn check_connection(fields: &HeaderMap) -> Result<(), Refusal> {
-    for value in fields.get_all(header::CONNECTION) {
-        for token in value.to_str().unwrap_or("?").split(',').map(str::trim) {
-            let usual = ["close", "keep-alive", "upgrade", "te"].iter().any(|t| token.eq_ignore_ascii_case(t));
-            if usual || token.is_empty() {
-                continue;
-            }
-            let named = http::HeaderName::from_bytes(token.as_bytes()).map_err(|_| {
-                Refusal::new(Reason::HeadMalformed, "Connection holds something that is not a field name")
-            })?;
-            if fields.contains_key(&named) && !forward::is_reserved(named.as_str()) {
-                return Err(Refusal::new(
-                    Reason::HeadAmbiguousFraming,
-                    format!("Connection names the field `{named}`"),
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Host of an HTTP/1 request; `:authority` of an HTTP/2 request, which a Host field must not contradict.
-fn host_of(head: &RequestHeader, http2: bool) -> Result<&str, Refusal> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let field = match (hosts.next(), hosts.next()) {
-        (None, _) => None,
-        (Some(value), None) => {
-            Some(value.to_str().map_err(|_| Refusal::new(Reason::HostMissing, "Host is not printable ASCII"))?)
-        }
-        (Some(_), Some(_)) => return Err(Refusal::new(Reason::HostMissing, "several Host fields")),
-    };
-    let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    match (http2, authority, field) {
-        (true, Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => {
-            Err(Refusal::new(Reason::HostMismatch, "`:authority` and Host disagree"))
-        }
-        (true, Some(authority), _) => Ok(authority),
-        (_, _, Some(field)) => Ok(field),
-        _ => Err(Refusal::new(Reason::HostMissing, "no Host and no `:authority`")),
-    }
-}
-
-/// A WebSocket is asked for in one way (RFC 6455 section 4.1); everything else that mentions an upgrade is another one.
-fn upgrade_of(head: &RequestHeader) -> UpgradeWanted {
-    let mut values = head.headers.get_all(header::UPGRADE).iter();
-    match (values.next(), values.next()) {
-        (None, _) => UpgradeWanted::No,
-        (Some(value), None)
-            if value.as_bytes().eq_ignore_ascii_case(b"websocket")
-                && head.version == http::Version::HTTP_11
-                && head.method == http::Method::GET
-                && forward::connection_names(&head.headers).any(|t| t.eq_ignore_ascii_case("upgrade")) =>
-        {
-            UpgradeWanted::WebSocket
-        }
-        _ => UpgradeWanted::Other,
-    }
-}
-
-fn is_grpc(head: &RequestHeader) -> bool {
-    head.version == http::Version::HTTP_2
-        && head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// An upgraded connection has no request and no answer any more that could be late; whichever side's silence was seen

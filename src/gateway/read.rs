@@ -1,0 +1,147 @@
+//! A request's facts, from the head that pingora has parsed: what could be read in two ways is refused.
+
+use super::{Connection, forward};
+use crate::clock::UnixNanos;
+use crate::reason::Reason;
+use crate::request::{Refusal, RequestFacts, UpgradeWanted, canonicalise};
+use crate::snapshot::RequestSettings;
+use http::{HeaderMap, header};
+use pingora_http::RequestHeader;
+use std::sync::Arc;
+
+/// Reads the request's facts.
+///
+/// # Errors
+/// Why it cannot be read in one way.
+pub(super) fn read(
+    head: &RequestHeader,
+    connection: &Connection,
+    settings: &RequestSettings,
+    id: Arc<str>,
+    now: UnixNanos,
+) -> Result<RequestFacts, Refusal> {
+    check_fields(&head.headers, settings.head.max_fields)?;
+    if connection.http2 && head.uri.scheme_str().is_some_and(|s| s != "https") {
+        return Err(Refusal::new(Reason::HeadMalformed, "`:scheme` is not `https`"));
+    }
+    let host = host_of(head, connection.http2)?;
+    let canonical = canonicalise(&head.method, head.raw_path(), Some(host), connection.tls.sni.as_deref())?;
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    let content_length = match (lengths.next(), lengths.next()) {
+        (None, _) => None,
+        (Some(_), Some(_)) => {
+            return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length appears twice"));
+        }
+        (Some(value), None) => match value.to_str().ok().and_then(|v| v.parse().ok()) {
+            Some(n) => Some(n),
+            None => return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length is not a plain number")),
+        },
+    };
+    let mut headers = Vec::new();
+    for name in &settings.policy_headers {
+        for value in head.headers.get_all(name.as_str()) {
+            headers.push((name.clone(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        }
+    }
+    Ok(RequestFacts {
+        id,
+        canonical,
+        source: connection.source,
+        tls: connection.tls.clone(),
+        headers,
+        content_length,
+        upgrade: upgrade_of(head),
+        now,
+    })
+}
+
+/// Names and values that no later reader may see differently. HTTP/1 heads were judged in the raw already; for
+/// HTTP/2 this is the first look.
+fn check_fields(fields: &HeaderMap, max: usize) -> Result<(), Refusal> {
+    if fields.len() > max {
+        return Err(Refusal::new(Reason::HeadTooManyFields, format!("more than {max} fields")));
+    }
+    for value in fields.values() {
+        let bytes = value.as_bytes();
+        if std::str::from_utf8(bytes).is_err() {
+            return Err(Refusal::new(Reason::HeadNotUtf8, "a field value is not UTF-8"));
+        }
+        // RFC 9113 section 8.2.1. HTTP/1 would take it off on the way, and policy would have seen another value.
+        if bytes.trim_ascii().len() != bytes.len() {
+            return Err(Refusal::new(Reason::HeadMalformed, "white space around a field value"));
+        }
+    }
+    check_connection(fields)?;
+    if let Some(expect) = fields.get(header::EXPECT) {
+        if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+            return Err(Refusal::new(Reason::ExpectationUnknown, "Expect is not `100-continue`"));
+        }
+    }
+    Ok(())
+}
+
+/// A field that Connection names ends here (RFC 9110 section 7.6.1), after policy has seen it. So only what concerns the
+/// connection, what never passes, and what is not there may be named.
+fn check_connection(fields: &HeaderMap) -> Result<(), Refusal> {
+    for value in fields.get_all(header::CONNECTION) {
+        for token in value.to_str().unwrap_or("?").split(',').map(str::trim) {
+            let usual = ["close", "keep-alive", "upgrade", "te"].iter().any(|t| token.eq_ignore_ascii_case(t));
+            if usual || token.is_empty() {
+                continue;
+            }
+            let named = http::HeaderName::from_bytes(token.as_bytes()).map_err(|_| {
+                Refusal::new(Reason::HeadMalformed, "Connection holds something that is not a field name")
+            })?;
+            if fields.contains_key(&named) && !forward::is_reserved(named.as_str()) {
+                return Err(Refusal::new(
+                    Reason::HeadAmbiguousFraming,
+                    format!("Connection names the field `{named}`"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Host of an HTTP/1 request; `:authority` of an HTTP/2 request, which a Host field must not contradict.
+fn host_of(head: &RequestHeader, http2: bool) -> Result<&str, Refusal> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let field = match (hosts.next(), hosts.next()) {
+        (None, _) => None,
+        (Some(value), None) => {
+            Some(value.to_str().map_err(|_| Refusal::new(Reason::HostMissing, "Host is not printable ASCII"))?)
+        }
+        (Some(_), Some(_)) => return Err(Refusal::new(Reason::HostMissing, "several Host fields")),
+    };
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    match (http2, authority, field) {
+        (true, Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => {
+            Err(Refusal::new(Reason::HostMismatch, "`:authority` and Host disagree"))
+        }
+        (true, Some(authority), _) => Ok(authority),
+        (_, _, Some(field)) => Ok(field),
+        _ => Err(Refusal::new(Reason::HostMissing, "no Host and no `:authority`")),
+    }
+}
+
+/// A WebSocket is asked for in one way (RFC 6455 section 4.1); everything else that mentions an upgrade is another one.
+fn upgrade_of(head: &RequestHeader) -> UpgradeWanted {
+    let mut values = head.headers.get_all(header::UPGRADE).iter();
+    match (values.next(), values.next()) {
+        (None, _) => UpgradeWanted::No,
+        (Some(value), None)
+            if value.as_bytes().eq_ignore_ascii_case(b"websocket")
+                && head.version == http::Version::HTTP_11
+                && head.method == http::Method::GET
+                && forward::connection_names(&head.headers).any(|t| t.eq_ignore_ascii_case("upgrade")) =>
+        {
+            UpgradeWanted::WebSocket
+        }
+        _ => UpgradeWanted::Other,
+    }
+}
+
+pub(super) fn is_grpc(head: &RequestHeader) -> bool {
+    head.version == http::Version::HTTP_2
+        && head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
