@@ -10,7 +10,8 @@ use partnergate::identity::{Certificate, Match, Peer};
 use partnergate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId, UpstreamName};
 use partnergate::operation::{OperationId, RouteName, openapi};
 use partnergate::partner::{
-    Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerRecord, PartnerState, Period,
+    Anchor, ClientAuthUsage, Credential, CredentialState, Der, Grant, Network, Partner, PartnerRecord, PartnerState,
+    Period, Revocation, Root,
 };
 use partnergate::policy::{EngineKind, PolicyLimits, PolicySource};
 use partnergate::registry::{Change, Registry};
@@ -56,10 +57,13 @@ fn world(partners: usize) -> World {
             anchor.clone(),
             Some(Anchor {
                 name: anchor.clone(),
-                certificate: ca_der,
+                root: Root::Certificate { certificate: Der(ca_der) },
                 partners: ids.clone(),
                 environments: vec![environment.clone()],
                 client_auth: ClientAuthUsage::Required,
+                max_lifetime: None,
+                revocation: Revocation::default(),
+                denied: Vec::new(),
             }),
         ),
         Change::Network(

@@ -3,6 +3,33 @@
 //! In: values that were validated at the edge. Out: pure answers such as [`Period::phase`]. Must never: do I/O or
 //! read a clock.
 
+macro_rules! states {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            pub const NAMES: &'static [&'static str] = &[$($text,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some($name::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+mod anchor;
+
+pub use anchor::{
+    Anchor, Bundle, ClientAuthUsage, CrlSource, Denied, DeniedCertificate, Der, Revocation, RevocationMode, Root,
+};
+
 use crate::clock::{UnixNanos, Zone};
 use crate::identity::Match;
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
@@ -40,27 +67,6 @@ impl Period {
     }
 }
 
-macro_rules! states {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        pub enum $name { $($(#[$vdoc])* $variant,)* }
-
-        impl $name {
-            pub const NAMES: &'static [&'static str] = &[$($text,)*];
-
-            pub fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text,)* }
-            }
-
-            pub fn parse(text: &str) -> Option<Self> {
-                match text { $($text => Some($name::$variant),)* _ => None }
-            }
-        }
-    };
-}
-
 states! {
     /// Where a partner stands. Only an active partner is served.
     PartnerState {
@@ -79,15 +85,6 @@ states! {
         Pending "pending",
         Active "active",
         Revoked "revoked",
-    }
-}
-
-states! {
-    /// Whether a leaf under an anchor must carry the clientAuth extended key usage.
-    ClientAuthUsage {
-        Required "required",
-        /// For public CAs that no longer issue it. A leaf that has the extension must still permit clientAuth.
-        Optional "optional",
     }
 }
 
@@ -163,19 +160,6 @@ pub struct PartnerRecord {
 pub struct Network {
     pub name: NetworkName,
     pub cidrs: Vec<IpNet>,
-}
-
-/// A CA that may issue credentials for the stated partners.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Anchor {
-    pub name: AnchorName,
-    /// The CA certificate, DER as hex.
-    #[serde(with = "hex")]
-    pub certificate: Vec<u8>,
-    /// The partners it may speak for; no others.
-    pub partners: Vec<PartnerId>,
-    pub environments: Vec<Environment>,
-    pub client_auth: ClientAuthUsage,
 }
 
 /// The network name that holds every address. It cannot be defined, only used.

@@ -6,7 +6,7 @@ use crate::document::Problems;
 use crate::identity::{Fingerprint, Match};
 use crate::name::{AnchorName, CredentialId, Environment, NetworkName};
 use crate::operation::{RouteName, openapi};
-use crate::partner::{Anchor, ClientAuthUsage, Grant, Network, Partner, Period};
+use crate::partner::{Anchor, ClientAuthUsage, Der, Grant, Network, Partner, Period, Revocation, Root};
 use crate::policy::{EngineKind, PolicyLimits, PolicySource};
 use crate::registry::{Change, Registry};
 use crate::request::{HeadLimits, Host, TlsFacts, canonicalise};
@@ -270,10 +270,13 @@ fn network(name: &str, cidr: &str) -> Network {
 fn anchor(name: &str, ca: &Ca, partner: &str) -> Anchor {
     Anchor {
         name: AnchorName::parse(name).unwrap(),
-        certificate: ca.der.clone(),
+        root: Root::Certificate { certificate: Der(ca.der.clone()) },
         partners: vec![PartnerId::parse(partner).unwrap()],
         environments: vec![environment("production")],
         client_auth: ClientAuthUsage::Required,
+        max_lifetime: None,
+        revocation: Revocation::default(),
+        denied: Vec::new(),
     }
 }
 

@@ -177,6 +177,18 @@ fn key(kind: MatchKind, anchor: &AnchorName, parts: &[&[u8]]) -> MatchKey {
     MatchKey { kind, digest }
 }
 
+/// The name of a SPIFFE trust domain (SPIFFE-ID section 2.1).
+///
+/// # Errors
+/// What it must be.
+pub fn check_trust_domain(text: &str) -> Result<(), String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(fits) {
+        return Err("the trust domain is 1 to 255 of a-z, 0-9, `.`, `_`, `-`".into());
+    }
+    Ok(())
+}
+
 /// SPIFFE ID rules (SPIFFE-ID section 2): scheme, trust domain `[a-z0-9._-]`, path segments `[a-zA-Z0-9._-]`, none
 /// empty, `.` or `..`; at most 2048 bytes.
 fn check_spiffe_id(text: &str) -> Result<(), String> {
@@ -189,9 +201,8 @@ fn check_spiffe_id(text: &str) -> Result<(), String> {
         Some((domain, path)) => (domain, Some(path)),
         None => (rest, None),
     };
-    let domain_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-    if domain.is_empty() || domain.len() > 255 || !domain.bytes().all(domain_ok) {
-        return bad("the trust domain is 1 to 255 of a-z, 0-9, `.`, `_`, `-`");
+    if let Err(why) = check_trust_domain(domain) {
+        return bad(&why);
     }
     let segment_ok = |s: &str| {
         !s.is_empty()

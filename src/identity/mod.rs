@@ -10,7 +10,7 @@ mod matching;
 
 pub use certificate::{Certificate, Fault, Fingerprint, KeyAlgorithm, KeyFacts, SanFacts, Serial, SignatureStrength};
 pub use dn::{DistinguishedName, parse_dn};
-pub use matching::{Match, MatchKey, MatchKind};
+pub use matching::{Match, MatchKey, MatchKind, check_trust_domain};
 
 use crate::clock::UnixNanos;
 use crate::name::AnchorName;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::clock::{UnixNanos, Zone};
 use crate::identity::{Certificate, Fingerprint, Match};
-use crate::partner::{ClientAuthUsage, CredentialState, Partner, PartnerState, Period};
+use crate::partner::{ClientAuthUsage, CredentialState, Der, Partner, PartnerState, Period, Revocation, Root};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use std::collections::BTreeMap;
@@ -22,10 +22,13 @@ fn anchor(name: &str, partners: &[&str]) -> Change {
         name.clone(),
         Some(Anchor {
             name,
-            certificate: vec![],
+            root: Root::Certificate { certificate: Der(vec![]) },
             partners: partners.iter().map(|p| PartnerId::parse(p).unwrap()).collect(),
             environments: vec![],
             client_auth: ClientAuthUsage::Required,
+            max_lifetime: None,
+            revocation: Revocation::default(),
+            denied: Vec::new(),
         }),
     )
 }

@@ -1,16 +1,15 @@
 //! Registry files, read: partners, networks and anchors as people write them.
 
+mod anchor;
+
 use super::keys::{MATCH, REGISTRY_FILE};
 use crate::clock::{UnixNanos, Zone};
 use crate::document::{self, Node, Problems, Section};
 use crate::identity::{Fingerprint, Match, Serial, parse_dn};
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
 use crate::partner::{
-    ANY_NETWORK, Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerRecord,
-    PartnerState, Period,
+    ANY_NETWORK, Anchor, Credential, CredentialState, Grant, Network, Partner, PartnerRecord, PartnerState, Period,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use std::collections::BTreeMap;
 
 /// One file of a folder that is applied: its name, its text, and the PEM files beside it come the same way.
@@ -110,42 +109,6 @@ impl Reader<'_> {
         }
         let cidrs = section.texts("cidrs").iter().filter_map(|t| document::parse_cidr(t).ok()).collect();
         Some(Network { name: NetworkName::parse(id).ok()?, cidrs })
-    }
-
-    fn anchor(&mut self, id: &str, section: Section<'_>) -> Option<Anchor> {
-        let key = format!("anchors.{id}.certificate");
-        let node = section.node("certificate")?;
-        let written = section.text("certificate")?;
-        let pem = if written.contains("-----BEGIN") {
-            written
-        } else {
-            match self.files.iter().find(|f| f.name == written.trim_start_matches("./")) {
-                Some(file) => &file.text,
-                None => {
-                    let reason = format!("there is no file `{written}` in the folder");
-                    self.problems.push(node.error(
-                        key,
-                        reason,
-                        Some("put the CA certificate there in PEM, with the ending .pem or .crt"),
-                    ));
-                    return None;
-                }
-            }
-        };
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect();
-        let [certificate] = certificates.as_slice() else {
-            let reason =
-                format!("`{written}` holds {} certificates in PEM; an anchor is exactly one", certificates.len());
-            self.problems.push(node.error(key, reason, None));
-            return None;
-        };
-        Some(Anchor {
-            name: AnchorName::parse(id).ok()?,
-            certificate: certificate.to_vec(),
-            partners: section.texts("partners").iter().filter_map(|p| PartnerId::parse(p).ok()).collect(),
-            environments: self.environments(section, &format!("anchors.{id}")),
-            client_auth: ClientAuthUsage::parse(section.text("client_auth")?)?,
-        })
     }
 
     fn partner(&mut self, id: &str, section: Section<'_>) -> Option<PartnerRecord> {

@@ -3,13 +3,14 @@
 use super::declaration::DeclaredFile;
 use crate::identity::Match;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Anchor, PartnerRecord};
+use crate::partner::{Anchor, DeniedCertificate, Der, PartnerRecord, Revocation, Root};
 use crate::registry::Registry;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, BufWriter, Write};
+use std::time::Duration;
 
 /// The registry as files that [`super::parse_declaration`] reads: `registry.json`, which is YAML too, and one PEM per
 /// anchor. Serialised, it is the list of them; it is written partner by partner and never in memory as a whole.
@@ -28,13 +29,26 @@ impl<'a> Export<'a> {
     }
 
     fn certificates(&self) -> impl Iterator<Item = DeclaredFile> + 'a {
-        self.registry.anchors().map(|anchor| {
-            let body = data_encoding::BASE64.encode(&anchor.certificate);
-            let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-            let text = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-            DeclaredFile { name: certificate_file(anchor), text }
+        self.registry.anchors().flat_map(|anchor| {
+            let own = match &anchor.root {
+                Root::Certificate { certificate } => Some((certificate_file(anchor), certificate)),
+                Root::Bundle { .. } => None,
+            };
+            let below = anchor.revocation.intermediates.iter().enumerate();
+            let below = below.map(|(n, certificate)| (intermediate_file(anchor, n), certificate));
+            own.into_iter().chain(below).map(|(name, certificate)| DeclaredFile { name, text: pem(certificate) })
         })
     }
+}
+
+fn pem(certificate: &Der) -> String {
+    let body = data_encoding::BASE64.encode(&certificate.0);
+    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+fn intermediate_file(anchor: &Anchor, n: usize) -> String {
+    format!("{}.intermediate-{n}.pem", anchor.name)
 }
 
 fn certificate_file(anchor: &Anchor) -> String {
@@ -124,13 +138,46 @@ struct Named<'a>(&'a Anchor);
 
 impl Serialize for Named<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut document = serializer.serialize_map(Some(4))?;
-        document.serialize_entry("certificate", &certificate_file(self.0))?;
-        document.serialize_entry("partners", &self.0.partners)?;
-        document.serialize_entry("environments", &self.0.environments)?;
-        document.serialize_entry("client_auth", self.0.client_auth.as_str())?;
+        let anchor = self.0;
+        let mut document = serializer.serialize_map(None)?;
+        match &anchor.root {
+            Root::Certificate { .. } => document.serialize_entry("certificate", &certificate_file(anchor))?,
+            Root::Bundle { bundle } => document.serialize_entry("bundle", bundle)?,
+        }
+        document.serialize_entry("partners", &anchor.partners)?;
+        document.serialize_entry("environments", &anchor.environments)?;
+        document.serialize_entry("client_auth", anchor.client_auth.as_str())?;
+        if let Some(longest) = anchor.max_lifetime {
+            document.serialize_entry("max_lifetime", &shown(longest))?;
+        }
+        let revocation = &anchor.revocation;
+        if *revocation != Revocation::default() {
+            let files = (0..revocation.intermediates.len()).map(|n| intermediate_file(anchor, n));
+            document.serialize_entry(
+                "revocation",
+                &json!({
+                    "mode": revocation.mode.as_str(), "crl": revocation.sources, "grace": shown(revocation.grace),
+                    "distribution_points": revocation.distribution_points, "intermediates": files.collect::<Vec<_>>(),
+                }),
+            )?;
+        }
+        if !anchor.denied.is_empty() {
+            let denied = anchor.denied.iter().map(|d| {
+                let (key, value) = match &d.certificate {
+                    DeniedCertificate::Serial(serial) => ("serial", serial.as_str().to_owned()),
+                    DeniedCertificate::Fingerprint(fingerprint) => ("fingerprint", fingerprint.to_string()),
+                };
+                json!({key: value, "reason": d.reason, "author": d.author, "at": d.at.to_string()})
+            });
+            document.serialize_entry("denied", &denied.collect::<Vec<_>>())?;
+        }
         document.end()
     }
+}
+
+/// As [`crate::document`] reads it.
+fn shown(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 struct Partners<'a> {

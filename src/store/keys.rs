@@ -1,8 +1,15 @@
 //! The keys of registry files: what is read, checked, documented and offered as a JSON Schema.
 
 use crate::document::{Field, Kind, Presence};
-use crate::partner::{ClientAuthUsage, CredentialState, PartnerState};
+use crate::partner::{ClientAuthUsage, CredentialState, PartnerState, RevocationMode};
 use Presence::{Default, Optional, Required};
+use std::time::Duration;
+
+const DAY: u64 = 86_400;
+
+const fn days(min: Duration, max: u64) -> Kind {
+    Kind::Duration { min, max: Duration::from_secs(max * DAY) }
+}
 
 /// A registry file.
 pub static REGISTRY_FILE: &[Field] = &[
@@ -43,8 +50,14 @@ static ANCHOR: &[Field] = &[
     Field {
         key: "certificate",
         kind: Kind::Text,
-        presence: Required("acme-ca.pem"),
-        doc: "PEM file in the same folder.",
+        presence: Optional("acme-ca.pem"),
+        doc: "PEM file in the same folder. Either this or `bundle`.",
+    },
+    Field {
+        key: "bundle",
+        kind: Kind::Table(BUNDLE),
+        presence: Optional(""),
+        doc: "A SPIFFE trust bundle instead of one certificate.",
     },
     Field {
         key: "partners",
@@ -64,6 +77,90 @@ static ANCHOR: &[Field] = &[
         presence: Default("required"),
         doc: "Whether client certificates must carry the clientAuth usage.",
     },
+    Field {
+        key: "max_lifetime",
+        kind: days(Duration::from_secs(60), 36_500),
+        presence: Optional("400d"),
+        doc: "Longest validity of a client certificate under this anchor; unbounded when absent.",
+    },
+    Field {
+        key: "revocation",
+        kind: Kind::Table(REVOCATION),
+        presence: Optional(""),
+        doc: "How it is found out which certificates are revoked.",
+    },
+    Field {
+        key: "denied",
+        kind: Kind::List(&Kind::Table(DENIED)),
+        presence: Optional(""),
+        doc: "Single certificates that are refused. Applying adds to those that are denied already; only `anchor undeny` takes one away.",
+    },
+];
+
+static BUNDLE: &[Field] = &[
+    Field {
+        key: "trust_domain",
+        kind: Kind::Text,
+        presence: Required("acme.example"),
+        doc: "Every client certificate under the anchor must be an X.509-SVID of this trust domain.",
+    },
+    Field {
+        key: "file",
+        kind: Kind::Path,
+        presence: Required("bundles/acme.jwks"),
+        doc: "The bundle (JWKS) on the gateway's machine, read again when it changes. Relative paths start at the config file's folder.",
+    },
+];
+
+static REVOCATION: &[Field] = &[
+    Field {
+        key: "mode",
+        kind: Kind::Choice(RevocationMode::NAMES),
+        presence: Optional("required"),
+        doc: "Whether a certificate that no current list covers is refused. When absent: `required` where `crl` or `distribution_points` is there, `off` otherwise.",
+    },
+    Field {
+        key: "crl",
+        kind: Kind::List(&Kind::Text),
+        presence: Optional("[\"https://crl.acme.example/ca.crl\"]"),
+        doc: "Where revocation lists come from: `file:PATH`, `dir:PATH` or a URL. Relative paths start at the config file's folder.",
+    },
+    Field {
+        key: "distribution_points",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Also fetch the lists that certificates name, from hosts in the config's `revocation.hosts`.",
+    },
+    Field {
+        key: "grace",
+        kind: days(Duration::ZERO, 365),
+        presence: Default("0s"),
+        doc: "How long after its nextUpdate a list is still good enough.",
+    },
+    Field {
+        key: "intermediates",
+        kind: Kind::List(&Kind::Text),
+        presence: Optional("[acme-issuing.pem]"),
+        doc: "PEM files in the same folder: CA certificates below the anchor that sign lists of their own.",
+    },
+];
+
+static DENIED: &[Field] = &[
+    Field {
+        key: "serial",
+        kind: Kind::Text,
+        presence: Optional("\"0a1b\""),
+        doc: "Serial number in hex. Either this or `fingerprint`.",
+    },
+    Field {
+        key: "fingerprint",
+        kind: Kind::Text,
+        presence: Optional("ab12…"),
+        doc: "SHA-256 of the certificate, in hex.",
+    },
+    Field { key: "reason", kind: Kind::Text, presence: Required("key was leaked"), doc: "Why." },
+    Field { key: "author", kind: Kind::Text, presence: Required("security-team"), doc: "Who denied it." },
+    Field { key: "at", kind: Kind::Time, presence: Required("2026-01-01T00:00:00+01:00"), doc: "Since when." },
 ];
 
 static PERIOD: &[Field] = &[

@@ -5,7 +5,7 @@ use super::export::partner_document;
 use crate::document::{Node, Problem, Problems, Severity};
 use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Anchor, Grant, PartnerRecord};
+use crate::partner::{Anchor, Denied, Grant, PartnerRecord};
 use crate::registry::{Change, Compact, Inconsistent, Registry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -60,7 +60,7 @@ pub fn plan(
     let mut draft = Draft::default();
     let networks: HashMap<_, _> = registry.networks().map(|n| (&n.name, n)).collect();
     if options.prune {
-        draft.prune(&declaration, registry);
+        draft.prune(&declaration, registry, &mut problems);
     }
     for network in declaration.networks {
         let old = networks.get(&network.name);
@@ -70,8 +70,9 @@ pub fn plan(
             draft.changes.push(Change::Network(network.name.clone(), Some(network)));
         }
     }
-    for anchor in declaration.anchors {
+    for mut anchor in declaration.anchors {
         let old = registry.anchor(&anchor.name);
+        keep_denied(&mut anchor, old.map(|o| &**o));
         if old.map(|o| &**o) != Some(&anchor) {
             let detail = rebound(old.map(|o| &**o), &anchor);
             draft.line(action(old.is_some()), "anchor", anchor.name.as_str(), detail);
@@ -151,7 +152,7 @@ impl Draft {
         self.lines.push(PlanLine { action: action.into(), noun: noun.into(), id: id.into(), detail });
     }
 
-    fn prune(&mut self, declaration: &Declaration, registry: &Registry) {
+    fn prune(&mut self, declaration: &Declaration, registry: &Registry, problems: &mut Problems) {
         let kept: HashSet<_> = declaration.partners.iter().map(|(r, _)| &r.partner.id).collect();
         for id in registry.partners().map(|r| &r.partner.id).filter(|id| !kept.contains(id)) {
             self.line("remove", "partner", id.as_str(), "not declared".into());
@@ -164,6 +165,15 @@ impl Draft {
         }
         let kept: HashSet<_> = declaration.anchors.iter().map(|a| &a.name).collect();
         for anchor in registry.anchors().filter(|a| !kept.contains(&a.name)) {
+            if !anchor.denied.is_empty() {
+                let reason = format!(
+                    "{} certificates under the anchor are denied, and with it that would be forgotten",
+                    anchor.denied.len()
+                );
+                let fix =
+                    format!("see `partnergate anchor show {}`; declare the anchor, or undeny them first", anchor.name);
+                problems.file("registry", format!("anchor `{}`: {reason}", anchor.name), Some(&fix));
+            }
             self.line("remove", "anchor", anchor.name.as_str(), "not declared".into());
             self.changes.push(Change::Anchor(anchor.name.clone(), None));
         }
@@ -213,6 +223,14 @@ fn expand(
     }
 }
 
+/// A file that does not know of a denied certificate does not let it in again.
+fn keep_denied(anchor: &mut Anchor, old: Option<&Anchor>) {
+    let before = old.map_or(&[][..], |o| &o.denied);
+    anchor.denied.retain(|d| before.iter().all(|b| b.certificate != d.certificate));
+    anchor.denied.extend(before.iter().cloned());
+    anchor.denied.sort_by(|a, b| a.certificate.cmp(&b.certificate));
+}
+
 /// What becomes different for an anchor. It may speak for very many partners: the difference is shown, not the list.
 fn rebound(old: Option<&Anchor>, new: &Anchor) -> String {
     let ids: HashSet<&PartnerId> = new.partners.iter().collect();
@@ -228,13 +246,19 @@ fn rebound(old: Option<&Anchor>, new: &Anchor) -> String {
         out.push(format!("may speak for {} partners: {change}", ids.len()));
     }
     for (key, same) in [
-        ("certificate", old.certificate == new.certificate),
+        ("certificate", old.root == new.root),
         ("environments", old.environments == new.environments),
         ("client_auth", old.client_auth == new.client_auth),
+        ("max_lifetime", old.max_lifetime == new.max_lifetime),
+        ("revocation", old.revocation == new.revocation),
     ] {
         if !same {
             out.push(format!("another {key}"));
         }
+    }
+    let denied: Vec<&Denied> = new.denied.iter().filter(|d| !old.denied.contains(d)).collect();
+    if !denied.is_empty() {
+        out.push(format!("denies {}", listed(denied.iter().map(|d| d.certificate.to_string()))));
     }
     if out.is_empty() { "`partners` in another order".into() } else { out.join("; ") }
 }

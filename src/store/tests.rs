@@ -212,3 +212,62 @@ fn a_credential_has_exactly_one_way_to_match() {
         assert!(said.contains(expected) && said.contains("acme-1.match"), "{written}: {said}");
     }
 }
+
+/// A folder whose one anchor, beside its partners, says this.
+fn anchored(more: &str) -> Vec<DeclaredFile> {
+    let mut files = folder(GRANT);
+    files[0].text = files[0].text.replace("partners: [acme]}", &format!("partners: [acme], {more}}}"));
+    files.push(DeclaredFile { name: "sub.pem".into(), text: ca_pem() });
+    files
+}
+
+fn planned(files: &[DeclaredFile], registry: &Registry, options: PlanOptions) -> Result<Plan, Problems> {
+    plan(parse_declaration(files, &production())?, registry, &operations(OPENAPI), options)
+}
+
+#[test]
+fn what_is_asked_of_an_anchor_s_certificates_comes_back_from_an_export() {
+    let files = anchored(
+        "max_lifetime: 90d, revocation: {crl: ['file:acme.crl', 'https://crl.example/a'], grace: 2h, intermediates: \
+         [sub.pem]}, denied: [{serial: '0A1B', reason: leaked, author: sec, at: 2026-01-01T00:00:00Z}]",
+    );
+    let first = planned(&files, &Registry::default(), PlanOptions::default()).unwrap().next;
+    let anchor = first.anchors().next().unwrap();
+    assert_eq!(anchor.revocation.mode, crate::partner::RevocationMode::Required);
+    assert_eq!(anchor.max_lifetime, Some(Duration::from_secs(90 * 86_400)));
+    assert_eq!(anchor.denied[0].certificate.to_string(), "serial a1b");
+    let again = export(&first, &operations(OPENAPI));
+    let second = planned(&again, &first, PlanOptions { prune: true, widen: true }).unwrap();
+    assert!(second.changes.is_empty(), "{:?}", second.lines);
+    let afresh = planned(&again, &Registry::default(), PlanOptions::default()).unwrap().next;
+    assert_eq!(afresh.anchors().next(), first.anchors().next());
+}
+
+#[test]
+fn applying_never_lets_a_denied_certificate_in_again() {
+    let denied = "denied: [{serial: '0A1B', reason: leaked, author: sec, at: 2026-01-01T00:00:00Z}]";
+    let first = planned(&anchored(denied), &Registry::default(), PlanOptions::default()).unwrap().next;
+    // The same files without the word of it.
+    let mut silent = anchored("client_auth: optional");
+    silent[1] = export(&first, &operations(OPENAPI)).into_iter().find(|f| f.name == "acme-ca.pem").unwrap();
+    let second = planned(&silent, &first, PlanOptions::default()).unwrap().next;
+    assert_eq!(second.anchors().next().unwrap().denied, first.anchors().next().unwrap().denied);
+    // Without the anchor.
+    let empty = [DeclaredFile { name: "none.yaml".into(), text: "environment: production\n".into() }];
+    let problems = planned(&empty, &first, PlanOptions { prune: true, widen: false }).err().unwrap().to_string();
+    assert!(problems.contains("anchor `acme-ca`: 1 certificates under the anchor are denied"), "{problems}");
+}
+
+#[test]
+fn an_anchor_that_would_refuse_everybody_or_says_nothing_is_refused() {
+    for (more, expected) in [
+        ("revocation: {mode: required}", "there is no source of lists"),
+        ("revocation: {crl: ['acme.crl']}", "`acme.crl` is none of `file:PATH`"),
+        ("revocation: {crl: ['file:a'], intermediates: [none.pem]}", "there is no file `none.pem`"),
+        ("bundle: {trust_domain: acme.example, file: a}", "has both `certificate` and `bundle`"),
+        ("denied: [{reason: x, author: y, at: 2026-01-01T00:00:00Z}]", "exactly one of `serial` and `fingerprint`"),
+    ] {
+        let problems = parse_declaration(&anchored(more), &production()).err().unwrap().to_string();
+        assert!(problems.contains(expected) && problems.contains("acme.yaml:5"), "{more}: {problems}");
+    }
+}

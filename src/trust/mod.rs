@@ -11,7 +11,7 @@ use crate::identity::{
     Certificate, DistinguishedName, Fault, Fingerprint, Issuer, KeyAlgorithm, Peer, SignatureStrength,
 };
 use crate::name::{AnchorName, Environment};
-use crate::partner::{Anchor, ClientAuthUsage};
+use crate::partner::{Anchor, ClientAuthUsage, Root};
 use crate::reason::Reason;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use std::collections::HashMap;
@@ -54,7 +54,11 @@ impl Trust {
         let mut keys: HashMap<Fingerprint, AnchorName> = HashMap::new();
         for anchor in anchors {
             let name = &anchor.name;
-            let facts = match check_anchor(&anchor.certificate) {
+            let Root::Certificate { certificate } = &anchor.root else {
+                problems.push(format!("anchor `{name}`: its trust bundle has not been read"));
+                continue;
+            };
+            let facts = match check_anchor(&certificate.0) {
                 Ok(facts) => facts,
                 Err(why) => {
                     problems.push(format!("anchor `{name}`: {why}"));
@@ -67,7 +71,7 @@ impl Trust {
                      partners: keep one and bind it to both lists of partners"
                 ));
             }
-            let der = CertificateDer::from(anchor.certificate.as_slice());
+            let der = CertificateDer::from(certificate.0.as_slice());
             match webpki::anchor_from_trusted_cert(&der) {
                 Ok(trusted) => trust.webpki.push(trusted.to_owned()),
                 Err(e) => {

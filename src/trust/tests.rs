@@ -1,5 +1,6 @@
 use super::*;
 use crate::name::PartnerId;
+use crate::partner::{Der, Revocation};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair,
     KeyUsagePurpose,
@@ -46,10 +47,13 @@ fn leaf(ca: &Ca, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
 fn anchor(name: &str, ca: &Ca) -> Arc<Anchor> {
     Arc::new(Anchor {
         name: AnchorName::parse(name).unwrap(),
-        certificate: ca.der.clone(),
+        root: Root::Certificate { certificate: Der(ca.der.clone()) },
         partners: vec![PartnerId::parse("acme").unwrap()],
         environments: vec![],
         client_auth: ClientAuthUsage::Required,
+        max_lifetime: None,
+        revocation: Revocation::default(),
+        denied: Vec::new(),
     })
 }
 
@@ -171,7 +175,7 @@ fn a_replaced_anchor_does_not_inherit_the_trust_of_its_name() {
 fn an_anchor_must_be_a_ca_certificate() {
     let good = ca("Good", |_| {});
     let mut wrong = (*anchor("wrong", &good)).clone();
-    wrong.certificate = leaf(&good, |_| {});
+    wrong.root = Root::Certificate { certificate: Der(leaf(&good, |_| {})) };
     let problems = Trust::build(1, [Arc::new(wrong)].iter()).err().unwrap();
     assert!(problems[0].contains("not a CA certificate"), "{problems:?}");
 }

@@ -112,7 +112,7 @@ fn an_anchor_ends_at_its_exact_instant_on_a_connection_that_is_open() {
     let ca = Ca::new("Acme CA", |p| p.not_after = day);
     world.acme_leaf = ca.issue(|_| {});
     world.acme.credentials[0].matching = Match::FingerprintSha256(Fingerprint::of(&world.acme_leaf));
-    world.anchors[0].certificate = ca.der;
+    world.anchors[0].root = Root::Certificate { certificate: Der(ca.der) };
     let ends = UnixNanos(1_775_347_200_000_000_000);
     assert_eq!(world.ask_at(before(ends)), "allowed by acme-reads");
     assert_eq!(world.ask_at(ends), "certificate-expired");
@@ -127,7 +127,7 @@ fn a_connection_outlives_neither_its_anchor_nor_the_anchor_s_key() {
 
         // The same name, another key.
         let mut replaced = world.clone();
-        replaced.anchors[0].certificate = Ca::new("Acme CA", |_| {}).der;
+        replaced.anchors[0].root = Root::Certificate { certificate: Der(Ca::new("Acme CA", |_| {}).der) };
         let change = Change::Anchor(replaced.anchors[0].name.clone(), Some(replaced.anchors[0].clone()));
         let new = old.with_registry(old.registry.with(2, &[change]).unwrap(), &[], true, NOW);
         let new = new.unwrap_or_else(|p| panic!("{p}"));
@@ -156,10 +156,11 @@ fn a_renewed_anchor_with_its_key_keeps_its_connections() {
     let world = World::new();
     let old = world.snapshot();
     let mut renewed = world.clone();
-    renewed.anchors[0].certificate = {
+    let certificate = {
         let params = ca_params("Acme CA", |p| p.not_after = rcgen::date_time_ymd(2040, 1, 1));
         params.self_signed(world.acme_ca.signer.key()).unwrap().der().to_vec()
     };
+    renewed.anchors[0].root = Root::Certificate { certificate: Der(certificate) };
     let new = renewed.snapshot_after(Some(&old));
     assert_eq!(world.ask_of(&new, &world.peer(&old)), "allowed by acme-reads");
 }

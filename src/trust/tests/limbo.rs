@@ -21,10 +21,13 @@ fn outcome(case: &Value) -> Result<(), String> {
         .map(|(n, certificate)| {
             Arc::new(Anchor {
                 name: AnchorName::parse(&format!("a{n}")).unwrap(),
-                certificate,
+                root: Root::Certificate { certificate: Der(certificate) },
                 partners: vec![],
                 environments: vec![],
                 client_auth: ClientAuthUsage::Required,
+                max_lifetime: None,
+                revocation: Revocation::default(),
+                denied: Vec::new(),
             })
         })
         .collect();
