@@ -32,6 +32,7 @@ pub struct Permit {
     grant: GrantId,
     operation: OperationId,
     upstream: UpstreamName,
+    until: UnixNanos,
     slot: Slot,
 }
 
@@ -50,6 +51,11 @@ impl Permit {
 
     pub fn upstream(&self) -> &UpstreamName {
         &self.upstream
+    }
+
+    /// When the clock alone ends what was allowed: certificate, engagement or grant, whichever is first.
+    pub fn until(&self) -> UnixNanos {
+        self.until
     }
 
     pub fn slot(&self) -> &Slot {
@@ -284,6 +290,7 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
                 grant: allowed.grant,
                 operation: allowed.operation,
                 upstream: allowed.upstream,
+                until: allowed.until,
                 slot,
             }),
             None => {
@@ -293,14 +300,40 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
     }
 }
 
+/// Decides a request that was allowed and still goes on, as it would be decided at `now`. Returns until when the clock
+/// lets it go on.
+///
+/// # Errors
+/// The reasons for which it would be denied, and the detail for the operator.
+pub fn decide_again(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    request: &RequestFacts,
+    now: UnixNanos,
+) -> Result<UnixNanos, Refused> {
+    let request = RequestFacts { now, ..request.clone() };
+    let situation = Situation::of(snapshot, peer, &request);
+    judge(snapshot, peer, &request, &situation).map(|allowed| allowed.until)
+}
+
+/// Whether the identity behind a connection may call at all, whatever it asks for, and until when the clock lets it.
+///
+/// # Errors
+/// What of the floor does not hold.
+pub fn stands(snapshot: &Snapshot, peer: &Peer, now: UnixNanos) -> Result<UnixNanos, Reason> {
+    floor(snapshot, peer, now, &snapshot.registry.resolve(peer)).map(|standing| standing.until)
+}
+
 struct Allowed {
     partner: PartnerId,
     grant: GrantId,
     operation: OperationId,
     upstream: UpstreamName,
+    until: UnixNanos,
 }
 
-type Refused = (Vec<Reason>, Option<String>);
+/// Reasons by precedence, and the detail for the operator.
+pub type Refused = (Vec<Reason>, Option<String>);
 
 fn judge(
     snapshot: &Snapshot,
@@ -309,7 +342,8 @@ fn judge(
     situation: &Situation<'_>,
 ) -> Result<Allowed, Refused> {
     let one = |reason: Reason| (vec![reason], None);
-    let (record, credential) = floor(snapshot, peer, request.now, &situation.resolution).map_err(one)?;
+    let Standing { record, credential, until } =
+        floor(snapshot, peer, request.now, &situation.resolution).map_err(one)?;
     let route = match situation.route {
         Found::Route(route) => Some(route),
         Found::NoPath => None,
@@ -333,7 +367,11 @@ fn judge(
     let operation = resolved.operation;
     upgrade_is_served(operation, request.upgrade).map_err(one)?;
     match snapshot.policy.decide(&facts, &snapshot.values) {
-        Verdict::Allow { grant } => check_grant(snapshot, record, credential, operation, route, &grant, request.now),
+        Verdict::Allow { grant } => {
+            let mut allowed = check_grant(snapshot, record, credential, operation, route, &grant, request.now)?;
+            allowed.until = allowed.until.min(until);
+            Ok(allowed)
+        }
         Verdict::Deny { mut reasons, detail } => {
             if reasons.contains(&Reason::OperationNotGranted) && granted_elsewhere(snapshot, record, operation) {
                 reasons.push(Reason::WrongEnvironment);
@@ -344,13 +382,21 @@ fn judge(
     }
 }
 
+/// Somebody whom the floor carries.
+struct Standing<'a> {
+    record: &'a Arc<PartnerRecord>,
+    credential: &'a Credential,
+    /// When the clock ends it.
+    until: UnixNanos,
+}
+
 /// The checks that no policy can open.
 fn floor<'a>(
     snapshot: &Snapshot,
     peer: &Peer,
     now: UnixNanos,
     resolution: &Resolution<'a>,
-) -> Result<(&'a Arc<PartnerRecord>, &'a Credential), Reason> {
+) -> Result<Standing<'a>, Reason> {
     let anchor = snapshot.trust.still_good(peer, now)?;
     let (record, credential) = match resolution {
         Resolution::Known { record, credential, .. } => (*record, *credential),
@@ -374,8 +420,12 @@ fn floor<'a>(
     if record.partner.state != PartnerState::Active {
         return Err(Reason::PartnerNotActive);
     }
-    match record.partner.engagement.phase(now) {
-        Phase::Live => Ok((record, credential)),
+    let engagement = &record.partner.engagement;
+    match engagement.phase(now) {
+        Phase::Live => {
+            let until = snapshot.trust.good_until(peer, anchor);
+            Ok(Standing { record, credential, until: engagement.ends.map_or(until, |ends| ends.min(until)) })
+        }
         Phase::NotStarted => Err(Reason::EngagementNotStarted),
         Phase::Ended => Err(Reason::EngagementEnded),
     }
@@ -424,6 +474,7 @@ fn check_grant(
         grant: grant.id.clone(),
         operation: operation.id.clone(),
         upstream: route.upstream.clone(),
+        until: grant.period.ends.unwrap_or(UnixNanos(i64::MAX)),
     })
 }
 

@@ -8,7 +8,7 @@
 use crate::clock::Clock;
 use crate::config::{Config, Watched, look_again};
 use crate::document::{Problem, Problems};
-use crate::gateway::Live;
+use crate::gateway::{Concerns, Live, Open};
 use crate::listen::{TlsSlot, told};
 use crate::name::PartnerId;
 use crate::record::Metrics;
@@ -19,7 +19,7 @@ use crate::upstream::Upstreams;
 use arc_swap::ArcSwapOption;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, spawn_blocking};
@@ -85,6 +85,7 @@ pub struct Publisher {
     store: Store,
     live: Arc<ArcSwapOption<Live>>,
     tls: Arc<TlsSlot>,
+    open: Arc<Open>,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     state: Mutex<Config>,
@@ -101,18 +102,18 @@ impl Publisher {
         path: PathBuf,
         config: Config,
         store: Store,
-        live: Arc<ArcSwapOption<Live>>,
         tls: Arc<TlsSlot>,
-        clock: Arc<Clock>,
-        metrics: Arc<Metrics>,
+        open: Arc<Open>,
     ) -> Result<Publisher, ChangeError> {
+        let (live, clock, metrics) = (open.live.clone(), open.clock.clone(), open.recorder.metrics().clone());
         let registry = store.load().await?;
         let (snapshot, warnings) = Snapshot::build(config.sources(registry), None, clock.now())?;
         let seen = Mutex::new(config.watched.clone());
-        let publisher = Publisher { path, store, live, tls, clock, metrics, state: Mutex::new(config.clone()), seen };
+        let publisher =
+            Publisher { path, store, live, tls, open, clock, metrics, state: Mutex::new(config.clone()), seen };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
-        publisher.publish(snapshot, Some(&config)).await?;
+        publisher.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
         Ok(publisher)
@@ -184,7 +185,7 @@ impl Publisher {
         }
         log_warnings(&config.warnings);
         log_warnings(&warnings);
-        self.publish(snapshot, Some(&config)).await?;
+        self.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
         Ok(config)
     }
 
@@ -228,7 +229,8 @@ impl Publisher {
                 return Err(e.into());
             }
         };
-        self.publish(next, None).await?;
+        let committed = Instant::now();
+        self.publish(next, None, concerned(&planned.changes), committed).await?;
         self.metrics.registry_ok.set(1);
         tracing::info!(revision, changes = planned.changes.len(), "the registry has changed");
         Ok(Applied { lines: planned.lines, revision, changed: true })
@@ -243,7 +245,7 @@ impl Publisher {
         let registry = self.store.load().await?;
         tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
         let (snapshot, _) = Snapshot::build(running.sources(registry), Some(&live.snapshot), self.clock.now())?;
-        self.publish(snapshot, None).await?;
+        self.publish(snapshot, None, Concerns::Everybody, Instant::now()).await?;
         self.metrics.registry_ok.set(1);
         Ok(())
     }
@@ -262,7 +264,14 @@ impl Publisher {
         live.snapshot.with_registry(planned.next.clone(), &touched, anchors, self.clock.now())
     }
 
-    async fn publish(&self, snapshot: Snapshot, config: Option<&Config>) -> Result<(), ChangeError> {
+    /// `since` is when what is published became true.
+    async fn publish(
+        &self,
+        snapshot: Snapshot,
+        config: Option<&Config>,
+        concerns: Concerns,
+        since: Instant,
+    ) -> Result<(), ChangeError> {
         let before = self.live.load_full();
         let upstreams = match (config, &before) {
             (Some(config), _) => {
@@ -282,6 +291,7 @@ impl Publisher {
         })?;
         self.gauges(&snapshot);
         self.live.store(Some(Arc::new(Live { snapshot: Arc::new(snapshot), upstreams })));
+        self.open.enforce(concerns, since);
         if let Some(before) = before {
             tokio::spawn(retire(before.snapshot.clone()));
         }
@@ -346,6 +356,18 @@ impl Publisher {
             drop(self.reload().await);
         }
     }
+}
+
+/// Whom a change of the registry concerns. Networks and anchors are anybody's.
+fn concerned(changes: &[Change]) -> Concerns {
+    let mut partners = Vec::with_capacity(changes.len());
+    for change in changes {
+        match change {
+            Change::Partner(id, _) => partners.push(id.clone()),
+            Change::Network(..) | Change::Anchor(..) => return Concerns::Everybody,
+        }
+    }
+    Concerns::Partners(partners)
 }
 
 /// Keeps what was replaced until no request needs it, so that none has to take it down.

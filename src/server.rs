@@ -4,7 +4,7 @@ use crate::admin;
 use crate::clock::{Clock, Step};
 use crate::config::Config;
 use crate::document::Problems;
-use crate::gateway::{Gateway, Live};
+use crate::gateway::{Gateway, Live, Open};
 use crate::listen::{Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use crate::reload::{ChangeError, Publisher, aside};
@@ -111,28 +111,20 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     let store = Store::open(&database_path(&config.state_dir)).await?;
     let live: Arc<ArcSwapOption<Live>> = Arc::new(ArcSwapOption::empty());
     let tls = Arc::new(TlsSlot::new());
+    let open = Arc::new(Open::new(live.clone(), recorder.clone(), clock.clone()));
     // Listeners are bound before anything is said to be ready, and refused addresses stop the start.
     let partner_sockets = bind_all(&config.listen, "partner.listen").await?;
     let status_sockets = bind_all(&config.status_listen, "status.listen").await?;
     let (admin_socket, uid) = bind_admin(&config.state_dir)?;
 
-    let publisher = Arc::new(
-        Publisher::start(
-            path.to_owned(),
-            config.clone(),
-            store,
-            live.clone(),
-            tls.clone(),
-            clock.clone(),
-            metrics.clone(),
-        )
-        .await?,
-    );
+    let publisher =
+        Arc::new(Publisher::start(path.to_owned(), config.clone(), store, tls.clone(), open.clone()).await?);
     let (stopping, stopping_rx) = watch::channel(false);
     let (stop, stop_rx) = watch::channel(false);
 
     let mut background = JoinSet::new();
     background.spawn(publisher.clone().watch(stop_rx.clone()));
+    background.spawn(open.clone().watch());
     background.spawn(watch_clock(clock.clone(), metrics.clone()));
     background.spawn(flush_usage(recorder.clone(), publisher.clone()));
     background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone()));
@@ -150,27 +142,13 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
         background.spawn(status::serve(socket, state));
     }
 
-    let gateway = Gateway {
-        live: live.clone(),
-        recorder: recorder.clone(),
-        clock: clock.clone(),
-        via: config.via.clone(),
-        limits: config.body,
-    };
+    let gateway = Gateway::new(open.clone(), config.via.clone(), config.body);
     let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
     let app = Arc::new(http_proxy(&Arc::new(conf), gateway));
     let mut partners = JoinSet::new();
     for socket in partner_sockets {
         tracing::info!(address = %shown(&socket), "partner listener");
-        let listener = Listener::new(
-            app.clone(),
-            live.clone(),
-            tls.clone(),
-            recorder.clone(),
-            clock.clone(),
-            config.limits,
-            stop_rx.clone(),
-        );
+        let listener = Listener::new(app.clone(), open.clone(), tls.clone(), config.limits, stop_rx.clone());
         partners.spawn(listener.run(socket, stop_rx.clone(), config.drain_grace));
     }
     // From here on a signal is ours; before, it would end the process.

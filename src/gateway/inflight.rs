@@ -1,11 +1,12 @@
 //! One request from its decision to its record: a guard that writes exactly one record, also when the request's future
 //! is dropped.
 
-use super::progress::{PROGRESS, Progress};
+use super::open::{Cut, Running, Signal, Stream};
+use super::progress::PROGRESS;
 use super::{BodyLimits, Live, route_of};
-use crate::decision::{Denial, Permit, Situation, Slot};
+use crate::decision::{Denial, Permit, Refused, Situation, Slot};
 use crate::identity::Peer;
-use crate::name::UpstreamName;
+use crate::name::{PartnerId, UpstreamName};
 use crate::operation::OperationId;
 use crate::reason::Reason;
 use crate::record::{Entry, Kind, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
@@ -14,13 +15,15 @@ use crate::route::Route;
 use crate::upstream::Upstreams;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What `listen` knows of an authenticated connection.
 #[derive(Debug)]
 pub struct Connection {
+    /// One for each connection of the process.
+    pub id: u64,
     pub peer: Peer,
     /// The client's address, IPv4-mapped addresses as IPv4.
     pub source: SocketAddr,
@@ -31,6 +34,39 @@ pub struct Connection {
     /// Set when the connection is to be closed with a client still sending: the end is then announced and what still
     /// comes is discarded for a while, so that the answer is not lost.
     pub linger: AtomicBool,
+    /// Raised when the identity has lost every right: nothing further is to be taken on the connection.
+    pub leave: Signal,
+    /// On HTTP/1, the end of the request that is open.
+    pub cut: Cut,
+    pub(super) running: Mutex<Running>,
+}
+
+impl Connection {
+    pub fn new(
+        id: u64,
+        peer: Peer,
+        source: SocketAddr,
+        tls: Arc<TlsFacts>,
+        http2: bool,
+        client_cert: Option<String>,
+    ) -> Self {
+        Connection {
+            id,
+            peer,
+            source,
+            tls,
+            http2,
+            client_cert,
+            linger: AtomicBool::new(false),
+            leave: Signal::default(),
+            cut: Cut::default(),
+            running: Mutex::default(),
+        }
+    }
+
+    pub(super) fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 enum Verdict {
@@ -46,8 +82,7 @@ pub(super) struct InFlight {
     recorder: Recorder,
     live: Arc<Live>,
     connection: Arc<Connection>,
-    request: RequestFacts,
-    started: Instant,
+    stream: Arc<Stream>,
     verdict: Verdict,
     /// Why an allowed request did not end well.
     failure: Option<Reason>,
@@ -59,8 +94,6 @@ pub(super) struct InFlight {
     complete: bool,
     /// Both sides may send at any time, and be silent in between.
     pub(super) grpc: bool,
-    /// On HTTP/2, what the stream's watchdog looks at.
-    progress: Option<Arc<Progress>>,
 }
 
 impl InFlight {
@@ -76,8 +109,7 @@ impl InFlight {
             recorder,
             live,
             connection,
-            request,
-            started,
+            stream: Stream::new(request, started, PROGRESS.try_with(Arc::clone).ok()),
             verdict: Verdict::Undecided,
             failure: None,
             upstream: None,
@@ -87,12 +119,19 @@ impl InFlight {
             bytes: (0, 0),
             complete: false,
             grpc: false,
-            progress: PROGRESS.try_with(Arc::clone).ok(),
         }
     }
 
     pub(super) fn request(&self) -> &RequestFacts {
-        &self.request
+        &self.stream.request
+    }
+
+    pub(super) fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    pub(super) fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -104,7 +143,7 @@ impl InFlight {
     }
 
     pub(super) fn route(&self) -> Option<&Route> {
-        route_of(&self.live.snapshot, &self.request)
+        route_of(&self.live.snapshot, &self.stream.request)
     }
 
     pub(super) fn permit(&self) -> Option<&Permit> {
@@ -120,6 +159,16 @@ impl InFlight {
 
     pub(super) fn denied(&mut self, denial: Denial) {
         self.verdict = Verdict::Denied(denial);
+    }
+
+    /// What it was allowed on has been replaced, and on what replaced it the request is denied.
+    pub(super) fn overtaken(&mut self, live: Arc<Live>, (reasons, detail): Refused) {
+        self.live = live;
+        let slot = match std::mem::replace(&mut self.verdict, Verdict::Undecided) {
+            Verdict::Allowed(permit) => Some(permit.into_slot()),
+            _ => None,
+        };
+        self.verdict = Verdict::Denied(Denial { reasons, detail, slot });
     }
 
     pub(super) fn sent_to(&mut self, upstream: UpstreamName, address: SocketAddr) {
@@ -146,33 +195,34 @@ impl InFlight {
 
     /// A body is still to come, with at most this silence in it.
     pub(super) fn expect_body(&self, silence: Duration) {
-        if let Some(progress) = &self.progress {
+        if let Some(progress) = &self.stream.progress {
             progress.begin(silence);
         }
     }
 
     /// A piece of the answer: where both sides talk, a silent client may be listening.
-    pub(super) fn answering(&self) {
-        if let Some(progress) = &self.progress {
+    pub(super) fn answering(&mut self, sent: usize) {
+        self.bytes.1 = self.bytes.1.saturating_add(u64::try_from(sent).unwrap_or(u64::MAX));
+        if let Some(progress) = &self.stream.progress {
             progress.touch();
         }
     }
 
     /// Counts a piece of the request body.
     pub(super) fn body(&mut self, got: usize, end: bool, limits: &BodyLimits) -> Result<(), Reason> {
-        if let Some(progress) = &self.progress {
+        if let Some(progress) = &self.stream.progress {
             progress.moved(end);
         }
         self.body = self.body.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
         // What goes through an upgraded connection is no request body: it has no size and no pace of its own.
-        if self.request.upgrade == UpgradeWanted::WebSocket {
+        if self.stream.request.upgrade == UpgradeWanted::WebSocket {
             return Ok(());
         }
         if self.route().is_some_and(|r| self.body > r.max_body) {
             return Err(Reason::BodyTooLarge);
         }
         // A body that drips just often enough not to be silent is as bad as one that stops.
-        let elapsed = self.started.elapsed();
+        let elapsed = self.stream.started.elapsed();
         if got > 0
             && !self.grpc
             && elapsed > limits.progress
@@ -191,15 +241,23 @@ impl InFlight {
         if status != 0 {
             self.status = status;
         }
-        self.bytes = (bytes_in.max(self.body), bytes_out);
+        self.bytes = (bytes_in.max(self.body), bytes_out.max(self.bytes.1));
         self.complete = true;
     }
 
     fn record(&mut self) {
-        if self.progress.as_ref().is_some_and(|p| p.has_expired()) {
+        let stream = self.stream.clone();
+        let connection = self.connection.clone();
+        connection.running().streams.retain(|open| !Arc::ptr_eq(open, &stream));
+        if stream.progress.as_ref().is_some_and(|p| p.has_expired()) {
             self.failure.get_or_insert(Reason::BodyTimeout);
         }
-        let (mut reasons, mut detail, mut grant) = (Vec::new(), None, None);
+        // What ended by itself was not cut.
+        let cut = stream.cut(&connection).ending().filter(|_| !self.complete);
+        if let Some(ending) = cut {
+            self.live = ending.live.clone();
+        }
+        let (mut reasons, mut detail, mut grant, mut partner) = (Vec::new(), None, None, None);
         let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
             Verdict::Undecided => {
@@ -212,32 +270,38 @@ impl InFlight {
             }
             Verdict::Allowed(permit) => {
                 grant = Some(permit.grant().clone());
+                partner = Some(permit.partner().clone());
                 Some(permit.into_slot())
             }
         };
         let allowed = grant.is_some();
+        let cut = cut.filter(|_| allowed);
         let aborted = (!self.complete && self.failure.is_none()) || self.failure == Some(Reason::ClientGone);
         let (result, outcome) = match (allowed, aborted, &self.failure) {
+            _ if cut.is_some() => ("deny", Outcome::Cut),
             (false, ..) => ("deny", Outcome::Denied),
             (true, true, _) => ("aborted", Outcome::Aborted),
             (true, false, Some(_)) => ("error", Outcome::Failed),
             (true, false, None) => ("allow", Outcome::Allowed),
         };
         let reasons = match (&self.failure, allowed) {
+            _ if cut.is_some() => cut.map(|ending| ending.reasons.clone()).unwrap_or_default(),
             (Some(failure), true) => vec![failure.clone()],
             (None, true) if aborted => vec![Reason::ClientGone],
             _ => reasons,
         };
-        let took = self.started.elapsed();
+        let detail = cut.map_or(detail, |ending| ending.detail.clone());
+        let took = stream.started.elapsed();
         let snapshot = &self.live.snapshot;
         let metrics = self.recorder.metrics();
-        let situation = Situation::of(snapshot, &self.connection.peer, &self.request);
+        let situation = Situation::of(snapshot, &connection.peer, &stream.request);
         let operation = situation.operation.as_ref().map(|resolved| &resolved.operation.id);
         let known = situation.partner();
-        metrics.request(known.map(|(r, _)| r.partner.id.as_str()), operation.map(OperationId::as_str), outcome);
+        let partner = partner.as_ref().or_else(|| known.map(|(record, _)| &record.partner.id));
+        metrics.request(partner.map(PartnerId::as_str), operation.map(OperationId::as_str), outcome);
         if let Some((record, credential)) = known {
-            let leaf = &self.connection.peer.leaf;
-            self.recorder.usage().saw(&credential.id, leaf.fingerprint, leaf.not_after, self.request.now);
+            let leaf = &connection.peer.leaf;
+            self.recorder.usage().saw(&credential.id, leaf.fingerprint, leaf.not_after, stream.request.now);
             if let (Some(grant), Some(operation)) = (&grant, operation) {
                 let key = UsageKey {
                     partner: record.partner.id.clone(),
@@ -246,18 +310,21 @@ impl InFlight {
                     operation: operation.clone(),
                     network: situation.networks.join(","),
                 };
-                self.recorder.usage().count(key, self.request.now);
+                self.recorder.usage().count(key, stream.request.now);
             }
         }
         if let (false, Some(reason)) = (allowed, reasons.first()) {
             metrics.denial(reason);
         }
+        if let (Some(_), Some(reason)) = (cut, reasons.first()) {
+            metrics.streams_cut.with_label_values(&[reason.as_str()]).inc();
+        }
         metrics.request_time(operation.map(OperationId::as_str), took);
         let entry = Entry::Request(RequestEntry {
-            kind: Kind::Request,
+            kind: if cut.is_some() { Kind::StreamCut } else { Kind::Request },
             snapshot,
-            peer: &self.connection.peer,
-            request: &self.request,
+            peer: &connection.peer,
+            request: &stream.request,
             situation: &situation,
             result,
             reasons: &reasons,

@@ -6,11 +6,13 @@
 
 mod forward;
 mod inflight;
+mod open;
 mod progress;
 mod read;
 mod refusal;
 
 pub use inflight::Connection;
+pub use open::{Concerns, Cut, Open, Registered, Signal};
 pub use progress::{PROGRESS, Progress};
 pub use refusal::{Refused, problem_document};
 
@@ -45,12 +47,13 @@ pub struct Live {
 
 /// The proxy application.
 pub struct Gateway {
-    pub live: Arc<ArcSwapOption<Live>>,
-    pub recorder: Recorder,
-    pub clock: Arc<Clock>,
-    /// Pseudonym in `Via` (RFC 9110 section 7.6.3).
-    pub via: Arc<str>,
-    pub limits: BodyLimits,
+    live: Arc<ArcSwapOption<Live>>,
+    recorder: Recorder,
+    clock: Arc<Clock>,
+    /// Where every allowed request is found until it has ended.
+    open: Arc<Open>,
+    via: Arc<str>,
+    limits: BodyLimits,
 }
 
 /// How request bodies must arrive.
@@ -73,6 +76,12 @@ pub struct Context {
 }
 
 impl Gateway {
+    /// `via` is the pseudonym in `Via` (RFC 9110 section 7.6.3).
+    pub fn new(open: Arc<Open>, via: Arc<str>, limits: BodyLimits) -> Self {
+        let (live, recorder, clock) = (open.live.clone(), open.recorder.clone(), open.clock.clone());
+        Gateway { live, recorder, clock, open, via, limits }
+    }
+
     /// Everything up to the decision. `Err` is a refusal that has still to be sent.
     fn admit(&self, session: &Session, context: &mut Context, connection: &Arc<Connection>) -> Result<(), Refused> {
         let started = Instant::now();
@@ -101,7 +110,13 @@ impl Gateway {
             Decision::Allow(permit) => {
                 let too_large =
                     flight.request().content_length.is_some_and(|n| flight.route().is_some_and(|r| n > r.max_body));
+                let overtaken = self.open.began(connection, flight.stream(), &permit, flight.live()).err();
                 flight.allowed(permit);
+                if let Some((live, refused)) = overtaken.map(|o| *o) {
+                    let reason = refused.0.first().cloned().unwrap_or(Reason::Internal);
+                    flight.overtaken(live, refused);
+                    return Err(Refused { grpc, ..Refused::new(reason, id) });
+                }
                 if too_large {
                     flight.fail(Reason::BodyTooLarge);
                     return Err(Refused { grpc, ..Refused::new(Reason::BodyTooLarge, id) });
@@ -328,7 +343,11 @@ impl ProxyHttp for Gateway {
                     self.recorder.metrics().upstream_seconds.with_label_values(&[upstream.spec().name.as_str()]);
                 seconds.observe(since.elapsed().as_secs_f64());
             }
-            let Some(flight) = &context.flight else { return Ok(()) };
+            let Some(flight) = &mut context.flight else { return Ok(()) };
+            flight.answered(response.status.as_u16());
+            if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+                self.open.announce(flight.connection(), flight.stream(), flight.live(), 101);
+            }
             forward::finish_response(response, flight, &self.via)
         });
         finished.unwrap_or_else(|_| Err(Error::new(ErrorType::InternalError)))
@@ -337,12 +356,12 @@ impl ProxyHttp for Gateway {
     fn response_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         _end_of_stream: bool,
         context: &mut Context,
     ) -> pingora_error::Result<Option<Duration>> {
-        if let Some(flight) = &context.flight {
-            flight.answering();
+        if let Some(flight) = &mut context.flight {
+            flight.answering(body.as_ref().map_or(0, Bytes::len));
         }
         Ok(None)
     }

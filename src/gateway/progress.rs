@@ -1,6 +1,7 @@
 //! Whether a request body still moves. HTTP/1 sessions have a read timeout; HTTP/2 streams have none, so `listen`
 //! watches them through this.
 
+use super::open::Cut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ pub struct Progress {
     limit: AtomicU64,
     open: AtomicBool,
     expired: AtomicBool,
+    /// Ends the stream, and not its siblings.
+    pub cut: Cut,
 }
 
 impl Default for Progress {
@@ -30,6 +33,7 @@ impl Default for Progress {
             limit: AtomicU64::new(u64::MAX),
             open: AtomicBool::new(false),
             expired: AtomicBool::new(false),
+            cut: Cut::default(),
         }
     }
 }

@@ -31,7 +31,6 @@ pub(super) struct Conn {
     tls: TlsStream<TcpIo>,
     facts: Arc<Connection>,
     digest: Arc<ProxyDigest>,
-    id: UniqueIDType,
     /// What is left to do when the connection ends.
     farewell: Farewell,
     fence: Arc<Fence>,
@@ -74,13 +73,8 @@ enum Farewell {
 }
 
 impl Conn {
-    pub(super) fn new(
-        tls: TlsStream<TcpIo>,
-        facts: Arc<Connection>,
-        digest: Arc<ProxyDigest>,
-        id: UniqueIDType,
-    ) -> Self {
-        Conn { tls, facts, digest, id, farewell: Farewell::Say(None), fence: Arc::default(), watch: None }
+    pub(super) fn new(tls: TlsStream<TcpIo>, facts: Arc<Connection>, digest: Arc<ProxyDigest>) -> Self {
+        Conn { tls, facts, digest, farewell: Farewell::Say(None), fence: Arc::default(), watch: None }
     }
 
     /// From here on, what the HTTP/2 library refuses on its own is told.
@@ -204,7 +198,8 @@ pub(super) async fn linger(io: &mut TcpIo) {
 
 impl UniqueID for Conn {
     fn id(&self) -> UniqueIDType {
-        self.id
+        // pingora tells pooled connections apart by it; ours are never pooled.
+        UniqueIDType::try_from(self.facts.id & 0x7fff_ffff).unwrap_or(0)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::{Shared, told};
-use crate::gateway::{Connection, problem_document};
+use crate::gateway::{Connection, Signal, problem_document};
 use crate::reason::Reason;
 use crate::record::{Entry, MalformedEntry};
 use crate::registry::Resolution;
@@ -18,6 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Bound on a head when no snapshot says otherwise.
 const DEFAULT_HEAD: HeadLimits = HeadLimits { max_bytes: 16 * 1024, max_fields: 100 };
+
+/// How long the identity that has lost every right may take for the request that is told so.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 enum Head {
     /// The head, with what of the body came with it.
@@ -50,6 +53,8 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
             first = tokio::time::timeout(idle, stream.read_buf(&mut buffer)) => matches!(first, Ok(Ok(n)) if n > 0),
             // A request that has begun to arrive is still taken; a connection between requests is closed.
             () = told(&mut drain) => false,
+            // One that comes now is told why it is denied, and that the connection ends.
+            () = after(&facts.leave, FAREWELL) => false,
         };
         let head =
             if first { read_head(&mut stream, buffer, shared.limits.head_timeout, &limits).await } else { Head::Gone };
@@ -76,14 +81,31 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
             None => session.set_keepalive(Some(shared.limits.idle_timeout.as_secs().max(1))),
         }
         session.set_total_drain_timeout(Some(shared.limits.head_timeout));
-        if requests >= shared.limits.max_requests || opened.elapsed() >= shared.limits.max_age || *drain.borrow() {
+        let old = requests >= shared.limits.max_requests || opened.elapsed() >= shared.limits.max_age;
+        if old || *drain.borrow() || facts.leave.is_up() {
             // `set_keepalive(None)` would be overruled by what the client asks for.
             session.set_keepalive_reuses_remaining(Some(0));
         }
         session.set_pipelined_prefix(bytes);
-        let Some(reused) = shared.app.process_new_http(session, &shared.drain).await else { return };
+        let reused = tokio::select! {
+            biased;
+            reused = shared.app.process_new_http(session, &shared.drain) => reused,
+            // Dropping the work closes the connection as it is and writes the request's record.
+            () = facts.cut.made() => None,
+        };
+        let Some(reused) = reused else { return };
         (stream, settings) = reused.consume();
+        // It ended just before it was cut.
+        if facts.cut.is_made() {
+            Shutdown::shutdown(&mut *stream).await;
+            return;
+        }
     }
+}
+
+async fn after(signal: &Signal, time: Duration) {
+    signal.raised().await;
+    tokio::time::sleep(time).await;
 }
 
 /// Reads the rest of a head whose first bytes are in `buffer`, within `total`.

@@ -69,6 +69,11 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                 idle_since = Instant::now();
                 h2.graceful_shutdown();
             }
+            () = facts.leave.raised(), if !closing => {
+                closing = true;
+                idle_since = Instant::now();
+                h2.graceful_shutdown();
+            }
             () = &mut age, if !closing => {
                 closing = true;
                 idle_since = Instant::now();
@@ -107,6 +112,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                             }
                             // Dropping the handler resets the stream and writes its record.
                             () = progress.stalled(shared.limits.body_progress) => {}
+                            () = progress.cut.made() => {}
                         }
                     });
                 }

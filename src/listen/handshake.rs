@@ -16,14 +16,14 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-static NEXT_ID: AtomicI32 = AtomicI32::new(1);
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 struct Refused {
     reason: Reason,
@@ -165,13 +165,13 @@ fn wrap(tls: TlsStream<TcpIo>, peer: Peer, source: SocketAddr, sni: Option<Strin
     };
     let leaf = state.peer_certificates().and_then(<[_]>::first);
     let client_cert = leaf.map(|der| format!(":{}:", data_encoding::BASE64.encode(der)));
-    let connection =
-        Arc::new(Connection { peer, source, tls: Arc::new(facts), http2, client_cert, linger: AtomicBool::new(false) });
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    let connection = Arc::new(Connection::new(id, peer, source, Arc::new(facts), http2, client_cert));
     // pingora carries facts of a connection beside the answer of a proxy; there is no proxy, so the answer is empty.
     let answer = ResponseHeader::build_no_case(200, Some(0)).ok();
     let digest =
         ProxyDigest::new(Box::new(answer.unwrap_or_else(pingora_http_fallback)), Some(Box::new(connection.clone())));
-    Conn::new(tls, connection, Arc::new(digest), NEXT_ID.fetch_add(1, Ordering::Relaxed))
+    Conn::new(tls, connection, Arc::new(digest))
 }
 
 /// Never needed: 200 is a status code.

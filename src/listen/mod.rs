@@ -15,7 +15,7 @@ mod tls;
 pub use tls::{TlsSettings, TlsSlot};
 
 use crate::clock::Clock;
-use crate::gateway::Live;
+use crate::gateway::{Live, Open};
 use crate::reason::Reason;
 use crate::record::{Entry, HandshakeEntry, Recorder};
 use arc_swap::ArcSwapOption;
@@ -59,6 +59,7 @@ pub(crate) struct Shared<A> {
     pub tls: Arc<TlsSlot>,
     pub recorder: Recorder,
     pub clock: Arc<Clock>,
+    pub open: Arc<Open>,
     pub limits: ListenLimits,
     /// Places for handshakes in progress; taken once a ClientHello is there, so that silence holds none.
     pub handshakes: Semaphore,
@@ -75,20 +76,19 @@ pub struct Listener<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
     pub fn new(
         app: Arc<A>,
-        live: Arc<ArcSwapOption<Live>>,
+        open: Arc<Open>,
         tls: Arc<TlsSlot>,
-        recorder: Recorder,
-        clock: Arc<Clock>,
         limits: ListenLimits,
         drain: watch::Receiver<bool>,
     ) -> Self {
         Listener {
             shared: Arc::new(Shared {
                 app,
-                live,
+                live: open.live.clone(),
                 tls,
-                recorder,
-                clock,
+                recorder: open.recorder.clone(),
+                clock: open.clock.clone(),
+                open,
                 limits,
                 handshakes: Semaphore::new(limits.max_handshakes),
                 drain,
@@ -145,6 +145,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
             let work = async {
                 let protocol = if conn.facts().http2 { "h2" } else { "http/1.1" };
                 let _open = Counted::new(metrics.connections.with_label_values(&[protocol]));
+                let _registered = shared.open.register(conn.facts());
                 serve(shared.clone(), conn).await;
             };
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {

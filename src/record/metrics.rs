@@ -18,6 +18,8 @@ pub enum Outcome {
     Failed,
     /// Allowed, but the client went away.
     Aborted,
+    /// Allowed, and ended because the right to it did.
+    Cut,
 }
 
 impl Outcome {
@@ -27,6 +29,7 @@ impl Outcome {
             Outcome::Denied => "denied",
             Outcome::Failed => "failed",
             Outcome::Aborted => "aborted",
+            Outcome::Cut => "cut",
         }
     }
 }
@@ -39,6 +42,8 @@ const SECONDS: &[f64] =
 const DECISION_SECONDS: &[f64] = &[
     0.000_005, 0.000_01, 0.000_02, 0.000_04, 0.000_08, 0.000_15, 0.000_3, 0.000_6, 0.001_2, 0.002_5, 0.005, 0.01, 0.05,
 ];
+
+const ENFORCEMENT_SECONDS: &[f64] = &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5];
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $field:ident: $kind:ident($name:literal, $help:literal $(, labels $labels:expr)? $(, buckets $buckets:expr)?);)*) => {
@@ -108,7 +113,7 @@ fn kind_name(rust: &str) -> &'static str {
 }
 
 metrics! {
-    requests: IntCounterVec("partnergate_requests_total", "Requests that were decided, by partner and outcome (allowed, denied, failed, aborted). Requests without a known partner have the partner `unknown`.", labels ["partner", "outcome"]);
+    requests: IntCounterVec("partnergate_requests_total", "Requests that were decided, by partner and outcome (allowed, denied, failed, aborted, cut). Requests without a known partner have the partner `unknown`.", labels ["partner", "outcome"]);
     partner_operations: IntCounterVec("partnergate_partner_operation_requests_total", "Requests by partner, operation and outcome; only with metrics.partner_operation.", labels ["partner", "operation", "outcome"]);
     denials: IntCounterVec("partnergate_denials_total", "Denied requests by reason; a request counts once, under its first reason.", labels ["reason"]);
     malformed: IntCounterVec("partnergate_malformed_total", "Requests refused before they could be decided, by reason.", labels ["reason"]);
@@ -123,6 +128,8 @@ metrics! {
     handshakes_now: IntGauge("partnergate_handshakes_in_progress", "TLS handshakes in progress.");
     connections: IntGaugeVec("partnergate_open_connections", "Open partner connections by protocol (http/1.1, h2).", labels ["protocol"]);
     streams: IntGauge("partnergate_open_requests", "Requests in progress.");
+    streams_cut: IntCounterVec("partnergate_streams_cut_total", "Requests that were allowed and were ended when the right to them did, by reason.", labels ["reason"]);
+    enforcement_seconds: Histogram("partnergate_revocation_enforcement_seconds", "Time from a change, or from the instant at which the clock ended a right, until the last request that it ended was gone.", buckets ENFORCEMENT_SECONDS);
     snapshot_registry: IntGauge("partnergate_snapshot_registry_revision", "Registry revision that requests are decided on.");
     snapshot_trust: IntGauge("partnergate_snapshot_trust_generation", "Trust generation that requests are decided on.");
     snapshot_info: IntGaugeVec("partnergate_snapshot_info", "1 for the policy and config revision that requests are decided on.", labels ["policy", "config"]);

@@ -190,6 +190,12 @@ impl Trust {
         }
         Ok(anchor)
     }
+
+    /// When the clock alone will end what [`Trust::still_good`] says of a peer that is good now.
+    pub fn good_until(&self, peer: &Peer, anchor: &Trusted) -> UnixNanos {
+        let below = peer.intermediates.iter().map(|issuer| issuer.not_after);
+        below.fold(anchor.not_after.min(peer.leaf.not_after), UnixNanos::min)
+    }
 }
 
 /// What a certificate must be to serve as an anchor.

@@ -91,12 +91,15 @@ fn policy_that_only_says_allow_does_not_revive_what_has_ended() {
     ] {
         let changed = registry.replacen(from, &to, 1);
         assert_ne!(changed, registry, "{reason}");
+        gate.apply(&registry);
+        let mut conn = gate.dial().identity(&gate.acme).open();
         gate.apply(&changed);
         let answer = conn.request(GRANTED);
         assert_eq!(answer.status, 403, "{reason}: {answer:?}");
         assert_eq!(gate.record_of(answer.id())["reason"], reason);
     }
     gate.apply(&registry);
+    let mut conn = gate.dial().identity(&gate.acme).open();
     assert_eq!(gate.upstream.bytes().len(), arrived, "nothing of it went out");
     conn.request(GRANTED).expect(200);
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// acme may call three methods of the service, and globex none of them.
-fn setup() -> Setup {
+pub fn setup() -> Setup {
     let setup = Setup::new().set("upstreams.api.protocol", "h2").set(
         "routes.api.operations",
         json!([
@@ -33,7 +33,7 @@ fn setup() -> Setup {
 
 /// Runs a script with a channel of this partner; `call` makes a call and prints what came of it.
 #[track_caller]
-fn client(gate: &Gate, who: &Identity, script: &str) -> Option<String> {
+pub fn client(gate: &Gate, who: &Identity, script: &str) -> Option<String> {
     let python = python(&["grpc"])?;
     let prelude = r#"
 import grpc, sys, threading, time

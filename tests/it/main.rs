@@ -12,6 +12,7 @@
 #![allow(clippy::print_stderr, reason = "what a gateway said is shown when its test fails")]
 
 mod decision;
+mod enforcement;
 mod evidence;
 mod grpc;
 mod handshake;

@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use partnergate::clock::Clock;
 use partnergate::config::Config;
-use partnergate::gateway::{Gateway, Live};
+use partnergate::gateway::{Gateway, Live, Open};
 use partnergate::listen::{Listener, TlsSlot};
 use partnergate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use partnergate::reload::Publisher;
@@ -108,15 +108,8 @@ impl House {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let address = runtime.block_on(async {
             let store = Store::open(&config.state_dir.join("registry.db")).await.unwrap();
-            let publisher = Publisher::start(
-                path.clone(),
-                config.clone(),
-                store,
-                live.clone(),
-                tls.clone(),
-                clock.clone(),
-                metrics.clone(),
-            );
+            let open = Arc::new(Open::new(live.clone(), recorder.clone(), clock.clone()));
+            let publisher = Publisher::start(path.clone(), config.clone(), store, tls.clone(), open.clone());
             let publisher = Arc::new(publisher.await.unwrap_or_else(|e| panic!("{e}")));
             let files = declared(&setup.write_registry(setup.registry_text()));
             publisher.apply(files, PlanOptions::default(), false).await.unwrap_or_else(|e| panic!("{e}"));
@@ -126,17 +119,11 @@ impl House {
             let certificates = Arc::into_inner(shown.certificates).expect("nobody else has it");
             shown.certificates = Arc::new(certificates.into_iter().map(certificate).collect());
             tls.publish(&shown, Some(config.tls), &clock).unwrap();
-            let gateway = Gateway {
-                live: live.clone(),
-                recorder: recorder.clone(),
-                clock: clock.clone(),
-                via: config.via.clone(),
-                limits: config.body,
-            };
+            let gateway = Gateway::new(open.clone(), config.via.clone(), config.body);
             let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
             let proxy = Arc::new(http_proxy(&Arc::new(conf), gateway));
             let app = Arc::new(Fragile { proxy, breaks: breaks.clone() });
-            let listener = Listener::new(app, live, tls, recorder.clone(), clock, config.limits, stopped.clone());
+            let listener = Listener::new(app, open, tls, config.limits, stopped.clone());
             let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = socket.local_addr().unwrap();
             tokio::spawn(listener.run(socket, stopped, Duration::ZERO));

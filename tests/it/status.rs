@@ -138,6 +138,9 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
     gate.process = crate::harness::Process::start(Command::new("sleep").arg("60"), gate.dir.path(), "nothing");
     gate.restart("TERM");
     traffic(&gate);
+    let mut socket = crate::websocket::open(&gate);
+    gate.apply(&gate.registry_text().replace("[items.events]", "[items.list]"));
+    socket.assert_closed();
     gate.reload();
     gate.upstream.process.signal("KILL");
     await_some("a refusal", || (get(&mut open(&gate), "/items").status == 502).then_some(()));

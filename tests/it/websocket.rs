@@ -9,7 +9,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// What RFC 6455 section 1.3 says belongs to the key.
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-fn handshake(target: &str) -> String {
+pub fn handshake(target: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
@@ -17,12 +17,12 @@ fn handshake(target: &str) -> String {
 }
 
 /// A text frame as a client sends it, masked with zeros.
-fn text(message: &str) -> Vec<u8> {
+pub fn text(message: &str) -> Vec<u8> {
     [&[0x81, 0x80 | u8::try_from(message.len()).unwrap(), 0, 0, 0, 0], message.as_bytes()].concat()
 }
 
 /// The next frame that the server sends: opcode and payload.
-fn frame(conn: &mut TlsConn) -> (u8, Vec<u8>) {
+pub fn frame(conn: &mut TlsConn) -> (u8, Vec<u8>) {
     let head = conn.take(2).unwrap();
     let length = match head[1] {
         126 => u16::from_be_bytes(conn.take(2).unwrap().try_into().unwrap()).into(),
@@ -32,7 +32,7 @@ fn frame(conn: &mut TlsConn) -> (u8, Vec<u8>) {
 }
 
 #[track_caller]
-fn open(gate: &Gate) -> TlsConn {
+pub fn open(gate: &Gate) -> TlsConn {
     let mut conn = gate.dial().identity(&gate.acme).open();
     let answer = conn.request(handshake("/events"));
     answer.expect(101);
@@ -41,13 +41,15 @@ fn open(gate: &Gate) -> TlsConn {
 }
 
 #[track_caller]
-fn echoes(conn: &mut TlsConn, message: &str) {
+pub fn echoes(conn: &mut TlsConn, message: &str) {
     conn.send(text(message));
     assert_eq!(frame(conn), (1, message.as_bytes().to_vec()));
 }
 
 fn record(gate: &Gate) -> Value {
-    gate.await_record("the WebSocket's", |r| r["input"]["request"]["operation"] == "items.events")
+    gate.await_record("the WebSocket's", |r| {
+        r["kind"] == "request" && r["input"]["request"]["operation"] == "items.events"
+    })
 }
 
 #[test]
@@ -78,7 +80,9 @@ asyncio.run(main())
     for bytes in ["bytes_in", "bytes_out"] {
         assert!(record[bytes].as_u64().is_some_and(|n| (60_000..61_000).contains(&n)), "{bytes}: {record}");
     }
-    assert_eq!(gate.settle().len(), 1);
+    // One when it was opened, and one at its end.
+    let kinds: Vec<Value> = gate.settle().iter().map(|r| r["kind"].clone()).collect();
+    assert_eq!(kinds, ["stream-open", "request"]);
 }
 
 #[test]
@@ -243,8 +247,10 @@ fn end_of_a_connection_is_recorded_whoever_ends_it() {
     while last.more().is_ok() {}
     gate.await_metric("partnergate_open_requests", 0.0);
     let records = gate.settle();
-    let sockets: Vec<&Value> =
-        records.iter().filter(|r| r["input"]["request"]["operation"] == "items.events").collect();
+    let sockets: Vec<&Value> = records
+        .iter()
+        .filter(|r| r["kind"] == "request" && r["input"]["request"]["operation"] == "items.events")
+        .collect();
     assert_eq!(sockets.len(), 3, "{records:#?}");
     assert!(sockets.iter().all(|r| r["status"] == 101), "{sockets:#?}");
 }

@@ -6,11 +6,11 @@ use super::command::{Finished, Process, run};
 use super::pki::{Authority, Identity, Pki};
 use super::upstream::Upstream;
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 
 /// The host of the route `api`.
@@ -200,7 +200,7 @@ impl Setup {
         std::fs::write(self.config_file(), text).unwrap();
         let process = self.spawn();
         let registry = self.registry.clone();
-        let mut gate = Gate { process, partners: Vec::new(), status: None, settled: Cell::new(0), setup: self };
+        let mut gate = Gate { process, partners: Vec::new(), status: None, settled: AtomicU32::new(0), setup: self };
         gate.await_ready();
         if !registry.is_empty() {
             gate.apply(&registry);
@@ -259,7 +259,7 @@ pub struct Gate {
     pub process: Process,
     partners: Vec<SocketAddr>,
     status: Option<SocketAddr>,
-    settled: Cell<u32>,
+    settled: AtomicU32,
     setup: Setup,
 }
 
@@ -397,8 +397,8 @@ impl Gate {
     /// is missing; it is left out. Needs the partner `acme` as [`Setup::new`] has it.
     #[track_caller]
     pub fn settle(&self) -> Vec<Value> {
-        self.settled.set(self.settled.get() + 1);
-        let path = format!("/settle/{}", self.settled.get());
+        let n = self.settled.fetch_add(1, Ordering::Relaxed);
+        let path = format!("/settle/{n}");
         let answer =
             self.dial().identity(&self.acme).open().request(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
         self.record_of(answer.header("x-request-id").expect("an answer of the gateway"));

@@ -1,0 +1,512 @@
+//! What is open: every connection and what runs on it, so that a right that ended is gone now.
+//!
+//! In: connections from `listen`, allowed requests from the proxy phases, changes from `reload`. Out: a request whose
+//! right ended is cut, and a connection whose identity lost every right takes no further request. Requests are decided
+//! again by the same rules that let them in: when a change concerns them, when the clock ends what let them in, and
+//! every [`AGAIN`] whatever happens. Must never: touch a connection that the change does not concern; hold up a thread
+//! for longer than a [`SLICE`].
+
+use super::{Connection, Live, Progress};
+use crate::clock::{Clock, UnixNanos};
+use crate::decision::{self, Situation};
+use crate::name::{GrantId, PartnerId};
+use crate::reason::Reason;
+use crate::record::{Entry, Kind, Recorder, RequestEntry};
+use crate::registry::Resolution;
+use crate::request::{RequestFacts, UpgradeWanted};
+use arc_swap::ArcSwapOption;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Every open request is decided again at least this often. Older than this, it has a record that it is open.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long one connection after another is looked at before others have their turn on this thread.
+const SLICE: Duration = Duration::from_millis(1);
+/// Longest sleep of the one who watches the clock, so that a step of it is not slept through.
+const NAP: Duration = Duration::from_millis(250);
+/// A request that has begun less than this ago is about to end by itself, and has [`GRACE`] for it: a change under load
+/// does not break calls off that are all but answered.
+const YOUNG: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(50);
+const NEVER: UnixNanos = UnixNanos(i64::MAX);
+
+/// A flag that can be waited for. Once up it stays up.
+#[derive(Debug, Default)]
+pub struct Signal {
+    up: AtomicBool,
+    told: Notify,
+}
+
+impl Signal {
+    fn raise(&self) {
+        self.up.store(true, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    /// Returns once it is up.
+    pub async fn raised(&self) {
+        loop {
+            // Counts from here on, so that nothing is missed between the look and the wait.
+            let told = self.told.notified();
+            if self.is_up() {
+                return;
+            }
+            told.await;
+        }
+    }
+}
+
+/// The end of an open request before its own.
+#[derive(Default)]
+pub struct Cut {
+    ending: OnceLock<Ending>,
+    signal: Signal,
+}
+
+/// Why a request was cut, and the state that it was decided on.
+pub(super) struct Ending {
+    /// Never empty.
+    pub reasons: Vec<Reason>,
+    pub detail: Option<String>,
+    pub live: Arc<Live>,
+    /// Kept until the request has ended, so that the time is measured to there.
+    _cause: Arc<Enforcement>,
+}
+
+impl Cut {
+    /// Returns once the request is to end.
+    pub async fn made(&self) {
+        self.signal.raised().await;
+    }
+
+    pub fn is_made(&self) -> bool {
+        self.signal.is_up()
+    }
+
+    pub(super) fn ending(&self) -> Option<&Ending> {
+        self.ending.get()
+    }
+
+    fn make(&self, ending: Ending) {
+        if self.ending.set(ending).is_ok() {
+            self.signal.raise();
+        }
+    }
+}
+
+impl fmt::Debug for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cut").field(&self.ending.get().map(|e| &e.reasons)).finish()
+    }
+}
+
+/// What of a connection changes, as the index sees it.
+#[derive(Debug)]
+pub struct Running {
+    /// Under whom the index has it.
+    partner: Option<PartnerId>,
+    /// Whether the identity could call when it was last looked at.
+    stands: bool,
+    /// When it is looked at next.
+    due: UnixNanos,
+    pub(super) streams: Vec<Arc<Stream>>,
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Running { partner: None, stands: false, due: NEVER, streams: Vec::new() }
+    }
+}
+
+/// A request that is not over.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) request: RequestFacts,
+    pub(super) started: Instant,
+    /// On HTTP/2, where one stream can end and its siblings live.
+    pub(super) progress: Option<Arc<Progress>>,
+    grant: OnceLock<GrantId>,
+    /// Whether there is a record that it is open.
+    announced: AtomicBool,
+}
+
+impl Stream {
+    pub(super) fn new(request: RequestFacts, started: Instant, progress: Option<Arc<Progress>>) -> Arc<Self> {
+        Arc::new(Stream { request, started, progress, grant: OnceLock::new(), announced: AtomicBool::new(false) })
+    }
+
+    /// What ends it: on HTTP/1 it ends with its connection.
+    pub(super) fn cut<'a>(&'a self, connection: &'a Connection) -> &'a Cut {
+        self.progress.as_ref().map_or(&connection.cut, |p| &p.cut)
+    }
+
+    /// Whether it may be about to end by itself.
+    fn is_young(&self) -> bool {
+        self.request.upgrade == UpgradeWanted::No && self.started.elapsed() < YOUNG
+    }
+
+    /// Ends it, unless it has ended: what is on the connection then is another request.
+    fn end(self: &Arc<Self>, connection: &Connection, ending: Ending) {
+        let running = connection.running();
+        if running.streams.iter().any(|open| Arc::ptr_eq(open, self)) {
+            self.cut(connection).make(ending);
+        }
+    }
+}
+
+/// A change that may end requests. Its time is measured until the last request that it ended is gone.
+pub struct Enforcement {
+    since: Instant,
+    acted: AtomicBool,
+    metrics: Arc<crate::record::Metrics>,
+}
+
+impl Drop for Enforcement {
+    fn drop(&mut self) {
+        if self.acted.load(Ordering::Acquire) {
+            self.metrics.enforcement_seconds.observe(self.since.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// Whom a change concerns.
+#[derive(Clone, Debug)]
+pub enum Concerns {
+    Partners(Vec<PartnerId>),
+    Everybody,
+}
+
+/// See the module.
+pub struct Open {
+    index: Mutex<Index>,
+    pub live: Arc<ArcSwapOption<Live>>,
+    pub recorder: Recorder,
+    pub clock: Arc<Clock>,
+    /// Something is due earlier than was thought.
+    sooner: Notify,
+}
+
+#[derive(Default)]
+struct Index {
+    connections: HashMap<u64, Arc<Connection>>,
+    by_partner: HashMap<PartnerId, HashSet<u64>>,
+    /// When each is looked at next, soonest first.
+    due: BTreeSet<(UnixNanos, u64)>,
+}
+
+/// A connection's place in the index, while this lives.
+pub struct Registered {
+    open: Arc<Open>,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.open.index().remove(&self.connection);
+    }
+}
+
+impl Open {
+    pub fn new(live: Arc<ArcSwapOption<Live>>, recorder: Recorder, clock: Arc<Clock>) -> Self {
+        Open { index: Mutex::default(), live, recorder, clock, sooner: Notify::new() }
+    }
+
+    /// Takes a connection into the index.
+    pub fn register(self: &Arc<Self>, connection: &Arc<Connection>) -> Registered {
+        self.index().connections.insert(connection.id, connection.clone());
+        let registered = Registered { open: self.clone(), connection: connection.clone() };
+        // After it is there, so that no change falls in between.
+        if let Some(live) = self.live.load_full() {
+            let now = self.clock.now();
+            let partner = partner_of(&live, connection);
+            connection.running().stands = decision::stands(&live.snapshot, &connection.peer, now).is_ok();
+            self.index().rename(connection, partner);
+            // The first look falls anywhere in the interval, so that connections that came together are not looked at
+            // together.
+            let spread = AGAIN.as_nanos().saturating_mul(u128::from(connection.id.wrapping_mul(0x9e37_79b9) & 0xffff));
+            let spread = Duration::from_nanos(u64::try_from(spread >> 16).unwrap_or(0));
+            self.schedule(connection, now.saturating_add(spread));
+        }
+        registered
+    }
+
+    /// A request was allowed on `live`. To be called before anything is forwarded.
+    ///
+    /// # Errors
+    /// What was decided on has been replaced meanwhile, and on what replaced it the request is denied.
+    pub(super) fn began(
+        &self,
+        connection: &Arc<Connection>,
+        stream: &Arc<Stream>,
+        permit: &decision::Permit,
+        live: &Arc<Live>,
+    ) -> Result<(), Box<(Arc<Live>, decision::Refused)>> {
+        let _ = stream.grant.set(permit.grant().clone());
+        let (known, due) = {
+            let mut running = connection.running();
+            running.streams.push(stream.clone());
+            running.stands = true;
+            (running.partner.as_ref() == Some(permit.partner()), running.due)
+        };
+        if !known {
+            self.index().rename(connection, Some(permit.partner().clone()));
+        }
+        if permit.until() < due {
+            self.schedule(connection, permit.until());
+        }
+        // A change that was published in between has not seen the request in the index.
+        let newest = self.live.load();
+        match &*newest {
+            Some(newest) if !Arc::ptr_eq(newest, live) => {
+                let again =
+                    decision::decide_again(&newest.snapshot, &connection.peer, &stream.request, self.clock.now());
+                again.map(|_| ()).map_err(|refused| Box::new((newest.clone(), refused)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A change is live. Cuts what it ends, soon; the time is measured from `since`.
+    pub fn enforce(self: &Arc<Self>, concerns: Concerns, since: Instant) {
+        let connections = match &concerns {
+            Concerns::Everybody => self.index().connections.values().cloned().collect(),
+            Concerns::Partners(ids) => self.index().of(ids),
+        };
+        if connections.is_empty() {
+            return;
+        }
+        let (this, cause) = (self.clone(), self.enforcement(since));
+        tokio::spawn(async move {
+            // Who lost every right is found fast; whose requests are decided differently takes longer.
+            this.look_at(&connections, Look::Identity, &cause).await;
+            this.look_at(&connections, Look::Requests, &cause).await;
+        });
+    }
+
+    /// Watches the clock until it is dropped.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            let now = self.clock.now();
+            let (due, next) = self.index().take_due(now);
+            if due.is_empty() {
+                let nap = Duration::from_nanos(u64::try_from(next.0.saturating_sub(now.0)).unwrap_or(0)).min(NAP);
+                tokio::select! {
+                    () = tokio::time::sleep(nap) => {}
+                    () = self.sooner.notified() => {}
+                }
+                continue;
+            }
+            let mut slice = Instant::now();
+            for (at, connection) in due {
+                // Where the clock has ended something, it did at that time.
+                let late = Duration::from_nanos(u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0)).min(AGAIN);
+                let since = Instant::now().checked_sub(late).unwrap_or_else(Instant::now);
+                let next = self.look(&connection, Look::Requests, &self.enforcement(since));
+                self.schedule(&connection, next);
+                breathe(&mut slice).await;
+            }
+        }
+    }
+
+    /// Writes that a request is open, once.
+    pub(super) fn announce(&self, connection: &Connection, stream: &Stream, live: &Live, status: u16) {
+        let Some(grant) = stream.grant.get() else { return };
+        if stream.announced.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let situation = Situation::of(&live.snapshot, &connection.peer, &stream.request);
+        self.recorder.write_unreserved(&Entry::Request(RequestEntry {
+            kind: Kind::StreamOpen,
+            snapshot: &live.snapshot,
+            peer: &connection.peer,
+            request: &stream.request,
+            situation: &situation,
+            result: "allow",
+            reasons: &[],
+            detail: None,
+            grant: Some(grant),
+            status,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: stream.started.elapsed(),
+            upstream: None,
+        }));
+    }
+
+    async fn look_at(&self, connections: &[Arc<Connection>], look: Look, cause: &Arc<Enforcement>) {
+        let mut slice = Instant::now();
+        for connection in connections {
+            let next = self.look(connection, look, cause);
+            self.schedule(connection, next);
+            breathe(&mut slice).await;
+        }
+    }
+
+    /// Looks at one connection and returns when to look again.
+    fn look(&self, connection: &Arc<Connection>, look: Look, cause: &Arc<Enforcement>) -> UnixNanos {
+        let now = self.clock.now();
+        let mut next = now.saturating_add(AGAIN);
+        let Some(live) = self.live.load_full() else { return next };
+        let (stood, streams) = {
+            let running = connection.running();
+            (running.stands, running.streams.clone())
+        };
+        let cut = |stream: &Arc<Stream>, (reasons, detail): decision::Refused| {
+            cause.acted.store(true, Ordering::Release);
+            let ending = Ending { reasons, detail, live: live.clone(), _cause: cause.clone() };
+            if stream.is_young() {
+                let (stream, connection) = (stream.clone(), connection.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(GRACE).await;
+                    stream.end(&connection, ending);
+                });
+            } else {
+                stream.end(connection, ending);
+            }
+        };
+        let standing = decision::stands(&live.snapshot, &connection.peer, now);
+        connection.running().stands = standing.is_ok();
+        match standing {
+            Err(reason) => {
+                streams.iter().for_each(|stream| cut(stream, (vec![reason.clone()], None)));
+                if stood {
+                    connection.leave.raise();
+                }
+            }
+            Ok(until) => {
+                next = next.min(until);
+                if look == Look::Identity {
+                    return next;
+                }
+                for stream in &streams {
+                    match decision::decide_again(&live.snapshot, &connection.peer, &stream.request, now) {
+                        Err(refused) => cut(stream, refused),
+                        Ok(until) => next = next.min(until),
+                    }
+                    let age = stream.started.elapsed();
+                    if age >= AGAIN {
+                        self.announce(connection, stream, &live, 0);
+                    } else {
+                        next = next.min(now.saturating_add(AGAIN.saturating_sub(age)));
+                    }
+                }
+                let partner = partner_of(&live, connection);
+                if connection.running().partner != partner {
+                    self.index().rename(connection, partner);
+                }
+            }
+        }
+        next
+    }
+
+    fn enforcement(&self, since: Instant) -> Arc<Enforcement> {
+        let metrics = self.recorder.metrics().clone();
+        Arc::new(Enforcement { since, acted: AtomicBool::new(false), metrics })
+    }
+
+    /// Has a connection looked at no later than `at`.
+    fn schedule(&self, connection: &Arc<Connection>, at: UnixNanos) {
+        if self.index().schedule(connection, at) {
+            self.sooner.notify_one();
+        }
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Whether the identity still stands.
+    Identity,
+    /// That, and each of its requests.
+    Requests,
+}
+
+/// The index is locked before a connection's part, never the other way round.
+impl Index {
+    fn remove(&mut self, connection: &Arc<Connection>) {
+        self.rename(connection, None);
+        self.connections.remove(&connection.id);
+        let mut running = connection.running();
+        self.due.remove(&(running.due, connection.id));
+        running.due = NEVER;
+    }
+
+    fn rename(&mut self, connection: &Arc<Connection>, partner: Option<PartnerId>) {
+        if !self.connections.contains_key(&connection.id) {
+            return;
+        }
+        let mut running = connection.running();
+        if let Some(before) = &running.partner {
+            if let Some(ids) = self.by_partner.get_mut(before) {
+                ids.remove(&connection.id);
+                if ids.is_empty() {
+                    self.by_partner.remove(before);
+                }
+            }
+        }
+        if let Some(partner) = &partner {
+            self.by_partner.entry(partner.clone()).or_default().insert(connection.id);
+        }
+        running.partner = partner;
+    }
+
+    fn of(&self, partners: &[PartnerId]) -> Vec<Arc<Connection>> {
+        let ids = partners.iter().filter_map(|p| self.by_partner.get(p)).flatten();
+        ids.filter_map(|id| self.connections.get(id)).cloned().collect()
+    }
+
+    /// Returns whether this is now the first that is due.
+    fn schedule(&mut self, connection: &Arc<Connection>, at: UnixNanos) -> bool {
+        let mut running = connection.running();
+        if running.due <= at || !self.connections.contains_key(&connection.id) {
+            return false;
+        }
+        self.due.remove(&(running.due, connection.id));
+        running.due = at;
+        let first = self.due.first().is_none_or(|(soonest, _)| at < *soonest);
+        self.due.insert((at, connection.id));
+        first
+    }
+
+    /// What is due, and when the next one will be.
+    fn take_due(&mut self, now: UnixNanos) -> (Vec<(UnixNanos, Arc<Connection>)>, UnixNanos) {
+        let mut taken = Vec::new();
+        while let Some((at, id)) = self.due.first().copied() {
+            if at > now {
+                return (taken, at);
+            }
+            self.due.pop_first();
+            if let Some(connection) = self.connections.get(&id) {
+                connection.running().due = NEVER;
+                taken.push((at, connection.clone()));
+            }
+        }
+        (taken, NEVER)
+    }
+}
+
+fn partner_of(live: &Live, connection: &Connection) -> Option<PartnerId> {
+    match live.snapshot.registry.resolve(&connection.peer) {
+        Resolution::Known { record, .. } => Some(record.partner.id.clone()),
+        _ => None,
+    }
+}
+
+/// Lets others have their turn when this one has had its slice.
+async fn breathe(slice: &mut Instant) {
+    if slice.elapsed() >= SLICE {
+        tokio::task::yield_now().await;
+        *slice = Instant::now();
+    }
+}
