@@ -166,6 +166,7 @@ reasons! {
     CertificateConstraint "certificate-constraint" IdentityUnknown "A basic constraint, path length, name constraint or critical extension of the chain forbids this use.";
     CertificateChainTooLong "certificate-chain-too-long" IdentityUnknown "The chain has too many or too large certificates.";
     CertificateRevoked "certificate-revoked" CredentialNotValid "A certificate of the chain is revoked.";
+    RevocationUnknown "revocation-unknown" CredentialNotValid "No current revocation list covers a certificate of the chain.";
     HandshakeTimeout "handshake-timeout" Unavailable "The TLS handshake did not finish in time.";
     HandshakeOverload "handshake-overload" Unavailable "Too many handshakes are in progress.";
     HandshakeProtocol "handshake-protocol" BadRequest "The TLS handshake failed: version, cipher or message.";

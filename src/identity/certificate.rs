@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
@@ -17,6 +17,8 @@ use x509_parser::public_key::PublicKey;
 const MAX_DER: usize = 64 * 1024;
 /// Most names in a subjectAltName extension.
 const MAX_NAMES: usize = 200;
+/// Most places for revocation lists that a certificate may name.
+pub const MAX_CRL_URLS: usize = 16;
 
 /// SHA-256 of a certificate (fingerprint) or of its SubjectPublicKeyInfo. Shown as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +96,47 @@ impl Serial {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What a revocation list is asked for.
+    pub fn key(&self) -> SerialKey {
+        let even = if self.0.len().is_multiple_of(2) { self.0.clone() } else { format!("0{}", self.0) };
+        match hex::decode(&even) {
+            // A serial is never negative, so its first content octet has no sign bit.
+            Ok(bytes) => SerialKey::of_integer(&[&[0], bytes.as_slice()].concat()),
+            // Unreachable for what was read or parsed; such a text equals no serial of a list.
+            Err(_) => SerialKey::of(self.0.as_bytes()),
+        }
+    }
+}
+
+/// A serial number in 128 bits, for sets of a million of them: the start of SHA-256 over the minimal content octets of
+/// its DER INTEGER.
+///
+/// Equal serials have equal keys, so a revoked serial is always found. Two serials with one key would make a good
+/// certificate look revoked, never the other way round; the first such pair is expected after 2^64 serials, and a CA
+/// that searched for one could only harm a certificate of its own, which it can revoke anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SerialKey(pub u128);
+
+impl SerialKey {
+    /// Of the content octets of a DER INTEGER. Octets that only repeat the sign are left out: some CAs write them in
+    /// one place and not in the other.
+    pub fn of_integer(mut octets: &[u8]) -> Self {
+        while let [first, rest @ ..] = octets
+            && let [second, ..] = rest
+            && ((*first == 0 && second & 0x80 == 0) || (*first == 0xff && second & 0x80 != 0))
+        {
+            octets = rest;
+        }
+        Self::of(octets)
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        let hash = digest::digest(&digest::SHA256, bytes);
+        let mut first = [0; 16];
+        first.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+        SerialKey(u128::from_be_bytes(first))
+    }
 }
 
 fn normal_hex(digits: &str) -> String {
@@ -164,6 +207,13 @@ pub enum SignatureStrength {
     NotKnownWeak,
 }
 
+impl SignatureStrength {
+    /// Of a signature algorithm, given as the content octets of its OID.
+    pub fn of_oid(octets: &[u8]) -> Self {
+        signature_strength(&Oid::new(octets.into()))
+    }
+}
+
 /// Subject alternative names, by kind, in the order of the certificate. DNS names are in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SanFacts {
@@ -179,6 +229,7 @@ pub struct Certificate {
     pub fingerprint: Fingerprint,
     pub spki_sha256: Fingerprint,
     pub serial: Serial,
+    pub serial_key: SerialKey,
     pub issuer: DistinguishedName,
     pub subject: DistinguishedName,
     pub san: SanFacts,
@@ -196,12 +247,18 @@ pub struct Certificate {
     pub digital_signature: bool,
     /// keyUsage has keyCertSign.
     pub cert_sign: bool,
+    /// keyUsage permits cRLSign, or is absent.
+    pub crl_sign: bool,
+    /// Where its revocation lists are, as cRLDistributionPoints says: see [`crl_url`]. Points for some reasons only, and
+    /// those whose list another CA signs, are left out.
+    pub crl_urls: Vec<String>,
 }
 
 impl Certificate {
     /// # Errors
     /// [`Reason::CertificateMalformed`] with the detail: not DER, trailing bytes, duplicate extensions, a serial that
-    /// is zero, negative or over 20 octets, names with control characters or of unreadable encoding.
+    /// is zero, negative or over 20 octets, names with control characters or of unreadable encoding, more than
+    /// [`MAX_CRL_URLS`] places for revocation lists.
     pub fn from_der(der: &[u8]) -> Result<Self, Fault> {
         let malformed = |detail: String| Fault::new(Reason::CertificateMalformed, detail);
         if der.len() > MAX_DER {
@@ -229,6 +286,7 @@ impl Certificate {
             fingerprint: Fingerprint::of(der),
             spki_sha256: Fingerprint::of(cert.public_key().raw),
             serial: Serial::from_bytes(raw_serial),
+            serial_key: SerialKey::of_integer(raw_serial),
             organization_ids: subject.values_of("2.5.4.97"),
             issuer,
             subject,
@@ -241,6 +299,8 @@ impl Certificate {
             client_auth: None,
             digital_signature: true,
             cert_sign: false,
+            crl_sign: true,
+            crl_urls: Vec::new(),
         };
         for extension in cert.extensions() {
             match extension.parsed_extension() {
@@ -249,6 +309,20 @@ impl Certificate {
                 ParsedExtension::KeyUsage(usage) => {
                     facts.digital_signature = usage.digital_signature();
                     facts.cert_sign = usage.key_cert_sign();
+                    facts.crl_sign = usage.crl_sign();
+                }
+                ParsedExtension::CRLDistributionPoints(points) => {
+                    for point in points.iter().filter(|p| p.reasons.is_none() && p.crl_issuer.is_none()) {
+                        let Some(DistributionPointName::FullName(names)) = &point.distribution_point else { continue };
+                        facts.crl_urls.extend(names.iter().filter_map(|name| match name {
+                            GeneralName::URI(uri) => crl_url(uri).map(str::to_owned),
+                            _ => None,
+                        }));
+                    }
+                    // One too many is not cut off: the list that covers the certificate could be the one it names.
+                    if facts.crl_urls.len() > MAX_CRL_URLS {
+                        return Err(malformed(format!("more than {MAX_CRL_URLS} URIs in cRLDistributionPoints")));
+                    }
                 }
                 ParsedExtension::ExtendedKeyUsage(usage) => facts.client_auth = Some(usage.client_auth),
                 ParsedExtension::ParseError { .. } => {
@@ -259,6 +333,15 @@ impl Certificate {
         }
         Ok(facts)
     }
+}
+
+/// A URI that can name a place for revocation lists: http, https or ldap, printable ASCII of at most 2048 octets. One
+/// filter for the names in certificates and in lists, so that what is compared was read alike.
+pub fn crl_url(uri: &str) -> Option<&str> {
+    let known = ["http://", "https://", "ldap://"]
+        .iter()
+        .any(|scheme| uri.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    (known && uri.len() <= 2048 && uri.bytes().all(|b| matches!(b, b' '..=b'~'))).then_some(uri)
 }
 
 fn seconds(s: i64) -> UnixNanos {
@@ -401,6 +484,38 @@ mod tests {
         assert_eq!(Fingerprint::parse(&printed).unwrap().to_string(), "ab".repeat(32));
         assert!(Fingerprint::parse("abcd").is_err());
         assert_eq!(Serial::parse("00:0A:FF").unwrap(), Serial::parse("aff").unwrap());
+    }
+
+    #[test]
+    fn a_serial_has_one_key_however_it_is_written() {
+        for (octets, text) in [
+            (&[0x01][..], "1"),
+            (&[0x00, 0x00, 0x01], "01"),
+            (&[0x7f], "7F"),
+            (&[0x00, 0xff], "ff"),
+            (&[0x00], "0"),
+            (&[0x0a, 0xbc], "abc"),
+        ] {
+            assert_eq!(SerialKey::of_integer(octets), Serial::parse(text).unwrap().key(), "{text}");
+            assert_eq!(Serial::from_bytes(octets).key(), SerialKey::of_integer(octets), "{text}");
+        }
+        assert_ne!(SerialKey::of_integer(&[0xff]), Serial::parse("ff").unwrap().key(), "-1 is not 255");
+        assert_eq!(SerialKey::of_integer(&[0xff, 0xff]), SerialKey::of_integer(&[0xff]));
+        let der = issue(|p| p.serial_number = Some(vec![0x9a, 0x01].into()));
+        let cert = Certificate::from_der(&der).unwrap();
+        assert_eq!((cert.serial_key, cert.serial.as_str()), (cert.serial.key(), "9a01"));
+    }
+
+    #[test]
+    fn places_for_revocation_lists_are_kept_where_they_can_be_compared() {
+        let with = |uris: &[&str]| {
+            let point = rcgen::CrlDistributionPoint { uris: uris.iter().map(|u| (*u).to_owned()).collect() };
+            Certificate::from_der(&issue(|p| p.crl_distribution_points = vec![point]))
+        };
+        let cert = with(&["http://a.example/my ca.crl", "ftp://a.example/x", "LDAP:///cn=a", "http://a.example/\u{7}"]);
+        assert_eq!(cert.unwrap().crl_urls, ["http://a.example/my ca.crl", "LDAP:///cn=a"]);
+        assert!(with(&["http://a"; 16]).is_ok());
+        assert_eq!(with(&["http://a"; 17]).unwrap_err().reason, Reason::CertificateMalformed);
     }
 
     proptest! {

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use x509_parser::asn1_rs::Tag;
+use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
 
 /// Attribute types with a short name: those of RFC 4514 section 3 and a few that client certificates carry.
@@ -44,6 +45,15 @@ enum AttributeValue {
 }
 
 impl DistinguishedName {
+    /// A whole Name in DER.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn from_der(der: &[u8]) -> Result<Self, String> {
+        let (rest, name) = X509Name::from_der(der).map_err(|e| format!("not a name in DER: {e}"))?;
+        if rest.is_empty() { Self::read(&name) } else { Err("bytes follow the name".into()) }
+    }
+
     pub(super) fn read(name: &X509Name<'_>) -> Result<Self, String> {
         let mut rdns = Vec::new();
         for rdn in name.iter_rdn() {

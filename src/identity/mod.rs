@@ -8,7 +8,10 @@ mod certificate;
 mod dn;
 mod matching;
 
-pub use certificate::{Certificate, Fault, Fingerprint, KeyAlgorithm, KeyFacts, SanFacts, Serial, SignatureStrength};
+pub use certificate::{
+    Certificate, Fault, Fingerprint, KeyAlgorithm, KeyFacts, MAX_CRL_URLS, SanFacts, Serial, SerialKey,
+    SignatureStrength, crl_url,
+};
 pub use dn::{DistinguishedName, parse_dn};
 pub use matching::{Match, MatchKey, MatchKind, check_trust_domain};
 
@@ -36,7 +39,11 @@ pub struct Peer {
 pub struct Issuer {
     pub issuer: DistinguishedName,
     pub serial: Serial,
+    pub serial_key: SerialKey,
+    pub fingerprint: Fingerprint,
     pub spki_sha256: Fingerprint,
+    /// As [`Certificate::crl_urls`].
+    pub crl_urls: Vec<String>,
     /// The first instant at which it is no longer valid.
     pub not_after: UnixNanos,
 }

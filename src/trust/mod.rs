@@ -4,7 +4,13 @@
 //! (RFC 5280 section 6, by webpki) and which is stricter than that: named reasons for weak keys and signatures. Must
 //! never: compare issuer names to find an anchor; do I/O.
 
+mod crl;
 mod fault;
+mod revocation;
+mod serials;
+
+pub use crl::{CrlFault, CrlNumber, Holds, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope};
+pub use revocation::{AnchorRevocation, Checked};
 
 use crate::clock::UnixNanos;
 use crate::identity::{
@@ -165,6 +171,9 @@ impl Trust {
             intermediates.push(Issuer {
                 issuer: facts.issuer.clone(),
                 serial: facts.serial.clone(),
+                serial_key: facts.serial_key,
+                fingerprint: facts.fingerprint,
+                crl_urls: facts.crl_urls.clone(),
                 spki_sha256: facts.spki_sha256,
                 not_after: facts.not_after,
             });
