@@ -12,6 +12,7 @@ fn leaf() -> Certificate {
         fingerprint: Fingerprint([0xaa; 32]),
         spki_sha256: Fingerprint([0x0b; 32]),
         serial: Serial::parse("0A:FF").unwrap(),
+        serial_key: Serial::parse("0A:FF").unwrap().key(),
         issuer: parse_dn("CN=Acme Issuing CA,O=Acme,C=DE").unwrap(),
         subject: parse_dn("CN=billing,O=Acme").unwrap(),
         san: SanFacts {
@@ -29,6 +30,8 @@ fn leaf() -> Certificate {
         client_auth: Some(true),
         digital_signature: true,
         cert_sign: false,
+        crl_sign: true,
+        crl_urls: vec![],
     }
 }
 

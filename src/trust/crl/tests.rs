@@ -113,17 +113,15 @@ fn what_is_signed_and_cut_inside_is_refused_and_never_panics() {
     draft.extensions.push(extension(IDP, true, &made::idp_url("http://a.example/1")));
     draft.entries = made::entries(&["05", "06"], &[extension(&[0x55, 0x1d, 0x15], false, &[0x0a, 1, 4])]);
     let whole = draft.body();
-    for length in 0..whole.len() {
-        let cut = made::sign(&tlv(0x30, &whole[..length]), &ca);
-        let list = RevocationList::read(&cut, &issuers, NOW);
-        // The only bodies that are whole again end before an optional part.
-        assert!(list.is_err() || list.unwrap().revoked() != 2 || length > whole.len() / 3, "at {length}");
-    }
+    let read = |body: &[u8]| RevocationList::read(&made::sign(&tlv(0x30, body), &ca), &issuers, NOW);
+    let good: Vec<usize> =
+        (0..whole.len()).filter_map(|length| read(&whole[..length]).ok()).map(|l| l.revoked()).collect();
+    assert_eq!(good, [0, 2], "a body is whole again where only entries or extensions are left out");
     for at in 0..whole.len() {
         for bit in 0..8 {
             let mut damaged = whole.clone();
             damaged[at] ^= 1 << bit;
-            let _ = RevocationList::read(&made::sign(&tlv(0x30, &damaged), &ca), &issuers, NOW);
+            let _ = read(&damaged);
         }
     }
 }
@@ -381,6 +379,7 @@ fn of_a_million_entries_each_is_found() {
     const ENTRIES: u32 = 1_000_000;
     let ca = ca("CA");
     let mut draft = Draft::of(&ca);
+    draft.entries.clear();
     for n in 0..ENTRIES {
         draft.entries.extend([0x30, 24, 0x02, 7, 0x11, 0x22, 0x33]);
         draft.entries.extend(n.to_be_bytes());

@@ -2,7 +2,7 @@ use super::super::crl::tests::NOW;
 use super::super::crl::tests::made::{Ca, ca};
 use super::*;
 use crate::name::AnchorName;
-use crate::partner::{Anchor, ClientAuthUsage};
+use crate::partner::{Anchor, ClientAuthUsage, Der, Revocation, Root};
 use crate::trust::Trust;
 use rcgen::{CertificateParams, CrlDistributionPoint, CrlScope, ExtendedKeyUsagePurpose, IsCa, KeyPair, SerialNumber};
 use rustls::pki_types::CertificateDer;
@@ -38,10 +38,13 @@ fn world() -> World {
 
     let anchor = Arc::new(Anchor {
         name: AnchorName::parse("root").unwrap(),
-        certificate: root.der.clone(),
+        root: Root::Certificate { certificate: Der(root.der.clone()) },
         partners: vec![],
         environments: vec![],
         client_auth: ClientAuthUsage::Required,
+        max_lifetime: None,
+        revocation: Revocation::default(),
+        denied: vec![],
     });
     let trust = Trust::build(1, [anchor].iter()).unwrap_or_else(|p| panic!("{p:?}"));
     let chain = [CertificateDer::from(leaf), CertificateDer::from(issuing.der.clone())];

@@ -50,7 +50,7 @@ impl Ca {
     fn by_rcgen(&self, number: u64, serials: &[&str], point: Option<CrlIssuingDistributionPoint>) -> Vec<u8> {
         let at = rcgen::date_time_ymd(2026, 1, 1);
         let revoked = |serial: &&str| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&hex::decode(serial).unwrap()),
+            serial_number: SerialNumber::from_slice(&hex::decode(format!("{serial:0>2}")).unwrap()),
             revocation_time: at,
             reason_code: Some(rcgen::RevocationReason::KeyCompromise),
             invalidity_date: Some(at),
