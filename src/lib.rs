@@ -45,6 +45,7 @@ pub mod clock;
 pub mod config;
 pub mod decision;
 pub mod document;
+pub mod fetch;
 pub mod gateway;
 pub mod identity;
 pub mod listen;

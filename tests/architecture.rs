@@ -29,6 +29,7 @@ const ROOMS: &[&str] = &[
     "listen",
     "store",
     "config",
+    "fetch",
     "reload",
     "issue",
     "admin",

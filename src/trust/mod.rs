@@ -10,7 +10,7 @@ mod revocation;
 mod serials;
 
 pub use crl::{CrlFault, CrlNumber, Holds, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope};
-pub use revocation::{AnchorRevocation, Checked};
+pub use revocation::{AnchorLists, AnchorRevocation, Checked, Wanted};
 
 use crate::clock::UnixNanos;
 use crate::identity::{

@@ -11,8 +11,8 @@ use crate::clock::UnixNanos;
 use crate::identity::{DistinguishedName, Fault, Fingerprint, Peer, Serial, SerialKey};
 use crate::partner::RevocationMode;
 use crate::reason::Reason;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The revocation lists of one anchor and of the CAs below it, and what they are worth. Immutable.
@@ -21,6 +21,39 @@ pub struct AnchorRevocation {
     mode: RevocationMode,
     grace: Duration,
     lists: HashMap<Fingerprint, OfIssuer>,
+}
+
+/// What is there to check the certificates of one anchor with.
+#[derive(Clone, Debug, Default)]
+pub struct AnchorLists {
+    pub lists: Vec<Arc<RevocationList>>,
+    /// Where certificates may say themselves which list is theirs.
+    pub wanted: Option<Arc<Wanted>>,
+}
+
+/// Places that certificates have named for their lists: noted in passing, read by whoever fetches. Bounded, because a
+/// hostile CA can name any number.
+#[derive(Debug)]
+pub struct Wanted {
+    most: usize,
+    urls: Mutex<BTreeSet<String>>,
+}
+
+impl Wanted {
+    pub fn new(most: usize) -> Self {
+        Wanted { most, urls: Mutex::default() }
+    }
+
+    pub fn note(&self, url: &str) {
+        let mut urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        if urls.len() < self.most && !urls.contains(url) {
+            urls.insert(url.to_owned());
+        }
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.urls.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
 }
 
 /// The lists that one key signed.

@@ -1,0 +1,67 @@
+//! The last good list of each scope, in the state folder.
+
+use crate::name::AnchorName;
+use crate::partner::CrlSource;
+use crate::trust::Scope;
+use ring::digest;
+use serde::{Deserialize, Serialize};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+pub(super) struct Copies {
+    folder: PathBuf,
+}
+
+/// What belongs to a copy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Label {
+    pub anchor: AnchorName,
+    /// As the anchor names it.
+    pub origin: CrlSource,
+    /// The file or URL that it came from.
+    pub source: CrlSource,
+    pub etag: Option<String>,
+    pub modified: Option<String>,
+}
+
+impl Copies {
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        if !folder.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        Ok(Copies { folder: folder.to_owned() })
+    }
+
+    /// Keeps a list as it came, instead of the last one of its scope.
+    pub fn keep(&self, label: &Label, scope: &Scope, bytes: &[u8]) -> io::Result<()> {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(label.anchor.as_str().as_bytes());
+        context.update(format!("\0{scope:?}").as_bytes());
+        let name = hex::encode(context.finish());
+        // The label last: a copy counts only with its label.
+        self.write(&format!("{name}.crl"), bytes)?;
+        self.write(&format!("{name}.json"), &serde_json::to_vec(label)?)
+    }
+
+    /// The copies of an anchor, each with the file that it is in.
+    pub fn of(&self, anchor: &AnchorName) -> Vec<(Label, PathBuf)> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let labels = entries.map(|e| e.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
+        let read = |path: PathBuf| {
+            let label: Label = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+            Some((label, path.with_extension("crl")))
+        };
+        labels.filter_map(read).filter(|(label, _)| label.anchor == *anchor).collect()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.folder.join(name);
+        let half = path.with_extension("half");
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&half)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(half, path)
+    }
+}

@@ -1,0 +1,120 @@
+//! Asking a URL for a list: one GET, conditional, bounded, without redirects.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, USER_AGENT};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+pub(super) struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+}
+
+pub(super) enum Answer {
+    NotModified,
+    List { bytes: Bytes, etag: Option<String>, modified: Option<String> },
+}
+
+impl Http {
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new() -> io::Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = match HttpsConnectorBuilder::new().with_provider_and_native_roots(provider.clone()) {
+            Ok(builder) => builder,
+            Err(e) => {
+                tracing::warn!(error = %e, "no certificates of public CAs on this machine: https sources of lists fail");
+                let config = rustls::ClientConfig::builder_with_provider(provider);
+                let config = config.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+                let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+                HttpsConnectorBuilder::new().with_tls_config(config)
+            }
+        };
+        let client = Client::builder(TokioExecutor::new()).build(builder.https_or_http().enable_http1().build());
+        Ok(Http { client })
+    }
+
+    /// # Errors
+    /// Why there is no list, for the operator.
+    pub async fn get(
+        &self,
+        url: &str,
+        etag: Option<&str>,
+        modified: Option<&str>,
+        max_size: usize,
+    ) -> Result<Answer, String> {
+        let mut request = Request::get(url)
+            .header(USER_AGENT, concat!("partnergate/", env!("CARGO_PKG_VERSION")))
+            .header(ACCEPT, "application/pkix-crl, */*");
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        if let Some(modified) = modified {
+            request = request.header(IF_MODIFIED_SINCE, modified);
+        }
+        let request = request.body(Empty::new()).map_err(|e| e.to_string())?;
+        let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED if etag.is_some() || modified.is_some() => return Ok(Answer::NotModified),
+            status if status.is_redirection() => {
+                let to = text(&answer, http::header::LOCATION).unwrap_or_default();
+                return Err(format!("redirected to `{}`; redirects are not followed", to.escape_debug()));
+            }
+            status => return Err(format!("answered {status}")),
+        }
+        let (etag, modified) = (text(&answer, ETAG), text(&answer, LAST_MODIFIED));
+        let body = Limited::new(answer.into_body(), max_size);
+        match body.collect().await {
+            Ok(body) => Ok(Answer::List { bytes: body.to_bytes(), etag, modified }),
+            Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(format!("larger than {max_size} bytes")),
+            Err(e) => Err(format!("broke off: {}", causes(&*e))),
+        }
+    }
+}
+
+/// Host of a URL, with its port where one is written.
+pub(super) fn host_of(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let http = matches!(uri.scheme_str(), Some("http" | "https"));
+    uri.authority().filter(|a| http && !a.as_str().contains('@')).map(|a| a.as_str().to_owned())
+}
+
+fn text<B>(answer: &http::Response<B>, name: HeaderName) -> Option<String> {
+    answer.headers().get(name)?.to_str().ok().filter(|v| v.len() <= 1024).map(str::to_owned)
+}
+
+/// The error with what caused it: the outer one alone often says nothing.
+fn causes(e: &dyn Error) -> String {
+    let mut out = e.to_string();
+    let mut inner = e.source();
+    while let Some(e) = inner {
+        let said = e.to_string();
+        if !out.contains(&said) {
+            out = format!("{out}: {said}");
+        }
+        inner = e.source();
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_what_is_asked_and_nothing_that_only_looks_like_it() {
+        assert_eq!(host_of("http://crl.example/a").as_deref(), Some("crl.example"));
+        assert_eq!(host_of("http://crl.example:8080/a").as_deref(), Some("crl.example:8080"));
+        for bad in ["http://crl.example@evil.example/a", "ldap://crl.example/a", "file:///etc/passwd", "//crl.example/"]
+        {
+            assert_eq!(host_of(bad), None, "{bad}");
+        }
+    }
+}

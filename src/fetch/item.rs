@@ -1,0 +1,154 @@
+//! One file or URL: what is known of it, when it is asked again, and whether it fails.
+
+use crate::clock::UnixNanos;
+use crate::partner::CrlSource;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// After the first failure; doubled with each.
+const FIRST_RETRY: Duration = Duration::from_secs(10);
+/// No list is asked for more often, however soon it ends.
+const SHORTEST: Duration = Duration::from_secs(10);
+
+pub(super) struct Item {
+    /// The source as the anchor names it: a folder, for a file in it.
+    pub origin: CrlSource,
+    /// Of a file, as it was read.
+    pub stamp: Option<Stamp>,
+    pub etag: Option<String>,
+    pub modified: Option<String>,
+    /// Of a URL.
+    pub due: Instant,
+    pub succeeded: Option<UnixNanos>,
+    pub error: Option<String>,
+    failures: u32,
+}
+
+impl Item {
+    pub fn new(origin: CrlSource) -> Self {
+        Item {
+            origin,
+            stamp: None,
+            etag: None,
+            modified: None,
+            due: Instant::now(),
+            succeeded: None,
+            error: None,
+            failures: 0,
+        }
+    }
+
+    /// What makes a question conditional.
+    pub fn label(&self) -> (Option<String>, Option<String>) {
+        (self.etag.clone(), self.modified.clone())
+    }
+
+    pub fn well(&mut self, now: UnixNanos) {
+        self.succeeded = Some(now);
+        self.error = None;
+        self.failures = 0;
+    }
+
+    /// Returns whether that is news.
+    pub fn ill(&mut self, reason: &str) -> bool {
+        // What was refused is asked for again, whole.
+        (self.etag, self.modified) = (None, None);
+        self.failures = self.failures.saturating_add(1);
+        let news = self.error.as_deref() != Some(reason);
+        self.error = Some(reason.to_owned());
+        news
+    }
+
+    /// Sets when the URL is asked next: every `refresh`, more often towards the end of a list, and soon after a failure,
+    /// each with some chance in it, so that gateways and anchors do not ask all at once.
+    pub fn again(&mut self, refresh: Duration, next_update: Option<UnixNanos>, now: UnixNanos) {
+        let wait = if self.failures > 0 {
+            FIRST_RETRY.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(refresh.max(FIRST_RETRY))
+        } else {
+            let left = next_update.map_or(i64::MAX, |next| next.0.saturating_sub(now.0));
+            let half = Duration::from_nanos(u64::try_from(left / 2).unwrap_or(0));
+            refresh.min(half.max(SHORTEST))
+        };
+        let chance = RandomState::new().hash_one(0) % 41;
+        let percent = 80 + u32::try_from(chance).unwrap_or(20);
+        self.due = Instant::now() + wait.saturating_mul(percent) / 100;
+    }
+}
+
+/// What distinguishes a file from its last state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(u64, u64, i64, i64, i64, u64);
+
+impl Stamp {
+    /// A file that is not there has one too.
+    pub fn of(path: &Path) -> Self {
+        match std::fs::metadata(path) {
+            Ok(m) => Stamp(m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.ctime_nsec(), m.size()),
+            Err(_) => Stamp(0, 0, 0, 0, 0, 0),
+        }
+    }
+}
+
+/// The bytes of a file, at most `max`.
+///
+/// # Errors
+/// Why it cannot be read, for the operator.
+pub(super) fn read(path: &Path, max: usize) -> Result<Vec<u8>, String> {
+    let plain = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => format!("`{}` does not exist", path.display()),
+        std::io::ErrorKind::PermissionDenied => format!("`{}`: permission denied", path.display()),
+        _ => format!("`{}`: {e}", path.display()),
+    };
+    let file = std::fs::File::open(path).map_err(plain)?;
+    let meta = file.metadata().map_err(plain)?;
+    if !meta.is_file() {
+        return Err(format!("`{}` is no file: name a folder as `dir:PATH`", path.display()));
+    }
+    let limit = u64::try_from(max).unwrap_or(u64::MAX);
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(limit)).unwrap_or(0));
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(plain)?;
+    if bytes.len() > max {
+        return Err(format!("`{}` is larger than {max} bytes", path.display()));
+    }
+    Ok(bytes)
+}
+
+/// The files of a folder that could be lists, sorted; hidden ones are not, since tools write there before they rename.
+pub(super) fn files(folder: &Path, most: usize) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .filter(|e| !e.file_name().to_string_lossy().starts_with('.'))
+        .map(|e| e.path())
+        .filter(|path| path.is_file() && path.extension().is_some_and(|e| e == "crl" || e == "pem" || e == "der"))
+        .collect();
+    files.sort();
+    files.truncate(most);
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_fails_is_asked_less_and_less_often_and_never_less_than_usual() {
+        let mut item = Item::new(CrlSource::Url("http://crl.example/a".into()));
+        let refresh = Duration::from_secs(900);
+        let mut last = Duration::ZERO;
+        for n in 0..12 {
+            assert!(item.ill("broken") == (n == 0), "the same failure is no news");
+            item.again(refresh, None, UnixNanos(0));
+            let wait = item.due.saturating_duration_since(Instant::now());
+            assert!(wait <= refresh.mul_f64(1.21), "{n}: {wait:?}");
+            assert!(wait >= last.mul_f64(0.6), "{n}: {wait:?} after {last:?}");
+            last = wait;
+        }
+        item.well(UnixNanos(0));
+        item.again(refresh, Some(UnixNanos(100_000_000_000)), UnixNanos(0));
+        let wait = item.due.saturating_duration_since(Instant::now());
+        assert!((39..=61).contains(&wait.as_secs()), "half of what is left: {wait:?}");
+    }
+}

@@ -1,0 +1,467 @@
+//! Revocation lists from outside: files, folders and URLs, read off the request path.
+//!
+//! In: the anchors of the registry and where their lists come from. Out: for each anchor the lists that were verified,
+//! the newest of each scope. What was good once is kept in the state folder and used at a cold start. Must never: let a
+//! list that does not verify, or that went back, take the place of a good one; ask a host that neither the registry nor
+//! the config names.
+
+mod copies;
+mod http;
+mod item;
+
+use crate::clock::{Clock, UnixNanos};
+use crate::name::AnchorName;
+use crate::partner::{Anchor, CrlSource, Revocation, RevocationMode, Root};
+use crate::record::Metrics;
+use crate::trust::{AnchorLists, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope, Wanted};
+use copies::{Copies, Label};
+use futures::StreamExt;
+use http::{Answer, Http};
+use item::{Item, Stamp};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lists that certificates of one anchor name themselves; a hostile CA could name any number.
+const MAX_POINTS: usize = 64;
+/// Files of one folder.
+const MAX_FILES: usize = 1_000;
+/// URLs that are asked at the same time.
+const AT_ONCE: usize = 8;
+
+/// How URLs are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchSettings {
+    /// Time between two questions.
+    pub refresh: Duration,
+    /// For one question.
+    pub timeout: Duration,
+    pub max_size: usize,
+    /// Hosts that certificates may send the gateway to.
+    pub hosts: Vec<String>,
+}
+
+/// See the module.
+pub struct Fetcher {
+    /// Where relative paths start.
+    base: PathBuf,
+    copies: Copies,
+    http: Http,
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+struct State {
+    settings: FetchSettings,
+    anchors: BTreeMap<AnchorName, Held>,
+}
+
+/// One anchor whose lists are looked after.
+struct Held {
+    anchor: Arc<Anchor>,
+    issuers: Arc<Vec<IssuerKey>>,
+    items: BTreeMap<CrlSource, Item>,
+    good: HashMap<Scope, Good>,
+    wanted: Option<Arc<Wanted>>,
+}
+
+#[derive(Clone)]
+struct Good {
+    list: Arc<RevocationList>,
+    /// The source as the anchor names it.
+    origin: CrlSource,
+}
+
+impl Fetcher {
+    /// # Errors
+    /// The folder for copies cannot be made.
+    pub fn new(
+        base: &Path,
+        state_dir: &Path,
+        settings: FetchSettings,
+        clock: Arc<Clock>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Fetcher> {
+        Ok(Fetcher {
+            base: base.to_owned(),
+            copies: Copies::open(&state_dir.join("crl"))?,
+            http: Http::new()?,
+            clock,
+            metrics,
+            state: Mutex::new(State { settings, anchors: BTreeMap::new() }),
+        })
+    }
+
+    pub fn set(&self, settings: FetchSettings) {
+        self.state().settings = settings;
+    }
+
+    /// Looks after exactly these anchors from now on, and reads what can be read at once: files, and copies of what was
+    /// good before. To be called off the request path.
+    pub fn follow<'a>(&self, anchors: impl Iterator<Item = &'a Arc<Anchor>>) {
+        let mut state = self.state();
+        let mut next = BTreeMap::new();
+        for anchor in anchors.filter(|a| a.revocation.mode != RevocationMode::Off) {
+            let before = state.anchors.remove(&anchor.name);
+            let held = match before {
+                Some(held) if same_lists(&held.anchor, anchor) => Held { anchor: anchor.clone(), ..held },
+                before => self.hold(anchor, before),
+            };
+            next.insert(anchor.name.clone(), held);
+        }
+        state.anchors = next;
+        drop(state);
+        self.look();
+    }
+
+    /// Looks at files and folders, and at what certificates have asked for. Returns whether a list has changed.
+    pub fn look(&self) -> bool {
+        let mut changed = false;
+        let mut state = self.state();
+        let State { settings, anchors } = &mut *state;
+        for held in anchors.values_mut() {
+            held.list_items(&self.base, settings);
+            let files: Vec<(CrlSource, PathBuf)> = held
+                .items
+                .keys()
+                .filter_map(|item| match item {
+                    CrlSource::File(path) => Some((item.clone(), self.base.join(path))),
+                    _ => None,
+                })
+                .collect();
+            for (source, path) in files {
+                let stamp = Stamp::of(&path);
+                if held.items.get(&source).is_some_and(|item| item.stamp == Some(stamp)) {
+                    continue;
+                }
+                let read = item::read(&path, MAX_CRL_BYTES);
+                if let Some(item) = held.items.get_mut(&source) {
+                    item.stamp = Some(stamp);
+                }
+                changed |= self.take(held, &source, read.as_deref().map_err(Clone::clone), None);
+            }
+        }
+        self.gauges(&state);
+        changed
+    }
+
+    /// Asks the URLs that are due. Returns whether a list has changed.
+    pub async fn ask(&self) -> bool {
+        let (due, settings) = {
+            let state = self.state();
+            let now = Instant::now();
+            let mut due = Vec::new();
+            for (name, held) in &state.anchors {
+                for (source, item) in &held.items {
+                    if let (CrlSource::Url(url), true) = (source, item.due <= now) {
+                        due.push((name.clone(), source.clone(), url.clone(), item.label()));
+                    }
+                }
+            }
+            (due, state.settings.clone())
+        };
+        let mut answers = futures::stream::iter(due.into_iter().map(|(name, source, url, (etag, modified))| {
+            let settings = &settings;
+            async move {
+                let work = self.http.get(&url, etag.as_deref(), modified.as_deref(), settings.max_size);
+                let answer = match tokio::time::timeout(settings.timeout, work).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(format!("no answer within {:?}", settings.timeout)),
+                };
+                (name, source, answer)
+            }
+        }))
+        .buffer_unordered(AT_ONCE);
+        let mut changed = false;
+        while let Some((name, source, answer)) = answers.next().await {
+            // Verifying a large list takes its time, and so does writing its copy.
+            changed |= tokio::task::block_in_place(|| self.answered(&name, &source, answer, &settings));
+        }
+        if changed {
+            self.gauges(&self.state());
+        }
+        changed
+    }
+
+    fn answered(
+        &self,
+        name: &AnchorName,
+        source: &CrlSource,
+        answer: Result<Answer, String>,
+        settings: &FetchSettings,
+    ) -> bool {
+        let mut state = self.state();
+        // It may have gone meanwhile.
+        let Some(held) = state.anchors.get_mut(name).filter(|held| held.items.contains_key(source)) else {
+            return false;
+        };
+        let result = match &answer {
+            Ok(Answer::NotModified) => "unchanged",
+            Ok(Answer::List { .. }) => "ok",
+            Err(_) => "failed",
+        };
+        self.metrics.crl_fetches.with_label_values(&[result]).inc();
+        let changed = match answer {
+            Ok(Answer::NotModified) => {
+                if let Some(item) = held.items.get_mut(source) {
+                    item.well(self.clock.now());
+                }
+                false
+            }
+            Ok(Answer::List { bytes, etag, modified }) => self.take(held, source, Ok(&bytes), Some((etag, modified))),
+            Err(reason) => self.take(held, source, Err(reason), None),
+        };
+        let soonest = held.good.values().map(|good| good.list.next_update()).min();
+        if let Some(item) = held.items.get_mut(source) {
+            item.again(settings.refresh, soonest, self.clock.now());
+        }
+        changed
+    }
+
+    /// The lists of every anchor that is looked after.
+    pub fn lists(&self) -> HashMap<AnchorName, AnchorLists> {
+        let state = self.state();
+        let of = |held: &Held| AnchorLists {
+            lists: held.good.values().map(|good| good.list.clone()).collect(),
+            wanted: held.wanted.clone(),
+        };
+        state.anchors.iter().map(|(name, held)| (name.clone(), of(held))).collect()
+    }
+
+    /// Begins to look after an anchor; what was good before is taken over where it still verifies.
+    fn hold(&self, anchor: &Arc<Anchor>, before: Option<Held>) -> Held {
+        let mut issuers = Vec::new();
+        let own = match &anchor.root {
+            Root::Certificate { certificate } => Some(certificate),
+            Root::Bundle { .. } => None,
+        };
+        for der in own.into_iter().chain(&anchor.revocation.intermediates) {
+            match IssuerKey::from_certificate(&der.0) {
+                Ok(issuer) => issuers.push(issuer),
+                // A bad anchor is refused where trust is built.
+                Err(fault) => tracing::warn!(anchor = %anchor.name, "an issuer of revocation lists: {fault}"),
+            }
+        }
+        let wanted = anchor.revocation.distribution_points.then(|| {
+            before.as_ref().and_then(|held| held.wanted.clone()).unwrap_or_else(|| Arc::new(Wanted::new(MAX_POINTS)))
+        });
+        let mut held = Held {
+            anchor: anchor.clone(),
+            issuers: Arc::new(issuers),
+            items: BTreeMap::new(),
+            good: HashMap::new(),
+            wanted,
+        };
+        for (label, path) in self.copies.of(&anchor.name) {
+            if !held.names(&label.origin) {
+                continue;
+            }
+            let bytes = match item::read(&path, MAX_CRL_BYTES) {
+                Ok(bytes) => bytes,
+                Err(reason) => {
+                    tracing::warn!(anchor = %anchor.name, source = %label.origin, %reason, "a kept revocation list cannot be read");
+                    continue;
+                }
+            };
+            match RevocationList::read(&bytes, &held.issuers, self.clock.now()) {
+                Ok(list) => {
+                    tracing::info!(anchor = %anchor.name, source = %label.origin, number = %shown(&list), "revocation list from its kept copy");
+                    if let CrlSource::Url(url) = &label.source {
+                        let mut item = Item::new(label.origin.clone());
+                        item.etag = label.etag.clone();
+                        item.modified = label.modified.clone();
+                        held.items.insert(CrlSource::Url(url.clone()), item);
+                    }
+                    held.good.insert(list.scope().clone(), Good { list: Arc::new(list), origin: label.origin });
+                }
+                Err(reason) => {
+                    tracing::warn!(anchor = %anchor.name, source = %label.origin, %reason, "a kept revocation list is not used");
+                }
+            }
+        }
+        held
+    }
+
+    /// Takes a list over where it is good and newer than the one of its scope. Returns whether something has changed.
+    fn take(
+        &self,
+        held: &mut Held,
+        source: &CrlSource,
+        bytes: Result<&[u8], String>,
+        freshness: Option<(Option<String>, Option<String>)>,
+    ) -> bool {
+        let now = self.clock.now();
+        let Held { anchor, issuers, items, good, .. } = held;
+        let Some(item) = items.get_mut(source) else { return false };
+        let name = &anchor.name;
+        let read = bytes.and_then(|bytes| {
+            let list = RevocationList::read(bytes, issuers, now).map_err(|e| e.to_string())?;
+            if let Some(before) = good.get(list.scope()) {
+                if before.list.fingerprint() == list.fingerprint() {
+                    return Ok((None, bytes));
+                }
+                list.may_replace(&before.list).map_err(|e| e.to_string())?;
+            }
+            Ok((Some(list), bytes))
+        });
+        match read {
+            Ok((list, bytes)) => {
+                if let Some((etag, modified)) = freshness {
+                    (item.etag, item.modified) = (etag, modified);
+                }
+                item.well(now);
+                let Some(list) = list else { return false };
+                tracing::info!(
+                    anchor = %name, %source, number = %shown(&list), revoked = list.revoked(), next_update = %list.next_update(),
+                    "revocation list taken over"
+                );
+                let label = Label {
+                    anchor: name.clone(),
+                    origin: item.origin.clone(),
+                    source: source.clone(),
+                    etag: item.etag.clone(),
+                    modified: item.modified.clone(),
+                };
+                if let Err(e) = self.copies.keep(&label, list.scope(), bytes) {
+                    tracing::error!(anchor = %name, %source, error = %e, "no copy of the revocation list could be kept");
+                }
+                good.insert(list.scope().clone(), Good { list: Arc::new(list), origin: item.origin.clone() });
+                true
+            }
+            Err(reason) => {
+                if item.ill(&reason) {
+                    tracing::error!(anchor = %name, %source, %reason, "a revocation list is not taken; the last good one is kept");
+                }
+                false
+            }
+        }
+    }
+
+    fn gauges(&self, state: &State) {
+        let m = &self.metrics;
+        for gauge in [&m.crl_next_update, &m.crl_last_success] {
+            gauge.reset();
+        }
+        for gauge in [&m.crl_lists, &m.crl_revoked, &m.crl_failing] {
+            gauge.reset();
+        }
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        for (name, held) in &state.anchors {
+            let label = [name.as_str()];
+            m.crl_lists.with_label_values(&label).set(count(held.good.len()));
+            m.crl_revoked.with_label_values(&label).set(count(held.good.values().map(|g| g.list.revoked()).sum()));
+            let failing = held.items.values().filter(|item| item.error.is_some()).count();
+            m.crl_failing.with_label_values(&label).set(count(failing));
+            if let Some(next) = held.good.values().map(|good| good.list.next_update()).min() {
+                m.crl_next_update.with_label_values(&label).set(next.seconds() as f64);
+            }
+            if let Some(oldest) = held.items.values().filter_map(|item| item.succeeded).min() {
+                m.crl_last_success.with_label_values(&label).set(oldest.seconds() as f64);
+            }
+        }
+    }
+
+    /// What is held for each anchor, for `status`.
+    pub fn overview(&self) -> Vec<Overview> {
+        let state = self.state();
+        let mut out = Vec::new();
+        for (name, held) in &state.anchors {
+            for good in held.good.values() {
+                out.push(Overview {
+                    anchor: name.clone(),
+                    source: good.origin.to_string(),
+                    number: shown(&good.list),
+                    revoked: good.list.revoked(),
+                    next_update: Some(good.list.next_update()),
+                    error: None,
+                });
+            }
+            for (source, item) in held.items.iter().filter(|(_, item)| item.error.is_some()) {
+                out.push(Overview {
+                    anchor: name.clone(),
+                    source: source.to_string(),
+                    number: String::new(),
+                    revoked: 0,
+                    next_update: None,
+                    error: item.error.clone(),
+                });
+            }
+        }
+        out
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One list, or one source that fails.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Overview {
+    pub anchor: AnchorName,
+    pub source: String,
+    pub number: String,
+    pub revoked: usize,
+    pub next_update: Option<UnixNanos>,
+    pub error: Option<String>,
+}
+
+impl Held {
+    fn names(&self, origin: &CrlSource) -> bool {
+        let Revocation { sources, distribution_points, .. } = &self.anchor.revocation;
+        sources.contains(origin) || (*distribution_points && matches!(origin, CrlSource::Url(_)))
+    }
+
+    /// Brings the items in line with the sources; files that have appeared in folders and places that certificates have
+    /// named come in, lists of sources that are named no more go.
+    fn list_items(&mut self, base: &Path, settings: &FetchSettings) {
+        let mut wanted: BTreeMap<CrlSource, CrlSource> = BTreeMap::new();
+        for source in &self.anchor.revocation.sources {
+            match source {
+                CrlSource::Folder(folder) => {
+                    for file in item::files(&base.join(folder), MAX_FILES) {
+                        wanted.insert(CrlSource::File(file), source.clone());
+                    }
+                }
+                CrlSource::File(_) | CrlSource::Url(_) => {
+                    wanted.insert(source.clone(), source.clone());
+                }
+            }
+        }
+        if let Some(points) = &self.wanted {
+            for url in points.urls() {
+                if http::host_of(&url).is_some_and(|host| settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(&host)))
+                {
+                    let source = CrlSource::Url(url);
+                    wanted.entry(source.clone()).or_insert(source);
+                }
+            }
+            // Known from before a restart.
+            for (source, item) in self.items.iter().filter(|(source, _)| matches!(source, CrlSource::Url(_))) {
+                wanted.entry(source.clone()).or_insert_with(|| item.origin.clone());
+            }
+        }
+        self.items.retain(|source, _| wanted.contains_key(source));
+        for (source, origin) in wanted {
+            self.items.entry(source).or_insert_with(|| Item::new(origin));
+        }
+        let anchor = self.anchor.clone();
+        let named = |origin: &CrlSource| {
+            anchor.revocation.sources.contains(origin)
+                || (anchor.revocation.distribution_points && matches!(origin, CrlSource::Url(_)))
+        };
+        self.good.retain(|_, good| named(&good.origin));
+    }
+}
+
+/// Whether the lists that were verified for one are those of the other.
+fn same_lists(old: &Anchor, new: &Anchor) -> bool {
+    old.root == new.root && old.revocation == new.revocation
+}
+
+fn shown(list: &RevocationList) -> String {
+    list.number().map_or_else(|| "none".to_owned(), ToString::to_string)
+}
