@@ -4,6 +4,10 @@
 //! trigger, through [`Publisher`]. Must never: be reachable over the partner listener, or by other users; read or write
 //! on a thread that serves requests what is as long as the registry is large.
 
+mod anchors;
+
+pub use anchors::{DenyCall, anchors_document};
+
 use crate::document::Problems;
 use crate::name::PartnerId;
 use crate::partner::PartnerRecord;
@@ -20,6 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
+use nix::unistd::{Uid, User};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -70,6 +75,17 @@ struct Caller {
     uid: Option<u32>,
 }
 
+impl Caller {
+    /// For people: the user's name, or its number where the system knows none.
+    fn name(self) -> String {
+        let Some(uid) = self.uid else { return "unknown".into() };
+        match User::from_uid(Uid::from_raw(uid)) {
+            Ok(Some(user)) => user.name,
+            _ => format!("uid {uid}"),
+        }
+    }
+}
+
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
         Caller { uid: stream.io().peer_cred().ok().map(|c| c.uid()) }
@@ -87,6 +103,10 @@ pub async fn serve(listener: UnixListener, publisher: Arc<Publisher>, uid: u32) 
         .route("/v1/export", get(export_all))
         .route("/v1/partners", get(partners))
         .route("/v1/partners/{id}", get(partner))
+        .route("/v1/anchors", get(anchors::list))
+        .route("/v1/anchors/{name}", get(anchors::show))
+        .route("/v1/anchors/{name}/deny", post(anchors::deny))
+        .route("/v1/anchors/{name}/undeny", post(anchors::undeny))
         .route("/v1/usage", get(usage))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))

@@ -5,7 +5,11 @@
 //! to the database what no snapshot would accept; keep a thread waiting that requests are served on. Reading, planning
 //! and building take as long as the registry is large, and so does letting go of it: all of that is done aside.
 
-use crate::clock::Clock;
+mod deny;
+
+pub use deny::Denial;
+
+use crate::clock::{Clock, UnixNanos};
 use crate::config::{Config, Watched, look_again};
 use crate::document::{Problem, Problems};
 use crate::gateway::{Concerns, Live, Open};
@@ -121,6 +125,10 @@ impl Publisher {
 
     pub fn live(&self) -> Option<Arc<Live>> {
         self.live.load_full()
+    }
+
+    pub fn now(&self) -> UnixNanos {
+        self.clock.now()
     }
 
     pub fn store(&self) -> &Store {

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was given has problems (they are listed).
 
+mod anchor;
 mod check;
 mod client;
 mod config;
@@ -41,6 +42,8 @@ enum Command {
     Apply(registry::ApplyArgs),
     /// Write the registry as files that `apply` reads.
     Export(registry::ExportArgs),
+    /// Look at trust anchors, and deny single certificates.
+    Anchor(anchor::Args),
     /// Look at partners.
     Partner(registry::PartnerArgs),
     /// Show what the running gateway decides on.
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
             Command::Config(args) => config::run(&args),
             Command::Apply(args) => registry::apply(path, &args).await,
             Command::Export(args) => registry::export(path, &args).await,
+            Command::Anchor(args) => anchor::run(path, args).await,
             Command::Partner(args) => registry::partner(path, &args).await,
             Command::Status(args) => registry::status(path, &args).await,
             Command::Reload => registry::reload(path).await,

@@ -88,7 +88,7 @@ pub(super) struct StatusArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
+pub(super) enum Output {
     Text,
     Json,
 }
@@ -123,7 +123,7 @@ fn load(path: &Path) -> Result<Config, Exit> {
     })
 }
 
-async fn ask(path: &Path, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Exit> {
+pub(super) async fn ask(path: &Path, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Exit> {
     let state_dir = Config::state_dir(path).map_err(|problems| {
         complain(&problems.to_string());
         Exit::Problems

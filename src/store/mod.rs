@@ -249,6 +249,16 @@ impl Store {
         rows.iter().map(|row| Ok((row.try_get(0)?, UnixNanos(row.try_get(1)?)))).collect()
     }
 
+    /// When each credential was used last, by its id.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn last_seen(&self) -> Result<HashMap<String, UnixNanos>, StoreError> {
+        let rows =
+            sqlx::query("SELECT credential, max(last_ns) FROM seen GROUP BY credential").fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, UnixNanos(row.try_get(1)?)))).collect()
+    }
+
     /// Use of one partner, or of all: partner, credential, grant, operation, network, count, first and last use.
     ///
     /// # Errors

@@ -1,0 +1,203 @@
+//! Anchors over the admin API: who is under them, and single certificates that are denied.
+
+use super::{Caller, Shared, problem, refused};
+use crate::clock::UnixNanos;
+use crate::identity::{Fingerprint, Serial};
+use crate::name::AnchorName;
+use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
+use crate::registry::Registry;
+use crate::reload::{Denial, aside};
+use crate::snapshot::Snapshot;
+use axum::Json;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// Body of `POST /v1/anchors/{name}/deny` and `…/undeny`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DenyCall {
+    /// Hex; either this or `fingerprint`.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// SHA-256 of the certificate in hex.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
+    pub reason: String,
+}
+
+impl DenyCall {
+    fn certificate(&self) -> Result<DeniedCertificate, String> {
+        match (&self.serial, &self.fingerprint) {
+            // As `openssl x509 -serial` prints it.
+            (Some(serial), None) => Serial::parse(serial.trim_start_matches("serial=")).map(DeniedCertificate::Serial),
+            (None, Some(fingerprint)) => Fingerprint::parse(fingerprint).map(DeniedCertificate::Fingerprint),
+            _ => Err("name the certificate by exactly one of `serial` and `fingerprint`".into()),
+        }
+    }
+}
+
+pub(super) async fn list(State(shared): State<Shared>) -> Response {
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    // Credentials are counted over all partners.
+    match aside(async move { anchors_document(&live.snapshot) }).await {
+        Ok(document) => Json(document).into_response(),
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    }
+}
+
+pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    let found = AnchorName::parse(&name).ok().and_then(|name| live.snapshot.registry.anchor(&name).cloned());
+    let Some(anchor) = found else {
+        return problem(StatusCode::NOT_FOUND, "there is no such anchor", Vec::new());
+    };
+    let seen = match shared.publisher.store().last_seen().await {
+        Ok(seen) => seen,
+        Err(e) => return refused(e.into()),
+    };
+    match aside(async move { anchor_document(&anchor, &live.snapshot, &seen) }).await {
+        Ok(document) => Json(document).into_response(),
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    }
+}
+
+pub(super) async fn deny(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(name): Path<String>,
+    Json(call): Json<DenyCall>,
+) -> Response {
+    change(shared, caller, name, call, true).await
+}
+
+pub(super) async fn undeny(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(name): Path<String>,
+    Json(call): Json<DenyCall>,
+) -> Response {
+    change(shared, caller, name, call, false).await
+}
+
+async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, deny: bool) -> Response {
+    let wrong = |reason: &str| problem(StatusCode::UNPROCESSABLE_ENTITY, reason, Vec::new());
+    let name = match AnchorName::parse(&name) {
+        Ok(name) => name,
+        Err(reason) => return wrong(&reason),
+    };
+    let certificate = match call.certificate() {
+        Ok(certificate) => certificate,
+        Err(reason) => return wrong(&reason),
+    };
+    if call.reason.trim().is_empty() {
+        return wrong("a reason is needed: it is kept with the denial");
+    }
+    let author = caller.name();
+    let at: UnixNanos = shared.publisher.now();
+    let denial = if deny {
+        let denied =
+            Denied { certificate: certificate.clone(), reason: call.reason.clone(), author: author.clone(), at };
+        Denial::Deny(denied)
+    } else {
+        Denial::Undeny(certificate.clone())
+    };
+    match shared.publisher.deny(name.clone(), denial).await {
+        Ok((revision, changed)) => {
+            let verb = if deny { "denied" } else { "no longer denied" };
+            if changed {
+                tracing::warn!(anchor = %name, %certificate, author, reason = call.reason, revision, "a certificate is {verb}");
+            }
+            Json(json!({"anchor": name, "certificate": certificate, "revision": revision, "changed": changed}))
+                .into_response()
+        }
+        Err(e) => refused(e),
+    }
+}
+
+/// Body of `GET /v1/anchors`.
+pub fn anchors_document(snapshot: &Snapshot) -> Value {
+    let mut credentials: HashMap<&AnchorName, usize> = HashMap::new();
+    for record in snapshot.registry.partners() {
+        for credential in &record.credentials {
+            *credentials.entry(&credential.anchor).or_default() += 1;
+        }
+    }
+    let anchors: Vec<Value> = snapshot
+        .registry
+        .anchors()
+        .map(|anchor| {
+            let ends = snapshot.trust.anchors().iter().filter(|a| a.name == anchor.name).map(|a| a.not_after).min();
+            json!({
+                "name": anchor.name,
+                "not_after": ends.map(|t| t.to_string()),
+                "partners": anchor.partners.len(),
+                "credentials": credentials.get(&anchor.name).copied().unwrap_or(0),
+                "revocation": anchor.revocation.mode.as_str(),
+                "denied": anchor.denied.len(),
+            })
+        })
+        .collect();
+    json!({"anchors": anchors})
+}
+
+/// Body of `GET /v1/anchors/{name}`. `seen` is when each credential was used last.
+fn anchor_document(anchor: &Anchor, snapshot: &Snapshot, seen: &HashMap<String, UnixNanos>) -> Value {
+    let certificates: Vec<Value> = snapshot
+        .trust
+        .anchors()
+        .iter()
+        .filter(|a| a.name == anchor.name)
+        .map(|a| {
+            json!({
+                "subject": a.subject.to_string(), "fingerprint_sha256": a.fingerprint,
+                "not_before": a.not_before.to_string(), "not_after": a.not_after.to_string(),
+            })
+        })
+        .collect();
+    let bundle = match &anchor.root {
+        Root::Bundle { bundle } => Some(json!({"trust_domain": bundle.trust_domain, "file": bundle.file})),
+        Root::Certificate { .. } => None,
+    };
+    let revocation = &anchor.revocation;
+    let denied = anchor
+        .denied
+        .iter()
+        .map(|d| json!({"certificate": d.certificate, "reason": d.reason, "author": d.author, "at": d.at.to_string()}));
+    json!({
+        "name": anchor.name,
+        "certificates": certificates,
+        "bundle": bundle,
+        "partners": anchor.partners,
+        "environments": anchor.environments,
+        "client_auth": anchor.client_auth.as_str(),
+        "max_lifetime_s": anchor.max_lifetime.map(|d| d.as_secs()),
+        "revocation": {
+            "mode": revocation.mode.as_str(), "sources": revocation.sources, "grace_s": revocation.grace.as_secs(),
+            "distribution_points": revocation.distribution_points,
+        },
+        "denied": denied.collect::<Vec<_>>(),
+        "credentials": users(anchor, &snapshot.registry, seen),
+    })
+}
+
+/// Who still needs the anchor: every credential under it, and when it was used last.
+fn users(anchor: &Anchor, registry: &Registry, seen: &HashMap<String, UnixNanos>) -> Vec<Value> {
+    let mut users = Vec::new();
+    for record in anchor.partners.iter().filter_map(|id| registry.partner(id)) {
+        for credential in record.credentials.iter().filter(|c| c.anchor == anchor.name) {
+            users.push(json!({
+                "partner": record.partner.id, "id": credential.id, "state": credential.state.as_str(),
+                "last_used": seen.get(credential.id.as_str()).map(|t| t.to_string()),
+            }));
+        }
+    }
+    users
+}

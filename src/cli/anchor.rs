@@ -1,0 +1,166 @@
+//! `anchor`: trust anchors, who is under them, and single certificates that are denied.
+
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
+
+use super::registry::{Output, ask};
+use super::{Exit, say};
+use crate::admin::DenyCall;
+use http::Method;
+use serde_json::{Value, json};
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// All anchors in a table.
+    List {
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// One anchor: its certificates, what is asked of those under it, who is, and what is denied.
+    Show {
+        name: String,
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Refuse one certificate under an anchor, at once, as if a revocation list named it.
+    Deny(Certificate),
+    /// Take that back.
+    Undeny(Certificate),
+}
+
+#[derive(Debug, clap::Args)]
+#[group(id = "certificate", required = true, multiple = false, args = ["serial", "fingerprint"])]
+struct Certificate {
+    /// The anchor.
+    name: String,
+    /// Serial number in hex, of a client certificate or of a CA below the anchor.
+    #[arg(long, value_name = "HEX")]
+    serial: Option<String>,
+    /// SHA-256 of the certificate in hex.
+    #[arg(long, value_name = "HEX")]
+    fingerprint: Option<String>,
+    /// Why; kept with the denial.
+    #[arg(long)]
+    reason: String,
+}
+
+pub(super) async fn run(path: &Path, args: Args) -> Exit {
+    match args.command {
+        Command::List { output } => see(path, "/v1/anchors", output, list).await,
+        Command::Show { name, output } => see(path, &format!("/v1/anchors/{name}"), output, show).await,
+        Command::Deny(certificate) => change(path, certificate, "deny").await,
+        Command::Undeny(certificate) => change(path, certificate, "undeny").await,
+    }
+}
+
+async fn see(path: &Path, call: &str, output: Output, print: fn(&Value)) -> Exit {
+    match ask(path, Method::GET, call, None).await {
+        Ok(value) => {
+            match output {
+                Output::Json => say(&value.to_string()),
+                Output::Text => print(&value),
+            }
+            Exit::Done
+        }
+        Err(exit) => exit,
+    }
+}
+
+async fn change(path: &Path, certificate: Certificate, verb: &str) -> Exit {
+    let Certificate { name, serial, fingerprint, reason } = certificate;
+    let call = json!(DenyCall { serial, fingerprint, reason });
+    match ask(path, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
+        Ok(value) => {
+            let certificate = &value["certificate"];
+            let shown = ["serial", "fingerprint"]
+                .iter()
+                .find_map(|kind| certificate[kind].as_str().map(|hex| format!("{kind} {hex}")))
+                .unwrap_or_default();
+            let said = match (verb, value["changed"].as_bool() == Some(true)) {
+                ("deny", true) => "is denied from now on",
+                ("deny", false) => "is denied already",
+                (_, true) => "is not denied any more",
+                (_, false) => "is not denied",
+            };
+            say(&format!("{shown} {said} under `{name}` (registry revision {})", value["revision"]));
+            Exit::Done
+        }
+        Err(exit) => exit,
+    }
+}
+
+fn text(v: &Value) -> String {
+    v.as_str().map_or_else(|| v.to_string(), str::to_owned)
+}
+
+fn list(value: &Value) {
+    let row = |name: &str, ends: &str, partners: &str, credentials: &str, revocation: &str, denied: &str| {
+        let line = format!("{name:<20} {ends:<26} {partners:>8} {credentials:>11}  {revocation:<12} {denied:>6}");
+        say(line.trim_end());
+    };
+    row("NAME", "NOT AFTER (UTC)", "PARTNERS", "CREDENTIALS", "REVOCATION", "DENIED");
+    for a in value["anchors"].as_array().into_iter().flatten() {
+        row(
+            &text(&a["name"]),
+            a["not_after"].as_str().unwrap_or("none"),
+            &text(&a["partners"]),
+            &text(&a["credentials"]),
+            &text(&a["revocation"]),
+            &text(&a["denied"]),
+        );
+    }
+}
+
+fn show(value: &Value) {
+    let join = |v: &Value| v.as_array().map(|l| l.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default();
+    say(&text(&value["name"]));
+    if let Some(domain) = value["bundle"]["trust_domain"].as_str() {
+        say(&format!("  bundle       of {domain}, in {}", text(&value["bundle"]["file"])));
+    }
+    for c in value["certificates"].as_array().into_iter().flatten() {
+        say(&format!("  certificate  {} until {}", text(&c["subject"]), text(&c["not_after"])));
+        say(&format!("               SHA-256 {}", text(&c["fingerprint_sha256"])));
+    }
+    say(&format!("  partners     {}", join(&value["partners"])));
+    say(&format!("  environments {}", join(&value["environments"])));
+    say(&format!("  client_auth  {}", text(&value["client_auth"])));
+    let revocation = &value["revocation"];
+    say(&format!("  revocation   {}", text(&revocation["mode"])));
+    for source in revocation["sources"].as_array().into_iter().flatten() {
+        say(&format!("               from {}", text(source)));
+    }
+    for list in value["lists"].as_array().into_iter().flatten() {
+        match list["error"].as_str() {
+            Some(error) => say(&format!("  failing      {}: {error}", text(&list["source"]))),
+            None => say(&format!(
+                "  list         number {}, {} revoked, next update {} ({})",
+                text(&list["number"]),
+                list["revoked"],
+                text(&list["next_update"]),
+                text(&list["source"])
+            )),
+        }
+    }
+    for d in value["denied"].as_array().into_iter().flatten() {
+        let certificate = d["certificate"].as_object().and_then(|o| o.iter().next());
+        let shown = certificate.map(|(kind, hex)| format!("{kind} {}", text(hex))).unwrap_or_default();
+        say(&format!("  denied       {shown}"));
+        say(&format!("               {} by {}: {}", text(&d["at"]), text(&d["author"]), text(&d["reason"])));
+    }
+    let users = value["credentials"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for c in users {
+        let used = c["last_used"].as_str().map_or("never used".to_owned(), |t| format!("last used {t}"));
+        say(&format!("  credential   {} of {} ({}), {used}", text(&c["id"]), text(&c["partner"]), text(&c["state"])));
+    }
+    if users.is_empty() {
+        say("  credential   none: nobody needs this anchor any more");
+    }
+}

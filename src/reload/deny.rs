@@ -1,0 +1,69 @@
+//! Denying one certificate under an anchor, and taking that back.
+
+use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
+use crate::document::Problems;
+use crate::name::AnchorName;
+use crate::partner::{Anchor, Denied, DeniedCertificate};
+use crate::registry::Change;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What is to become of one certificate.
+#[derive(Clone, Debug)]
+pub enum Denial {
+    Deny(Denied),
+    Undeny(DeniedCertificate),
+}
+
+impl Publisher {
+    /// Denies a certificate under an anchor, or takes that back; live at once, like an entry of a revocation list.
+    /// Returns the registry's revision and whether anything has changed.
+    ///
+    /// # Errors
+    /// There is no such anchor, or the database failed; nothing was changed.
+    pub async fn deny(self: &Arc<Self>, name: AnchorName, denial: Denial) -> Result<(u64, bool), ChangeError> {
+        let this = self.clone();
+        aside(async move { this.deny_now(&name, denial).await })
+            .await
+            .unwrap_or_else(|e| Err(interrupted("registry", &e)))
+    }
+
+    async fn deny_now(&self, name: &AnchorName, denial: Denial) -> Result<(u64, bool), ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let registry = &live.snapshot.registry;
+        let Some(anchor) = registry.anchor(name) else {
+            let mut problems = Problems::new();
+            let known: Vec<&str> = registry.anchors().map(|a| a.name.as_str()).collect();
+            let fix = format!("known anchors: {}", known.join(", "));
+            problems.file("registry", format!("there is no anchor `{name}`"), Some(&fix));
+            return Err(problems.into());
+        };
+        let mut next = Anchor::clone(anchor);
+        match denial {
+            Denial::Deny(denied) => {
+                if next.denied.iter().all(|d| d.certificate != denied.certificate) {
+                    next.denied.push(denied);
+                    next.denied.sort_by(|a, b| a.certificate.cmp(&b.certificate));
+                }
+            }
+            Denial::Undeny(certificate) => next.denied.retain(|d| d.certificate != certificate),
+        }
+        if next == **anchor {
+            return Ok((registry.revision(), false));
+        }
+        let changes = [Change::Anchor(name.clone(), Some(next))];
+        let built = registry.with(registry.revision() + 1, &changes).map_err(|found| {
+            let mut problems = Problems::new();
+            found.iter().for_each(|wrong| problems.file("registry", wrong.to_string(), None));
+            problems
+        })?;
+        let snapshot = live.snapshot.with_registry(built, &[], true, self.clock.now())?;
+        let revision = self.store.commit(registry.revision(), &changes).await?;
+        let committed = Instant::now();
+        self.publish(snapshot, None, concerned(&changes), committed).await?;
+        self.metrics.registry_ok.set(1);
+        Ok((revision, true))
+    }
+}
