@@ -81,12 +81,17 @@ impl<'a> Parts<'a> {
 
 /// A time if one comes next: digits to the second and `Z`, as RFC 5280 demands.
 fn time(fields: &mut Reader<'_>) -> Result<Option<UnixNanos>, DerFault> {
-    let element = match (fields.optional(UTC_TIME)?, fields.optional(GENERALIZED_TIME)?) {
-        (Some(element), None) if element.content.len() == 13 => element,
-        (None, Some(element)) if element.content.len() == 15 => element,
-        (None, None) => return Ok(None),
-        _ => return Err(DerFault::Form),
+    // One after the other: where the first is there, a second one is the next field.
+    let (element, length) = match fields.optional(UTC_TIME)? {
+        Some(element) => (element, 13),
+        None => match fields.optional(GENERALIZED_TIME)? {
+            Some(element) => (element, 15),
+            None => return Ok(None),
+        },
     };
+    if element.content.len() != length {
+        return Err(DerFault::Form);
+    }
     let Some((b'Z', digits)) = element.content.split_last() else { return Err(DerFault::Form) };
     if !digits.iter().all(u8::is_ascii_digit) {
         return Err(DerFault::Form);

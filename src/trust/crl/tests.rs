@@ -59,6 +59,16 @@ fn a_stale_list_is_still_read() {
 }
 
 #[test]
+fn times_of_either_form_may_stand_side_by_side() {
+    let ca = ca("CA");
+    let mut list = ca.list_params(1, &["5"], None);
+    list.next_update = rcgen::date_time_ymd(2100, 1, 1);
+    let list = read(list.signed_by(&ca.signer).unwrap().der(), &[&ca]).unwrap();
+    assert_eq!(list.this_update().to_string(), "2026-01-01T00:00:00Z");
+    assert_eq!(list.next_update().to_string(), "2100-01-01T00:00:00Z");
+}
+
+#[test]
 fn pem_is_one_block_and_nothing_after() {
     let ca = ca("CA");
     let der = ca.list(1, &["5"]);

@@ -48,6 +48,15 @@ impl Ca {
     }
 
     fn by_rcgen(&self, number: u64, serials: &[&str], point: Option<CrlIssuingDistributionPoint>) -> Vec<u8> {
+        self.list_params(number, serials, point).signed_by(&self.signer).unwrap().der().to_vec()
+    }
+
+    pub fn list_params(
+        &self,
+        number: u64,
+        serials: &[&str],
+        point: Option<CrlIssuingDistributionPoint>,
+    ) -> CertificateRevocationListParams {
         let at = rcgen::date_time_ymd(2026, 1, 1);
         let revoked = |serial: &&str| RevokedCertParams {
             serial_number: SerialNumber::from_slice(&hex::decode(format!("{serial:0>2}")).unwrap()),
@@ -55,15 +64,14 @@ impl Ca {
             reason_code: Some(rcgen::RevocationReason::KeyCompromise),
             invalidity_date: Some(at),
         };
-        let list = CertificateRevocationListParams {
+        CertificateRevocationListParams {
             this_update: at,
             next_update: rcgen::date_time_ymd(2027, 1, 1),
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: point,
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.signed_by(&self.signer).unwrap().der().to_vec()
+        }
     }
 }
 
