@@ -144,6 +144,7 @@ fn world(partners: usize) -> World {
             key: server.signing_key.serialize_pem().into_bytes(),
         }],
         registry,
+        material: Arc::default(),
         config_revision: "bench".into(),
     };
     let now = Clock::new().now();

@@ -262,6 +262,18 @@ async fn status(State(shared): State<Shared>) -> Response {
         .iter()
         .map(|a| json!({"name": a.name, "subject": a.subject.to_string(), "not_after": a.not_after.to_string()}))
         .collect();
+    let mut bundles: Vec<_> = s.material.bundles.iter().collect();
+    bundles.sort_by_key(|(name, _)| *name);
+    let bundles: Vec<Value> = bundles
+        .into_iter()
+        .map(|(name, bundle)| {
+            json!({
+                "anchor": name, "trust_domain": bundle.trust_domain, "sequence": bundle.sequence,
+                "refresh_hint_s": bundle.refresh_hint.map(|hint| hint.as_secs()),
+                "certificates": bundle.certificates.len(),
+            })
+        })
+        .collect();
     let certificates: Vec<Value> =
         s.certificates.iter().map(|c| json!({"file": c.file, "not_after": c.facts.not_after.to_string()})).collect();
     Json(json!({
@@ -274,6 +286,7 @@ async fn status(State(shared): State<Shared>) -> Response {
         "partners": s.registry.partner_count(),
         "operations": s.operations.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(),
         "anchors": anchors,
+        "bundles": bundles,
         "certificates": certificates,
     }))
     .into_response()

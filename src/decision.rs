@@ -4,7 +4,7 @@
 //! grant, a live identity and a place for the record; block, lock or do I/O. [`Permit`] has no public constructor.
 
 use crate::clock::UnixNanos;
-use crate::identity::Peer;
+use crate::identity::{MatchKind, Peer, Svid};
 use crate::name::{GrantId, PartnerId, UpstreamName};
 use crate::operation::{Operation, OperationId, Resolved, RouteId};
 use crate::partner::{Credential, CredentialState, PartnerRecord, PartnerState, Phase};
@@ -399,7 +399,10 @@ fn floor<'a>(
 ) -> Result<Standing<'a>, Reason> {
     let anchor = snapshot.trust.still_good(peer, now)?;
     let (record, credential) = match resolution {
-        Resolution::Known { record, credential, .. } => (*record, *credential),
+        Resolution::Known { record, credential, matched_by } => {
+            check_trust_domain(snapshot, peer, *matched_by)?;
+            (*record, *credential)
+        }
         Resolution::Unknown => return Err(Reason::IdentityUnknown),
         Resolution::Ambiguous => return Err(Reason::IdentityAmbiguous),
         Resolution::AnchorNotBound => return Err(Reason::AnchorNotBound),
@@ -428,6 +431,18 @@ fn floor<'a>(
         }
         Phase::NotStarted => Err(Reason::EngagementNotStarted),
         Phase::Ended => Err(Reason::EngagementEnded),
+    }
+}
+
+/// A SPIFFE ID is passed on and believed. Where a bundle vouches for its trust domain, another CA may issue it only
+/// for a credential that was registered with this ID or for this very certificate.
+fn check_trust_domain(snapshot: &Snapshot, peer: &Peer, matched_by: MatchKind) -> Result<(), Reason> {
+    let Svid::Of(id) = peer.leaf.svid() else { return Ok(()) };
+    match snapshot.trust.anchor_of_domain(id.trust_domain) {
+        Some(anchor) if *anchor != peer.anchor && !matches!(matched_by, MatchKind::Uri | MatchKind::Fingerprint) => {
+            Err(Reason::TrustDomainNotVouched)
+        }
+        _ => Ok(()),
     }
 }
 

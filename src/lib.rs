@@ -29,6 +29,7 @@
 //! | [`listen`] | the connection: TLS, HTTP/1 and HTTP/2 loops, deadlines |
 //! | [`store`] | the registry's database, declarations and plans |
 //! | [`config`] | `partnergate.yaml` and what it names |
+//! | [`material`] | what anchors need from files: trust bundles |
 //! | [`reload`] | the one place that publishes |
 //! | [`admin`], [`status`] | the operators' socket; metrics and health |
 //! | [`server`], [`cli`] | the process |
@@ -49,6 +50,7 @@ pub mod fetch;
 pub mod gateway;
 pub mod identity;
 pub mod listen;
+pub mod material;
 pub mod name;
 pub mod operation;
 pub mod partner;

@@ -164,6 +164,8 @@ reasons! {
     CertificateWeakSignature "certificate-weak-signature" CredentialNotValid "A signature of the chain uses SHA-1 or MD5.";
     CertificateBadSignature "certificate-bad-signature" IdentityUnknown "A signature of the chain does not verify.";
     CertificateConstraint "certificate-constraint" IdentityUnknown "A basic constraint, path length, name constraint or critical extension of the chain forbids this use.";
+    CertificateLifetime "certificate-lifetime" CredentialNotValid "The client certificate is valid for longer than its anchor's max_lifetime.";
+    CertificateNotSvid "certificate-not-svid" IdentityUnknown "The client certificate has a SPIFFE ID and breaks a rule of X.509-SVID, or its anchor is a SPIFFE trust domain and it is not of it.";
     CertificateChainTooLong "certificate-chain-too-long" IdentityUnknown "The chain has too many or too large certificates.";
     CertificateRevoked "certificate-revoked" CredentialNotValid "A certificate of the chain is revoked.";
     RevocationUnknown "revocation-unknown" CredentialNotValid "No current revocation list covers a certificate of the chain.";
@@ -192,6 +194,7 @@ reasons! {
     IdentityUnknown "identity-unknown" IdentityUnknown "No credential is registered for this certificate under this anchor.";
     IdentityAmbiguous "identity-ambiguous" IdentityUnknown "Credentials of more than one partner match this certificate.";
     AnchorNotBound "anchor-not-bound" IdentityUnknown "A credential matches, but its anchor may not speak for that partner.";
+    TrustDomainNotVouched "trust-domain-not-vouched" IdentityUnknown "The certificate has a SPIFFE ID of a trust domain that the bundle of another anchor vouches for, and no credential names that ID or this certificate.";
     TrustChanged "trust-changed" CredentialNotValid "The chain no longer leads to a live trust anchor.";
     WrongEnvironment "wrong-environment" NotPermitted "The credential, its anchor or the grant belongs to another environment.";
     CredentialNotActive "credential-not-active" CredentialNotValid "The credential is not in state active.";

@@ -12,24 +12,34 @@ pub use deny::Denial;
 use crate::clock::{Clock, UnixNanos};
 use crate::config::{Config, Watched, look_again};
 use crate::document::{Problem, Problems};
+use crate::fetch::{Fetcher, Overview, Planned};
 use crate::gateway::{Concerns, Live, Open};
 use crate::listen::{TlsSlot, told};
-use crate::name::PartnerId;
+use crate::material::{MaterialFiles, Reading};
+use crate::name::{AnchorName, PartnerId};
 use crate::record::Metrics;
-use crate::registry::Change;
-use crate::snapshot::Snapshot;
+use crate::registry::{Change, Registry};
+use crate::snapshot::{Snapshot, Sources};
 use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan};
+use crate::trust::Material;
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwapOption;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::timeout;
 
 /// How long names of upstreams may take to resolve before a config goes live without them.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the sources of revocation lists may take to answer before a gateway starts without them.
+const ASK_LIMIT: Duration = Duration::from_secs(3);
+/// How often it is looked whether a revocation list is to be read or asked for.
+const LISTS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether requests still need a snapshot that is not live any more.
 const RETIRED_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,6 +105,35 @@ pub struct Publisher {
     state: Mutex<Config>,
     /// The files of the last load that was tried, good or bad, and of the config that runs.
     seen: Mutex<Watched>,
+    files: MaterialFiles,
+    bundles: Mutex<Looked>,
+    fetcher: Fetcher,
+}
+
+/// What was read from outside the registry for its anchors, and is not in use yet.
+struct Outside {
+    reading: Reading,
+    lists: Planned,
+}
+
+impl Outside {
+    /// `current` is what is in use.
+    fn read(files: &MaterialFiles, fetcher: &Fetcher, registry: &Registry, current: &Material) -> Self {
+        let mut reading = files.read(registry, current);
+        let lists = fetcher.plan(registry.anchors(), &reading.material.bundles);
+        let bundles = reading.material.bundles.clone();
+        reading.material = Arc::new(Material { bundles, lists: lists.lists() });
+        Outside { reading, lists }
+    }
+}
+
+/// The files that anchors name.
+#[derive(Default)]
+struct Looked {
+    /// As they were when they were read.
+    seen: Watched,
+    /// As they were at the last look, when that differs.
+    changing: Option<Watched>,
 }
 
 impl Publisher {
@@ -111,13 +150,34 @@ impl Publisher {
     ) -> Result<Publisher, ChangeError> {
         let (live, clock, metrics) = (open.live.clone(), open.clock.clone(), open.recorder.metrics().clone());
         let registry = store.load().await?;
-        let (snapshot, warnings) = Snapshot::build(config.sources(registry), None, clock.now())?;
-        let seen = Mutex::new(config.watched.clone());
+        let files = MaterialFiles::new(&path, &config.state_dir);
+        let base = path.parent().map(Path::to_owned).unwrap_or_default();
+        let fetcher = Fetcher::new(&base, &config.state_dir, config.fetch.clone(), clock.clone(), metrics.clone());
+        let fetcher = fetcher.map_err(|e| {
+            let mut problems = Problems::new();
+            problems.file(
+                &config.state_dir.display().to_string(),
+                format!("revocation lists cannot be kept: {e}"),
+                None,
+            );
+            problems
+        })?;
+        let mut outside = Outside::read(&files, &fetcher, &registry, &files.kept(&registry));
+        fetcher.adopt(outside.lists.clone());
+        // Who has to wait for a list is refused until it is there; a little patience here spares that at a cold start.
+        if let Ok(true) = timeout(ASK_LIMIT, fetcher.ask()).await {
+            outside = Outside::read(&files, &fetcher, &registry, &outside.reading.material);
+        }
+        let sources = Sources { material: outside.reading.material.clone(), ..config.sources(registry) };
+        let (snapshot, warnings) = Snapshot::build(sources, None, clock.now())?;
+        let (seen, bundles) = (Mutex::new(config.watched.clone()), Mutex::default());
+        let state = Mutex::new(config.clone());
         let publisher =
-            Publisher { path, store, live, tls, open, clock, metrics, state: Mutex::new(config.clone()), seen };
+            Publisher { path, store, live, tls, open, clock, metrics, state, seen, files, bundles, fetcher };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
         publisher.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
+        publisher.taken(outside, None).await;
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
         Ok(publisher)
@@ -187,13 +247,19 @@ impl Publisher {
             None => self.store.load().await?,
         };
         let previous = live.as_ref().map(|l| &*l.snapshot);
-        let (snapshot, warnings) = Snapshot::build(config.sources(registry), previous, self.clock.now())?;
+        let before = previous.map(|p| p.material.clone());
+        self.fetcher.set(config.fetch.clone());
+        let nothing = Material::default();
+        let outside = Outside::read(&self.files, &self.fetcher, &registry, before.as_deref().unwrap_or(&nothing));
+        let sources = Sources { material: outside.reading.material.clone(), ..config.sources(registry) };
+        let (snapshot, warnings) = Snapshot::build(sources, previous, self.clock.now())?;
         for key in config.needs_restart(running) {
             tracing::warn!("`{key}` has changed and takes effect at the next start");
         }
         log_warnings(&config.warnings);
         log_warnings(&warnings);
         self.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
+        self.taken(outside, before.as_deref()).await;
         Ok(config)
     }
 
@@ -226,7 +292,7 @@ impl Publisher {
         let declaration = parse_declaration(files, &running.environment)?;
         let planned = plan(declaration, &live.snapshot.registry, &live.snapshot.operations, options)?;
         let revision = live.snapshot.registry.revision();
-        let next = self.prepare(&live, &planned)?;
+        let (next, outside) = self.prepare(&live, &planned)?;
         if dry_run || planned.changes.is_empty() {
             return Ok(Applied { lines: planned.lines, revision, changed: false });
         }
@@ -239,6 +305,9 @@ impl Publisher {
         };
         let committed = Instant::now();
         self.publish(next, None, concerned(&planned.changes), committed).await?;
+        if let Some(outside) = outside {
+            self.taken(outside, Some(&live.snapshot.material)).await;
+        }
         self.metrics.registry_ok.set(1);
         tracing::info!(revision, changes = planned.changes.len(), "the registry has changed");
         Ok(Applied { lines: planned.lines, revision, changed: true })
@@ -252,14 +321,17 @@ impl Publisher {
         }
         let registry = self.store.load().await?;
         tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
-        let (snapshot, _) = Snapshot::build(running.sources(registry), Some(&live.snapshot), self.clock.now())?;
+        let outside = Outside::read(&self.files, &self.fetcher, &registry, &live.snapshot.material);
+        let sources = Sources { material: outside.reading.material.clone(), ..running.sources(registry) };
+        let (snapshot, _) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         self.publish(snapshot, None, Concerns::Everybody, Instant::now()).await?;
+        self.taken(outside, Some(&live.snapshot.material)).await;
         self.metrics.registry_ok.set(1);
         Ok(())
     }
 
-    /// The snapshot that the plan leads to.
-    fn prepare(&self, live: &Live, planned: &Plan) -> Result<Snapshot, Problems> {
+    /// The snapshot that the plan leads to, with what was read for its anchors where they change.
+    fn prepare(&self, live: &Live, planned: &Plan) -> Result<(Snapshot, Option<Outside>), Problems> {
         let touched: Vec<PartnerId> = planned
             .changes
             .iter()
@@ -268,8 +340,73 @@ impl Publisher {
                 _ => None,
             })
             .collect();
-        let anchors = planned.changes.iter().any(|c| matches!(c, Change::Anchor(..)));
-        live.snapshot.with_registry(planned.next.clone(), &touched, anchors, self.clock.now())
+        let outside = planned
+            .changes
+            .iter()
+            .any(|c| matches!(c, Change::Anchor(..)))
+            .then(|| Outside::read(&self.files, &self.fetcher, &planned.next, &live.snapshot.material));
+        let material = outside.as_ref().map(|o| o.reading.material.clone());
+        let snapshot = live.snapshot.with_registry(planned.next.clone(), &touched, material, self.clock.now())?;
+        if let Some(outside) = &outside {
+            let problems = outside.reading.problems(newly_named(&live.snapshot.registry, &planned.changes));
+            if problems.has_errors() {
+                return Err(problems);
+            }
+        }
+        Ok((snapshot, outside))
+    }
+
+    /// After what was read is live: says what was not taken, and keeps the rest for the next start.
+    async fn taken(&self, outside: Outside, before: Option<&Material>) {
+        let Outside { reading, lists } = outside;
+        self.fetcher.adopt(lists);
+        let m = &self.metrics;
+        m.bundle_ok.reset();
+        m.bundle_certificates.reset();
+        for (name, bundle) in &reading.material.bundles {
+            m.bundle_ok.with_label_values(&[name.as_str()]).set(1);
+            let certificates = i64::try_from(bundle.certificates.len()).unwrap_or(i64::MAX);
+            m.bundle_certificates.with_label_values(&[name.as_str()]).set(certificates);
+        }
+        for refused in &reading.refused {
+            m.bundle_ok.with_label_values(&[refused.anchor.as_str()]).set(0);
+            let then =
+                if refused.kept { "the last good bundle is kept" } else { "every certificate under it is refused" };
+            let file = refused.file.display();
+            tracing::error!(anchor = %refused.anchor, %file, reason = %refused.reason, "no trust bundle; {then}");
+        }
+        self.files.keep(&reading.material, before);
+        *self.bundles.lock().await = Looked { seen: reading.watched, changing: None };
+    }
+
+    /// Reads the files that anchors name when they have changed and stopped changing. A config that is wrong meanwhile
+    /// is no hindrance: keys that a trust domain has withdrawn end now.
+    async fn look_at_bundles(&self) -> Result<(), ChangeError> {
+        let _changing = self.state.lock().await;
+        let mut looked = self.bundles.lock().await;
+        let now = look_again(&looked.seen);
+        if now == looked.seen {
+            looked.changing = None;
+            return Ok(());
+        }
+        if looked.changing.as_ref() != Some(&now) {
+            looked.changing = Some(now);
+            return Ok(());
+        }
+        drop(looked);
+        let Some(live) = self.live.load_full() else { return Ok(()) };
+        let since = Instant::now();
+        let outside = Outside::read(&self.files, &self.fetcher, &live.snapshot.registry, &live.snapshot.material);
+        if outside.reading.material != live.snapshot.material {
+            let material = Some(outside.reading.material.clone());
+            let registry = live.snapshot.registry.clone();
+            let snapshot = live.snapshot.with_registry(registry, &[], material, self.clock.now())?;
+            let generation = snapshot.revision.trust;
+            self.publish(snapshot, None, Concerns::Everybody, since).await?;
+            tracing::info!(generation, "trust bundles have changed");
+        }
+        self.taken(outside, Some(&live.snapshot.material)).await;
+        Ok(())
     }
 
     /// `since` is when what is published became true.
@@ -321,8 +458,14 @@ impl Publisher {
             m.certificate_expiry.with_label_values(&[certificate.file.as_str()]).set(expiry);
         }
         m.anchor_expiry.reset();
+        // Of several certificates of one anchor the first to expire counts.
+        let mut ends: BTreeMap<&AnchorName, UnixNanos> = BTreeMap::new();
         for anchor in snapshot.trust.anchors() {
-            m.anchor_expiry.with_label_values(&[anchor.name.as_str()]).set(anchor.not_after.seconds() as f64);
+            let end = ends.entry(&anchor.name).or_insert(anchor.not_after);
+            *end = (*end).min(anchor.not_after);
+        }
+        for (name, end) in ends {
+            m.anchor_expiry.with_label_values(&[name.as_str()]).set(end.seconds() as f64);
         }
     }
 
@@ -339,6 +482,50 @@ impl Publisher {
         (known, now)
     }
 
+    /// What is held of revocation lists.
+    pub fn lists(&self) -> Vec<Overview> {
+        self.fetcher.overview()
+    }
+
+    /// Makes live what of revocation lists has been taken over since.
+    async fn relist(&self) -> Result<(), ChangeError> {
+        let _changing = self.state.lock().await;
+        let (Some(since), Some(live)) = (self.fetcher.arrived(), self.live.load_full()) else { return Ok(()) };
+        let before = &live.snapshot.material;
+        let material = Material { bundles: before.bundles.clone(), lists: self.fetcher.lists() };
+        if material == **before {
+            return Ok(());
+        }
+        let registry = live.snapshot.registry.clone();
+        let snapshot = live.snapshot.with_registry(registry, &[], Some(Arc::new(material)), self.clock.now())?;
+        self.publish(snapshot, None, Concerns::Everybody, since).await
+    }
+
+    /// Looks at files and folders of revocation lists, and at what certificates have asked for.
+    pub async fn watch_lists(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LISTS_INTERVAL).await;
+            let this = self.clone();
+            let looked = aside(async move { if this.fetcher.look() { this.relist().await } else { Ok(()) } }).await;
+            if let Ok(Err(e)) = looked {
+                e.log();
+            }
+        }
+    }
+
+    /// Asks the URLs of revocation lists when it is time.
+    pub async fn fetch_lists(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LISTS_INTERVAL).await;
+            if self.fetcher.ask().await {
+                let this = self.clone();
+                if let Ok(Err(e)) = aside(async move { this.relist().await }).await {
+                    e.log();
+                }
+            }
+        }
+    }
+
     /// Looks at the files every so often and reloads when they have changed and stopped changing.
     pub async fn watch(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut changed: Option<Watched> = None;
@@ -349,7 +536,13 @@ impl Publisher {
                 () = tokio::time::sleep(interval) => {}
             }
             let this = self.clone();
-            let Ok((known, now)) = aside(async move { this.look().await }).await else { continue };
+            let looked = aside(async move {
+                if let Err(e) = this.look_at_bundles().await {
+                    e.log();
+                }
+                this.look().await
+            });
+            let Ok((known, now)) = looked.await else { continue };
             if now == known {
                 changed = None;
                 continue;
@@ -376,6 +569,19 @@ fn concerned(changes: &[Change]) -> Concerns {
         }
     }
     Concerns::Partners(partners)
+}
+
+/// Anchors that `changes` make, or give another certificate or bundle: what they name has to be there. Other settings
+/// change whatever became of the file since.
+pub fn newly_named<'a>(registry: &'a Registry, changes: &'a [Change]) -> impl Fn(&AnchorName) -> bool + 'a {
+    move |name| {
+        changes.iter().any(|change| match change {
+            Change::Anchor(changed, Some(next)) if changed == name => {
+                registry.anchor(name).is_none_or(|before| before.root != next.root)
+            }
+            _ => false,
+        })
+    }
 }
 
 /// Keeps what was replaced until no request needs it, so that none has to take it down.

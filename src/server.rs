@@ -124,6 +124,8 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
 
     let mut background = JoinSet::new();
     background.spawn(publisher.clone().watch(stop_rx.clone()));
+    background.spawn(publisher.clone().watch_lists());
+    background.spawn(publisher.clone().fetch_lists());
     background.spawn(open.clone().watch());
     background.spawn(watch_clock(clock.clone(), metrics.clone()));
     background.spawn(flush_usage(recorder.clone(), publisher.clone()));

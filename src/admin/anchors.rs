@@ -2,6 +2,7 @@
 
 use super::{Caller, Shared, problem, refused};
 use crate::clock::UnixNanos;
+use crate::fetch::Overview;
 use crate::identity::{Fingerprint, Serial};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
@@ -63,8 +64,14 @@ pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>)
         Ok(seen) => seen,
         Err(e) => return refused(e.into()),
     };
+    let lists: Vec<Overview> = shared.publisher.lists().into_iter().filter(|l| l.anchor == anchor.name).collect();
     match aside(async move { anchor_document(&anchor, &live.snapshot, &seen) }).await {
-        Ok(document) => Json(document).into_response(),
+        Ok(mut document) => {
+            if let Some(object) = document.as_object_mut() {
+                object.insert("lists".into(), json!(lists));
+            }
+            Json(document).into_response()
+        }
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     }
 }

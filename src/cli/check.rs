@@ -5,9 +5,10 @@ use super::{Exit, complain, say};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::Problems;
+use crate::material::{MaterialFiles, Reading};
 use crate::registry::Registry;
 use crate::server::database_path;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Sources};
 use crate::store::{PlanOptions, Store, parse_declaration, plan};
 use std::path::{Path, PathBuf};
 
@@ -54,13 +55,27 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
         Err(e) => return Err(failed(&shown, e.to_string())),
     };
     let now = Clock::new().now();
-    let (mut snapshot, mut warnings) = Snapshot::build(config.sources(registry), None, now)?;
+    let material = MaterialFiles::new(path, &config.state_dir);
+    let mut reading = material.read(&registry, &material.kept(&registry));
+    let with = |registry: Registry, reading: &Reading| {
+        let mut problems = reading.problems(|_| true);
+        let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
+        match Snapshot::build(sources, None, now) {
+            Ok(built) if !problems.has_errors() => Ok(built),
+            Ok((_, warnings)) | Err(warnings) => {
+                problems.extend(warnings);
+                Err(problems)
+            }
+        }
+    };
+    let (mut snapshot, mut warnings) = with(registry, &reading)?;
     warnings.extend(config.warnings.clone());
     if let Some(folder) = &args.files {
         let files = read_folder(folder).map_err(|reason| failed(&folder.display().to_string(), reason))?;
         let declaration = parse_declaration(&files, &config.environment)?;
         let planned = plan(declaration, &snapshot.registry, &snapshot.operations, PlanOptions::default())?;
-        let (built, more) = Snapshot::build(config.sources(planned.next), None, now)?;
+        reading = material.read(&planned.next, &reading.material);
+        let (built, more) = with(planned.next, &reading)?;
         snapshot = built;
         warnings.extend(more);
     }

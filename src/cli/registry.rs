@@ -9,10 +9,12 @@ use crate::admin;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::{format_time, parse_time, parse_zone};
+use crate::material::MaterialFiles;
 use crate::name::PartnerId;
 use crate::registry::Change;
+use crate::reload::newly_named;
 use crate::server::{database_path, lock_state_dir, socket_path};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Sources};
 use crate::store::{DeclaredFile, PlanLine, PlanOptions, Store, parse_declaration, plan};
 use http::Method;
 use serde_json::{Value, json};
@@ -193,10 +195,19 @@ async fn apply_offline(
     let registry = store.load().await.map_err(|e| fail(&e))?;
     let revision = registry.revision();
     let now = Clock::new().now();
-    let (snapshot, _) = Snapshot::build(config.sources(registry), None, now).map_err(|e| problems(&e))?;
+    let material = MaterialFiles::new(path, &config.state_dir);
+    let reading = material.read(&registry, &material.kept(&registry));
+    let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
+    let (snapshot, _) = Snapshot::build(sources, None, now).map_err(|e| problems(&e))?;
     let declaration = parse_declaration(files, &config.environment).map_err(|e| problems(&e))?;
     let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options).map_err(|e| problems(&e))?;
-    Snapshot::build(config.sources(planned.next), Some(&snapshot), now).map_err(|e| problems(&e))?;
+    let reading = material.read(&planned.next, &reading.material);
+    let refused = reading.problems(newly_named(&snapshot.registry, &planned.changes));
+    if refused.has_errors() {
+        return Err(problems(&refused));
+    }
+    let sources = Sources { material: reading.material, ..config.sources(planned.next) };
+    Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
     if !agreed(args, &planned.lines) {
         return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
     }
@@ -301,8 +312,10 @@ async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
     let registry = store.load().await.map_err(|e| fail(&e))?;
     let value = match wanted {
         Wanted::Export => {
-            let (snapshot, _) =
-                Snapshot::build(config.sources(registry), None, Clock::new().now()).map_err(|e| fail(&e))?;
+            let material = MaterialFiles::new(path, &config.state_dir);
+            let material = material.read(&registry, &material.kept(&registry)).material;
+            let sources = Sources { material, ..config.sources(registry) };
+            let (snapshot, _) = Snapshot::build(sources, None, Clock::new().now()).map_err(|e| fail(&e))?;
             serde_json::to_value(admin::export_document(&snapshot)).map_err(|e| fail(&e))?
         }
         Wanted::List => serde_json::to_value(admin::list_document(&registry)).map_err(|e| fail(&e))?,
@@ -441,6 +454,11 @@ pub(super) async fn status(path: &Path, args: &StatusArgs) -> Exit {
             say(&format!("  trust        generation {}", snapshot["trust"]));
             for a in value["anchors"].as_array().into_iter().flatten() {
                 say(&format!("  anchor       {} until {}", text(&a["name"]), text(&a["not_after"])));
+            }
+            for b in value["bundles"].as_array().into_iter().flatten() {
+                let sequence = b["sequence"].as_u64().map_or_else(|| "no sequence".into(), |s| format!("sequence {s}"));
+                let (name, domain) = (text(&b["anchor"]), text(&b["trust_domain"]));
+                say(&format!("  bundle       {name} of {domain}, {sequence}, {} certificates", b["certificates"]));
             }
             for c in value["certificates"].as_array().into_iter().flatten() {
                 say(&format!("  certificate  {} until {}", text(&c["file"]), text(&c["not_after"])));

@@ -12,6 +12,7 @@ pub use spec::CONFIG;
 use crate::clock::UnixNanos;
 use crate::decision::WhenFull;
 use crate::document::{self, Node, Problems, Section};
+use crate::fetch::FetchSettings;
 use crate::gateway::BodyLimits;
 use crate::listen::{ListenLimits, TlsSettings};
 use crate::name::{Environment, UpstreamName};
@@ -40,6 +41,7 @@ pub struct Config {
     pub tls: TlsSettings,
     pub status_listen: Vec<SocketAddr>,
     pub body: BodyLimits,
+    pub fetch: FetchSettings,
     pub via: Arc<str>,
     pub record: RecordConfig,
     pub max_series: usize,
@@ -146,7 +148,7 @@ impl Config {
         }
     }
 
-    /// The sources of a snapshot with this registry.
+    /// The sources of a snapshot with this registry, without what is read for its anchors.
     pub fn sources(&self, registry: Registry) -> Sources {
         Sources {
             environment: self.environment.clone(),
@@ -158,6 +160,7 @@ impl Config {
             request: self.request.clone(),
             certificates: self.certificates.clone(),
             registry,
+            material: Arc::default(),
             config_revision: self.revision.clone(),
         }
     }
@@ -193,6 +196,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let tls = partner.section("tls");
     let request = root.section("request");
     let drain = root.section("drain");
+    let revocation = root.section("revocation");
     let policy = root.section("policy");
 
     let certificates: Vec<ServerCertificateSource> =
@@ -257,6 +261,12 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         body: BodyLimits {
             progress: timeouts.duration("body_progress"),
             min_rate: u64::try_from(request.integer("min_body_rate")).unwrap_or(0),
+        },
+        fetch: FetchSettings {
+            refresh: revocation.duration("refresh"),
+            timeout: revocation.duration("timeout"),
+            max_size: revocation.size("max_size"),
+            hosts: revocation.texts("hosts"),
         },
         via: request.text("via")?.into(),
         record: record(root.section("record"), reader, problems)?,

@@ -66,6 +66,12 @@ pub static CONFIG: &[Field] = &[
         presence: Optional(""),
         doc: "The Rego policy that decides every request.",
     },
+    Field {
+        key: "revocation",
+        kind: Kind::Table(REVOCATION),
+        presence: Optional(""),
+        doc: "How revocation lists are fetched. Which lists an anchor needs is said where the anchor is registered.",
+    },
     Field { key: "request", kind: Kind::Table(REQUEST), presence: Optional(""), doc: "Bounds on requests." },
     Field {
         key: "record",
@@ -437,6 +443,28 @@ static POLICY: &[Field] = &[
         kind: Kind::List(&Kind::Text),
         presence: Optional("[\"x-api-version\"]"),
         doc: "Request fields that policy and records may see. Never put secrets here.",
+    },
+];
+
+static REVOCATION: &[Field] = &[
+    Field {
+        key: "refresh",
+        kind: seconds(1, 30 * DAY),
+        presence: Default("15m"),
+        doc: "Time between two questions to a URL; more often towards the end of a list, and soon after a failure.",
+    },
+    Field { key: "timeout", kind: millis(100, 600_000), presence: Default("10s"), doc: "For one question to a URL." },
+    Field {
+        key: "max_size",
+        kind: Kind::Size { min: 1024, max: 128 << 20 },
+        presence: Default("64MiB"),
+        doc: "Largest list that is taken from a URL.",
+    },
+    Field {
+        key: "hosts",
+        kind: Kind::List(&Kind::Text),
+        presence: Optional("[\"crl.acme.example\"]"),
+        doc: "Hosts that a certificate may send the gateway to for its list (`distribution_points` of an anchor), each with its port where the URL has one.",
     },
 ];
 

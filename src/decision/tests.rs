@@ -133,6 +133,7 @@ impl World {
             },
             certificates: vec![SERVER.clone()],
             registry: self.registry(),
+            material: Arc::default(),
             config_revision: "0".into(),
         };
         let (snapshot, problems) = Snapshot::build(sources, previous, NOW).unwrap_or_else(|p| panic!("{p}"));

@@ -13,6 +13,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(10);
 /// No list is asked for more often, however soon it ends.
 const SHORTEST: Duration = Duration::from_secs(10);
 
+#[derive(Clone)]
 pub(super) struct Item {
     /// The source as the anchor names it: a folder, for a file in it.
     pub origin: CrlSource,

@@ -9,11 +9,11 @@ mod copies;
 mod http;
 mod item;
 
-use crate::clock::{Clock, UnixNanos};
+use crate::clock::Clock;
 use crate::name::AnchorName;
-use crate::partner::{Anchor, CrlSource, Revocation, RevocationMode, Root};
+use crate::partner::{Anchor, CrlSource, Der, Revocation, RevocationMode, Root};
 use crate::record::Metrics;
-use crate::trust::{AnchorLists, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope, Wanted};
+use crate::trust::{AnchorLists, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope, TrustBundle, Wanted};
 use copies::{Copies, Label};
 use futures::StreamExt;
 use http::{Answer, Http};
@@ -52,6 +52,8 @@ pub struct Fetcher {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// When the first list came that nobody has asked for since.
+    arrived: Mutex<Option<Instant>>,
 }
 
 struct State {
@@ -59,9 +61,27 @@ struct State {
     anchors: BTreeMap<AnchorName, Held>,
 }
 
+/// The trust bundles of anchors that are SPIFFE trust domains.
+type Bundles = HashMap<AnchorName, Arc<TrustBundle>>;
+
+/// Anchors that could be looked after, with what was read for them.
+#[derive(Clone)]
+pub struct Planned {
+    anchors: BTreeMap<AnchorName, Held>,
+}
+
+impl Planned {
+    pub fn lists(&self) -> HashMap<AnchorName, AnchorLists> {
+        lists_of(&self.anchors)
+    }
+}
+
 /// One anchor whose lists are looked after.
+#[derive(Clone)]
 struct Held {
     anchor: Arc<Anchor>,
+    /// Its CA certificates.
+    roots: Vec<Der>,
     issuers: Arc<Vec<IssuerKey>>,
     items: BTreeMap<CrlSource, Item>,
     good: HashMap<Scope, Good>,
@@ -92,6 +112,7 @@ impl Fetcher {
             clock,
             metrics,
             state: Mutex::new(State { settings, anchors: BTreeMap::new() }),
+            arrived: Mutex::default(),
         })
     }
 
@@ -99,29 +120,46 @@ impl Fetcher {
         self.state().settings = settings;
     }
 
-    /// Looks after exactly these anchors from now on, and reads what can be read at once: files, and copies of what was
-    /// good before. To be called off the request path.
-    pub fn follow<'a>(&self, anchors: impl Iterator<Item = &'a Arc<Anchor>>) {
-        let mut state = self.state();
+    /// What looking after exactly these anchors begins with: what can be read at once, files and copies of what was good
+    /// before. Nothing changes until it is adopted. To be called off the request path.
+    pub fn plan<'a>(&self, anchors: impl Iterator<Item = &'a Arc<Anchor>>, bundles: &Bundles) -> Planned {
+        let (before, settings) = {
+            let state = self.state();
+            (state.anchors.clone(), state.settings.clone())
+        };
         let mut next = BTreeMap::new();
         for anchor in anchors.filter(|a| a.revocation.mode != RevocationMode::Off) {
-            let before = state.anchors.remove(&anchor.name);
-            let held = match before {
-                Some(held) if same_lists(&held.anchor, anchor) => Held { anchor: anchor.clone(), ..held },
-                before => self.hold(anchor, before),
+            let roots = roots_of(anchor, bundles);
+            let held = match before.get(&anchor.name) {
+                Some(held) if held.roots == roots && held.anchor.revocation == anchor.revocation => {
+                    Held { anchor: anchor.clone(), ..held.clone() }
+                }
+                held => self.hold(anchor, roots, held.and_then(|held| held.wanted.clone())),
             };
             next.insert(anchor.name.clone(), held);
         }
-        state.anchors = next;
-        drop(state);
-        self.look();
+        self.look_at(&mut next, &settings);
+        Planned { anchors: next }
+    }
+
+    /// Looks after the anchors of a plan from now on.
+    pub fn adopt(&self, planned: Planned) {
+        let mut state = self.state();
+        state.anchors = planned.anchors;
+        self.gauges(&state);
     }
 
     /// Looks at files and folders, and at what certificates have asked for. Returns whether a list has changed.
     pub fn look(&self) -> bool {
-        let mut changed = false;
         let mut state = self.state();
         let State { settings, anchors } = &mut *state;
+        let changed = self.look_at(anchors, settings);
+        self.gauges(&state);
+        changed
+    }
+
+    fn look_at(&self, anchors: &mut BTreeMap<AnchorName, Held>, settings: &FetchSettings) -> bool {
+        let mut changed = false;
         for held in anchors.values_mut() {
             held.list_items(&self.base, settings);
             let files: Vec<(CrlSource, PathBuf)> = held
@@ -144,7 +182,6 @@ impl Fetcher {
                 changed |= self.take(held, &source, read.as_deref().map_err(Clone::clone), None);
             }
         }
-        self.gauges(&state);
         changed
     }
 
@@ -221,35 +258,31 @@ impl Fetcher {
         changed
     }
 
-    /// The lists of every anchor that is looked after.
-    pub fn lists(&self) -> HashMap<AnchorName, AnchorLists> {
-        let state = self.state();
-        let of = |held: &Held| AnchorLists {
-            lists: held.good.values().map(|good| good.list.clone()).collect(),
-            wanted: held.wanted.clone(),
-        };
-        state.anchors.iter().map(|(name, held)| (name.clone(), of(held))).collect()
+    /// When the first of the lists came that have been taken over since the last call.
+    pub fn arrived(&self) -> Option<Instant> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Begins to look after an anchor; what was good before is taken over where it still verifies.
-    fn hold(&self, anchor: &Arc<Anchor>, before: Option<Held>) -> Held {
+    /// The lists of every anchor that is looked after.
+    pub fn lists(&self) -> HashMap<AnchorName, AnchorLists> {
+        lists_of(&self.state().anchors)
+    }
+
+    /// Begins to look after an anchor, with the copies of what was good before.
+    fn hold(&self, anchor: &Arc<Anchor>, roots: Vec<Der>, wanted: Option<Arc<Wanted>>) -> Held {
         let mut issuers = Vec::new();
-        let own = match &anchor.root {
-            Root::Certificate { certificate } => Some(certificate),
-            Root::Bundle { .. } => None,
-        };
-        for der in own.into_iter().chain(&anchor.revocation.intermediates) {
+        for der in roots.iter().chain(&anchor.revocation.intermediates) {
             match IssuerKey::from_certificate(&der.0) {
                 Ok(issuer) => issuers.push(issuer),
                 // A bad anchor is refused where trust is built.
                 Err(fault) => tracing::warn!(anchor = %anchor.name, "an issuer of revocation lists: {fault}"),
             }
         }
-        let wanted = anchor.revocation.distribution_points.then(|| {
-            before.as_ref().and_then(|held| held.wanted.clone()).unwrap_or_else(|| Arc::new(Wanted::new(MAX_POINTS)))
-        });
+        let wanted =
+            anchor.revocation.distribution_points.then(|| wanted.unwrap_or_else(|| Arc::new(Wanted::new(MAX_POINTS))));
         let mut held = Held {
             anchor: anchor.clone(),
+            roots,
             issuers: Arc::new(issuers),
             items: BTreeMap::new(),
             good: HashMap::new(),
@@ -293,7 +326,7 @@ impl Fetcher {
         bytes: Result<&[u8], String>,
         freshness: Option<(Option<String>, Option<String>)>,
     ) -> bool {
-        let now = self.clock.now();
+        let (came, now) = (Instant::now(), self.clock.now());
         let Held { anchor, issuers, items, good, .. } = held;
         let Some(item) = items.get_mut(source) else { return false };
         let name = &anchor.name;
@@ -329,6 +362,7 @@ impl Fetcher {
                     tracing::error!(anchor = %name, %source, error = %e, "no copy of the revocation list could be kept");
                 }
                 good.insert(list.scope().clone(), Good { list: Arc::new(list), origin: item.origin.clone() });
+                self.arrived.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(came);
                 true
             }
             Err(reason) => {
@@ -375,7 +409,7 @@ impl Fetcher {
                     source: good.origin.to_string(),
                     number: shown(&good.list),
                     revoked: good.list.revoked(),
-                    next_update: Some(good.list.next_update()),
+                    next_update: Some(good.list.next_update().to_string()),
                     error: None,
                 });
             }
@@ -405,7 +439,8 @@ pub struct Overview {
     pub source: String,
     pub number: String,
     pub revoked: usize,
-    pub next_update: Option<UnixNanos>,
+    /// RFC 3339.
+    pub next_update: Option<String>,
     pub error: Option<String>,
 }
 
@@ -457,9 +492,19 @@ impl Held {
     }
 }
 
-/// Whether the lists that were verified for one are those of the other.
-fn same_lists(old: &Anchor, new: &Anchor) -> bool {
-    old.root == new.root && old.revocation == new.revocation
+fn roots_of(anchor: &Anchor, bundles: &Bundles) -> Vec<Der> {
+    match &anchor.root {
+        Root::Certificate { certificate } => vec![certificate.clone()],
+        Root::Bundle { .. } => bundles.get(&anchor.name).map(|b| b.certificates.clone()).unwrap_or_default(),
+    }
+}
+
+fn lists_of(anchors: &BTreeMap<AnchorName, Held>) -> HashMap<AnchorName, AnchorLists> {
+    let of = |held: &Held| AnchorLists {
+        lists: held.good.values().map(|good| good.list.clone()).collect(),
+        wanted: held.wanted.clone(),
+    };
+    anchors.iter().map(|(name, held)| (name.clone(), of(held))).collect()
 }
 
 fn shown(list: &RevocationList) -> String {

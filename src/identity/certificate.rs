@@ -7,6 +7,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
@@ -19,6 +20,14 @@ const MAX_DER: usize = 64 * 1024;
 const MAX_NAMES: usize = 200;
 /// Most places for revocation lists that a certificate may name.
 pub const MAX_CRL_URLS: usize = 16;
+/// Extensions whose meaning is applied, here or by webpki.
+const UNDERSTOOD: [Oid<'static>; 5] = [
+    oid!(2.5.29.15), // keyUsage
+    oid!(2.5.29.17), // subjectAltName
+    oid!(2.5.29.19), // basicConstraints
+    oid!(2.5.29.30), // nameConstraints
+    oid!(2.5.29.37), // extKeyUsage
+];
 
 /// SHA-256 of a certificate (fingerprint) or of its SubjectPublicKeyInfo. Shown as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -245,6 +254,8 @@ pub struct Certificate {
     pub client_auth: Option<bool>,
     /// keyUsage permits digitalSignature, or is absent.
     pub digital_signature: bool,
+    /// The extension keyUsage is there.
+    pub states_usage: bool,
     /// keyUsage has keyCertSign.
     pub cert_sign: bool,
     /// keyUsage permits cRLSign, or is absent.
@@ -252,6 +263,8 @@ pub struct Certificate {
     /// Where its revocation lists are, as cRLDistributionPoints says: see [`crl_url`]. Points for some reasons only, and
     /// those whose list another CA signs, are left out.
     pub crl_urls: Vec<String>,
+    /// OIDs of the critical extensions that nobody here understands.
+    pub unknown_critical: Vec<String>,
 }
 
 impl Certificate {
@@ -298,16 +311,22 @@ impl Certificate {
             is_ca: false,
             client_auth: None,
             digital_signature: true,
+            states_usage: false,
             cert_sign: false,
             crl_sign: true,
             crl_urls: Vec::new(),
+            unknown_critical: Vec::new(),
         };
         for extension in cert.extensions() {
+            if extension.critical && !UNDERSTOOD.contains(&extension.oid) {
+                facts.unknown_critical.push(extension.oid.to_id_string());
+            }
             match extension.parsed_extension() {
                 ParsedExtension::SubjectAlternativeName(san) => facts.san = san_facts(&san.general_names)?,
                 ParsedExtension::BasicConstraints(bc) => facts.is_ca = bc.ca,
                 ParsedExtension::KeyUsage(usage) => {
                     facts.digital_signature = usage.digital_signature();
+                    facts.states_usage = true;
                     facts.cert_sign = usage.key_cert_sign();
                     facts.crl_sign = usage.crl_sign();
                 }
@@ -342,6 +361,14 @@ pub fn crl_url(uri: &str) -> Option<&str> {
         .iter()
         .any(|scheme| uri.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
     (known && uri.len() <= 2048 && uri.bytes().all(|b| matches!(b, b' '..=b'~'))).then_some(uri)
+}
+
+impl Certificate {
+    /// notAfter minus notBefore.
+    pub fn lifetime(&self) -> Duration {
+        let nanos = self.not_after.0.saturating_sub(self.not_before.0).saturating_sub(1_000_000_000);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+    }
 }
 
 fn seconds(s: i64) -> UnixNanos {

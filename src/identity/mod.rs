@@ -7,13 +7,15 @@
 mod certificate;
 mod dn;
 mod matching;
+mod spiffe;
 
 pub use certificate::{
     Certificate, Fault, Fingerprint, KeyAlgorithm, KeyFacts, MAX_CRL_URLS, SanFacts, Serial, SerialKey,
     SignatureStrength, crl_url,
 };
 pub use dn::{DistinguishedName, parse_dn};
-pub use matching::{Match, MatchKey, MatchKind, check_trust_domain};
+pub use matching::{Match, MatchKey, MatchKind};
+pub use spiffe::{SpiffeId, Svid, check_trust_domain, claims_spiffe};
 
 use crate::clock::UnixNanos;
 use crate::name::AnchorName;

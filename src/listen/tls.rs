@@ -186,6 +186,7 @@ fn alert_of(reason: &Reason) -> CertificateError {
         Reason::CertificateExpired => CertificateError::Expired,
         Reason::CertificateNotYetValid => CertificateError::NotValidYet,
         Reason::CertificateRevoked => CertificateError::Revoked,
+        Reason::RevocationUnknown => CertificateError::UnknownRevocationStatus,
         Reason::CertificateBadSignature => CertificateError::BadSignature,
         Reason::CertificateWrongUsage => CertificateError::InvalidPurpose,
         _ => CertificateError::BadEncoding,

@@ -147,13 +147,17 @@ metrics! {
     clock_steps: IntCounterVec("partnergate_clock_steps_total", "Steps of the system clock by direction (forward, back).", labels ["direction"]);
     panics: IntCounter("partnergate_panics_total", "Panics that were caught; each costs the request, or the handshake, that it happened in.");
     certificate_expiry: GaugeVec("partnergate_server_certificate_expiry_timestamp_seconds", "notAfter of each server certificate.", labels ["file"]);
-    anchor_expiry: GaugeVec("partnergate_anchor_expiry_timestamp_seconds", "notAfter of each trust anchor.", labels ["anchor"]);
     crl_lists: IntGaugeVec("partnergate_crl_lists", "Revocation lists in use, by anchor.", labels ["anchor"]);
     crl_revoked: IntGaugeVec("partnergate_crl_revoked_certificates", "Certificates that the revocation lists of an anchor name.", labels ["anchor"]);
     crl_next_update: GaugeVec("partnergate_crl_next_update_timestamp_seconds", "Earliest nextUpdate of an anchor's revocation lists. With revocation `required`, certificates are refused once it and the anchor's grace have passed.", labels ["anchor"]);
     crl_last_success: GaugeVec("partnergate_crl_last_success_timestamp_seconds", "When the source of an anchor's revocation lists that has failed for longest was last read well.", labels ["anchor"]);
     crl_failing: IntGaugeVec("partnergate_crl_failing_sources", "Sources of an anchor's revocation lists whose last read failed; the last good list is kept.", labels ["anchor"]);
     crl_fetches: IntCounterVec("partnergate_crl_fetches_total", "Questions to URLs of revocation lists, by result (ok, unchanged, failed).", labels ["result"]);
+    anchor_expiry: GaugeVec("partnergate_anchor_expiry_timestamp_seconds", "notAfter of each trust anchor; of a bundle, of its certificate that expires first.", labels ["anchor"]);
+    bundle_ok: IntGaugeVec("partnergate_trust_bundle_last_read_successful", "1 when the SPIFFE trust bundle of an anchor was accepted when it was last read, 0 when the last good one was kept or there is none.", labels ["anchor"]);
+    bundle_certificates: IntGaugeVec("partnergate_trust_bundle_certificates", "CA certificates of an anchor's SPIFFE trust bundle that are in use; 0 refuses every certificate of the trust domain.", labels ["anchor"]);
+    chain_omitted: IntCounter("partnergate_client_cert_chain_omitted_total", "Requests forwarded without Client-Cert-Chain because the chain is too large for a header field.");
+    xfcc_omitted: IntCounter("partnergate_xfcc_omitted_total", "Requests forwarded without X-Forwarded-Client-Cert because the certificate's names are too large for a header field.");
     credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);
     credential_expiry_count: IntGaugeVec("partnergate_credentials_expiring", "Credentials by time until the certificate last seen expires: `expired`, `1d`, `7d`, `30d`, `90d`, `later`, `unseen`.", labels ["within"]);
     series_folded: IntCounter("partnergate_metrics_series_folded_total", "Label values that were counted as `other` because of metrics.max_series.");

@@ -59,7 +59,8 @@ impl Publisher {
             found.iter().for_each(|wrong| problems.file("registry", wrong.to_string(), None));
             problems
         })?;
-        let snapshot = live.snapshot.with_registry(built, &[], true, self.clock.now())?;
+        let snapshot =
+            live.snapshot.with_registry(built, &[], Some(live.snapshot.material.clone()), self.clock.now())?;
         let revision = self.store.commit(registry.revision(), &changes).await?;
         let committed = Instant::now();
         self.publish(snapshot, None, concerned(&changes), committed).await?;

@@ -17,7 +17,7 @@ use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource, ValueCache};
 use crate::registry::Registry;
 use crate::request::HeadLimits;
 use crate::route::{Route, Routes};
-use crate::trust::Trust;
+use crate::trust::{Material, Trust};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub struct Sources {
     pub request: RequestSettings,
     pub certificates: Vec<ServerCertificateSource>,
     pub registry: Registry,
+    /// What was read for the registry's anchors.
+    pub material: Arc<Material>,
     /// SHA-256 of the config file and what it includes, as hex.
     pub config_revision: Arc<str>,
 }
@@ -63,6 +65,7 @@ pub struct Snapshot {
     pub environment: Environment,
     pub registry: Registry,
     pub trust: Arc<Trust>,
+    pub material: Arc<Material>,
     pub policy: Arc<Policy>,
     pub routes: Arc<Routes>,
     pub operations: Arc<Operations>,
@@ -104,11 +107,13 @@ impl Snapshot {
         let kept = previous.filter(|p| *p.certificate_sources == sources.certificates);
         let certificates = kept.map_or_else(|| Arc::new(built), |p| p.certificates.clone());
         certificates::check_hosts(&certificates, &routes, &mut problems);
-        let trust = match previous.filter(|p| p.registry.anchors().eq(sources.registry.anchors())) {
+        let same =
+            |p: &&Snapshot| p.registry.anchors().eq(sources.registry.anchors()) && p.material == sources.material;
+        let trust = match previous.filter(same) {
             Some(p) => Some(p.trust.clone()),
             None => {
                 let generation = previous.map_or(1, |p| p.trust.generation() + 1);
-                match Trust::build(generation, sources.registry.anchors()) {
+                match Trust::build(generation, sources.registry.anchors(), &sources.material) {
                     Ok(trust) => Some(Arc::new(trust)),
                     Err(found) => {
                         for reason in found {
@@ -145,6 +150,7 @@ impl Snapshot {
             environment: sources.environment,
             registry: sources.registry,
             trust,
+            material: sources.material,
             policy: Arc::new(policy),
             routes: Arc::new(routes),
             operations: Arc::new(operations),
@@ -158,8 +164,8 @@ impl Snapshot {
         Ok((snapshot, problems))
     }
 
-    /// The snapshot after a change of the registry that touched `partners` and, where `anchors` says so, anchors. The
-    /// rest is shared; only what was touched is judged.
+    /// The snapshot after a change of the registry that touched `partners`. Trust is built anew where `material` is given:
+    /// anchors have changed, or what was read for them has. The rest is shared; only what was touched is judged.
     ///
     /// # Errors
     /// What of the change does not fit; then this snapshot stays in use.
@@ -167,13 +173,13 @@ impl Snapshot {
         &self,
         registry: Registry,
         partners: &[PartnerId],
-        anchors: bool,
+        material: Option<Arc<Material>>,
         now: UnixNanos,
     ) -> Result<Snapshot, Problems> {
         let mut problems = Problems::new();
         let mut trust = self.trust.clone();
-        if anchors {
-            match Trust::build(self.trust.generation() + 1, registry.anchors()) {
+        if let Some(material) = &material {
+            match Trust::build(self.trust.generation() + 1, registry.anchors(), material) {
                 Ok(next) => trust = Arc::new(next),
                 Err(found) => {
                     for reason in found {
@@ -193,6 +199,7 @@ impl Snapshot {
             environment: self.environment.clone(),
             registry,
             trust,
+            material: material.unwrap_or_else(|| self.material.clone()),
             policy: self.policy.clone(),
             routes: self.routes.clone(),
             operations: self.operations.clone(),
@@ -227,8 +234,12 @@ fn warn_expiring_anchors(trust: &Trust, now: UnixNanos, problems: &mut Problems)
     for anchor in trust.anchors() {
         if anchor.not_after <= now.saturating_add(EXPIRY_WARNING) {
             let state = if anchor.not_after <= now { "has expired" } else { "expires" };
-            let reason = format!("the trust anchor `{}` {state} at {}", anchor.name, anchor.not_after);
-            problems.warning("registry", "", reason, Some("register its successor beside it"));
+            let (what, fix) = match &anchor.trust_domain {
+                None => ("the trust anchor".to_owned(), "register its successor beside it"),
+                Some(_) => (format!("`{}` in the bundle of the trust anchor", anchor.subject), "get a newer bundle"),
+            };
+            let reason = format!("{what} `{}` {state} at {}", anchor.name, anchor.not_after);
+            problems.warning("registry", "", reason, Some(fix));
         }
     }
 }

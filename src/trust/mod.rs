@@ -1,26 +1,29 @@
-//! Which chains are believed, now: trust anchors, and later their revocation lists and denials.
+//! Which chains are believed, now: trust anchors, their revocation lists and their denials.
 //!
-//! In: anchors of the registry, a chain as received, the time. Out: a [`Peer`] whose path has been verified
-//! (RFC 5280 section 6, by webpki) and which is stricter than that: named reasons for weak keys and signatures. Must
-//! never: compare issuer names to find an anchor; do I/O.
+//! In: anchors of the registry and the [`Material`] that was read for them, a chain as received, the time. Out: a
+//! [`Peer`] whose path has been verified (RFC 5280 section 6, by webpki) and which is stricter than that: named reasons
+//! for weak keys and signatures. Must never: compare issuer names to find an anchor; do I/O.
 
+mod bundle;
 mod crl;
 mod fault;
 mod revocation;
 mod serials;
 
+pub use bundle::{MAX_BUNDLE_BYTES, TrustBundle};
 pub use crl::{CrlFault, CrlNumber, Holds, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope};
 pub use revocation::{AnchorLists, AnchorRevocation, Checked, Wanted};
 
 use crate::clock::UnixNanos;
 use crate::identity::{
-    Certificate, DistinguishedName, Fault, Fingerprint, Issuer, KeyAlgorithm, Peer, SignatureStrength,
+    Certificate, DistinguishedName, Fault, Fingerprint, Issuer, KeyAlgorithm, Peer, SerialKey, SignatureStrength,
+    SpiffeId, Svid,
 };
 use crate::name::{AnchorName, Environment};
-use crate::partner::{Anchor, ClientAuthUsage, Root};
+use crate::partner::{Anchor, ClientAuthUsage, DeniedCertificate, Root};
 use crate::reason::Reason;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use webpki::{EndEntityCert, KeyUsage};
@@ -30,17 +33,34 @@ const MAX_CHAIN: usize = 8;
 /// Bytes of a client's chain together.
 const MAX_CHAIN_BYTES: usize = 64 * 1024;
 
+/// What anchors need that is no part of the registry, as it was last read and found good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Material {
+    /// Of the anchors that are a SPIFFE trust domain.
+    pub bundles: HashMap<AnchorName, Arc<TrustBundle>>,
+    /// Of the anchors whose revocation lists are looked at.
+    pub lists: HashMap<AnchorName, AnchorLists>,
+}
+
 /// One immutable trust state.
 pub struct Trust {
     generation: u64,
+    /// Each CA certificate; those of one bundle follow each other.
     anchors: Vec<Trusted>,
     /// For webpki, in the order of `anchors`.
     webpki: Vec<TrustAnchor<'static>>,
+    /// Place in `anchors` by public key.
+    by_key: HashMap<Fingerprint, usize>,
+    /// Which anchor's bundle vouches for a SPIFFE trust domain.
+    domains: HashMap<String, AnchorName>,
 }
 
-/// An anchor in use.
+/// A CA certificate in use.
 pub struct Trusted {
+    /// The anchor that it belongs to; several of one bundle share it.
     pub name: AnchorName,
+    /// Every leaf under it is an X.509-SVID of this trust domain.
+    pub trust_domain: Option<Arc<str>>,
     pub subject: DistinguishedName,
     pub spki_sha256: Fingerprint,
     pub fingerprint: Fingerprint,
@@ -49,62 +69,118 @@ pub struct Trusted {
     pub not_after: UnixNanos,
     pub environments: Vec<Environment>,
     client_auth: ClientAuthUsage,
+    max_lifetime: Option<Duration>,
+    /// Shared by the certificates of one bundle.
+    rules: Arc<Rules>,
+}
+
+/// Which certificates under an anchor are not believed whatever their path says.
+struct Rules {
+    revocation: AnchorRevocation,
+    wanted: Option<Arc<Wanted>>,
+    denied_serials: HashSet<SerialKey>,
+    denied_fingerprints: HashSet<Fingerprint>,
 }
 
 impl Trust {
     /// # Errors
-    /// Every anchor that is not a usable CA certificate, and every pair of anchors with equal keys.
-    pub fn build<'a>(generation: u64, anchors: impl Iterator<Item = &'a Arc<Anchor>>) -> Result<Trust, Vec<String>> {
-        let mut trust = Trust { generation, anchors: Vec::new(), webpki: Vec::new() };
+    /// Every anchor that is not a usable CA certificate or has no bundle in `material`, every pair of anchors with equal
+    /// keys or for the same trust domain.
+    pub fn build<'a>(
+        generation: u64,
+        anchors: impl Iterator<Item = &'a Arc<Anchor>>,
+        material: &Material,
+    ) -> Result<Trust, Vec<String>> {
+        let mut trust = Trust {
+            generation,
+            anchors: Vec::new(),
+            webpki: Vec::new(),
+            by_key: HashMap::new(),
+            domains: HashMap::new(),
+        };
         let mut problems = Vec::new();
-        let mut keys: HashMap<Fingerprint, AnchorName> = HashMap::new();
         for anchor in anchors {
             let name = &anchor.name;
-            let Root::Certificate { certificate } = &anchor.root else {
-                problems.push(format!("anchor `{name}`: its trust bundle has not been read"));
-                continue;
-            };
-            let facts = match check_anchor(&certificate.0) {
-                Ok(facts) => facts,
-                Err(why) => {
-                    problems.push(format!("anchor `{name}`: {why}"));
-                    continue;
+            let (certificates, trust_domain) = match &anchor.root {
+                Root::Certificate { certificate } => (std::slice::from_ref(certificate), None),
+                Root::Bundle { bundle } => {
+                    if let Some(other) = trust.domains.insert(bundle.trust_domain.clone(), name.clone()) {
+                        problems.push(format!(
+                            "anchors `{other}` and `{name}` are both of the trust domain `{}`: keep one",
+                            bundle.trust_domain
+                        ));
+                    }
+                    let read = material.bundles.get(name).filter(|read| read.trust_domain == bundle.trust_domain);
+                    let Some(read) = read else {
+                        problems.push(format!("anchor `{name}`: its trust bundle has not been read"));
+                        continue;
+                    };
+                    (read.certificates.as_slice(), Some(Arc::from(bundle.trust_domain.as_str())))
                 }
             };
-            if let Some(other) = keys.insert(facts.spki_sha256, name.clone()) {
-                problems.push(format!(
-                    "anchors `{other}` and `{name}` have the same public key, so that one could speak for the other's \
-                     partners: keep one and bind it to both lists of partners"
-                ));
-            }
-            let der = CertificateDer::from(certificate.0.as_slice());
-            match webpki::anchor_from_trusted_cert(&der) {
-                Ok(trusted) => trust.webpki.push(trusted.to_owned()),
-                Err(e) => {
-                    problems.push(format!("anchor `{name}`: cannot be used as a trust anchor ({e})"));
-                    continue;
+            let rules = Arc::new(Rules::of(anchor, material.lists.get(name)));
+            for certificate in certificates {
+                if let Err(why) = trust.add(anchor, &certificate.0, trust_domain.clone(), rules.clone()) {
+                    problems.push(why);
                 }
             }
-            trust.anchors.push(Trusted {
-                name: name.clone(),
-                subject: facts.subject,
-                spki_sha256: facts.spki_sha256,
-                fingerprint: facts.fingerprint,
-                not_before: facts.not_before,
-                not_after: facts.not_after,
-                environments: anchor.environments.clone(),
-                client_auth: anchor.client_auth,
-            });
         }
         if problems.is_empty() { Ok(trust) } else { Err(problems) }
+    }
+
+    fn add(
+        &mut self,
+        anchor: &Anchor,
+        der: &[u8],
+        trust_domain: Option<Arc<str>>,
+        rules: Arc<Rules>,
+    ) -> Result<(), String> {
+        let name = &anchor.name;
+        let facts = check_anchor(der).map_err(|why| format!("anchor `{name}`: {why}"))?;
+        if let Some(other) = self.by_key.get(&facts.spki_sha256).and_then(|place| self.anchors.get(*place)) {
+            return Err(format!(
+                "anchors `{}` and `{name}` have the same public key, so that one could speak for the other's partners: \
+                 keep one and bind it to both lists of partners",
+                other.name
+            ));
+        }
+        let der = CertificateDer::from(der);
+        let trusted = webpki::anchor_from_trusted_cert(&der)
+            .map_err(|e| format!("anchor `{name}`: cannot be used as a trust anchor ({e})"))?;
+        self.webpki.push(trusted.to_owned());
+        self.by_key.insert(facts.spki_sha256, self.anchors.len());
+        self.anchors.push(Trusted {
+            name: name.clone(),
+            trust_domain,
+            subject: facts.subject,
+            spki_sha256: facts.spki_sha256,
+            fingerprint: facts.fingerprint,
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            environments: anchor.environments.clone(),
+            client_auth: anchor.client_auth,
+            max_lifetime: anchor.max_lifetime,
+            rules,
+        });
+        Ok(())
     }
 
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
+    /// Every CA certificate, in the order of the anchors' names.
     pub fn anchors(&self) -> &[Trusted] {
         &self.anchors
+    }
+
+    /// The anchor whose bundle alone vouches for a SPIFFE trust domain, where there is one.
+    pub fn anchor_of_domain(&self, trust_domain: &str) -> Option<&AnchorName> {
+        self.domains.get(trust_domain)
+    }
+
+    fn by_key(&self, spki: &Fingerprint) -> Option<&Trusted> {
+        self.anchors.get(*self.by_key.get(spki)?)
     }
 
     /// Verifies a chain as received, leaf first, for TLS client authentication at `now`.
@@ -153,16 +229,11 @@ impl Trust {
 
         // The anchor is the one the path ended in, recognised by its key.
         let spki = Fingerprint::of(webpki::spki_for_anchor(path.anchor()).as_ref());
-        let Some(anchor) = self.anchors.iter().find(|a| a.spki_sha256 == spki) else {
+        let Some(anchor) = self.by_key(&spki) else {
             return Err(Fault::new(Reason::CertificateUnknownIssuer, "the path ended in no registered anchor"));
         };
         check_anchor_validity(anchor, now)?;
-        if !permits_client_auth(&leaf, anchor) {
-            return Err(Fault::new(
-                Reason::CertificateWrongUsage,
-                "extendedKeyUsage does not name clientAuth (an anchor can be set to `client_auth: optional`)",
-            ));
-        }
+        check_leaf(&leaf, anchor)?;
         let mut intermediates = Vec::new();
         for cert in path.intermediate_certificates() {
             let fingerprint = Fingerprint::of(cert.der().as_ref());
@@ -178,32 +249,83 @@ impl Trust {
                 not_after: facts.not_after,
             });
         }
-        Ok(Peer::new(leaf, intermediates, anchor.name.clone(), anchor.spki_sha256, self.generation))
+        let peer = Peer::new(leaf, intermediates, anchor.name.clone(), anchor.spki_sha256, self.generation);
+        anchor.rules.note_places(&peer);
+        anchor.rules.check(&peer, now)?;
+        Ok(peer)
     }
 
     /// Whether a peer that was verified earlier would still be trusted: for every request.
     ///
     /// # Errors
     /// [`Reason::TrustChanged`] when its anchor is gone or was replaced, [`Reason::CertificateExpired`] when the anchor
-    /// or a certificate between it and the leaf has expired, [`Reason::CertificateWrongUsage`] when the anchor has begun
-    /// to demand a usage that the leaf does not state.
+    /// or a certificate between it and the leaf has expired; what the anchor has begun to demand of leaves:
+    /// [`Reason::CertificateWrongUsage`], [`Reason::CertificateLifetime`], [`Reason::CertificateNotSvid`];
+    /// [`Reason::CertificateRevoked`] and [`Reason::RevocationUnknown`].
     pub fn still_good(&self, peer: &Peer, now: UnixNanos) -> Result<&Trusted, Reason> {
-        let anchor = self.anchors.iter().find(|a| a.spki_sha256 == peer.anchor_spki && a.name == peer.anchor);
+        let anchor = self.by_key(&peer.anchor_spki).filter(|a| a.name == peer.anchor);
         let Some(anchor) = anchor else { return Err(Reason::TrustChanged) };
         check_anchor_validity(anchor, now).map_err(|f| f.reason)?;
         if peer.intermediates.iter().any(|issuer| now >= issuer.not_after) {
             return Err(Reason::CertificateExpired);
         }
-        if !permits_client_auth(&peer.leaf, anchor) {
-            return Err(Reason::CertificateWrongUsage);
+        // The same trust has found nothing against it.
+        if peer.trust_generation != self.generation {
+            check_leaf(&peer.leaf, anchor).map_err(|f| f.reason)?;
         }
+        anchor.rules.check(peer, now).map_err(|f| f.reason)?;
         Ok(anchor)
     }
 
     /// When the clock alone will end what [`Trust::still_good`] says of a peer that is good now.
     pub fn good_until(&self, peer: &Peer, anchor: &Trusted) -> UnixNanos {
         let below = peer.intermediates.iter().map(|issuer| issuer.not_after);
-        below.fold(anchor.not_after.min(peer.leaf.not_after), UnixNanos::min)
+        let until = below.fold(anchor.not_after.min(peer.leaf.not_after), UnixNanos::min);
+        anchor.rules.revocation.good_until(Checked::path(peer)).map_or(until, |stale| stale.min(until))
+    }
+}
+
+impl Rules {
+    fn of(anchor: &Anchor, lists: Option<&AnchorLists>) -> Self {
+        let lists = lists.cloned().unwrap_or_default();
+        let (mut denied_serials, mut denied_fingerprints) = (HashSet::new(), HashSet::new());
+        for denied in &anchor.denied {
+            match &denied.certificate {
+                DeniedCertificate::Serial(serial) => {
+                    denied_serials.insert(serial.key());
+                }
+                DeniedCertificate::Fingerprint(fingerprint) => {
+                    denied_fingerprints.insert(*fingerprint);
+                }
+            }
+        }
+        Rules {
+            revocation: AnchorRevocation::new(anchor.revocation.mode, anchor.revocation.grace, lists.lists),
+            wanted: lists.wanted,
+            denied_serials,
+            denied_fingerprints,
+        }
+    }
+
+    fn check(&self, peer: &Peer, now: UnixNanos) -> Result<(), Fault> {
+        if !self.denied_fingerprints.is_empty() || !self.denied_serials.is_empty() {
+            let below = peer.intermediates.iter().map(|issuer| (issuer.serial_key, issuer.fingerprint));
+            let own = std::iter::once((peer.leaf.serial_key, peer.leaf.fingerprint));
+            let denied = |(serial, fingerprint)| {
+                self.denied_serials.contains(&serial) || self.denied_fingerprints.contains(&fingerprint)
+            };
+            if own.chain(below).any(denied) {
+                let detail = format!("a certificate of the path is denied under `{}`", peer.anchor);
+                return Err(Fault::new(Reason::CertificateRevoked, detail));
+            }
+        }
+        self.revocation.check(Checked::path(peer), now)
+    }
+
+    /// Certificates of a verified path may say where their lists are.
+    fn note_places(&self, peer: &Peer) {
+        let Some(wanted) = &self.wanted else { return };
+        Checked::path(peer).flat_map(|certificate| certificate.crl_urls).for_each(|url| wanted.note(url));
     }
 }
 
@@ -212,6 +334,12 @@ fn check_anchor(der: &[u8]) -> Result<Certificate, String> {
     let facts = Certificate::from_der(der).map_err(|f| f.detail)?;
     if !facts.is_ca {
         return Err("not a CA certificate (basicConstraints cA is not true)".into());
+    }
+    if facts.states_usage && !facts.cert_sign {
+        return Err("the CA certificate may not sign certificates (keyUsage without keyCertSign)".into());
+    }
+    if let Some(oid) = facts.unknown_critical.first() {
+        return Err(format!("the CA certificate has a critical extension that is not understood ({oid})"));
     }
     check_strength(&facts, "the CA certificate").map_err(|f| f.detail)?;
     if facts.subject.is_empty() {
@@ -233,8 +361,35 @@ fn check_anchor_validity(anchor: &Trusted, now: UnixNanos) -> Result<(), Fault> 
     Ok(())
 }
 
-fn permits_client_auth(leaf: &Certificate, anchor: &Trusted) -> bool {
-    leaf.client_auth.unwrap_or(anchor.client_auth == ClientAuthUsage::Optional)
+/// What the anchor asks of leaves: settings that can change while a connection is open.
+fn check_leaf(leaf: &Certificate, anchor: &Trusted) -> Result<(), Fault> {
+    if !leaf.client_auth.unwrap_or(anchor.client_auth == ClientAuthUsage::Optional) {
+        return Err(Fault::new(
+            Reason::CertificateWrongUsage,
+            "extendedKeyUsage does not name clientAuth (an anchor can be set to `client_auth: optional`)",
+        ));
+    }
+    if let Some(longest) = anchor.max_lifetime {
+        let lifetime = leaf.lifetime();
+        if lifetime > longest {
+            let detail = format!(
+                "the client certificate is valid for {} s; the anchor `{}` has max_lifetime {} s",
+                lifetime.as_secs(),
+                anchor.name,
+                longest.as_secs()
+            );
+            return Err(Fault::new(Reason::CertificateLifetime, detail));
+        }
+    }
+    let broken = |why: String| Err(Fault::new(Reason::CertificateNotSvid, why));
+    match (leaf.svid(), &anchor.trust_domain) {
+        (Svid::Broken(why), _) => broken(format!("no X.509-SVID: {why}")),
+        (Svid::No, Some(domain)) => broken(format!("no X.509-SVID of `{domain}`: it has no SPIFFE ID")),
+        (Svid::Of(SpiffeId { trust_domain, .. }), Some(domain)) if trust_domain != &**domain => {
+            broken(format!("its SPIFFE ID is of `{trust_domain}`, and the anchor `{}` is of `{domain}`", anchor.name))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_strength(cert: &Certificate, what: &str) -> Result<(), Fault> {

@@ -11,7 +11,7 @@ use crate::clock::UnixNanos;
 use crate::identity::{DistinguishedName, Fault, Fingerprint, Peer, Serial, SerialKey};
 use crate::partner::RevocationMode;
 use crate::reason::Reason;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,20 @@ pub struct AnchorLists {
     /// Where certificates may say themselves which list is theirs.
     pub wanted: Option<Arc<Wanted>>,
 }
+
+impl PartialEq for AnchorLists {
+    /// The same lists, byte for byte, in whatever order.
+    fn eq(&self, other: &Self) -> bool {
+        let of = |lists: &[Arc<RevocationList>]| lists.iter().map(|l| l.fingerprint()).collect::<HashSet<_>>();
+        let same_place = match (&self.wanted, &other.wanted) {
+            (Some(one), Some(two)) => Arc::ptr_eq(one, two),
+            (one, two) => one.is_none() && two.is_none(),
+        };
+        same_place && of(&self.lists) == of(&other.lists)
+    }
+}
+
+impl Eq for AnchorLists {}
 
 /// Places that certificates have named for their lists: noted in passing, read by whoever fetches. Bounded, because a
 /// hostile CA can name any number.

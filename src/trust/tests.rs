@@ -58,7 +58,7 @@ fn anchor(name: &str, ca: &Ca) -> Arc<Anchor> {
 }
 
 fn trust(anchors: &[Arc<Anchor>]) -> Trust {
-    Trust::build(1, anchors.iter()).unwrap_or_else(|p| panic!("{p:?}"))
+    Trust::build(1, anchors.iter(), &Material::default()).unwrap_or_else(|p| panic!("{p:?}"))
 }
 
 fn verify(trust: &Trust, chain: &[&[u8]]) -> Result<Peer, Reason> {
@@ -81,7 +81,8 @@ fn two_anchors_with_the_same_subject_are_told_apart_by_the_path() {
 #[test]
 fn anchors_with_equal_keys_are_refused_at_load() {
     let one = ca("Partner CA", |_| {});
-    let problems = Trust::build(1, [anchor("one", &one), anchor("two", &one)].iter()).err().unwrap();
+    let problems =
+        Trust::build(1, [anchor("one", &one), anchor("two", &one)].iter(), &Material::default()).err().unwrap();
     assert!(
         problems[0].contains("`one`") && problems[0].contains("`two`") && problems[0].contains("public key"),
         "{problems:?}"
@@ -176,6 +177,6 @@ fn an_anchor_must_be_a_ca_certificate() {
     let good = ca("Good", |_| {});
     let mut wrong = (*anchor("wrong", &good)).clone();
     wrong.root = Root::Certificate { certificate: Der(leaf(&good, |_| {})) };
-    let problems = Trust::build(1, [Arc::new(wrong)].iter()).err().unwrap();
+    let problems = Trust::build(1, [Arc::new(wrong)].iter(), &Material::default()).err().unwrap();
     assert!(problems[0].contains("not a CA certificate"), "{problems:?}");
 }

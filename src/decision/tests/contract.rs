@@ -29,6 +29,8 @@ fn leaf() -> Certificate {
         is_ca: false,
         client_auth: Some(true),
         digital_signature: true,
+        states_usage: true,
+        unknown_critical: vec![],
         cert_sign: false,
         crl_sign: true,
         crl_urls: vec![],

@@ -129,7 +129,7 @@ fn a_connection_outlives_neither_its_anchor_nor_the_anchor_s_key() {
         let mut replaced = world.clone();
         replaced.anchors[0].root = Root::Certificate { certificate: Der(Ca::new("Acme CA", |_| {}).der) };
         let change = Change::Anchor(replaced.anchors[0].name.clone(), Some(replaced.anchors[0].clone()));
-        let new = old.with_registry(old.registry.with(2, &[change]).unwrap(), &[], true, NOW);
+        let new = old.with_registry(old.registry.with(2, &[change]).unwrap(), &[], Some(Arc::default()), NOW);
         let new = new.unwrap_or_else(|p| panic!("{p}"));
         assert_eq!(world.ask_of(&new, &peer), "trust-changed");
         assert_eq!(world.ask_of(&replaced.snapshot_after(Some(&old)), &peer), "trust-changed");
@@ -175,7 +175,7 @@ fn removing_or_revoking_the_credential_ends_an_open_connection() {
         change(&mut acme);
         let id = acme.partner.id.clone();
         let registry = old.registry.with(2, &[Change::Partner(id.clone(), Some(acme.into()))]).unwrap();
-        let new = old.with_registry(registry, &[id], false, NOW).unwrap_or_else(|p| panic!("{p}"));
+        let new = old.with_registry(registry, &[id], None, NOW).unwrap_or_else(|p| panic!("{p}"));
         world.ask_of(&new, &peer)
     };
     assert_eq!(after(|r| r.credentials[0].state = CredentialState::Revoked), "credential-not-active");

@@ -43,7 +43,7 @@ fn one_certificate_that_moves_to_another_partner_has_only_the_new_partner_s_righ
     let ids = [acme.partner.id.clone(), globex.partner.id.clone()];
     let changes =
         [Change::Partner(ids[0].clone(), Some(acme.into())), Change::Partner(ids[1].clone(), Some(globex.into()))];
-    let new = old.with_registry(old.registry.with(2, &changes).unwrap(), &ids, false, NOW);
+    let new = old.with_registry(old.registry.with(2, &changes).unwrap(), &ids, None, NOW);
     let new = new.unwrap_or_else(|p| panic!("{p}"));
     assert_eq!(world.ask_of(&new, &peer), "allowed by globex-reads");
     assert_eq!(world.ask_of(&old, &peer), "allowed by acme-reads");
@@ -76,7 +76,7 @@ fn changed(old: &Snapshot, acme: PartnerRecord) -> Snapshot {
     let id = acme.partner.id.clone();
     let registry =
         old.registry.with(old.registry.revision() + 1, &[Change::Partner(id.clone(), Some(acme.into()))]).unwrap();
-    old.with_registry(registry, &[id], false, NOW).unwrap_or_else(|p| panic!("{p}"))
+    old.with_registry(registry, &[id], None, NOW).unwrap_or_else(|p| panic!("{p}"))
 }
 
 /// States of one gateway over time: each is the one before it, changed, and all share one cache.

@@ -3,6 +3,7 @@ use super::super::crl::tests::made::{Ca, ca};
 use super::*;
 use crate::name::AnchorName;
 use crate::partner::{Anchor, ClientAuthUsage, Der, Revocation, Root};
+use crate::trust::Material;
 use crate::trust::Trust;
 use rcgen::{CertificateParams, CrlDistributionPoint, CrlScope, ExtendedKeyUsagePurpose, IsCa, KeyPair, SerialNumber};
 use rustls::pki_types::CertificateDer;
@@ -46,7 +47,7 @@ fn world() -> World {
         revocation: Revocation::default(),
         denied: vec![],
     });
-    let trust = Trust::build(1, [anchor].iter()).unwrap_or_else(|p| panic!("{p:?}"));
+    let trust = Trust::build(1, [anchor].iter(), &Material::default()).unwrap_or_else(|p| panic!("{p:?}"));
     let chain = [CertificateDer::from(leaf), CertificateDer::from(issuing.der.clone())];
     let peer = trust.verify(&chain, NOW).unwrap();
     World { root, issuing, peer }

@@ -31,7 +31,7 @@ fn outcome(case: &Value) -> Result<(), String> {
             })
         })
         .collect();
-    let trust = Trust::build(1, anchors.iter()).map_err(|problems| problems.join("; "))?;
+    let trust = Trust::build(1, anchors.iter(), &Material::default()).map_err(|problems| problems.join("; "))?;
     let mut chain = certificates(&case["peer_certificate"]);
     chain.extend(certificates(&case["untrusted_intermediates"]));
     let chain: Vec<CertificateDer<'_>> = chain.into_iter().map(CertificateDer::from).collect();
