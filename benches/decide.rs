@@ -127,7 +127,7 @@ fn world(partners: usize) -> World {
             upstream: UpstreamName::parse("up").unwrap(),
             max_body: 1,
             stream_idle: Duration::from_secs(1),
-            forward: Forward { client_cert: false, xfcc: false },
+            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false },
             place: String::new(),
             operations: None,
         }],

@@ -192,6 +192,3 @@ fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, String> {
     }
     Ok(bytes)
 }
-
-#[cfg(test)]
-mod tests;

@@ -32,8 +32,10 @@ pub struct Route {
 /// What the upstream is told of the client's certificate besides `X-Partner-Id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// RFC 9440 `Client-Cert`, and `Client-Cert-Chain`.
+    /// RFC 9440 `Client-Cert`.
     pub client_cert: bool,
+    /// RFC 9440 `Client-Cert-Chain`; only beside `Client-Cert`.
+    pub client_cert_chain: bool,
     /// Envoy's `X-Forwarded-Client-Cert`.
     pub xfcc: bool,
 }
@@ -112,7 +114,7 @@ mod tests {
             upstream: UpstreamName::parse("u").unwrap(),
             max_body: 1,
             stream_idle: Duration::from_secs(1),
-            forward: Forward { client_cert: false, xfcc: false },
+            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false },
             place: String::new(),
             operations: None,
         }

@@ -458,6 +458,16 @@ fn route(
             Some("set `base_path` of the document, or change the prefix"),
         ));
     }
+    let forward = Forward {
+        client_cert: section.boolean("client_cert"),
+        client_cert_chain: section.boolean("client_cert_chain"),
+        xfcc: section.boolean("xfcc"),
+    };
+    if forward.client_cert_chain && !forward.client_cert {
+        let reason = "a chain is sent only beside the client's certificate";
+        let node = section.node("client_cert_chain").or_else(|| section.own_node())?;
+        problems.push(node.error(at("client_cert_chain"), reason, Some("set `client_cert: true` as well")));
+    }
     let route = Route {
         name: RouteName::parse(name).ok()?,
         place: section.own_node().map_or_else(String::new, |n| format!("{}:{}", n.file, n.line)),
@@ -466,7 +476,7 @@ fn route(
         upstream,
         max_body: u64::try_from(section.size("max_body")).unwrap_or(u64::MAX),
         stream_idle: section.duration("stream_idle"),
-        forward: Forward { client_cert: section.boolean("client_cert"), xfcc: section.boolean("xfcc") },
+        forward,
         operations: None,
     };
     Some((route, operations))

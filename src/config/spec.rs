@@ -391,10 +391,16 @@ static ROUTE: &[Field] = &[
         doc: "Send the client's certificate to the upstream as `Client-Cert` (RFC 9440).",
     },
     Field {
+        key: "client_cert_chain",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "With `client_cert`: send the certificates between the client's and the anchor as `Client-Cert-Chain` (RFC 9440). A value over 12 KiB is left out and counted.",
+    },
+    Field {
         key: "xfcc",
         kind: Kind::Boolean,
         presence: Default("false"),
-        doc: "Send the client's certificate to the upstream as `X-Forwarded-Client-Cert` (Envoy's form).",
+        doc: "Send the client's certificate to the upstream as `X-Forwarded-Client-Cert` (Envoy's form). A value over 12 KiB is left out and counted.",
     },
 ];
 

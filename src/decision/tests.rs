@@ -119,7 +119,7 @@ impl World {
                 upstream: UpstreamName::parse("billing-api").unwrap(),
                 max_body: 1,
                 stream_idle: Duration::from_secs(1),
-                forward: Forward { client_cert: false, xfcc: false },
+                forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false },
                 place: String::new(),
                 operations: None,
             }],

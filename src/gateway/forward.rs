@@ -1,6 +1,7 @@
 //! The head that the upstream receives: built from the canonical request, with the client's fields that may pass and
 //! ours set — not the client's with things removed.
 
+use super::certificate::{ChainField, xfcc};
 use super::inflight::InFlight;
 use crate::decision::Permit;
 use crate::request::UpgradeWanted;
@@ -60,22 +61,27 @@ pub(super) fn build_head(
     head.insert_header("traceparent", trace)?;
 
     if let Some(route) = flight.route() {
-        let leaf = &flight.connection().peer.leaf;
-        if route.forward.client_cert {
-            if let Some(value) = client_cert(flight) {
-                head.insert_header("Client-Cert", value)?;
+        let (connection, metrics) = (flight.connection(), flight.metrics());
+        if let (true, Some(value)) = (route.forward.client_cert, &connection.client_cert) {
+            head.insert_header("Client-Cert", value.as_str())?;
+            // Never without the certificate that it belongs to (RFC 9440 section 2.3).
+            match &connection.client_cert_chain {
+                ChainField::Value(chain) if route.forward.client_cert_chain => {
+                    head.insert_header("Client-Cert-Chain", chain.as_str())?;
+                }
+                ChainField::TooLarge if route.forward.client_cert_chain => metrics.chain_omitted.inc(),
+                _ => {}
             }
         }
         if route.forward.xfcc {
-            let mut value = format!("Hash={};Subject=\"{}\"", leaf.fingerprint, quoted(&leaf.subject.to_string()));
-            for uri in &leaf.san.uri {
-                value.push_str(&format!(";URI=\"{}\"", quoted(uri)));
+            match xfcc(&connection.peer.leaf) {
+                Some(value) => {
+                    let value = HeaderValue::from_bytes(value.as_bytes());
+                    let value = value.map_err(|_| Error::new(ErrorType::InternalError))?;
+                    head.insert_header("X-Forwarded-Client-Cert", value)?;
+                }
+                None => metrics.xfcc_omitted.inc(),
             }
-            for dns in &leaf.san.dns {
-                value.push_str(&format!(";DNS=\"{}\"", quoted(dns)));
-            }
-            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Error::new(ErrorType::InternalError))?;
-            head.insert_header("X-Forwarded-Client-Cert", value)?;
         }
     }
     Ok(head)
@@ -202,15 +208,6 @@ fn traceparent(parent: Option<&str>) -> (String, bool) {
         }
         _ => (format!("00-{}-{span}-00", uuid::Uuid::now_v7().simple()), false),
     }
-}
-
-fn quoted(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"")
-}
-
-/// RFC 9440 section 2.2: a byte sequence of the DER.
-fn client_cert(flight: &InFlight) -> Option<String> {
-    flight.connection().client_cert.clone()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One request from its decision to its record: a guard that writes exactly one record, also when the request's future
 //! is dropped.
 
+use super::certificate::ChainField;
 use super::open::{Cut, Running, Signal, Stream};
 use super::progress::PROGRESS;
 use super::{BodyLimits, Live, route_of};
@@ -9,7 +10,7 @@ use crate::identity::Peer;
 use crate::name::{PartnerId, UpstreamName};
 use crate::operation::OperationId;
 use crate::reason::Reason;
-use crate::record::{Entry, Kind, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
+use crate::record::{Entry, Kind, Metrics, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
 use crate::request::{RequestFacts, TlsFacts, UpgradeWanted};
 use crate::route::Route;
 use crate::upstream::Upstreams;
@@ -31,6 +32,8 @@ pub struct Connection {
     pub http2: bool,
     /// The leaf as an RFC 9440 byte sequence, for routes that forward it.
     pub client_cert: Option<String>,
+    /// What lies between the leaf and the anchor, for routes that forward it.
+    pub client_cert_chain: ChainField,
     /// Set when the connection is to be closed with a client still sending: the end is then announced and what still
     /// comes is discarded for a while, so that the answer is not lost.
     pub linger: AtomicBool,
@@ -48,7 +51,7 @@ impl Connection {
         source: SocketAddr,
         tls: Arc<TlsFacts>,
         http2: bool,
-        client_cert: Option<String>,
+        (client_cert, client_cert_chain): (Option<String>, ChainField),
     ) -> Self {
         Connection {
             id,
@@ -57,6 +60,7 @@ impl Connection {
             tls,
             http2,
             client_cert,
+            client_cert_chain,
             linger: AtomicBool::new(false),
             leave: Signal::default(),
             cut: Cut::default(),
@@ -136,6 +140,10 @@ impl InFlight {
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        self.recorder.metrics()
     }
 
     pub(super) fn upstreams(&self) -> &Upstreams {

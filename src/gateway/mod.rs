@@ -4,6 +4,7 @@
 //! record, whatever happens. Must never: hold a rule of its own, or open the way to an upstream without a
 //! [`crate::decision::Permit`].
 
+mod certificate;
 mod forward;
 mod inflight;
 mod open;
@@ -11,6 +12,7 @@ mod progress;
 mod read;
 mod refusal;
 
+pub use certificate::{ChainField, byte_sequence};
 pub use inflight::Connection;
 pub use open::{Concerns, Cut, Open, Registered, Signal};
 pub use progress::{PROGRESS, Progress};

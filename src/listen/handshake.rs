@@ -3,7 +3,7 @@
 use super::conn::{Conn, linger};
 use super::tls::{Current, EVIDENCE, Evidence};
 use super::{Counted, Shared};
-use crate::gateway::Connection;
+use crate::gateway::{ChainField, Connection, byte_sequence};
 use crate::identity::Peer;
 use crate::reason::Reason;
 use crate::record::{Entry, HandshakeEntry, Presented};
@@ -163,10 +163,11 @@ fn wrap(tls: TlsStream<TcpIo>, peer: Peer, source: SocketAddr, sni: Option<Strin
         cipher: state.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown").to_owned(),
         sni,
     };
-    let leaf = state.peer_certificates().and_then(<[_]>::first);
-    let client_cert = leaf.map(|der| format!(":{}:", data_encoding::BASE64.encode(der)));
+    let received = state.peer_certificates().unwrap_or_default();
+    let client_cert = received.first().map(|der| byte_sequence(der));
+    let chain = ChainField::of(&peer, received);
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-    let connection = Arc::new(Connection::new(id, peer, source, Arc::new(facts), http2, client_cert));
+    let connection = Arc::new(Connection::new(id, peer, source, Arc::new(facts), http2, (client_cert, chain)));
     // pingora carries facts of a connection beside the answer of a proxy; there is no proxy, so the answer is empty.
     let answer = ResponseHeader::build_no_case(200, Some(0)).ok();
     let digest =

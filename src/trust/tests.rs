@@ -6,6 +6,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
+mod bundle;
 mod limbo;
 
 struct Ca {

@@ -220,6 +220,168 @@ fn certificate_signed_with_sha_1_is_refused() {
     refused(&gate, &who, Alert::BadCertificate, "certificate-weak-signature");
 }
 
+const RSA_1024: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"];
+const RSA_2048: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
+const P_256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+
+#[test]
+fn certificate_signed_with_md5_is_refused() {
+    let gate = Gate::start();
+    // There is no MD5 for elliptic curves, so the issuer is an intermediate with RSA.
+    let issuing = openssl_key(&gate.pki, "md5-ca", RSA_2048);
+    let who = gate.pki.client_below_openssl(&gate.acme_ca, "md5", (&issuing, &[]), &["-md5"]);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-weak-signature");
+}
+
+#[test]
+fn intermediate_that_is_signed_with_sha_1_is_refused() {
+    let gate = Gate::start();
+    let issuing = openssl_key(&gate.pki, "issuing", P_256);
+    let who = gate.pki.client_below_openssl(&gate.acme_ca, "below-sha-1", (&issuing, &["-sha1"]), &[]);
+    let tried = gate.dial().identity(&who).refused();
+    assert_eq!(tried, Some(Alert::BadCertificate));
+    evidence(&gate, "certificate-weak-signature", 1);
+}
+
+#[test]
+fn intermediate_with_an_rsa_key_of_1024_bits_is_refused() {
+    let gate = Gate::start();
+    let issuing = openssl_key(&gate.pki, "issuing", RSA_1024);
+    let who = gate.pki.client_below_openssl(&gate.acme_ca, "below-weak", (&issuing, &[]), &[]);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-weak-key");
+}
+
+#[test]
+fn intermediate_with_an_unknown_critical_extension_is_refused() {
+    let gate = Gate::start();
+    let issuing = gate.pki.intermediate(&gate.acme_ca, "critical-ca", |p| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 1], vec![0x05, 0x00]);
+        extension.set_criticality(true);
+        p.custom_extensions.push(extension);
+    });
+    let who = gate.pki.client(&issuing, "below-critical", |_| {});
+    refused(&gate, &who, Alert::BadCertificate, "certificate-constraint");
+}
+
+#[test]
+fn certificate_with_a_serial_number_that_is_none_is_refused() {
+    let gate = Gate::start();
+    let key = openssl_key(&gate.pki, "serial", P_256);
+    let long = format!("0x01{}", "ab".repeat(20));
+    let serials = ["0", "-1", "-129", &long];
+    for (n, serial) in serials.iter().enumerate() {
+        let name = format!("serial-{n}");
+        let who = gate.pki.client_by_openssl(&gate.acme_ca, &name, &key, &["-set_serial", serial]);
+        assert_eq!(gate.dial().identity(&who).refused(), Some(Alert::BadCertificate), "{serial} in TLS 1.3");
+        assert_eq!(gate.dial().identity(&who).tls12().refused(), Some(Alert::BadCertificate), "{serial} in TLS 1.2");
+    }
+    let record = evidence(&gate, "certificate-malformed", 2 * serials.len());
+    assert!(record["detail"].as_str().is_some_and(|d| d.contains("serial number")), "{record}");
+}
+
+#[test]
+fn certificate_that_may_sign_certificates_is_not_a_client() {
+    let gate = Gate::start();
+    let who = acme_but(&gate, "signs", |p| p.key_usages.push(KeyUsagePurpose::KeyCertSign));
+    refused(&gate, &who, Alert::BadCertificate, "certificate-constraint");
+}
+
+/// In new handshakes and on what is open.
+#[test]
+fn certificate_that_is_valid_for_longer_than_its_anchor_permits_is_refused() {
+    let gate = Gate::start();
+    let mut open = gate.dial().identity(&gate.acme).open();
+    open.request(GOOD).expect(200);
+    let limited = |days: u32| {
+        let anchor = format!("partners: [acme], max_lifetime: {days}d}}");
+        gate.apply(&gate.registry_text().replace("partners: [acme]}", &anchor));
+    };
+    // Those of the harness are for 31 days: exactly so many are permitted.
+    limited(31);
+    open.request(GOOD).expect(200);
+    gate.dial().identity(&gate.acme).open().request(GOOD).expect(200);
+    limited(30);
+    let answer = open.request(GOOD);
+    assert_eq!(answer.expect(403).code(), "credential-not-valid");
+    assert_eq!(gate.record_of(answer.id())["reason"], "certificate-lifetime");
+    assert_eq!(gate.dial().identity(&gate.acme).refused(), Some(Alert::BadCertificate));
+    let record = gate.await_record("the refusal", |r| r["kind"] == "handshake");
+    assert_eq!(record["reason"], "certificate-lifetime", "{record}");
+    assert_eq!(gate.metric("partnergate_handshakes_total{outcome=\"certificate-lifetime\"}"), 1.0);
+    let brief = acme_but(&gate, "brief", |p| {
+        valid(p, -1, 7);
+        p.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
+    });
+    gate.dial().identity(&brief).open().request(GOOD).expect(200);
+}
+
+#[test]
+fn anchors_that_are_no_sound_ca_certificates_are_refused_at_registration() {
+    let setup = Setup::new();
+    let (p_256, weak) = (openssl_key(&setup.pki, "p-256", P_256), openssl_key(&setup.pki, "weak", RSA_1024));
+    let p_521 = openssl_key(&setup.pki, "p-521", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"]);
+    let p_192 = openssl_key(&setup.pki, "p-192", &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime192v1"]);
+    let ca = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
+    let critical = format!("{ca}1.3.6.1.4.1.55555.1=critical,DER:0500\n");
+    let serial = ["-set_serial", "0"];
+    let cases: [(&str, &std::path::Path, Option<&str>, &[&str], &str); 9] = [
+        ("weak-rsa", &weak, Some(ca), &[], "1024 bits"),
+        ("small-curve", &p_192, Some(ca), &[], "below P-256"),
+        ("large-curve", &p_521, Some(ca), &[], "P-521"),
+        ("version-1", &p_256, None, &[], "not a CA certificate"),
+        ("no-constraints", &p_256, Some("keyUsage=critical,keyCertSign\n"), &[], "not a CA certificate"),
+        ("no-ca", &p_256, Some("basicConstraints=critical,CA:FALSE\n"), &[], "not a CA certificate"),
+        (
+            "no-cert-sign",
+            &p_256,
+            Some("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,cRLSign\n"),
+            &[],
+            "keyCertSign",
+        ),
+        ("critical", &p_256, Some(&critical), &[], "1.3.6.1.4.1.55555.1"),
+        ("serial-zero", &p_256, Some(ca), &serial, "serial number"),
+    ];
+    for (name, key, extensions, extra, _) in &cases {
+        setup.pki.root_by_openssl(name, key, *extensions, extra);
+    }
+    let gate = setup.start();
+    for (name, .., said) in &cases {
+        let file = format!("certificate: {name}.pem, partners: [acme]");
+        let finished =
+            gate.try_apply(&gate.registry_text().replace("certificate: acme-ca.pem, partners: [acme]", &file));
+        assert_eq!(finished.exit, Some(3), "{name}: {}", finished.stderr);
+        assert!(finished.stderr.contains("acme-ca") && finished.stderr.contains(said), "{name}: {}", finished.stderr);
+    }
+    gate.dial().identity(&gate.acme).open().request(GOOD).expect(200);
+}
+
+/// What a root says about itself proves nothing, so that its own signature is of no matter.
+#[test]
+fn anchor_that_is_signed_by_itself_with_sha_1_is_an_anchor() {
+    let setup = Setup::new();
+    let key = openssl_key(&setup.pki, "root-key", P_256);
+    let ca = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
+    setup.pki.root_by_openssl("sha-1-root", &key, Some(ca), &["-sha1"]);
+    let gate = setup.start();
+    gate.apply(&gate.registry_text().replace("certificate: acme-ca.pem", "certificate: sha-1-root.pem"));
+    let tried = gate.dial().identity(&gate.acme).refused();
+    assert_eq!(tried, Some(Alert::UnknownCA), "the anchor is another now");
+}
+
+#[test]
+fn expired_anchor_lets_nobody_in() {
+    let setup = Setup::new();
+    let old = setup.pki.authority_with("old-ca", |p| valid(p, -60, -1));
+    let who = setup.pki.client(&old, "late", |p| {
+        p.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
+    });
+    let gate = setup.start();
+    let registry =
+        gate.registry_text().replace("anchors:\n", "anchors:\n  old-ca: {certificate: old-ca.pem, partners: [acme]}\n");
+    gate.apply(&registry);
+    refused(&gate, &who, Alert::CertificateExpired, "certificate-expired");
+}
+
 /// Not only a library that we have bent: OpenSSL, told to let everything pass, with the weak key itself.
 #[test]
 fn openssl_with_a_weak_key_gets_the_alert() {
@@ -235,13 +397,24 @@ fn openssl_with_a_weak_key_gets_the_alert() {
 fn chain_of_more_certificates_than_are_read_is_refused() {
     let gate = Gate::start();
     let mut above: Option<Authority> = None;
-    for n in 0..9 {
+    for n in 0..8 {
         let next = gate.pki.intermediate(above.as_ref().unwrap_or(&gate.acme_ca), &format!("step-{n}"), |_| {});
         above = Some(next);
     }
     let who = gate.pki.client(&above.unwrap(), "far-away", |_| {});
-    assert_eq!(who.chain.len(), 10);
+    assert_eq!(who.chain.len(), 9);
     refused(&gate, &who, Alert::BadCertificate, "certificate-chain-too-long");
+}
+
+#[test]
+fn chain_of_as_many_certificates_as_are_read_is_served() {
+    let gate = Gate::start();
+    // Those that lead nowhere count too.
+    let mut chain = gate.acme.chain.clone();
+    chain.extend((0..7).map(|n| gate.pki.authority(&format!("beside-{n}")).der));
+    let who = gate.pki.identity("acme-and-more", chain, gate.acme.key.clone());
+    assert_eq!(who.chain.len(), 8);
+    gate.dial().identity(&who).open().request(GOOD).expect(200);
 }
 
 #[test]

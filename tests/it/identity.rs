@@ -333,13 +333,37 @@ fn look_alike_letters_do_not_match() {
     assert!(gate.upstream.bytes().len() > served);
 }
 
+/// A leaf that says `spiffe:` is an X.509-SVID or nothing at all: somebody might believe the name.
 #[test]
-fn several_uris_are_no_identity() {
+fn several_uris_with_a_spiffe_id_among_them_are_refused() {
     let gate = Gate::start();
     for names in [
         ["spiffe://acme.example/client", "spiffe://globex.example/client"],
         ["spiffe://acme.example/client", "https://acme.example/"],
         ["spiffe://acme.example/client", "spiffe://acme.example/client"],
+    ] {
+        let who = gate.pki.client(&gate.acme_ca, "several", |p| uri(p, &names));
+        no_svid(&gate, &who);
+    }
+    gate.upstream.assert_untouched();
+}
+
+#[track_caller]
+fn no_svid(gate: &Gate, who: &Identity) {
+    assert_eq!(gate.dial().identity(who).refused(), Some(rustls::AlertDescription::BadCertificate));
+    let record =
+        gate.await_record("the refusal", |r| r["input"]["credential"]["fingerprint_sha256"] == who.fingerprint());
+    assert_eq!((&record["kind"], &record["reason"]), (&"handshake".into(), &"certificate-not-svid".into()), "{record}");
+}
+
+#[test]
+fn several_uris_are_no_identity() {
+    let setup = Setup::new();
+    let by_uri = credential("uri", "acme-ca", "uri: \"https://acme.example/client\"");
+    let gate = setup.registry(&registry(SEPARATE, &[by_uri], &[])).start();
+    for names in [
+        ["https://acme.example/client", "https://globex.example/client"],
+        ["https://acme.example/client", "https://acme.example/client"],
     ] {
         let who = gate.pki.client(&gate.acme_ca, "several", |p| uri(p, &names));
         nobody(&gate, &who, "identity-unknown");
@@ -350,8 +374,17 @@ fn several_uris_are_no_identity() {
 fn names_that_are_nearly_right_do_not_match() {
     let gate = Gate::start();
     for name in [
-        "spiffe://acme.example/client/",
         "spiffe://acme.example/Client",
+        "spiffe://acme.example/client/more",
+        "spiffe://acme.example/clien",
+        "spiffe://acme.example.org/client",
+        "https://acme.example/client",
+    ] {
+        let who = gate.pki.client(&gate.acme_ca, "nearly", |p| uri(p, &[name]));
+        nobody(&gate, &who, "identity-unknown");
+    }
+    for name in [
+        "spiffe://acme.example/client/",
         "spiffe://ACME.example/client",
         "SPIFFE://acme.example/client",
         "spiffe://acme.example//client",
@@ -359,12 +392,12 @@ fn names_that_are_nearly_right_do_not_match() {
         "spiffe://acme.example:443/client",
         "spiffe://acme.example/client?x",
         "spiffe://acme.example/client#x",
-        "spiffe://acme.example/client/more",
-        "spiffe://acme.example/clien",
+        "spiffe://acme.example",
     ] {
-        let who = gate.pki.client(&gate.acme_ca, "nearly", |p| uri(p, &[name]));
-        nobody(&gate, &who, "identity-unknown");
+        let who = gate.pki.client(&gate.acme_ca, "broken", |p| uri(p, &[name]));
+        no_svid(&gate, &who);
     }
+    gate.upstream.assert_untouched();
 }
 
 #[test]

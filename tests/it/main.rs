@@ -26,6 +26,7 @@ mod panic;
 mod registry;
 mod reload;
 mod request;
+mod spiffe;
 mod status;
 mod upstream;
 mod websocket;

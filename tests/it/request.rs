@@ -524,6 +524,74 @@ fn certificate_of_the_client_is_forwarded_only_where_the_route_says_so() {
     assert!(!text.contains("AAAA") && !text.contains("forged"), "{text}");
 }
 
+/// RFC 9440 section 2.3: what lies between the client and the anchor, in this order, and nothing that was sent besides.
+#[test]
+fn chain_of_the_client_is_forwarded_without_leaf_and_anchor() {
+    let setup = Setup::new().set("routes.api.client_cert", true).set("routes.api.client_cert_chain", true);
+    let gate = setup.start();
+    let upper = gate.pki.intermediate(&gate.acme_ca, "upper", |_| {});
+    let lower = gate.pki.intermediate(&upper, "lower", |_| {});
+    let named = |p: &mut rcgen::CertificateParams| {
+        p.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
+    };
+    let below = gate.pki.client(&lower, "below", named);
+    let [leaf, first, second] = below.chain.as_slice() else { panic!("{} certificates", below.chain.len()) };
+    let beside = gate.pki.authority("beside").der;
+    let sent = vec![leaf.clone(), beside, second.clone(), gate.acme_ca.der.clone(), first.clone()];
+    let who = gate.pki.identity("in-disorder", sent, below.key.clone());
+    let forged = "Client-Cert-Chain: :AAAA:\r\nclient_cert_chain: :AAAA:\r\n";
+    gate.dial().identity(&who).open().request(with("GET", forged, "")).expect(200);
+    let text = gate.upstream.text();
+    let sequence = |der: &[u8]| format!(":{}:", data_encoding::BASE64.encode(der));
+    assert!(text.contains(&format!("Client-Cert: {}\r\n", sequence(leaf))), "{text}");
+    assert!(text.contains(&format!("Client-Cert-Chain: {}, {}\r\n", sequence(first), sequence(second))), "{text}");
+    assert!(!text.contains("AAAA:"), "{text}");
+    // Nothing lies between: no field, and none of the client's either.
+    let before = gate.upstream.text().matches("Client-Cert-Chain").count();
+    gate.dial().identity(&gate.acme).open().request(with("GET", forged, "")).expect(200);
+    assert_eq!(gate.upstream.text().matches("Client-Cert-Chain").count(), before);
+    assert_eq!(gate.metric("partnergate_client_cert_chain_omitted_total"), 0.0);
+}
+
+#[test]
+fn chain_and_names_that_are_too_large_for_a_field_are_left_out_and_counted() {
+    let setup = Setup::new().set("routes.api.client_cert", true).set("routes.api.client_cert_chain", true);
+    let gate = setup.set("routes.api.xfcc", true).start();
+    let fill = vec![0x04, 0x82, 0x30, 0x00].into_iter().chain(vec![0; 0x3000]).collect::<Vec<u8>>();
+    let issuing = gate.pki.intermediate(&gate.acme_ca, "fat-ca", |p| {
+        let fat = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 55555, 2], fill);
+        p.custom_extensions.push(fat);
+    });
+    let uri = || rcgen::SanType::URI("spiffe://acme.example/client".try_into().unwrap());
+    let who = gate.pki.client(&issuing, "below-fat", |p| p.subject_alt_names = vec![uri()]);
+    let forged = "Client-Cert-Chain: :AAAA:\r\n";
+    gate.dial().identity(&who).open().request(with("GET", forged, "")).expect(200);
+    let text = gate.upstream.text();
+    let der = data_encoding::BASE64.encode(who.leaf());
+    assert!(text.contains(&format!("Client-Cert: :{der}:\r\n")), "{text}");
+    assert!(!text.contains("Client-Cert-Chain") && text.contains("X-Forwarded-Client-Cert: Hash="), "{text}");
+    assert_eq!(gate.metric("partnergate_client_cert_chain_omitted_total"), 1.0);
+
+    let many = gate.pki.client(&gate.acme_ca, "many-names", |p| {
+        p.subject_alt_names = (0..190)
+            .map(|n| rcgen::SanType::DnsName(format!("n{n}.{}.example", "x".repeat(60)).try_into().unwrap()))
+            .chain([uri()])
+            .collect();
+    });
+    let before = gate.upstream.text().matches("X-Forwarded-Client-Cert").count();
+    gate.dial().identity(&many).open().request(with("GET", "", "")).expect(200);
+    assert_eq!(gate.upstream.text().matches("X-Forwarded-Client-Cert").count(), before);
+    assert_eq!(gate.metric("partnergate_xfcc_omitted_total"), 1.0);
+    assert_eq!(gate.metric("partnergate_client_cert_chain_omitted_total"), 1.0);
+}
+
+#[test]
+fn chain_without_the_certificate_is_refused_in_the_config() {
+    let (exit, said) = Setup::new().set("routes.api.client_cert_chain", true).start_expecting_failure();
+    assert_eq!(exit, Some(3), "{said}");
+    assert!(said.contains("client_cert_chain") && said.contains("client_cert: true"), "{said}");
+}
+
 /// Threat 14.
 #[test]
 fn fields_that_change_method_target_or_source_never_arrive() {

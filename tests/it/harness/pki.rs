@@ -14,6 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Weak keys and signatures are what some tests are about.
+const WEAK: [&str; 4] = ["-provider", "default", "-provider", "legacy"];
+/// Extensions for `openssl x509`.
+const CLIENT: &str = "keyUsage=critical,digitalSignature\nextendedKeyUsage=clientAuth\n\
+                      subjectAltName=URI:spiffe://NAME.example/client\n";
+const INTERMEDIATE: &str = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
+
 /// Where the certificates of one test lie.
 #[derive(Clone)]
 pub struct Pki {
@@ -157,29 +164,69 @@ impl Pki {
     /// are its further arguments, such as `-sha1`.
     #[track_caller]
     pub fn client_by_openssl(&self, ca: &Authority, name: &str, key_pem: &Path, extra: &[&str]) -> Identity {
-        let extensions = self.write(
-            &format!("{name}.ext"),
-            0o600,
-            format!(
-                "keyUsage=critical,digitalSignature\nextendedKeyUsage=clientAuth\n\
-                 subjectAltName=URI:spiffe://{name}.example/client\n"
-            )
-            .as_bytes(),
-        );
-        let (request, certificate) = (self.dir.join(format!("{name}.csr")), self.dir.join(format!("{name}.crt")));
-        // Weak keys and signatures are what these tests are about.
-        let weak = ["-provider", "default", "-provider", "legacy"];
-        let mut command = Command::new("openssl");
-        command.args(["req", "-new", "-subj", &format!("/O=Tests/CN={name}"), "-key"]).arg(key_pem);
-        run(command.arg("-out").arg(&request).args(weak), b"").ok();
-        let mut command = Command::new("openssl");
-        command.args(["x509", "-req", "-days", "30", "-in"]).arg(&request).arg("-CA").arg(&ca.pem_file);
-        command.arg("-CAkey").arg(&ca.key_file).arg("-extfile").arg(extensions).arg("-out").arg(&certificate);
-        run(command.args(weak).args(extra), b"").ok();
-        let der = CertificateDer::from_pem_file(&certificate).unwrap().to_vec();
+        let der = self.sign_by_openssl((&ca.pem_file, &ca.key_file), name, key_pem, CLIENT, extra);
         let key = PrivateKeyDer::from_pem_file(key_pem).unwrap().secret_der().to_vec();
         let chain = std::iter::once(der).chain(ca.above.iter().cloned()).collect();
         self.identity(name, chain, key)
+    }
+
+    /// The same below an intermediate of the same making: `above` is the intermediate's key and the arguments that it is
+    /// issued with.
+    #[track_caller]
+    pub fn client_below_openssl(
+        &self,
+        ca: &Authority,
+        name: &str,
+        (issuing_key, issued_with): (&Path, &[&str]),
+        extra: &[&str],
+    ) -> Identity {
+        let above = format!("{name}-ca");
+        let issuing =
+            self.sign_by_openssl((&ca.pem_file, &ca.key_file), &above, issuing_key, INTERMEDIATE, issued_with);
+        let key_pem = openssl_key(self, name, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+        let certificate = self.dir.join(format!("{above}.crt"));
+        let der = self.sign_by_openssl((&certificate, issuing_key), name, &key_pem, CLIENT, extra);
+        let key = PrivateKeyDer::from_pem_file(&key_pem).unwrap().secret_der().to_vec();
+        self.identity(name, vec![der, issuing], key)
+    }
+
+    /// A root that `openssl` has made, whatever is wrong with it, beside the others as `NAME.pem`. Without extensions it
+    /// is of version 1.
+    #[track_caller]
+    pub fn root_by_openssl(&self, name: &str, key_pem: &Path, extensions: Option<&str>, extra: &[&str]) -> Vec<u8> {
+        let (request, certificate) = (self.dir.join(format!("{name}.csr")), self.dir.join(format!("{name}.pem")));
+        let mut command = Command::new("openssl");
+        command.args(["req", "-new", "-subj", &format!("/O=Tests/CN={name}"), "-key"]).arg(key_pem);
+        run(command.arg("-out").arg(&request).args(WEAK), b"").ok();
+        let mut command = Command::new("openssl");
+        command.args(["x509", "-req", "-days", "30", "-in"]).arg(&request).arg("-signkey").arg(key_pem);
+        if let Some(text) = extensions {
+            command.arg("-extfile").arg(self.write(&format!("{name}.ext"), 0o600, text.as_bytes()));
+        }
+        run(command.arg("-out").arg(&certificate).args(WEAK).args(extra), b"").ok();
+        std::fs::copy(key_pem, self.dir.join(format!("{name}.key"))).unwrap();
+        CertificateDer::from_pem_file(&certificate).unwrap().to_vec()
+    }
+
+    fn sign_by_openssl(
+        &self,
+        (ca, ca_key): (&Path, &Path),
+        name: &str,
+        key_pem: &Path,
+        extensions: &str,
+        extra: &[&str],
+    ) -> Vec<u8> {
+        let extensions = extensions.replace("NAME", name);
+        let extensions = self.write(&format!("{name}.ext"), 0o600, extensions.as_bytes());
+        let (request, certificate) = (self.dir.join(format!("{name}.csr")), self.dir.join(format!("{name}.crt")));
+        let mut command = Command::new("openssl");
+        command.args(["req", "-new", "-subj", &format!("/O=Tests/CN={name}"), "-key"]).arg(key_pem);
+        run(command.arg("-out").arg(&request).args(WEAK), b"").ok();
+        let mut command = Command::new("openssl");
+        command.args(["x509", "-req", "-days", "30", "-in"]).arg(&request).arg("-CA").arg(ca);
+        command.arg("-CAkey").arg(ca_key).arg("-extfile").arg(extensions).arg("-out").arg(&certificate);
+        run(command.args(WEAK).args(extra), b"").ok();
+        CertificateDer::from_pem_file(&certificate).unwrap().to_vec()
     }
 
     /// A chain and a key as they are, whether they fit or not.
