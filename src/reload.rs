@@ -157,7 +157,7 @@ impl Publisher {
             let mut problems = Problems::new();
             problems.file(
                 &config.state_dir.display().to_string(),
-                format!("revocation lists cannot be kept: {e}"),
+                format!("revocation lists cannot be fetched: {e}"),
                 None,
             );
             problems

@@ -209,6 +209,7 @@ impl Ca {
     fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         change(&mut params);
         params.signed_by(&KeyPair::generate().unwrap(), &self.signer).unwrap().der().to_vec()
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub(super) struct Copies {
     folder: PathBuf,
@@ -27,11 +27,8 @@ pub(super) struct Label {
 }
 
 impl Copies {
-    pub fn open(folder: &Path) -> io::Result<Self> {
-        if !folder.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        }
-        Ok(Copies { folder: folder.to_owned() })
+    pub fn new(folder: PathBuf) -> Self {
+        Copies { folder }
     }
 
     /// Keeps a list as it came, instead of the last one of its scope.
@@ -40,6 +37,9 @@ impl Copies {
         context.update(label.anchor.as_str().as_bytes());
         context.update(format!("\0{scope:?}").as_bytes());
         let name = hex::encode(context.finish());
+        if !self.folder.exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        }
         // The label last: a copy counts only with its label.
         self.write(&format!("{name}.crl"), bytes)?;
         self.write(&format!("{name}.json"), &serde_json::to_vec(label)?)

@@ -97,7 +97,7 @@ struct Good {
 
 impl Fetcher {
     /// # Errors
-    /// The folder for copies cannot be made.
+    /// TLS for https URLs cannot be set up.
     pub fn new(
         base: &Path,
         state_dir: &Path,
@@ -107,7 +107,7 @@ impl Fetcher {
     ) -> io::Result<Fetcher> {
         Ok(Fetcher {
             base: base.to_owned(),
-            copies: Copies::open(&state_dir.join("crl"))?,
+            copies: Copies::new(state_dir.join("crl")),
             http: Http::new()?,
             clock,
             metrics,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 fn leaf(uri: &str) -> Certificate {
     let mut params = CertificateParams::default();
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     Certificate::from_der(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).unwrap()
 }

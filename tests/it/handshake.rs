@@ -324,7 +324,8 @@ fn anchors_that_are_no_sound_ca_certificates_are_refused_at_registration() {
     let ca = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
     let critical = format!("{ca}1.3.6.1.4.1.55555.1=critical,DER:0500\n");
     let serial = ["-set_serial", "0"];
-    let cases: [(&str, &std::path::Path, Option<&str>, &[&str], &str); 9] = [
+    type Case<'a> = (&'a str, &'a std::path::Path, Option<&'a str>, &'a [&'a str], &'a str);
+    let cases: [Case<'_>; 9] = [
         ("weak-rsa", &weak, Some(ca), &[], "1024 bits"),
         ("small-curve", &p_192, Some(ca), &[], "below P-256"),
         ("large-curve", &p_521, Some(ca), &[], "P-521"),

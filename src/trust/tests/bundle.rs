@@ -170,7 +170,11 @@ fn a_certificate_may_be_valid_for_as_long_as_its_anchor_permits() {
     let peer = verify(&limited(lifetime), &[&der]).unwrap();
     assert_eq!(verify(&limited(lifetime - 1), &[&der]).map(drop), Err(Reason::CertificateLifetime));
     assert!(limited(lifetime).still_good(&peer, now()).is_ok());
-    assert_eq!(limited(lifetime - 1).still_good(&peer, now()).err(), Some(Reason::CertificateLifetime));
+    // Another generation than the one that has verified it.
+    let anchors =
+        [Arc::new(Anchor { max_lifetime: Some(Duration::from_secs(lifetime - 1)), ..(*anchor("one", &one)).clone() })];
+    let next = Trust::build(2, anchors.iter(), &Material::default()).unwrap();
+    assert_eq!(next.still_good(&peer, now()).err(), Some(Reason::CertificateLifetime));
 }
 
 proptest! {
