@@ -255,6 +255,13 @@ async fn status(State(shared): State<Shared>) -> Response {
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
+    let publisher = shared.publisher.clone();
+    // Every credential is looked at.
+    let expiring = match aside(async move { publisher.expiring(publisher.now()).await }).await {
+        Ok(Ok(expiring)) => expiring,
+        Ok(Err(e)) => return refused(e.into()),
+        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    };
     let s = &live.snapshot;
     let anchors: Vec<Value> = s
         .trust
@@ -288,6 +295,8 @@ async fn status(State(shared): State<Shared>) -> Response {
         "anchors": anchors,
         "bundles": bundles,
         "certificates": certificates,
+        "revocation_lists": shared.publisher.lists(),
+        "expiring": expiring,
     }))
     .into_response()
 }

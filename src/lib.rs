@@ -46,6 +46,7 @@ pub mod clock;
 pub mod config;
 pub mod decision;
 pub mod document;
+pub mod expiry;
 pub mod fetch;
 pub mod gateway;
 pub mod identity;

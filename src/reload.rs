@@ -12,6 +12,7 @@ pub use deny::Denial;
 use crate::clock::{Clock, UnixNanos};
 use crate::config::{Config, Watched, look_again};
 use crate::document::{Problem, Problems};
+use crate::expiry::{self, Expiring};
 use crate::fetch::{Fetcher, Overview, Planned};
 use crate::gateway::{Concerns, Live, Open};
 use crate::listen::{TlsSlot, told};
@@ -480,6 +481,16 @@ impl Publisher {
         let known = self.seen.lock().await.clone();
         let now = look_again(&known);
         (known, now)
+    }
+
+    /// What ends soon of all that is live.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn expiring(&self, now: UnixNanos) -> Result<Vec<Expiring>, StoreError> {
+        let Some(live) = self.live.load_full() else { return Ok(Vec::new()) };
+        let seen = self.store.last_seen_expiry().await?;
+        Ok(expiry::soon(&live.snapshot, &seen, &self.fetcher.overview(), now))
     }
 
     /// What is held of revocation lists.

@@ -4,6 +4,7 @@ use crate::admin;
 use crate::clock::{Clock, Step};
 use crate::config::Config;
 use crate::document::Problems;
+use crate::expiry::{self, Reminder, Successor};
 use crate::gateway::{Gateway, Live, Open};
 use crate::listen::{Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
@@ -343,17 +344,29 @@ async fn flush_usage(recorder: Recorder, publisher: Arc<Publisher>) {
 }
 
 async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: Arc<Clock>) {
+    let mut reminder = Reminder::default();
     loop {
-        if let Some(live) = publisher.live() {
-            let (publisher, metrics, now) = (publisher.clone(), metrics.clone(), clock.now());
-            // Every credential is looked at.
-            let looked = aside(async move {
-                let registry = &live.snapshot.registry;
-                if let Err(e) = set_expiry_gauges(publisher.store(), registry, &metrics, now).await {
-                    tracing::error!(error = %e, "the expiry of credentials cannot be looked up");
+        let (publisher, now) = (publisher.clone(), clock.now());
+        let gauges = metrics.clone();
+        // Every credential is looked at.
+        let looked = aside(async move {
+            let Some(live) = publisher.live() else { return Ok(Vec::new()) };
+            set_expiry_gauges(publisher.store(), &live.snapshot.registry, &gauges, now).await?;
+            publisher.expiring(now).await
+        });
+        match looked.await {
+            Ok(Ok(soon)) => {
+                for one in reminder.due(&soon, now) {
+                    tracing::warn!(kind = one.kind.as_str(), ends = one.ends, "{one}");
                 }
-            });
-            drop(looked.await);
+                for kind in expiry::Kind::ALL.iter().filter(|kind| **kind != expiry::Kind::RevocationList) {
+                    let alone = soon.iter().filter(|e| e.kind == *kind && e.successor == Successor::Missing).count();
+                    let alone = i64::try_from(alone).unwrap_or(i64::MAX);
+                    metrics.expiring.with_label_values(&[kind.as_str()]).set(alone);
+                }
+            }
+            Ok(Err(e)) => tracing::error!(error = %e, "the expiry of credentials cannot be looked up"),
+            Err(e) => tracing::error!(error = %e, "the expiry of credentials was not looked up"),
         }
         tokio::time::sleep(EXPIRY_INTERVAL).await;
     }

@@ -31,6 +31,7 @@ const ROOMS: &[&str] = &[
     "fetch",
     "config",
     "material",
+    "expiry",
     "reload",
     "issue",
     "admin",

@@ -5,11 +5,13 @@ use super::{Exit, complain, say};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::Problems;
+use crate::expiry;
 use crate::material::{MaterialFiles, Reading};
 use crate::registry::Registry;
 use crate::server::database_path;
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{PlanOptions, Store, parse_declaration, plan};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -49,8 +51,12 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     };
     let database = database_path(&config.state_dir);
     let shown = database.display().to_string();
+    let mut seen = HashMap::new();
     let registry = match Store::open_to_read(&database).await {
-        Ok(Some(store)) => store.load().await.map_err(|e| failed(&shown, e.to_string()))?,
+        Ok(Some(store)) => {
+            seen = store.last_seen_expiry().await.map_err(|e| failed(&shown, e.to_string()))?;
+            store.load().await.map_err(|e| failed(&shown, e.to_string()))?
+        }
         Ok(None) => Registry::default(),
         Err(e) => return Err(failed(&shown, e.to_string())),
     };
@@ -78,6 +84,10 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
         let (built, more) = with(planned.next, &reading)?;
         snapshot = built;
         warnings.extend(more);
+    }
+    // Server certificates and anchors are warned about where they are read.
+    for one in expiry::soon(&snapshot, &seen, &[], now).iter().filter(|e| e.kind == expiry::Kind::Credential) {
+        warnings.warning("registry", "", one.to_string(), None);
     }
     warnings.sort();
     let summary = format!(

@@ -463,6 +463,23 @@ pub(super) async fn status(path: &Path, args: &StatusArgs) -> Exit {
             for c in value["certificates"].as_array().into_iter().flatten() {
                 say(&format!("  certificate  {} until {}", text(&c["file"]), text(&c["not_after"])));
             }
+            for list in value["revocation_lists"].as_array().into_iter().flatten() {
+                let (anchor, source) = (text(&list["anchor"]), text(&list["source"]));
+                match list["error"].as_str() {
+                    Some(error) => say(&format!("  list         of {anchor} fails: {source}: {error}")),
+                    None => say(&format!("  list         of {anchor} until {} ({source})", text(&list["next_update"]))),
+                }
+            }
+            for e in value["expiring"].as_array().into_iter().flatten() {
+                let of = e["partner"].as_str().map(|p| format!(" of {p}")).unwrap_or_default();
+                let successor = match (&e["successor"], e["successor"]["registered"].as_str()) {
+                    (_, Some(name)) => format!("{name} succeeds it"),
+                    (Value::String(s), _) if s == "missing" => "no successor".to_owned(),
+                    _ => "a renewed one is recognised".to_owned(),
+                };
+                let (kind, name) = (text(&e["kind"]), text(&e["name"]));
+                say(&format!("  ends soon    {kind} {name}{of} at {}: {successor}", text(&e["ends"])));
+            }
             Exit::Done
         }
         Err(exit) => exit,

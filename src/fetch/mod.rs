@@ -9,7 +9,7 @@ mod copies;
 mod http;
 mod item;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixNanos};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, CrlSource, Der, Revocation, RevocationMode, Root};
 use crate::record::Metrics;
@@ -410,6 +410,7 @@ impl Fetcher {
                     number: shown(&good.list),
                     revoked: good.list.revoked(),
                     next_update: Some(good.list.next_update().to_string()),
+                    validity: Some((good.list.this_update(), good.list.next_update())),
                     error: None,
                 });
             }
@@ -420,6 +421,7 @@ impl Fetcher {
                     number: String::new(),
                     revoked: 0,
                     next_update: None,
+                    validity: None,
                     error: item.error.clone(),
                 });
             }
@@ -441,6 +443,9 @@ pub struct Overview {
     pub revoked: usize,
     /// RFC 3339.
     pub next_update: Option<String>,
+    /// thisUpdate and nextUpdate.
+    #[serde(skip)]
+    pub validity: Option<(UnixNanos, UnixNanos)>,
     pub error: Option<String>,
 }
 

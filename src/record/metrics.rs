@@ -160,6 +160,7 @@ metrics! {
     xfcc_omitted: IntCounter("partnergate_xfcc_omitted_total", "Requests forwarded without X-Forwarded-Client-Cert because the certificate's names are too large for a header field.");
     credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);
     credential_expiry_count: IntGaugeVec("partnergate_credentials_expiring", "Credentials by time until the certificate last seen expires: `expired`, `1d`, `7d`, `30d`, `90d`, `later`, `unseen`.", labels ["within"]);
+    expiring: IntGaugeVec("partnergate_expiring_without_successor", "What ends within 30 days, or has ended, and has no successor registered, by kind (server-certificate, anchor, credential).", labels ["kind"]);
     series_folded: IntCounter("partnergate_metrics_series_folded_total", "Label values that were counted as `other` because of metrics.max_series.");
     build_info: IntGaugeVec("partnergate_build_info", "1, with the version.", labels ["version"]);
     ready: IntGauge("partnergate_ready", "1 while the gateway takes new connections with a live snapshot.");
