@@ -106,9 +106,9 @@ impl TrustBundle {
     pub fn follows(&self, previous: &TrustBundle) -> Result<(), String> {
         match (previous.sequence, self.sequence) {
             (Some(before), Some(now)) if now < before => {
-                Err(format!("its spiffe_sequence {now} is lower than {before}, which was in use already"))
+                Err(format!("its spiffe_sequence {now} is lower than {before}, which was in use before"))
             }
-            (Some(before), None) => Err(format!("it has no spiffe_sequence; {before} was in use already")),
+            (Some(before), None) => Err(format!("it has no spiffe_sequence; {before} was in use before")),
             _ => Ok(()),
         }
     }

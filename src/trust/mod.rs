@@ -225,7 +225,7 @@ impl Trust {
                 None,
                 None,
             )
-            .map_err(|e| fault::of(&e))?;
+            .map_err(|e| weak_issuer(&leaf, &issuers).unwrap_or_else(|| fault::of(&e)))?;
 
         // The anchor is the one the path ended in, recognised by its key.
         let spki = Fingerprint::of(webpki::spki_for_anchor(path.anchor()).as_ref());
@@ -390,6 +390,19 @@ fn check_leaf(leaf: &Certificate, anchor: &Trusted) -> Result<(), Fault> {
         }
         _ => Ok(()),
     }
+}
+
+/// Why a path through these was not found, when that is what an issuer is worth: webpki only says that it does not know
+/// an algorithm, or that a signature by such a key does not verify.
+fn weak_issuer(leaf: &Certificate, issuers: &[Certificate]) -> Option<Fault> {
+    let mut at = leaf;
+    for _ in issuers {
+        at = issuers.iter().find(|c| c.subject == at.issuer && c.fingerprint != at.fingerprint)?;
+        if let Err(fault) = check_strength(at, "an intermediate certificate") {
+            return Some(fault);
+        }
+    }
+    None
 }
 
 fn check_strength(cert: &Certificate, what: &str) -> Result<(), Fault> {

@@ -208,6 +208,16 @@ impl Pki {
         CertificateDer::from_pem_file(&certificate).unwrap().to_vec()
     }
 
+    /// A client certificate below a root of [`Pki::root_by_openssl`].
+    #[track_caller]
+    pub fn client_of_openssl_root(&self, root: &str, name: &str) -> Identity {
+        let key_pem = openssl_key(self, name, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+        let (ca, ca_key) = (self.dir.join(format!("{root}.pem")), self.dir.join(format!("{root}.key")));
+        let der = self.sign_by_openssl((&ca, &ca_key), name, &key_pem, CLIENT, &[]);
+        let key = PrivateKeyDer::from_pem_file(&key_pem).unwrap().secret_der().to_vec();
+        self.identity(name, vec![der], key)
+    }
+
     fn sign_by_openssl(
         &self,
         (ca, ca_key): (&Path, &Path),
