@@ -43,6 +43,7 @@ fn world(partners: usize) -> World {
     let (ca_der, signer) = ca();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "client");
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.subject_alt_names = vec![SanType::URI("spiffe://p0.example/client".try_into().unwrap())];
     let leaf = params.signed_by(&KeyPair::generate().unwrap(), &signer).unwrap().der().to_vec();

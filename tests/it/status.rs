@@ -129,7 +129,14 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
         crate::harness::valid(p, -1, 10);
         p.subject_alt_names = vec![rcgen::SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
     });
-    let mut gate = setup.set("metrics", json!({"partner_operation": true})).start();
+    let bundled = setup.pki.authority("initech-ca");
+    let x5c = data_encoding::BASE64.encode(&bundled.der);
+    let bundle = json!({"keys": [{"use": "x509-svid", "kty": "EC", "x5c": [x5c]}]});
+    std::fs::write(setup.dir.path().join("initech.jwks"), bundle.to_string()).unwrap();
+    let anchor =
+        "anchors:\n  initech: {bundle: {trust_domain: initech.example, file: initech.jwks}, partners: [acme]}\n";
+    let registry = setup.registry_text().replace("anchors:\n", anchor);
+    let mut gate = setup.set("metrics", json!({"partner_operation": true})).registry(&registry).start();
     traffic(&gate);
     gate.reload();
     // The upstream is gone: what is counted then appears too.
