@@ -3,7 +3,7 @@
 //! In: the peer and the chain as it was received. Out: field values. Must never: pass on a certificate that is no part
 //! of the verified path; send part of what does not fit.
 
-use crate::identity::{Certificate, Peer};
+use crate::identity::{Certificate, Fingerprint, Peer};
 use data_encoding::BASE64;
 use rustls::pki_types::CertificateDer;
 
@@ -27,14 +27,11 @@ impl ChainField {
         if peer.intermediates.is_empty() {
             return ChainField::Empty;
         }
-        let facts: Vec<(Certificate, &CertificateDer<'_>)> =
-            received.iter().skip(1).filter_map(|der| Some((Certificate::from_der(der).ok()?, der))).collect();
+        let below: Vec<(Fingerprint, &CertificateDer<'_>)> =
+            received.iter().skip(1).map(|der| (Fingerprint::of(der), der)).collect();
         let mut value = String::new();
         for issuer in &peer.intermediates {
-            let on_path = facts.iter().find(|(c, _)| {
-                c.spki_sha256 == issuer.spki_sha256 && c.serial == issuer.serial && c.issuer == issuer.issuer
-            });
-            let Some((_, der)) = on_path else { continue };
+            let Some((_, der)) = below.iter().find(|(f, _)| *f == issuer.fingerprint) else { continue };
             if value.len() + BASE64.encode_len(der.len()) + 4 > MAX_VALUE {
                 return ChainField::TooLarge;
             }

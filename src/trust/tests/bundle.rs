@@ -161,7 +161,9 @@ fn a_certificate_may_be_valid_for_as_long_as_its_anchor_permits() {
     let one = ca("One", |_| {});
     let limited = |limit: u64| {
         let max_lifetime = Some(Duration::from_secs(limit));
-        trust(&[Arc::new(Anchor { max_lifetime, ..(*anchor("one", &one)).clone() })])
+        let anchor = Arc::new(Anchor { max_lifetime, ..(*anchor("one", &one)).clone() });
+        // Each is a trust state of its own.
+        Trust::build(limit, [&anchor].into_iter(), &Material::default()).unwrap_or_else(|p| panic!("{p:?}"))
     };
     let start = rcgen::date_time_ymd(2020, 1, 1);
     let der = leaf(&one, |p| (p.not_before, p.not_after) = (start, rcgen::date_time_ymd(2190, 1, 1)));
