@@ -12,7 +12,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from . import load, micro, peers, pki, report, rounds, scale
+from . import edge, load, micro, peers, pki, report, rounds, scale
 from .machine import LOAD_CORE, PROXY_CORE, Trouble, description, pinned
 
 
@@ -22,6 +22,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     try:
+        if options.edge:
+            print(edge_figures(options))
+            return 0
         if options.report:
             raw = json.loads(options.report.read_text())
         else:
@@ -48,6 +51,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="compare with nginx, HAProxy, Envoy and bare pingora")
     parser.add_argument("--scale", action="store_true", help="start, memory and changes with many partners")
     parser.add_argument("--micro", action="store_true", help="criterion: what one decision costs")
+    parser.add_argument(
+        "--edge", action="store_true", help="only: an allowed partner's p99 under floods; writes nothing"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of the comparison (default: 5)")
     parser.add_argument("--seconds", type=float, default=5, metavar="N", help="length of one measurement (default: 5)")
     parser.add_argument(
@@ -81,10 +87,9 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace) -> report.Raw:
-    check_machine()
+def tools_of(options: argparse.Namespace) -> peers.Tools:
     built = options.target / "dist"
-    tools = peers.Tools(
+    return peers.Tools(
         partnergate=str(built / "partnergate"),
         passthrough=str(built / "examples" / "passthrough"),
         nginx=options.nginx,
@@ -92,6 +97,23 @@ def measure(options: argparse.Namespace) -> report.Raw:
         envoy=options.envoy,
         oha=options.oha,
     )
+
+
+def edge_figures(options: argparse.Namespace) -> str:
+    check_machine()
+    where = Path(tempfile.mkdtemp(prefix="partnergate-edge."))
+    where.chmod(0o755)
+    os.sched_setaffinity(0, {LOAD_CORE})
+    try:
+        pki.make(where / "pki")
+        return edge.run(tools_of(options), where / "pki", where, options.seconds)
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+
+
+def measure(options: argparse.Namespace) -> report.Raw:
+    check_machine()
+    tools = tools_of(options)
     given = [word for word in os.environ.get("BENCH_COMMAND", "").split() if word]
     raw: report.Raw = {
         "date": date.today().isoformat(),

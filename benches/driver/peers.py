@@ -108,11 +108,21 @@ def upstream(tools: Tools, folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def start(name: str, tools: Tools, pki: Path, upstream_port: int, where: Path) -> Iterator[Proxy]:
+def start(
+    name: str, tools: Tools, pki: Path, upstream_port: int, where: Path, per_source: int = 0
+) -> Iterator[Proxy]:
     """A proxy of its own for one measurement, on its core, ready; its folder is removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=where))
     port, status_port = free_port(), free_port()
-    values = {"run": folder, "pki": pki, "port": port, "upstream": upstream_port, "status": status_port, "repo": REPO}
+    values = {
+        "run": folder,
+        "pki": pki,
+        "port": port,
+        "upstream": upstream_port,
+        "status": status_port,
+        "repo": REPO,
+        "per_source": per_source,
+    }
 
     def filled(template: str) -> Path:
         return fill(TEMPLATES / template, folder / template, **values)

@@ -11,7 +11,7 @@ LEAF = "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n
 
 
 def make(folder: Path) -> None:
-    """server.pem with server.key, and for the partner `acme` and a stranger of the same CA client certificates."""
+    """server.pem with server.key, and client certificates of one CA for two partners and a stranger."""
     folder.mkdir()
     for ca in ("server-ca", "partner-ca"):
         _key(folder, ca)
@@ -32,7 +32,7 @@ def make(folder: Path) -> None:
             f"{ca}.pem",
         )
     _leaf(folder, "server", "server-ca", f"{LEAF}extendedKeyUsage=serverAuth\nsubjectAltName=DNS:{HOST},IP:127.0.0.1\n")
-    for client in ("acme", "stranger"):
+    for client in ("acme", "globex", "stranger"):
         usage = f"extendedKeyUsage=clientAuth\nsubjectAltName=URI:spiffe://bench.example/{client}\n"
         _leaf(folder, client, "partner-ca", LEAF + usage)
     # HAProxy wants both in one file.

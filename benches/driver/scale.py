@@ -42,6 +42,7 @@ def run(tools: peers.Tools, pki: Path, where: Path, partners: int) -> dict[str, 
             upstream=upstream_port,
             status=status_port,
             repo=peers.REPO,
+            per_source=0,
         )
         command = [tools.partnergate, "--config", str(config)]
         results["apply_s"] = timed([*command, "apply", "--offline", "--yes", "-f", str(registry)])
