@@ -26,7 +26,7 @@
 //! | [`record`] | evidence and metrics: the only exit for both |
 //! | [`upstream`] | a permit → an endpoint |
 //! | [`gateway`] | pingora's phases and nothing else |
-//! | [`listen`] | the connection: TLS, HTTP/1 and HTTP/2 loops, deadlines |
+//! | [`listen`] | the connection: PROXY header, bounds, TLS, HTTP/1 and HTTP/2 loops, deadlines |
 //! | [`store`] | the registry's database, declarations and plans |
 //! | [`config`] | `partnergate.yaml` and what it names |
 //! | [`material`] | what anchors need from files: trust bundles |

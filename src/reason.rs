@@ -169,11 +169,14 @@ reasons! {
     CertificateChainTooLong "certificate-chain-too-long" IdentityUnknown "The chain has too many or too large certificates.";
     CertificateRevoked "certificate-revoked" CredentialNotValid "A certificate of the chain is revoked.";
     RevocationUnknown "revocation-unknown" CredentialNotValid "No current revocation list covers a certificate of the chain.";
+    ProxyHeaderInvalid "proxy-header-invalid" BadRequest "A peer that is listed in `partner.proxy_protocol` sent no PROXY header, or a malformed one.";
     HandshakeTimeout "handshake-timeout" Unavailable "The TLS handshake did not finish in time.";
-    HandshakeOverload "handshake-overload" Unavailable "Too many handshakes are in progress.";
+    HandshakeOverload "handshake-overload" Unavailable "Too many handshakes are in progress: no place came free in time, or one that took long had to make way.";
+    HandshakeRate "handshake-rate" Unavailable "Too many handshakes came from one source in one second.";
     HandshakeProtocol "handshake-protocol" BadRequest "The TLS handshake failed: version, cipher or message.";
     HandshakeAborted "handshake-aborted" BadRequest "The client closed the connection during the TLS handshake.";
     ConnectionLimit "connection-limit" Unavailable "Too many connections are open.";
+    PartnerConnectionLimit "partner-connection-limit" Unavailable "The partner has too many connections open.";
     // The request as such.
     HeadMalformed "head-malformed" BadRequest "The request head is not valid HTTP.";
     HeadAmbiguousFraming "head-ambiguous-framing" BadRequest "The request body's length is stated twice or in a form that proxies read differently.";

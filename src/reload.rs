@@ -430,13 +430,18 @@ impl Publisher {
             (None, Some(live)) => live.upstreams.clone(),
             (None, None) => return Err(not_live().into()),
         };
+        let proxies = match (config, &before) {
+            (Some(config), _) => config.proxies.clone(),
+            (None, Some(live)) => live.proxies.clone(),
+            (None, None) => Arc::default(),
+        };
         self.tls.publish(&snapshot, config.map(|c| c.tls), &self.clock).map_err(|e| {
             let mut problems = Problems::new();
             problems.file(&self.path.display().to_string(), format!("TLS cannot be set up: {e}"), None);
             problems
         })?;
         self.gauges(&snapshot);
-        self.live.store(Some(Arc::new(Live { snapshot: Arc::new(snapshot), upstreams })));
+        self.live.store(Some(Arc::new(Live { snapshot: Arc::new(snapshot), upstreams, proxies })));
         self.open.enforce(concerns, since);
         if let Some(before) = before {
             tokio::spawn(retire(before.snapshot.clone()));

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::document::Problems;
 use crate::expiry::{self, Reminder, Successor};
 use crate::gateway::{Gateway, Live, Open};
-use crate::listen::{Listener, TlsSlot};
+use crate::listen::{Caps, Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use crate::reload::{ChangeError, Publisher, aside};
 use crate::status::{self, StatusState};
@@ -33,6 +33,8 @@ const LOCK: &str = "lock";
 /// How far the wall clock may drift from the monotonic one within a second before it counts as a step.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 /// How often use is written to the database.
+/// How long a record that says how many were suppressed may wait for one that says it by the way.
+const SUPPRESSED_INTERVAL: Duration = Duration::from_secs(2);
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the expiry of credentials is looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -129,6 +131,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().fetch_lists());
     background.spawn(open.clone().watch());
     background.spawn(watch_clock(clock.clone(), metrics.clone()));
+    background.spawn(tell_suppressed(recorder.clone(), clock.clone()));
     background.spawn(flush_usage(recorder.clone(), publisher.clone()));
     background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone()));
     {
@@ -149,9 +152,10 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
     let app = Arc::new(http_proxy(&Arc::new(conf), gateway));
     let mut partners = JoinSet::new();
+    let caps = Arc::new(Caps::new(config.limits));
     for socket in partner_sockets {
         tracing::info!(address = %shown(&socket), "partner listener");
-        let listener = Listener::new(app.clone(), open.clone(), tls.clone(), config.limits, stop_rx.clone());
+        let listener = Listener::new(app.clone(), open.clone(), tls.clone(), caps.clone(), stop_rx.clone());
         partners.spawn(listener.run(socket, stop_rx.clone(), config.drain_grace));
     }
     // From here on a signal is ours; before, it would end the process.
@@ -169,6 +173,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     partners.shutdown().await;
     write_usage(&recorder, &publisher).await;
     background.shutdown().await;
+    recorder.tell_suppressed(clock.now());
     if !recorder.flush(Duration::from_secs(5)) {
         tracing::error!("not all records could be written");
     }
@@ -260,6 +265,7 @@ fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -
         capacity: config.record.buffer,
         max_bytes: config.record.buffer_size,
         when_full: config.record.when_full,
+        per_second: config.record.per_second,
         mask: Mask::new(&key, config.record.include.clone()),
         writer: WriterOptions {
             sink: config.record.sink.clone(),
@@ -333,6 +339,13 @@ async fn watch_clock(clock: Arc<Clock>, metrics: Arc<Metrics>) {
                 tracing::warn!(?by, "the system clock has stepped back; time goes on from where it was");
             }
         }
+    }
+}
+
+async fn tell_suppressed(recorder: Recorder, clock: Arc<Clock>) {
+    loop {
+        tokio::time::sleep(SUPPRESSED_INTERVAL).await;
+        recorder.tell_suppressed(clock.now());
     }
 }
 

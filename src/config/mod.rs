@@ -25,6 +25,7 @@ use crate::route::{Forward, Route};
 use crate::snapshot::{RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
 use files::Reader;
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub listen: Vec<SocketAddr>,
     pub limits: ListenLimits,
+    /// Peers that speak the PROXY protocol.
+    pub proxies: Arc<[IpNet]>,
     pub tls: TlsSettings,
     pub status_listen: Vec<SocketAddr>,
     pub body: BodyLimits,
@@ -72,6 +75,8 @@ pub struct RecordConfig {
     pub buffer: usize,
     pub buffer_size: usize,
     pub when_full: WhenFull,
+    /// Of refused handshakes, and as many of malformed requests.
+    pub per_second: u32,
     pub include: Include,
 }
 
@@ -243,6 +248,8 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         limits: ListenLimits {
             max_connections: limits.count("max_connections"),
             max_handshakes: limits.count("max_handshakes"),
+            handshakes_per_source: u32::try_from(limits.integer("handshakes_per_source")).unwrap_or(1),
+            connections_per_partner: limits.count("connections_per_partner"),
             handshake_timeout: timeouts.duration("handshake"),
             head_timeout: timeouts.duration("head"),
             idle_timeout: timeouts.duration("idle"),
@@ -253,6 +260,12 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             max_requests: u64::try_from(limits.integer("max_requests")).unwrap_or(1),
             h2_max_streams: u32::try_from(limits.integer("h2_max_streams")).unwrap_or(1),
         },
+        proxies: partner
+            .section("proxy_protocol")
+            .texts("from")
+            .iter()
+            .filter_map(|t| document::parse_cidr(t).ok())
+            .collect(),
         tls: TlsSettings {
             allow_tls12: tls.text("min_version") == Some("1.2"),
             session_cache: tls.count("session_cache"),
@@ -498,6 +511,7 @@ fn record(section: Section<'_>, reader: &Reader, problems: &mut Problems) -> Opt
         buffer: section.count("buffer"),
         buffer_size: section.size("buffer_size"),
         when_full: if section.text("when_full") == Some("count") { WhenFull::Count } else { WhenFull::Deny },
+        per_second: u32::try_from(section.integer("handshakes_per_second")).unwrap_or(1),
         include: Include {
             query: include.texts("query").into_iter().collect(),
             params: include.texts("params").into_iter().collect(),

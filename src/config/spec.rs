@@ -113,6 +113,12 @@ pub static PARTNER: &[Field] = &[
         presence: Required(""),
         doc: "Server certificates, chosen by server name (SNI); the first serves clients that send none.",
     },
+    Field {
+        key: "proxy_protocol",
+        kind: Kind::Table(PROXY_PROTOCOL),
+        presence: Optional(""),
+        doc: "For load balancers that pass TCP on and say where it came from with a PROXY header, version 1 or 2.",
+    },
     Field { key: "tls", kind: Kind::Table(TLS), presence: Optional(""), doc: "TLS settings." },
     Field { key: "limits", kind: Kind::Table(LIMITS), presence: Optional(""), doc: "Bounds on connections." },
     Field {
@@ -137,6 +143,13 @@ static CERTIFICATE: &[Field] = &[
         doc: "The private key in PEM, as a reference: `file:PATH` (mode 0600 or 0400), `env:NAME` or `credential:NAME`.",
     },
 ];
+
+static PROXY_PROTOCOL: &[Field] = &[Field {
+    key: "from",
+    kind: Kind::List(&Kind::Cidr),
+    presence: Required("[\"10.0.0.0/24\"]"),
+    doc: "Peers whose every connection begins with a PROXY header. From nobody else is one taken. A reload changes it for new connections.",
+}];
 
 static TLS: &[Field] = &[
     Field {
@@ -164,7 +177,19 @@ static LIMITS: &[Field] = &[
         key: "max_handshakes",
         kind: Kind::Integer { min: 1, max: 100_000 },
         presence: Default("500"),
-        doc: "TLS handshakes in progress.",
+        doc: "TLS handshakes in progress. While others wait, one that has taken a tenth of `partner.timeouts.handshake` makes way.",
+    },
+    Field {
+        key: "handshakes_per_source",
+        kind: Kind::Integer { min: 0, max: 1_000_000 },
+        presence: Default("100"),
+        doc: "Handshakes in one second from one IPv4 address or IPv6 /64; more are closed before any TLS. 0 is no limit.",
+    },
+    Field {
+        key: "connections_per_partner",
+        kind: Kind::Integer { min: 1, max: 1_000_000 },
+        presence: Default("5000"),
+        doc: "Open connections of one partner; more are closed after the handshake. Unknown identities count as one.",
     },
     Field {
         key: "max_requests",
@@ -520,6 +545,12 @@ static RECORD: &[Field] = &[
         kind: Kind::Choice(&["deny", "count"]),
         presence: Default("deny"),
         doc: "When no record can be kept: deny the request, or allow it and count the loss.",
+    },
+    Field {
+        key: "handshakes_per_second",
+        kind: Kind::Integer { min: 1, max: 1_000_000 },
+        presence: Default("100"),
+        doc: "Records of refused handshakes per second, and as many of malformed requests; ten times that at once. The rest is counted, and the next record says how many it was.",
     },
     Field {
         key: "address",

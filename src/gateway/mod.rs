@@ -31,6 +31,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
 use inflight::InFlight;
+use ipnet::IpNet;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -45,6 +46,8 @@ use std::time::{Duration, Instant};
 pub struct Live {
     pub snapshot: Arc<Snapshot>,
     pub upstreams: Arc<Upstreams>,
+    /// Peers whose connections begin with a PROXY header.
+    pub proxies: Arc<[IpNet]>,
 }
 
 /// The proxy application.

@@ -1,17 +1,22 @@
 //! The partner listener: owns each connection from accept to close.
 //!
-//! In: TCP connections, the current TLS config, the live snapshot's trust. Out: authenticated connections, each request
-//! of which is handed to the proxy application. Evidence of refused handshakes and malformed heads leaves through
-//! `record`. Must never: hand on a request without a verified [`crate::identity::Peer`]; wait for a client without a
-//! deadline; stop accepting because of one client.
+//! In: TCP connections, the current TLS config, the live snapshot's trust, the proxies that are believed about where a
+//! connection comes from. Out: authenticated connections, each request of which is handed to the proxy application.
+//! Evidence of refused handshakes and malformed heads leaves through `record`. Must never: hand on a request without a
+//! verified [`crate::identity::Peer`]; wait for a client without a deadline; stop accepting because of one client.
 
+mod alert;
 mod conn;
 mod frames;
 mod h1;
 mod h2;
 mod handshake;
+mod proxy;
+mod rate;
+mod share;
 mod tls;
 
+pub use proxy::{Announced, ProxyFault, ProxyHeader};
 pub use tls::{TlsSettings, TlsSlot};
 
 use crate::clock::Clock;
@@ -22,12 +27,14 @@ use arc_swap::ArcSwapOption;
 use conn::Conn;
 use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
+use rate::SourceRate;
+use share::Shares;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 
 /// Bounds and deadlines of the partner listener. Each holds for the first request of a connection and for every other.
@@ -35,6 +42,9 @@ use tokio::task::JoinSet;
 pub struct ListenLimits {
     pub max_connections: usize,
     pub max_handshakes: usize,
+    /// In one second; 0 is no limit.
+    pub handshakes_per_source: u32,
+    pub connections_per_partner: usize,
     pub handshake_timeout: Duration,
     /// From the first byte of a request head to its last.
     pub head_timeout: Duration,
@@ -52,6 +62,57 @@ pub struct ListenLimits {
     pub h2_max_streams: u32,
 }
 
+/// What is counted against the limits, over all listeners.
+pub struct Caps {
+    limits: ListenLimits,
+    connections: Arc<Semaphore>,
+    /// Places for handshakes in progress; taken once a ClientHello is there, so that silence holds none.
+    handshakes: Semaphore,
+    /// How many wait for such a place.
+    waiting: watch::Sender<usize>,
+    sources: SourceRate,
+    shares: Arc<Shares>,
+}
+
+impl Caps {
+    pub fn new(limits: ListenLimits) -> Self {
+        Caps {
+            limits,
+            connections: Arc::new(Semaphore::new(limits.max_connections)),
+            handshakes: Semaphore::new(limits.max_handshakes),
+            waiting: watch::Sender::new(0),
+            sources: SourceRate::new(),
+            shares: Shares::new(limits.connections_per_partner),
+        }
+    }
+
+    /// A place for a handshake, sooner or later.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        if let Ok(place) = self.handshakes.try_acquire() {
+            return Ok(place);
+        }
+        self.waiting.send_modify(|n| *n += 1);
+        let _waiting = Waiting(&self.waiting);
+        self.handshakes.acquire().await
+    }
+
+    /// Returns when a handshake that holds a place has to make way: it has had a tenth of its time, which is enough
+    /// for whoever means it, and others wait. Otherwise those who never finish would keep everybody out.
+    async fn overdue(&self) {
+        tokio::time::sleep(self.limits.handshake_timeout / 10).await;
+        let _ = self.waiting.subscribe().wait_for(|n| *n > 0).await;
+    }
+}
+
+/// One that waits for a place.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n = n.saturating_sub(1));
+    }
+}
+
 /// What every connection needs.
 pub(crate) struct Shared<A> {
     pub app: Arc<A>,
@@ -61,8 +122,7 @@ pub(crate) struct Shared<A> {
     pub clock: Arc<Clock>,
     pub open: Arc<Open>,
     pub limits: ListenLimits,
-    /// Places for handshakes in progress; taken once a ClientHello is there, so that silence holds none.
-    pub handshakes: Semaphore,
+    pub caps: Arc<Caps>,
     /// True once no connection may begin another request.
     pub drain: watch::Receiver<bool>,
 }
@@ -70,17 +130,10 @@ pub(crate) struct Shared<A> {
 /// The partner listener, ready to run.
 pub struct Listener<A> {
     shared: Arc<Shared<A>>,
-    connections: Arc<Semaphore>,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
-    pub fn new(
-        app: Arc<A>,
-        open: Arc<Open>,
-        tls: Arc<TlsSlot>,
-        limits: ListenLimits,
-        drain: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn new(app: Arc<A>, open: Arc<Open>, tls: Arc<TlsSlot>, caps: Arc<Caps>, drain: watch::Receiver<bool>) -> Self {
         Listener {
             shared: Arc::new(Shared {
                 app,
@@ -89,11 +142,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
                 recorder: open.recorder.clone(),
                 clock: open.clock.clone(),
                 open,
-                limits,
-                handshakes: Semaphore::new(limits.max_handshakes),
+                limits: caps.limits,
+                caps,
                 drain,
             }),
-            connections: Arc::new(Semaphore::new(limits.max_connections)),
         }
     }
 
@@ -124,7 +176,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
 
     fn admit(&self, tasks: &mut JoinSet<()>, stream: TcpStream, source: SocketAddr) {
         let source = SocketAddr::new(source.ip().to_canonical(), source.port());
-        let Ok(place) = self.connections.clone().try_acquire_owned() else {
+        let Ok(place) = self.shared.caps.connections.clone().try_acquire_owned() else {
             self.shared.handshake_refused(source, &Reason::ConnectionLimit, "too many connections are open");
             return;
         };
@@ -133,8 +185,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
             let _place = place;
             let metrics = shared.recorder.metrics().clone();
             let handshake = AssertUnwindSafe(handshake::accept(&shared, stream, source)).catch_unwind();
-            let conn = match handshake.await {
-                Ok(Some(conn)) => conn,
+            let (conn, _share) = match handshake.await {
+                Ok(Some(secured)) => secured,
                 Ok(None) => return,
                 Err(_) => {
                     metrics.panics.inc();
@@ -191,6 +243,7 @@ impl<A> Shared<A> {
             certificate: None,
             reason,
             detail,
+            alert: None,
             duration: Duration::ZERO,
         }));
     }

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub enum Kind {
     Malformed,
     StreamOpen,
     StreamCut,
+    Suppressed,
 }
 
 impl Kind {
@@ -41,6 +43,7 @@ impl Kind {
             Kind::Malformed => "malformed",
             Kind::StreamOpen => "stream-open",
             Kind::StreamCut => "stream-cut",
+            Kind::Suppressed => "suppressed",
         }
     }
 }
@@ -50,6 +53,7 @@ pub enum Entry<'a> {
     Request(RequestEntry<'a>),
     Handshake(HandshakeEntry<'a>),
     Malformed(MalformedEntry<'a>),
+    Suppressed(SuppressedEntry),
 }
 
 /// A request that was decided.
@@ -87,7 +91,16 @@ pub struct HandshakeEntry<'a> {
     pub certificate: Option<&'a Presented>,
     pub reason: &'a Reason,
     pub detail: &'a str,
+    /// Absent where there was none, or where it is not known which.
+    pub alert: Option<&'a Alert>,
     pub duration: Duration,
+}
+
+/// A TLS alert by its name in RFC 8446 section 6, such as `unknown_ca`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alert {
+    Sent(Cow<'static, str>),
+    Received(Cow<'static, str>),
 }
 
 /// A leaf certificate as a client sent it.
@@ -104,6 +117,12 @@ impl Presented {
     }
 }
 
+impl From<&Peer> for Presented {
+    fn from(peer: &Peer) -> Self {
+        Presented { fingerprint: peer.leaf.fingerprint, certificate: Some(peer.leaf.clone()) }
+    }
+}
+
 /// A request that was refused before it could be decided.
 pub struct MalformedEntry<'a> {
     pub time: UnixNanos,
@@ -117,16 +136,33 @@ pub struct MalformedEntry<'a> {
     pub revision: Option<&'a Revision>,
 }
 
+/// Records that were not written because there were too many; how many is told as by any other record.
+pub struct SuppressedEntry {
+    pub time: UnixNanos,
+    /// What they would have been.
+    pub of: Kind,
+}
+
 /// Prebuilt JSON of partners and credentials.
 pub type InputCache = Derived<Arc<RawValue>, Arc<RawValue>>;
 
 impl Entry<'_> {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Entry::Request(entry) => entry.kind,
+            Entry::Handshake(_) => Kind::Handshake,
+            Entry::Malformed(_) => Kind::Malformed,
+            Entry::Suppressed(_) => Kind::Suppressed,
+        }
+    }
+
     /// Writes the fields after `seq`, as a JSON object, behind what is in `out`.
     pub(super) fn write_json(&self, mask: &Mask, cache: &InputCache, out: &mut Vec<u8>) {
         match self {
             Entry::Request(entry) => entry.write_json(mask, cache, out),
             Entry::Handshake(entry) => out.extend(entry.to_json(mask)),
             Entry::Malformed(entry) => out.extend(entry.to_json(mask)),
+            Entry::Suppressed(entry) => out.extend(entry.to_json()),
         }
     }
 }
@@ -363,7 +399,7 @@ impl HandshakeEntry<'_> {
                 object.insert("credential".into(), credential);
             }
         }
-        line(json!({
+        let mut out = json!({
             "time": self.time.to_string(),
             "kind": Kind::Handshake.as_str(),
             "input": input,
@@ -371,7 +407,15 @@ impl HandshakeEntry<'_> {
             "reason": self.reason.as_str(),
             "detail": printable(self.detail),
             "duration_ns": nanos(self.duration),
-        }))
+        });
+        if let (Some(object), Some(alert)) = (out.as_object_mut(), self.alert) {
+            let alert = match alert {
+                Alert::Sent(name) => json!({"sent": name}),
+                Alert::Received(name) => json!({"received": name}),
+            };
+            object.insert("alert".into(), alert);
+        }
+        line(out)
     }
 }
 
@@ -406,6 +450,17 @@ impl MalformedEntry<'_> {
             object.insert("snapshot".into(), revision);
         }
         line(out)
+    }
+}
+
+impl SuppressedEntry {
+    fn to_json(&self) -> Vec<u8> {
+        line(json!({
+            "time": self.time.to_string(),
+            "kind": Kind::Suppressed.as_str(),
+            "of": self.of.as_str(),
+            "result": "deny",
+        }))
     }
 }
 

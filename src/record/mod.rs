@@ -4,21 +4,29 @@
 //! stdout, in order, written by one thread every few milliseconds; a slot is free again once its line is written.
 //! Must never: block the request path on a sink, lose a line without counting it, or write a secret.
 
+mod bound;
 mod entry;
 mod mask;
 mod metrics;
 mod usage;
 mod writer;
 
-pub use entry::{Entry, HandshakeEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry, UpstreamEntry};
+pub use entry::{
+    Alert, Entry, HandshakeEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry, SuppressedEntry,
+    UpstreamEntry,
+};
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
 pub use usage::{Batch, Seen, Usage, UsageKey, UsageLog};
 pub use writer::{Sink, WriterOptions};
 
+use crate::clock::UnixNanos;
 use crate::decision::{Slot, Slots, WhenFull};
+use bound::Bound;
 use std::cell::Cell;
+use std::io::Write;
 use std::sync::Arc;
+use std::time::Instant;
 use writer::Writer;
 
 /// Form and version of a record.
@@ -41,6 +49,13 @@ pub struct Recorder {
     inputs: Arc<InputCache>,
     metrics: Arc<Metrics>,
     usage: Arc<UsageLog>,
+    bounds: Arc<Bounds>,
+}
+
+/// A flood of strangers must not suppress what is known of partners.
+struct Bounds {
+    handshakes: Bound,
+    malformed: Bound,
 }
 
 /// How records are kept.
@@ -50,6 +65,8 @@ pub struct RecordOptions {
     /// Bytes that may wait, about: what is in flight comes on top.
     pub max_bytes: usize,
     pub when_full: WhenFull,
+    /// Records of refused handshakes per second, and as many of malformed requests; ten times that at once.
+    pub per_second: u32,
     pub mask: Mask,
     pub writer: WriterOptions,
 }
@@ -62,7 +79,14 @@ impl Recorder {
     pub fn start(options: RecordOptions, metrics: Arc<Metrics>) -> std::io::Result<Recorder> {
         let slots = Slots::new(options.capacity, options.max_bytes, options.when_full);
         let writer = Writer::start(options.writer, metrics.clone())?;
+        let bound = || Bound::new(options.per_second, Instant::now());
+        let bounds = Bounds { handshakes: bound(), malformed: bound() };
+        for kind in [Kind::Handshake, Kind::Malformed] {
+            // There from the start, so that an alert sees the first rise.
+            metrics.records_suppressed.with_label_values(&[kind.as_str()]).inc_by(0);
+        }
         Ok(Recorder {
+            bounds: Arc::new(bounds),
             slots,
             writer: Arc::new(writer),
             mask: Arc::new(options.mask),
@@ -87,25 +111,67 @@ impl Recorder {
 
     /// Writes one entry into the place that was kept for it. Without a place the loss is counted.
     pub fn write(&self, entry: &Entry<'_>, slot: Option<Slot>) {
-        match slot.filter(Slot::is_real) {
-            Some(slot) => {
-                let mut line = LINE.take();
-                line.clear();
-                entry.write_json(&self.mask, &self.inputs, &mut line);
-                self.writer.append(&line, slot);
-                LINE.set(line);
-            }
-            None => self.metrics.records_lost.inc(),
+        if !self.write_after(entry, slot, 0) {
+            self.metrics.records_lost.inc();
         }
     }
 
-    /// An entry that nobody reserved a place for, such as a refused handshake.
+    /// An entry that nobody reserved a place for, such as a refused handshake. Anybody can cause those, so that they
+    /// are bounded in rate; what is not written is counted, and told by the next one that is.
     pub fn write_unreserved(&self, entry: &Entry<'_>) {
-        self.write(entry, self.slots.reserve());
+        let Some(bound) = self.bounds.of(entry.kind()) else { return self.write(entry, self.slots.reserve()) };
+        match bound.admit(Instant::now()) {
+            None => self.metrics.records_suppressed.with_label_values(&[entry.kind().as_str()]).inc(),
+            Some(suppressed) => {
+                if !self.write_after(entry, self.slots.reserve(), suppressed) {
+                    self.metrics.records_lost.inc();
+                    bound.give_back(suppressed);
+                }
+            }
+        }
+    }
+
+    /// Writes how many records were suppressed since the last one that was written, if any: when a flood ends, no
+    /// further one may come for long.
+    pub fn tell_suppressed(&self, now: UnixNanos) {
+        for of in [Kind::Handshake, Kind::Malformed] {
+            let Some(bound) = self.bounds.of(of) else { continue };
+            let suppressed = bound.take_suppressed();
+            let entry = Entry::Suppressed(SuppressedEntry { time: now, of });
+            if suppressed > 0 && !self.write_after(&entry, self.slots.reserve(), suppressed) {
+                bound.give_back(suppressed);
+            }
+        }
+    }
+
+    /// Returns whether there was a place.
+    fn write_after(&self, entry: &Entry<'_>, slot: Option<Slot>, suppressed: u64) -> bool {
+        let Some(slot) = slot.filter(Slot::is_real) else { return false };
+        let mut line = LINE.take();
+        line.clear();
+        entry.write_json(&self.mask, &self.inputs, &mut line);
+        if suppressed > 0 && line.pop_if(|last| *last == b'}').is_some() {
+            // Writing to a Vec does not fail.
+            let _ = write!(line, ",\"suppressed\":{suppressed}}}");
+        }
+        self.writer.append(&line, slot);
+        LINE.set(line);
+        true
     }
 
     /// Waits until everything appended so far is written, at most `limit`. Returns whether it is.
     pub fn flush(&self, limit: std::time::Duration) -> bool {
         self.writer.flush(limit)
+    }
+}
+
+impl Bounds {
+    /// What bounds the records of a kind; nothing for those that belong to a decision.
+    fn of(&self, kind: Kind) -> Option<&Bound> {
+        match kind {
+            Kind::Handshake => Some(&self.handshakes),
+            Kind::Malformed => Some(&self.malformed),
+            Kind::Request | Kind::StreamOpen | Kind::StreamCut | Kind::Suppressed => None,
+        }
     }
 }

@@ -21,6 +21,7 @@ fn refused(gate: &Gate, who: &Identity, alert: Alert, reason: &str) -> Value {
     assert_eq!(dial.refused(), Some(alert), "{reason} in TLS 1.3");
     assert_eq!(dial.clone().tls12().refused(), Some(alert), "{reason} in TLS 1.2");
     let record = evidence(gate, reason, 2);
+    alerts_sent(gate, alert);
     let readable = x509_parser::parse_x509_certificate(who.leaf()).is_ok();
     if readable && reason != "certificate-malformed" && reason != "certificate-chain-too-long" {
         let credential = &record["input"]["credential"];
@@ -28,6 +29,26 @@ fn refused(gate: &Gate, who: &Identity, alert: Alert, reason: &str) -> Value {
         assert!(credential["subject"].as_str().is_some_and(|s| s.contains(&who.name)), "{record}");
     }
     record
+}
+
+/// Every record says that this alert was sent, by its name in RFC 8446.
+#[track_caller]
+fn alerts_sent(gate: &Gate, alert: Alert) {
+    let name = match alert {
+        Alert::UnknownCA => "unknown_ca",
+        Alert::AccessDenied => "access_denied",
+        Alert::BadCertificate => "bad_certificate",
+        Alert::CertificateExpired => "certificate_expired",
+        Alert::CertificateRequired => "certificate_required",
+        Alert::DecryptError => "decrypt_error",
+        Alert::NoApplicationProtocol => "no_application_protocol",
+        Alert::ProtocolVersion => "protocol_version",
+        Alert::UnsupportedCertificate => "unsupported_certificate",
+        other => panic!("{other:?} has no name here"),
+    };
+    for record in gate.settle() {
+        assert_eq!(record["alert"], serde_json::json!({"sent": name}), "{record}");
+    }
 }
 
 /// Exactly `n` handshakes were refused, all for this reason, and nothing else happened.
@@ -63,6 +84,7 @@ fn no_certificate_is_refused() {
     assert_eq!(gate.dial().tls12().refused(), Some(Alert::CertificateRequired), "in TLS 1.2");
     let record = evidence(&gate, "certificate-missing", 2);
     assert_eq!(record["input"].get("credential"), None, "{record}");
+    alerts_sent(&gate, Alert::CertificateRequired);
 }
 
 #[test]
@@ -488,6 +510,9 @@ fn certificate_of_somebody_else_without_its_key_is_refused() {
     let records = gate.settle();
     assert_eq!(records.len(), 1, "{records:#?}");
     assert_eq!(records[0]["kind"], "handshake");
+    // Whose it is said to be is evidence too.
+    assert_eq!(records[0]["input"]["credential"]["fingerprint_sha256"], thief.fingerprint(), "{records:#?}");
+    alerts_sent(&gate, Alert::DecryptError);
     gate.upstream.assert_untouched();
 }
 
@@ -517,6 +542,7 @@ fn tls_1_2_is_refused_where_the_config_says_1_3() {
     let gate = Setup::new().set("partner.tls.min_version", "1.3").start();
     assert_eq!(gate.dial().identity(&gate.acme).tls12().refused(), Some(Alert::ProtocolVersion));
     evidence(&gate, "handshake-protocol", 1);
+    alerts_sent(&gate, Alert::ProtocolVersion);
 }
 
 #[test]
@@ -552,6 +578,7 @@ fn alpn_without_a_protocol_of_ours_is_refused() {
     let tried = gate.dial().identity(&gate.acme).alpn(&["spdy/3"]).refused();
     assert_eq!(tried, Some(Alert::NoApplicationProtocol));
     evidence(&gate, "handshake-protocol", 1);
+    alerts_sent(&gate, Alert::NoApplicationProtocol);
 }
 
 fn with_two_names() -> (Gate, Identity) {
@@ -580,8 +607,9 @@ fn unknown_server_name_is_refused() {
     let (gate, _) = with_two_names();
     for dial in [gate.dial(), gate.dial().tls12()] {
         let tried = dial.sni(Some("elsewhere.partner.test")).identity(&gate.acme).refused();
-        assert!(tried.is_some(), "an alert says so");
+        assert_eq!(tried, Some(Alert::AccessDenied), "an alert says so");
     }
+    alerts_sent(&gate, Alert::AccessDenied);
     let records = gate.settle();
     assert_eq!(records.len(), 2, "{records:#?}");
     for record in records {
@@ -757,7 +785,7 @@ fn send_hello(gate: &Gate, tcp: &mut TcpStream) {
 
 #[test]
 fn half_open_handshakes_are_capped_and_others_are_served() {
-    let gate = Setup::new().set("partner.limits.max_handshakes", 4).set("partner.timeouts.handshake", "60s").start();
+    let gate = Setup::new().set("partner.limits.max_handshakes", 4).set("partner.timeouts.handshake", "10m").start();
     let mut served = gate.dial().identity(&gate.acme).open();
     served.request(GOOD).expect(200);
     let silent: Vec<_> = (0..8).map(|_| gate.dial().tcp()).collect();
@@ -776,21 +804,51 @@ fn half_open_handshakes_are_capped_and_others_are_served() {
 }
 
 #[test]
-fn handshake_that_finds_no_place_until_its_deadline_is_refused() {
-    let gate = Setup::new().set("partner.limits.max_handshakes", 1).set("partner.timeouts.handshake", "3s").start();
-    let mut turned_away = gate.dial().tcp();
-    // What holds the place begins later, by more than a busy machine blurs, and so ends later.
-    let (began, mut served) = (Instant::now(), gate.dial().identity(&gate.globex).open());
-    while began.elapsed() < Duration::from_millis(500) {
-        served.request(GOOD).expect(200);
-    }
-    let _holding = stalled(&gate);
+fn handshake_that_stalls_makes_way_for_one_that_waits() {
+    let gate = Setup::new().set("partner.limits.max_handshakes", 1).set("partner.timeouts.handshake", "10s").start();
+    let holding = stalled(&gate);
     gate.await_metric("partnergate_handshakes_in_progress", 1.0);
-    send_hello(&gate, &mut turned_away);
+    gate.dial().identity(&gate.globex).open().request(GOOD).expect(200);
     let record = gate.await_record("the refusal", |r| r["reason"] == "handshake-overload");
-    assert_eq!(record["input"]["source"]["port"], turned_away.local_addr().unwrap().port(), "{record}");
-    gate.await_record("the other one's end", |r| r["reason"] == "handshake-timeout");
-    assert_eq!(count(&gate.settle(), |r| r["kind"] == "handshake"), 2);
+    assert_eq!(record["input"]["source"]["port"], holding.local_addr().unwrap().port(), "{record}");
+    assert_eq!(record["input"]["tls"]["sni"], HOST, "{record}");
+    assert_eq!(count(&gate.settle(), |r| r["kind"] == "handshake"), 1);
+}
+
+#[test]
+fn handshake_that_finds_no_place_until_its_deadline_is_refused() {
+    let gate = Setup::new().set("partner.limits.max_handshakes", 1).set("partner.timeouts.handshake", "2s").start();
+    // Each holds the one place for a tenth of the deadline, so that it comes to some of them only.
+    let stalled: Vec<_> = (0..60).map(|_| stalled(&gate)).collect();
+    await_some("the end of all", || (count(&gate.records(), |r| r["kind"] == "handshake") == 60).then_some(()));
+    let of = |detail: &str| count(&gate.records(), |r| r["detail"].as_str().is_some_and(|d| d.contains(detail)));
+    assert!(of("took long while others waited") > 0, "{:#?}", gate.records());
+    assert!(of("too many handshakes are in progress") > 0, "{:#?}", gate.records());
+    drop(stalled);
+    gate.dial().identity(&gate.globex).open().request(GOOD).expect(200);
+}
+
+/// Threat 9, with the bounds that hold by default.
+#[test]
+fn thousands_of_half_open_handshakes_keep_nobody_out() {
+    let gate = Gate::start();
+    let mut kept = gate.dial().identity(&gate.acme).open();
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let open_files =
+        limits.lines().find_map(|l| l.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    let many = open_files.map_or(2000, |n: usize| (n / 2).min(2000));
+    let mut half_open = Vec::new();
+    for n in 0..many {
+        half_open.push(stalled(&gate));
+        if n % 100 == 0 {
+            kept.request(GOOD).expect(200);
+        }
+    }
+    assert!(gate.metric("partnergate_handshakes_in_progress") <= 500.0);
+    gate.dial().identity(&gate.globex).open().request(GOOD).expect(200);
+    kept.request(GOOD).expect(200);
+    drop(half_open);
+    gate.await_metric("partnergate_handshakes_in_progress", 0.0);
 }
 
 #[test]

@@ -13,6 +13,7 @@
 
 mod crl;
 mod decision;
+mod edge;
 mod enforcement;
 mod evidence;
 mod grpc;

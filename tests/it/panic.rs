@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use partnergate::clock::Clock;
 use partnergate::config::Config;
 use partnergate::gateway::{Gateway, Live, Open};
-use partnergate::listen::{Listener, TlsSlot};
+use partnergate::listen::{Caps, Listener, TlsSlot};
 use partnergate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use partnergate::reload::Publisher;
 use partnergate::snapshot::ServerCertificate;
@@ -98,6 +98,7 @@ impl House {
             capacity: config.record.buffer,
             max_bytes: config.record.buffer_size,
             when_full: config.record.when_full,
+            per_second: config.record.per_second,
             mask: Mask::new(&[7; 32], config.record.include.clone()),
             writer: WriterOptions { sink: config.record.sink.clone(), node: "test".into(), boot: "test".into() },
         };
@@ -123,7 +124,8 @@ impl House {
             let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
             let proxy = Arc::new(http_proxy(&Arc::new(conf), gateway));
             let app = Arc::new(Fragile { proxy, breaks: breaks.clone() });
-            let listener = Listener::new(app, open, tls, config.limits, stopped.clone());
+            let caps = Arc::new(Caps::new(config.limits));
+            let listener = Listener::new(app, open, tls, caps, stopped.clone());
             let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = socket.local_addr().unwrap();
             tokio::spawn(listener.run(socket, stopped, Duration::ZERO));

@@ -249,6 +249,7 @@ fn nothing_that_a_client_chooses_becomes_a_label() {
                     "upstream" => any(value, &["api", "other"]),
                     "protocol" => any(value, &["h2", "http/1.1"]),
                     "anchor" => any(value, &["acme-ca", "globex-ca"]),
+                    "kind" => any(value, &["handshake", "malformed"]),
                     "credential" => any(value, &["acme-client", "globex-client"]),
                     "le" | "policy" | "config" | "version" | "file" | "state" | "result" | "direction" | "within" => {
                         true

@@ -22,6 +22,7 @@ use std::time::Duration;
 pub struct Dial {
     address: SocketAddr,
     from: Option<IpAddr>,
+    first: Vec<u8>,
     name: Option<String>,
     alpn: Vec<Vec<u8>>,
     versions: Vec<&'static SupportedProtocolVersion>,
@@ -43,6 +44,7 @@ impl Dial {
         Dial {
             address,
             from: None,
+            first: Vec::new(),
             name: Some(name.to_owned()),
             alpn: Vec::new(),
             versions: vec![&rustls::version::TLS13],
@@ -62,6 +64,13 @@ impl Dial {
     #[must_use]
     pub fn from(mut self, address: IpAddr) -> Self {
         self.from = Some(address);
+        self
+    }
+
+    /// With these bytes before all others, such as a PROXY header.
+    #[must_use]
+    pub fn first(mut self, bytes: &[u8]) -> Self {
+        self.first = bytes.to_vec();
         self
     }
 
@@ -101,28 +110,33 @@ impl Dial {
         self
     }
 
-    /// The TCP connection alone.
+    /// The TCP connection alone, with the first bytes sent.
     #[track_caller]
     pub fn tcp(&self) -> TcpStream {
-        let stream = match self.from {
+        let mut stream = match self.from {
             None => TcpStream::connect(self.address).unwrap(),
             // The standard library cannot choose the source address.
-            Some(from) => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-                runtime.block_on(async {
-                    let v4 = self.address.is_ipv4();
-                    let socket = if v4 { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
-                    let socket = socket.unwrap();
-                    socket.bind(SocketAddr::new(from, 0)).unwrap();
-                    let stream = socket.connect(self.address).await.unwrap().into_std().unwrap();
-                    stream.set_nonblocking(false).unwrap();
-                    stream
-                })
-            }
+            Some(from) => std::thread::scope(|scope| {
+                // On a thread of its own, because asynchronous clients call this as well.
+                let connecting = || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+                    runtime.block_on(async {
+                        let v4 = self.address.is_ipv4();
+                        let socket = if v4 { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
+                        let socket = socket.unwrap();
+                        socket.bind(SocketAddr::new(from, 0)).unwrap();
+                        let stream = socket.connect(self.address).await.unwrap().into_std().unwrap();
+                        stream.set_nonblocking(false).unwrap();
+                        stream
+                    })
+                };
+                scope.spawn(connecting).join().unwrap()
+            }),
         };
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(&self.first).unwrap();
         stream
     }
 

@@ -101,6 +101,8 @@ impl Setup {
                 "certificates": [{
                     "chain": server.chain_file, "key": format!("file:{}", server.key_file.display()),
                 }],
+                // Every client of a test comes from one address.
+                "limits": {"handshakes_per_source": 0},
             },
             "status": {"listen": ["127.0.0.1:0"]},
             "upstreams": {"api": {"endpoints": [upstream.address().to_string()]}},
