@@ -243,13 +243,13 @@ fn nothing_that_a_client_chooses_becomes_a_label() {
                     "partner" => any(value, &["acme", "globex", "unknown", "other"]),
                     "reason" => reason(value),
                     "outcome" => {
-                        any(value, &["allowed", "denied", "failed", "aborted", "ok", "resumed"]) || reason(value)
+                        any(value, &["allowed", "denied", "failed", "aborted", "cut", "ok", "resumed"]) || reason(value)
                     }
                     "operation" => any(value, &operations),
                     "upstream" => any(value, &["api", "other"]),
                     "protocol" => any(value, &["h2", "http/1.1"]),
                     "anchor" => any(value, &["acme-ca", "globex-ca"]),
-                    "kind" => any(value, &["handshake", "malformed"]),
+                    "kind" => any(value, &["handshake", "malformed", "server-certificate", "anchor", "credential"]),
                     "credential" => any(value, &["acme-client", "globex-client"]),
                     "le" | "policy" | "config" | "version" | "file" | "state" | "result" | "direction" | "within" => {
                         true
