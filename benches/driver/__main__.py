@@ -12,7 +12,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from . import edge, load, micro, peers, pki, report, rounds, scale
+from . import edge, enforcement, load, micro, peers, pki, report, rounds, scale
 from .machine import LOAD_CORE, PROXY_CORE, Trouble, description, pinned
 
 
@@ -24,6 +24,9 @@ def main() -> int:
     try:
         if options.edge:
             print(edge_figures(options))
+            return 0
+        if options.enforcement:
+            print(enforcement_figures(options))
             return 0
         if options.report:
             raw = json.loads(options.report.read_text())
@@ -53,6 +56,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--micro", action="store_true", help="criterion: what one decision costs")
     parser.add_argument(
         "--edge", action="store_true", help="only: an allowed partner's p99 under floods; writes nothing"
+    )
+    parser.add_argument(
+        "--enforcement", action="store_true", help="only: how fast a right that ended is gone; writes benches/ENFORCEMENT.md"
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of the comparison (default: 5)")
     parser.add_argument("--seconds", type=float, default=5, metavar="N", help="length of one measurement (default: 5)")
@@ -97,6 +103,28 @@ def tools_of(options: argparse.Namespace) -> peers.Tools:
         envoy=options.envoy,
         oha=options.oha,
     )
+
+
+def enforcement_figures(options: argparse.Namespace) -> str:
+    check_machine()
+    where = Path(tempfile.mkdtemp(prefix="partnergate-end."))
+    where.chmod(0o755)
+    os.sched_setaffinity(0, {LOAD_CORE})
+    try:
+        pki.make(where / "pki")
+        tools = tools_of(options)
+        upstream = options.target / "dist" / "examples" / "upstream"
+        figures = enforcement.run(tools, upstream, where / "pki", where, options.rounds)
+        (options.target / "enforcement.json").write_text(json.dumps(figures, indent=1))
+        text = enforcement.table(figures)
+        version = tools.versions()["partnergate"]
+        machine = ", ".join(f"{key} {value}" for key, value in description().items())
+        head = f"# How fast a right that ended is gone\n\n{date.today().isoformat()}, {version}; {machine}. "
+        head += f"Made by `scripts/bench --enforcement`, {options.rounds} rounds; the gateway on one core, everything else "
+        (options.out or peers.REPO / "benches").joinpath("ENFORCEMENT.md").write_text(f"{head}on another.\n\n{text}\n")
+        return text
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
 
 
 def edge_figures(options: argparse.Namespace) -> str:

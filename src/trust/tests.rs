@@ -1,6 +1,6 @@
 use super::*;
 use crate::name::PartnerId;
-use crate::partner::{Der, Revocation};
+use crate::partner::{Der, Revocation, RevocationMode};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair,
     KeyUsagePurpose,
