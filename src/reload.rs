@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 /// How long names of upstreams may take to resolve before a config goes live without them.
@@ -522,23 +522,35 @@ impl Publisher {
         loop {
             tokio::time::sleep(LISTS_INTERVAL).await;
             let this = self.clone();
-            let looked = aside(async move { if this.fetcher.look() { this.relist().await } else { Ok(()) } }).await;
+            let looked = aside(async move {
+                // What has come by itself meanwhile is made live too.
+                let changed = this.fetcher.look() || this.fetcher.has_arrived();
+                if changed { this.relist().await } else { Ok(()) }
+            });
+            let looked = looked.await;
             if let Ok(Err(e)) = looked {
                 e.log();
             }
         }
     }
 
-    /// Asks the URLs of revocation lists when it is time.
+    /// Asks the URLs of revocation lists when it is time. One that hangs keeps nobody from asking the others.
     pub async fn fetch_lists(self: Arc<Self>) {
+        let mut asking = JoinSet::new();
         loop {
-            tokio::time::sleep(LISTS_INTERVAL).await;
-            if self.fetcher.ask().await {
-                let this = self.clone();
-                if let Ok(Err(e)) = aside(async move { this.relist().await }).await {
-                    e.log();
-                }
+            tokio::select! {
+                () = tokio::time::sleep(LISTS_INTERVAL) => {}
+                Some(_) = asking.join_next() => continue,
             }
+            let this = self.clone();
+            asking.spawn(async move {
+                if this.fetcher.ask().await {
+                    let publisher = this.clone();
+                    if let Ok(Err(e)) = aside(async move { publisher.relist().await }).await {
+                        e.log();
+                    }
+                }
+            });
         }
     }
 

@@ -61,7 +61,9 @@ class Holders:
         context.load_cert_chain(self.pki / f"{who}.pem", self.pki / f"{who}.key")
         head = f"GET {STREAM} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
         for _ in range(count):
-            tls = context.wrap_socket(socket.create_connection(("127.0.0.1", self.port), timeout=30), server_hostname=HOST)
+            tcp = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tls = context.wrap_socket(tcp, server_hostname=HOST)
             tls.sendall(head)
             answer = tls.recv(4096)
             if not answer.startswith(b"HTTP/1.1 200"):
@@ -101,7 +103,8 @@ class Holders:
 
 def run(tools: peers.Tools, upstream_program: Path, pki: Path, where: Path, rounds: int) -> dict[str, Any]:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = 3 * (OTHERS + AFFECTED)
+    # Each process has one for each connection; the way to the upstream is shared.
+    wanted = OTHERS + AFFECTED + 5_000
     if most != resource.RLIM_INFINITY and most < wanted:
         raise Trouble(f"{wanted} open files are needed and {most} are allowed: raise `ulimit -Hn`")
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
@@ -116,6 +119,7 @@ def run(tools: peers.Tools, upstream_program: Path, pki: Path, where: Path, roun
     config = folder / "partnergate.yaml"
     text = (peers.TEMPLATES / "partnergate.yaml").read_text()
     text = text.replace("{handshakes_per_source: @per_source@}", "{handshakes_per_source: 0, connections_per_partner: 20000}")
+    text = text.replace('endpoints: ["127.0.0.1:@upstream@"]', 'endpoints: ["127.0.0.1:@upstream@"], protocol: h2')
     text = text.replace("  dir: @repo@/policies", f"  dir: {policies}") + "reload: {interval: 1h}\n"
     for key, value in {"run": folder, "pki": pki, "port": port, "upstream": upstream_port, "status": status}.items():
         text = text.replace(f"@{key}@", str(value))

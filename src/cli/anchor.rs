@@ -37,19 +37,25 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(id = "certificate", required = true, multiple = false, args = ["serial", "fingerprint"])]
 struct Certificate {
     /// The anchor.
     name: String,
+    #[command(flatten)]
+    named: Named,
+    /// Why; kept with the denial.
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Named {
     /// Serial number in hex, of a client certificate or of a CA below the anchor.
     #[arg(long, value_name = "HEX")]
     serial: Option<String>,
     /// SHA-256 of the certificate in hex.
     #[arg(long, value_name = "HEX")]
     fingerprint: Option<String>,
-    /// Why; kept with the denial.
-    #[arg(long)]
-    reason: String,
 }
 
 pub(super) async fn run(path: &Path, args: Args) -> Exit {
@@ -75,7 +81,7 @@ async fn see(path: &Path, call: &str, output: Output, print: fn(&Value)) -> Exit
 }
 
 async fn change(path: &Path, certificate: Certificate, verb: &str) -> Exit {
-    let Certificate { name, serial, fingerprint, reason } = certificate;
+    let Certificate { name, named: Named { serial, fingerprint }, reason } = certificate;
     let call = json!(DenyCall { serial, fingerprint, reason });
     match ask(path, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
         Ok(value) => {

@@ -89,6 +89,13 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     for one in expiry::soon(&snapshot, &seen, &[], now).iter().filter(|e| e.kind == expiry::Kind::Credential) {
         warnings.warning("registry", "", one.to_string(), None);
     }
+    for anchor in snapshot.registry.anchors() {
+        let used = anchor.partners.iter().filter_map(|id| snapshot.registry.partner(id));
+        if !used.flat_map(|record| &record.credentials).any(|c| c.anchor == anchor.name) {
+            let reason = format!("no credential is under the anchor `{}`", anchor.name);
+            warnings.warning("registry", "", reason, Some("remove it, if its successor has taken over"));
+        }
+    }
     warnings.sort();
     let summary = format!(
         "{} is good: {} routes, {} operations, {} partners, policy {}",

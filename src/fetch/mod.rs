@@ -13,7 +13,7 @@ use crate::clock::{Clock, UnixNanos};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, CrlSource, Der, Revocation, RevocationMode, Root};
 use crate::record::Metrics;
-use crate::trust::{AnchorLists, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope, TrustBundle, Wanted};
+use crate::trust::{AnchorLists, CrlFault, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope, TrustBundle, Wanted};
 use copies::{Copies, Label};
 use futures::StreamExt;
 use http::{Answer, Http};
@@ -23,13 +23,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// Lists that certificates of one anchor name themselves; a hostile CA could name any number.
 const MAX_POINTS: usize = 64;
 /// Files of one folder.
 const MAX_FILES: usize = 1_000;
 /// URLs that are asked at the same time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 
 /// How URLs are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +53,7 @@ pub struct Fetcher {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    asking: Semaphore,
     /// When the first list came that nobody has asked for since.
     arrived: Mutex<Option<Instant>>,
 }
@@ -112,6 +114,7 @@ impl Fetcher {
             clock,
             metrics,
             state: Mutex::new(State { settings, anchors: BTreeMap::new() }),
+            asking: Semaphore::new(AT_ONCE),
             arrived: Mutex::default(),
         })
     }
@@ -188,21 +191,25 @@ impl Fetcher {
     /// Asks the URLs that are due. Returns whether a list has changed.
     pub async fn ask(&self) -> bool {
         let (due, settings) = {
-            let state = self.state();
+            let mut state = self.state();
+            let State { settings, anchors } = &mut *state;
             let now = Instant::now();
             let mut due = Vec::new();
-            for (name, held) in &state.anchors {
-                for (source, item) in &held.items {
+            for (name, held) in anchors {
+                for (source, item) in &mut held.items {
                     if let (CrlSource::Url(url), true) = (source, item.due <= now) {
+                        // Nobody else asks it meanwhile.
+                        item.due = now + settings.timeout * 2;
                         due.push((name.clone(), source.clone(), url.clone(), item.label()));
                     }
                 }
             }
-            (due, state.settings.clone())
+            (due, settings.clone())
         };
         let mut answers = futures::stream::iter(due.into_iter().map(|(name, source, url, (etag, modified))| {
             let settings = &settings;
             async move {
+                let _place = self.asking.acquire().await;
                 let work = self.http.get(&url, etag.as_deref(), modified.as_deref(), settings.max_size);
                 let answer = match tokio::time::timeout(settings.timeout, work).await {
                     Ok(answer) => answer,
@@ -256,6 +263,11 @@ impl Fetcher {
             item.again(settings.refresh, soonest, self.clock.now());
         }
         changed
+    }
+
+    /// Whether a list has come that nobody has asked for since.
+    pub fn has_arrived(&self) -> bool {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// When the first of the lists came that have been taken over since the last call.
@@ -331,7 +343,13 @@ impl Fetcher {
         let Some(item) = items.get_mut(source) else { return false };
         let name = &anchor.name;
         let read = bytes.and_then(|bytes| {
-            let list = RevocationList::read(bytes, issuers, now).map_err(|e| e.to_string())?;
+            let list = RevocationList::read(bytes, issuers, now).map_err(|e| {
+                // Its time comes without the file changing.
+                if matches!(e, CrlFault::NotYetValid { .. }) {
+                    item.stamp = None;
+                }
+                e.to_string()
+            })?;
             if let Some(before) = good.get(list.scope()) {
                 if before.list.fingerprint() == list.fingerprint() {
                     return Ok((None, bytes));
@@ -472,12 +490,11 @@ impl Held {
             }
         }
         if let Some(points) = &self.wanted {
+            let may = |host: String| settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(&host));
+            points.retain(|url| http::host_of(url).is_some_and(may));
             for url in points.urls() {
-                if http::host_of(&url).is_some_and(|host| settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(&host)))
-                {
-                    let source = CrlSource::Url(url);
-                    wanted.entry(source.clone()).or_insert(source);
-                }
+                let source = CrlSource::Url(url);
+                wanted.entry(source.clone()).or_insert(source);
             }
             // Known from before a restart.
             for (source, item) in self.items.iter().filter(|(source, _)| matches!(source, CrlSource::Url(_))) {

@@ -88,6 +88,7 @@ pub(super) async fn accept<A>(shared: &Shared<A>, stream: TcpStream, source: Soc
         Ok(Secured { tls, peer, share, resumed }) => {
             metrics.handshakes.with_label_values(&[if resumed { "resumed" } else { "ok" }]).inc();
             metrics.handshake_seconds.observe(started.elapsed().as_secs_f64());
+            metrics.anchor_handshake(peer.anchor.as_str());
             Some((wrap(tls, peer, coming), share))
         }
         Err(mut refused) => {

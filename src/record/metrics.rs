@@ -125,6 +125,8 @@ metrics! {
     upstream_endpoints: IntGaugeVec("partnergate_upstream_endpoints", "Endpoints of an upstream by state (healthy, unhealthy).", labels ["upstream", "state"]);
     handshake_seconds: Histogram("partnergate_handshake_duration_seconds", "Time of completed TLS handshakes.", buckets SECONDS);
     handshakes: IntCounterVec("partnergate_handshakes_total", "TLS handshakes by outcome: `ok`, `resumed` or the reason of refusal.", labels ["outcome"]);
+    anchor_handshakes: IntCounterVec("partnergate_anchor_handshakes_total", "Completed TLS handshakes by trust anchor: who still comes with the old one during a rotation.", labels ["anchor"]);
+    anchor_credentials: IntGaugeVec("partnergate_anchor_credentials", "Credentials under each trust anchor, in whatever state; an anchor with none can be removed.", labels ["anchor"]);
     handshakes_now: IntGauge("partnergate_handshakes_in_progress", "TLS handshakes in progress.");
     connections: IntGaugeVec("partnergate_open_connections", "Open partner connections by protocol (http/1.1, h2).", labels ["protocol"]);
     streams: IntGauge("partnergate_open_requests", "Requests in progress.");
@@ -180,6 +182,11 @@ impl Metrics {
             let (partner, operation) = if within { (partner, operation) } else { (OTHER, OTHER) };
             self.partner_operations.with_label_values(&[partner, operation, outcome.as_str()]).inc();
         }
+    }
+
+    /// Counts a client that came under an anchor.
+    pub fn anchor_handshake(&self, anchor: &str) {
+        self.anchor_handshakes.with_label_values(&[self.bound.label(anchor, &self.series_folded)]).inc();
     }
 
     pub fn denial(&self, reason: &Reason) {

@@ -2,6 +2,8 @@
 
 use super::{Store, StoreError};
 use crate::clock::UnixNanos;
+use crate::name::AnchorName;
+use crate::partner::CredentialState;
 use crate::record::Metrics;
 use crate::registry::Registry;
 use std::collections::HashMap;
@@ -25,8 +27,16 @@ pub async fn set_expiry_gauges(
     let mut buckets: HashMap<&str, i64> =
         ["expired", "1d", "7d", "30d", "90d", "later", "unseen"].into_iter().map(|b| (b, 0)).collect();
     metrics.credential_expiry.reset();
+    let mut under: HashMap<&AnchorName, i64> = registry.anchors().map(|a| (&a.name, 0)).collect();
+    for credential in registry.partners().flat_map(|record| &record.credentials) {
+        *under.entry(&credential.anchor).or_default() += 1;
+    }
+    metrics.anchor_credentials.reset();
+    for (anchor, count) in under {
+        metrics.anchor_credentials.with_label_values(&[anchor.as_str()]).set(count);
+    }
     for record in registry.partners() {
-        for credential in &record.credentials {
+        for credential in record.credentials.iter().filter(|c| c.state == CredentialState::Active) {
             let ends = last_seen.get(credential.id.as_str());
             let within = |days: u32| ends.is_some_and(|e| *e <= now.saturating_add(DAY * days));
             let bucket = match ends {

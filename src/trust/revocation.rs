@@ -65,6 +65,11 @@ impl Wanted {
         }
     }
 
+    /// Forgets the places that nobody may be sent to, so that they take no room from others.
+    pub fn retain(&self, may: impl Fn(&str) -> bool) {
+        self.urls.lock().unwrap_or_else(PoisonError::into_inner).retain(|url| may(url));
+    }
+
     pub fn urls(&self) -> Vec<String> {
         self.urls.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
