@@ -35,7 +35,7 @@ AFFECTED = 1_000
 REVOKED = 1_000_000
 METRIC = "partnergate_revocation_enforcement_seconds"
 # A stream that sends a little every now and then and never ends.
-STREAM = f"{PATH}?upstream_chunks=100000&upstream_chunk_delay_ms=10000"
+STREAM = f"{PATH}?upstream_body_bytes=1000000&upstream_chunks=100000&upstream_chunk_delay_ms=10000"
 RATE = 200
 
 
