@@ -7,7 +7,7 @@
 
 mod deny;
 
-pub use deny::Denial;
+pub use deny::{Denial, no_anchor};
 
 use crate::clock::{Clock, UnixNanos};
 use crate::config::{Config, Watched, look_again};
@@ -523,12 +523,11 @@ impl Publisher {
             tokio::time::sleep(LISTS_INTERVAL).await;
             let this = self.clone();
             let looked = aside(async move {
-                // What has come by itself meanwhile is made live too.
-                let changed = this.fetcher.look() || this.fetcher.has_arrived();
-                if changed { this.relist().await } else { Ok(()) }
+                this.fetcher.look();
+                // Whatever came, from URLs too: one that does not answer must not hold up what others have sent.
+                this.relist().await
             });
-            let looked = looked.await;
-            if let Ok(Err(e)) = looked {
+            if let Ok(Err(e)) = looked.await {
                 e.log();
             }
         }

@@ -7,7 +7,7 @@ use crate::identity::{Fingerprint, Serial};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
 use crate::registry::Registry;
-use crate::reload::{Denial, aside};
+use crate::reload::{Denial, aside, no_anchor};
 use crate::snapshot::Snapshot;
 use axum::Json;
 use axum::extract::connect_info::ConnectInfo;
@@ -56,9 +56,12 @@ pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>)
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
-    let found = AnchorName::parse(&name).ok().and_then(|name| live.snapshot.registry.anchor(&name).cloned());
-    let Some(anchor) = found else {
-        return problem(StatusCode::NOT_FOUND, "there is no such anchor", Vec::new());
+    let name = match AnchorName::parse(&name) {
+        Ok(name) => name,
+        Err(reason) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &reason, Vec::new()),
+    };
+    let Some(anchor) = live.snapshot.registry.anchor(&name).cloned() else {
+        return refused(no_anchor(&name, &live.snapshot.registry).into());
     };
     let seen = match shared.publisher.store().last_seen().await {
         Ok(seen) => seen,

@@ -3,8 +3,9 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::registry::{Output, ask};
-use super::{Exit, say};
+use super::{Exit, complain, say};
 use crate::admin::DenyCall;
+use crate::name::AnchorName;
 use http::Method;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -61,10 +62,21 @@ struct Named {
 pub(super) async fn run(path: &Path, args: Args) -> Exit {
     match args.command {
         Command::List { output } => see(path, "/v1/anchors", output, list).await,
-        Command::Show { name, output } => see(path, &format!("/v1/anchors/{name}"), output, show).await,
+        Command::Show { name, output } => match known_form(&name) {
+            Ok(()) => see(path, &format!("/v1/anchors/{name}"), output, show).await,
+            Err(exit) => exit,
+        },
         Command::Deny(certificate) => change(path, certificate, "deny").await,
         Command::Undeny(certificate) => change(path, certificate, "undeny").await,
     }
+}
+
+/// What is no name of an anchor would be no path of a call either.
+fn known_form(name: &str) -> Result<(), Exit> {
+    AnchorName::parse(name).map(drop).map_err(|reason| {
+        complain(&format!("there is no anchor `{}`: {reason}", name.escape_debug()));
+        Exit::Problems
+    })
 }
 
 async fn see(path: &Path, call: &str, output: Output, print: fn(&Value)) -> Exit {
@@ -82,6 +94,9 @@ async fn see(path: &Path, call: &str, output: Output, print: fn(&Value)) -> Exit
 
 async fn change(path: &Path, certificate: Certificate, verb: &str) -> Exit {
     let Certificate { name, named: Named { serial, fingerprint }, reason } = certificate;
+    if let Err(exit) = known_form(&name) {
+        return exit;
+    }
     let call = json!(DenyCall { serial, fingerprint, reason });
     match ask(path, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
         Ok(value) => {

@@ -19,6 +19,8 @@ pub(super) struct Item {
     pub origin: CrlSource,
     /// Of a file, as it was read.
     pub stamp: Option<Stamp>,
+    /// Of a file whose list is of the future: when to read it again though it has not changed.
+    pub begins: Option<UnixNanos>,
     pub etag: Option<String>,
     pub modified: Option<String>,
     /// Of a URL.
@@ -33,6 +35,7 @@ impl Item {
         Item {
             origin,
             stamp: None,
+            begins: None,
             etag: None,
             modified: None,
             due: Instant::now(),
@@ -40,6 +43,11 @@ impl Item {
             error: None,
             failures: 0,
         }
+    }
+
+    /// Whether a file has to be read: it has changed, or what was refused as of the future is not any more.
+    pub fn is_due(&self, stamp: Stamp, now: UnixNanos) -> bool {
+        self.stamp != Some(stamp) || self.begins.is_some_and(|begins| now >= begins)
     }
 
     /// What makes a question conditional.
@@ -67,7 +75,7 @@ impl Item {
     /// each with some chance in it, so that gateways and anchors do not ask all at once.
     pub fn again(&mut self, refresh: Duration, next_update: Option<UnixNanos>, now: UnixNanos) {
         let wait = if self.failures > 0 {
-            FIRST_RETRY.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(refresh.max(FIRST_RETRY))
+            FIRST_RETRY.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(refresh)
         } else {
             let left = next_update.map_or(i64::MAX, |next| next.0.saturating_sub(now.0));
             let half = Duration::from_nanos(u64::try_from(left / 2).unwrap_or(0));
@@ -147,6 +155,9 @@ mod tests {
             assert!(wait >= last.mul_f64(0.6), "{n}: {wait:?} after {last:?}");
             last = wait;
         }
+        item.again(Duration::from_secs(1), None, UnixNanos(0));
+        let wait = item.due.saturating_duration_since(Instant::now());
+        assert!(wait < Duration::from_secs(2), "no less often than when all is well: {wait:?}");
         item.well(UnixNanos(0));
         item.again(refresh, Some(UnixNanos(100_000_000_000)), UnixNanos(0));
         let wait = item.due.saturating_duration_since(Instant::now());

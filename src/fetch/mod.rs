@@ -148,17 +148,33 @@ impl Fetcher {
     /// Looks after the anchors of a plan from now on.
     pub fn adopt(&self, planned: Planned) {
         let mut state = self.state();
-        state.anchors = planned.anchors;
+        let before = std::mem::replace(&mut state.anchors, planned.anchors);
+        // What came while the plan was made is not lost.
+        for (name, held) in &mut state.anchors {
+            let same = |b: &&Held| b.roots == held.roots && b.anchor.revocation == held.anchor.revocation;
+            let Some(before) = before.get(name).filter(same) else { continue };
+            for (scope, good) in &before.good {
+                let newer = held.good.get(scope).is_none_or(|planned| {
+                    good.list.fingerprint() != planned.list.fingerprint()
+                        && good.list.may_replace(&planned.list).is_ok()
+                });
+                if newer {
+                    held.good.insert(scope.clone(), good.clone());
+                }
+            }
+        }
         self.gauges(&state);
     }
 
-    /// Looks at files and folders, and at what certificates have asked for. Returns whether a list has changed.
-    pub fn look(&self) -> bool {
+    /// Looks at files and folders, and at what certificates have asked for.
+    pub fn look(&self) {
+        let came = Instant::now();
         let mut state = self.state();
         let State { settings, anchors } = &mut *state;
-        let changed = self.look_at(anchors, settings);
+        if self.look_at(anchors, settings) {
+            self.arrive(came);
+        }
         self.gauges(&state);
-        changed
     }
 
     fn look_at(&self, anchors: &mut BTreeMap<AnchorName, Held>, settings: &FetchSettings) -> bool {
@@ -175,7 +191,7 @@ impl Fetcher {
                 .collect();
             for (source, path) in files {
                 let stamp = Stamp::of(&path);
-                if held.items.get(&source).is_some_and(|item| item.stamp == Some(stamp)) {
+                if held.items.get(&source).is_some_and(|item| !item.is_due(stamp, self.clock.now())) {
                     continue;
                 }
                 let read = item::read(&path, MAX_CRL_BYTES);
@@ -237,6 +253,7 @@ impl Fetcher {
         answer: Result<Answer, String>,
         settings: &FetchSettings,
     ) -> bool {
+        let came = Instant::now();
         let mut state = self.state();
         // It may have gone meanwhile.
         let Some(held) = state.anchors.get_mut(name).filter(|held| held.items.contains_key(source)) else {
@@ -262,12 +279,14 @@ impl Fetcher {
         if let Some(item) = held.items.get_mut(source) {
             item.again(settings.refresh, soonest, self.clock.now());
         }
+        if changed {
+            self.arrive(came);
+        }
         changed
     }
 
-    /// Whether a list has come that nobody has asked for since.
-    pub fn has_arrived(&self) -> bool {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    fn arrive(&self, came: Instant) {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(came);
     }
 
     /// When the first of the lists came that have been taken over since the last call.
@@ -338,15 +357,15 @@ impl Fetcher {
         bytes: Result<&[u8], String>,
         freshness: Option<(Option<String>, Option<String>)>,
     ) -> bool {
-        let (came, now) = (Instant::now(), self.clock.now());
+        let now = self.clock.now();
         let Held { anchor, issuers, items, good, .. } = held;
         let Some(item) = items.get_mut(source) else { return false };
         let name = &anchor.name;
+        item.begins = None;
         let read = bytes.and_then(|bytes| {
             let list = RevocationList::read(bytes, issuers, now).map_err(|e| {
-                // Its time comes without the file changing.
-                if matches!(e, CrlFault::NotYetValid { .. }) {
-                    item.stamp = None;
+                if let CrlFault::NotYetValid { this_update } = e {
+                    item.begins = Some(this_update);
                 }
                 e.to_string()
             })?;
@@ -380,7 +399,6 @@ impl Fetcher {
                     tracing::error!(anchor = %name, %source, error = %e, "no copy of the revocation list could be kept");
                 }
                 good.insert(list.scope().clone(), Good { list: Arc::new(list), origin: item.origin.clone() });
-                self.arrived.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(came);
                 true
             }
             Err(reason) => {
@@ -490,15 +508,19 @@ impl Held {
             }
         }
         if let Some(points) = &self.wanted {
-            let may = |host: String| settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(&host));
-            points.retain(|url| http::host_of(url).is_some_and(may));
+            let permitted = |url: &str| {
+                http::host_of(url).is_some_and(|host| settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(&host)))
+            };
+            points.retain(permitted);
             for url in points.urls() {
                 let source = CrlSource::Url(url);
                 wanted.entry(source.clone()).or_insert(source);
             }
-            // Known from before a restart.
-            for (source, item) in self.items.iter().filter(|(source, _)| matches!(source, CrlSource::Url(_))) {
-                wanted.entry(source.clone()).or_insert_with(|| item.origin.clone());
+            // Known from before a restart; the hosts may be others by now.
+            for (source, item) in &self.items {
+                if matches!(source, CrlSource::Url(url) if permitted(url)) {
+                    wanted.entry(source.clone()).or_insert_with(|| item.origin.clone());
+                }
             }
         }
         self.items.retain(|source, _| wanted.contains_key(source));

@@ -4,7 +4,7 @@ use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
 use crate::document::Problems;
 use crate::name::AnchorName;
 use crate::partner::{Anchor, Denied, DeniedCertificate};
-use crate::registry::Change;
+use crate::registry::{Change, Registry};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,11 +34,7 @@ impl Publisher {
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let registry = &live.snapshot.registry;
         let Some(anchor) = registry.anchor(name) else {
-            let mut problems = Problems::new();
-            let known: Vec<&str> = registry.anchors().map(|a| a.name.as_str()).collect();
-            let fix = format!("known anchors: {}", known.join(", "));
-            problems.file("registry", format!("there is no anchor `{name}`"), Some(&fix));
-            return Err(problems.into());
+            return Err(no_anchor(name, registry).into());
         };
         let mut next = Anchor::clone(anchor);
         match denial {
@@ -67,4 +63,14 @@ impl Publisher {
         self.metrics.registry_ok.set(1);
         Ok((revision, true))
     }
+}
+
+/// There is none of this name; which there are.
+pub fn no_anchor(name: &AnchorName, registry: &Registry) -> Problems {
+    let mut problems = Problems::new();
+    let known: Vec<&str> = registry.anchors().map(|a| a.name.as_str()).collect();
+    let fix =
+        if known.is_empty() { "there are none yet".to_owned() } else { format!("known anchors: {}", known.join(", ")) };
+    problems.file("registry", format!("there is no anchor `{name}`"), Some(&fix));
+    problems
 }

@@ -27,6 +27,7 @@ mod panic;
 mod registry;
 mod reload;
 mod request;
+mod revocation;
 mod spiffe;
 mod status;
 mod upstream;

@@ -1,6 +1,6 @@
 //! The status listener and the admin socket: what is counted, what it is called, and who may ask. Threats 24 and 28.
 
-use crate::harness::{DEADLINE, Gate, HOST, Response, Setup, TlsConn, Tried, await_some, run};
+use crate::harness::{DEADLINE, Gate, HOST, OpensslCa, Response, Setup, TlsConn, Tried, await_some, put, run};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -136,7 +136,15 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
     let anchor =
         "anchors:\n  initech: {bundle: {trust_domain: initech.example, file: initech.jwks}, partners: [acme]}\n";
     let registry = setup.registry_text().replace("anchors:\n", anchor);
-    let mut gate = setup.set("metrics", json!({"partner_operation": true})).registry(&registry).start();
+    // One list in a file, and a server of lists that is not there.
+    let ca = OpensslCa::of(&setup.acme_ca);
+    put(&setup.dir.path().join("acme.crl"), &ca.list(" -crlexts number"));
+    let from = "acme-ca: {certificate: acme-ca.pem, ";
+    let lists = "revocation: {crl: ['file:acme.crl', 'http://127.0.0.1:1/acme.crl']}, ";
+    assert!(registry.contains(from));
+    let registry = registry.replace(from, &format!("{from}{lists}"));
+    let setup = setup.registry(&registry).set("revocation.refresh", "1s");
+    let mut gate = setup.set("metrics", json!({"partner_operation": true})).start();
     traffic(&gate);
     gate.reload();
     // The upstream is gone: what is counted then appears too.

@@ -1,16 +1,20 @@
 //! What the tests are made of: certificates, an upstream, a gateway, clients. Everything here ends the test when
 //! something that is not under test goes wrong.
 
+mod ca;
 mod client;
 mod command;
 mod gate;
 pub mod http2;
+mod nginx;
 mod pki;
 mod upstream;
 
+pub use ca::OpensslCa;
 pub use client::{Dial, Response, TlsConn, Tried};
 pub use command::{Finished, Process, node, python, run};
 pub use gate::{Curl, Gate, HOST, Setup, count, resident, same};
+pub use nginx::{Nginx, put};
 pub use pki::{Authority, Identity, Pki, openssl_key, valid};
 pub use upstream::Upstream;
 
