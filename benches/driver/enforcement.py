@@ -217,9 +217,17 @@ def run(tools: peers.Tools, upstream_program: Path, pki: Path, where: Path, roun
 
 
 def spent(before: dict[str, float], after: dict[str, float]) -> float | None:
-    """What the one change in between took."""
+    """What the change in between took. Where the clock came upon some of it first, the largest of what was counted, as
+    well as the rest of the sum can tell."""
     count = after[f"{METRIC}_count"] - before[f"{METRIC}_count"]
-    return None if count < 1 else (after[f"{METRIC}_sum"] - before[f"{METRIC}_sum"]) / count
+    total = after[f"{METRIC}_sum"] - before[f"{METRIC}_sum"]
+    if count < 1:
+        return None
+    if count == 1:
+        return total
+    bounds = {key: float(key.split('"')[1].replace("+Inf", "inf")) for key in after if key.startswith(f"{METRIC}_bucket")}
+    largest = min(bounds[key] for key in bounds if after[key] - before.get(key, 0) == count)
+    return min(total, largest)
 
 
 def million(pki: Path, crl: Path, folder: Path, proxy: peers.Proxy, number: int) -> dict[str, float]:

@@ -285,8 +285,10 @@ impl Open {
         }
         let (this, cause) = (self.clone(), self.enforcement(since));
         tokio::spawn(async move {
-            // Who lost every right is found fast; whose requests are decided differently takes longer.
-            this.look_at(&connections, Look::Identity, &cause).await;
+            if matches!(concerns, Concerns::Everybody) {
+                // Whose certificate is not believed any more is found fast; all else takes longer.
+                this.look_at(&connections, Look::Trust, &cause).await;
+            }
             this.look_at(&connections, Look::Requests, &cause).await;
         });
     }
@@ -345,7 +347,9 @@ impl Open {
         let mut slice = Instant::now();
         for connection in connections {
             let next = self.look(connection, look, cause);
-            self.schedule(connection, next);
+            if next < connection.running().due {
+                self.schedule(connection, next);
+            }
             breathe(&mut slice).await;
         }
     }
@@ -355,6 +359,9 @@ impl Open {
         let now = self.clock.now();
         let mut next = now.saturating_add(AGAIN);
         let Some(live) = self.live.load_full() else { return next };
+        if look == Look::Trust && live.snapshot.trust.still_good(&connection.peer, now).is_ok() {
+            return next;
+        }
         let (stood, streams) = {
             let running = connection.running();
             (running.stands, running.streams.clone())
@@ -383,9 +390,6 @@ impl Open {
             }
             Ok(until) => {
                 next = next.min(until);
-                if look == Look::Identity {
-                    return next;
-                }
                 for stream in &streams {
                     match decision::decide_again(&live.snapshot, &connection.peer, &stream.request, now) {
                         Err(refused) => cut(stream, refused),
@@ -426,9 +430,9 @@ impl Open {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
-    /// Whether the identity still stands.
-    Identity,
-    /// That, and each of its requests.
+    /// Whether the certificate is still believed.
+    Trust,
+    /// That, whether the identity still stands, and each of its requests.
     Requests,
 }
 
