@@ -20,7 +20,7 @@ impl Nginx {
     pub fn start(folder: &Path, locations: &str) -> Option<Self> {
         let there = Command::new("nginx").arg("-v").output();
         if !there.is_ok_and(|o| o.status.success()) {
-            eprintln!("SKIPPED: no nginx on PATH (Debian package `nginx-light`)");
+            eprintln!("SKIPPED: no nginx on PATH (Debian package `nginx`; scripts/test gets it)");
             return None;
         }
         let folder = folder.join("nginx");
