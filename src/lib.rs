@@ -18,18 +18,20 @@
 //! | [`operation`] | method + path → operation id, from OpenAPI or config |
 //! | [`route`] | host + path prefix → upstream |
 //! | [`partner`] | the nouns of the registry and what follows from time |
-//! | [`trust`] | which chains are believed |
+//! | [`trust`] | which chains are believed: anchors, bundles, revocation lists, denials |
 //! | [`registry`] | certificate → exactly one partner, in O(1) |
 //! | [`policy`] | Rego → program; facts → verdict, within limits |
 //! | [`snapshot`] | all of that as one validated, immutable state |
 //! | [`decision`] | the floor, policy, and the check that policy only narrowed |
 //! | [`record`] | evidence and metrics: the only exit for both |
 //! | [`upstream`] | a permit → an endpoint |
-//! | [`gateway`] | pingora's phases and nothing else |
+//! | [`gateway`] | pingora's phases, and the index of what is open |
 //! | [`listen`] | the connection: PROXY header, bounds, TLS, HTTP/1 and HTTP/2 loops, deadlines |
 //! | [`store`] | the registry's database, declarations and plans |
+//! | [`fetch`] | revocation lists from files, folders and URLs |
 //! | [`config`] | `partnergate.yaml` and what it names |
 //! | [`material`] | what anchors need from files: trust bundles |
+//! | [`expiry`] | what is about to end, said before it hurts |
 //! | [`reload`] | the one place that publishes |
 //! | [`admin`], [`status`] | the operators' socket; metrics and health |
 //! | [`server`], [`cli`] | the process |
@@ -39,6 +41,12 @@
 //! `listen` accepts and authenticates, reads the head under a deadline and judges its raw bytes. `gateway` loads one
 //! [`snapshot::Snapshot`], canonicalises the request and asks [`decision::decide`]. A [`decision::Permit`] alone opens
 //! the way to an upstream; everything else is a refusal. Whatever happens, one record is written.
+//!
+//! # One change
+//!
+//! A change is committed by `store`, a file or list is read by `config`, `material` or `fetch`; `reload` builds the next
+//! snapshot and publishes it. The next request is decided on it, and [`gateway::Open`] looks at what is open: what would
+//! not be let in now is cut.
 
 pub mod admin;
 pub mod cli;

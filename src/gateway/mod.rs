@@ -1,4 +1,5 @@
-//! pingora's proxy phases and nothing else: which snapshot, ask `decision`, refuse or forward, record.
+//! pingora's proxy phases: which snapshot, ask `decision`, refuse or forward, record; and the index of what is open,
+//! because what was let in is decided again as long as it goes on.
 //!
 //! In: a request on a connection that `listen` has authenticated. Out: a refusal, or the upstream's answer; and one
 //! record, whatever happens. Must never: hold a rule of its own, or open the way to an upstream without a
