@@ -11,13 +11,13 @@ use crate::clock::{Clock, UnixNanos};
 use crate::decision::{self, Situation};
 use crate::name::{GrantId, PartnerId};
 use crate::reason::Reason;
-use crate::record::{Entry, Kind, Recorder, RequestEntry};
+use crate::record::{Entry, Kind, Metrics, Recorder, RequestEntry};
 use crate::registry::Resolution;
 use crate::request::{RequestFacts, UpgradeWanted};
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -77,8 +77,8 @@ pub(super) struct Ending {
     pub reasons: Vec<Reason>,
     pub detail: Option<String>,
     pub live: Arc<Live>,
-    /// Kept until the request has ended, so that the time is measured to there.
-    _cause: Arc<Enforcement>,
+    /// Goes when the request has ended, so that the time is measured to there.
+    _end: End,
 }
 
 impl Cut {
@@ -163,16 +163,28 @@ impl Stream {
 }
 
 /// A change that may end requests. Its time is measured until the last request that it ended is gone.
-pub struct Enforcement {
+struct Enforcement {
     since: Instant,
-    acted: AtomicBool,
-    metrics: Arc<crate::record::Metrics>,
+    /// Nanoseconds after `since` at which the last one was gone; 0 while there is none.
+    last: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+/// One request that is being ended.
+struct End(Arc<Enforcement>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let took = u64::try_from(self.0.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.last.fetch_max(took, Ordering::AcqRel);
+    }
 }
 
 impl Drop for Enforcement {
     fn drop(&mut self) {
-        if self.acted.load(Ordering::Acquire) {
-            self.metrics.enforcement_seconds.observe(self.since.elapsed().as_secs_f64());
+        let last = self.last.load(Ordering::Acquire);
+        if last > 0 {
+            self.metrics.enforcement_seconds.observe(Duration::from_nanos(last).as_secs_f64());
         }
     }
 }
@@ -367,8 +379,7 @@ impl Open {
             (running.stands, running.streams.clone())
         };
         let cut = |stream: &Arc<Stream>, (reasons, detail): decision::Refused| {
-            cause.acted.store(true, Ordering::Release);
-            let ending = Ending { reasons, detail, live: live.clone(), _cause: cause.clone() };
+            let ending = Ending { reasons, detail, live: live.clone(), _end: End(cause.clone()) };
             if stream.is_young() {
                 let (stream, connection) = (stream.clone(), connection.clone());
                 tokio::spawn(async move {
@@ -413,7 +424,7 @@ impl Open {
 
     fn enforcement(&self, since: Instant) -> Arc<Enforcement> {
         let metrics = self.recorder.metrics().clone();
-        Arc::new(Enforcement { since, acted: AtomicBool::new(false), metrics })
+        Arc::new(Enforcement { since, last: AtomicU64::new(0), metrics })
     }
 
     /// Has a connection looked at no later than `at`.
