@@ -223,6 +223,7 @@ impl Publisher {
             Err(e) => {
                 self.metrics.reload_ok.set(0);
                 self.metrics.reloads.with_label_values(&["failed"]).inc();
+                self.fetcher.set(running.fetch.clone());
                 e.log();
                 tracing::error!(config = %self.path.display(), "not reloaded; the last good state is kept");
                 Err(e)
@@ -543,11 +544,10 @@ impl Publisher {
             }
             let this = self.clone();
             asking.spawn(async move {
-                if this.fetcher.ask().await {
-                    let publisher = this.clone();
-                    if let Ok(Err(e)) = aside(async move { publisher.relist().await }).await {
-                        e.log();
-                    }
+                // Aside as a whole: what is asked next is behind the lock that a large list is verified under.
+                let asked = aside(async move { if this.fetcher.ask().await { this.relist().await } else { Ok(()) } });
+                if let Ok(Err(e)) = asked.await {
+                    e.log();
                 }
             });
         }

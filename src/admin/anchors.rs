@@ -67,14 +67,13 @@ pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>)
         Ok(seen) => seen,
         Err(e) => return refused(e.into()),
     };
-    let lists: Vec<Overview> = shared.publisher.lists().into_iter().filter(|l| l.anchor == anchor.name).collect();
-    match aside(async move { anchor_document(&anchor, &live.snapshot, &seen) }).await {
-        Ok(mut document) => {
-            if let Some(object) = document.as_object_mut() {
-                object.insert("lists".into(), json!(lists));
-            }
-            Json(document).into_response()
-        }
+    let document = aside(async move {
+        let mut lists = shared.publisher.lists();
+        lists.retain(|list| list.anchor == anchor.name);
+        anchor_document(&anchor, &live.snapshot, &seen, &lists)
+    });
+    match document.await {
+        Ok(document) => Json(document).into_response(),
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     }
 }
@@ -159,7 +158,12 @@ pub fn anchors_document(snapshot: &Snapshot) -> Value {
 }
 
 /// Body of `GET /v1/anchors/{name}`. `seen` is when each credential was used last.
-fn anchor_document(anchor: &Anchor, snapshot: &Snapshot, seen: &HashMap<String, UnixNanos>) -> Value {
+fn anchor_document(
+    anchor: &Anchor,
+    snapshot: &Snapshot,
+    seen: &HashMap<String, UnixNanos>,
+    lists: &[Overview],
+) -> Value {
     let certificates: Vec<Value> = snapshot
         .trust
         .anchors()
@@ -193,6 +197,7 @@ fn anchor_document(anchor: &Anchor, snapshot: &Snapshot, seen: &HashMap<String, 
             "mode": revocation.mode.as_str(), "sources": revocation.sources, "grace_s": revocation.grace.as_secs(),
             "distribution_points": revocation.distribution_points,
         },
+        "lists": lists,
         "denied": denied.collect::<Vec<_>>(),
         "credentials": users(anchor, &snapshot.registry, seen),
     })

@@ -56,6 +56,8 @@ pub struct Fetcher {
     asking: Semaphore,
     /// When the first list came that nobody has asked for since.
     arrived: Mutex<Option<Instant>>,
+    /// Anchors that have gauges.
+    shown: Mutex<Vec<AnchorName>>,
 }
 
 struct State {
@@ -116,6 +118,7 @@ impl Fetcher {
             state: Mutex::new(State { settings, anchors: BTreeMap::new() }),
             asking: Semaphore::new(AT_ONCE),
             arrived: Mutex::default(),
+            shown: Mutex::default(),
         })
     }
 
@@ -137,7 +140,13 @@ impl Fetcher {
                 Some(held) if held.roots == roots && held.anchor.revocation == anchor.revocation => {
                     Held { anchor: anchor.clone(), ..held.clone() }
                 }
-                held => self.hold(anchor, roots, held.and_then(|held| held.wanted.clone())),
+                held => {
+                    let mut next = self.hold(anchor, roots, held.and_then(|held| held.wanted.clone()));
+                    if let Some(held) = held {
+                        next.carry(held);
+                    }
+                    next
+                }
             };
             next.insert(anchor.name.clone(), held);
         }
@@ -151,16 +160,8 @@ impl Fetcher {
         let before = std::mem::replace(&mut state.anchors, planned.anchors);
         // What came while the plan was made is not lost.
         for (name, held) in &mut state.anchors {
-            let same = |b: &&Held| b.roots == held.roots && b.anchor.revocation == held.anchor.revocation;
-            let Some(before) = before.get(name).filter(same) else { continue };
-            for (scope, good) in &before.good {
-                let newer = held.good.get(scope).is_none_or(|planned| {
-                    good.list.fingerprint() != planned.list.fingerprint()
-                        && good.list.may_replace(&planned.list).is_ok()
-                });
-                if newer {
-                    held.good.insert(scope.clone(), good.clone());
-                }
+            if let Some(before) = before.get(name) {
+                held.carry(before);
             }
         }
         self.gauges(&state);
@@ -412,12 +413,24 @@ impl Fetcher {
 
     fn gauges(&self, state: &State) {
         let m = &self.metrics;
-        for gauge in [&m.crl_next_update, &m.crl_last_success] {
-            gauge.reset();
+        // Not all anew: who scrapes in between must not see that nothing is there.
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in std::mem::take(&mut *shown) {
+            let label = [name.as_str()];
+            let held = state.anchors.get(&name);
+            if held.is_none() {
+                for gauge in [&m.crl_lists, &m.crl_revoked, &m.crl_failing] {
+                    let _ = gauge.remove_label_values(&label);
+                }
+            }
+            if held.is_none_or(|held| held.good.is_empty()) {
+                let _ = m.crl_next_update.remove_label_values(&label);
+            }
+            if held.is_none_or(|held| held.items.values().all(|item| item.succeeded.is_none())) {
+                let _ = m.crl_last_success.remove_label_values(&label);
+            }
         }
-        for gauge in [&m.crl_lists, &m.crl_revoked, &m.crl_failing] {
-            gauge.reset();
-        }
+        *shown = state.anchors.keys().cloned().collect();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         for (name, held) in &state.anchors {
             let label = [name.as_str()];
@@ -491,6 +504,21 @@ impl Held {
         sources.contains(origin) || (*distribution_points && matches!(origin, CrlSource::Url(_)))
     }
 
+    /// Takes over what was good before and still may be used, where it is newer than what is there: a copy may not have
+    /// been kept.
+    fn carry(&mut self, before: &Held) {
+        for (scope, good) in &before.good {
+            let signed =
+                self.issuers.iter().any(|key| key.spki_sha256 == scope.issuer_spki && key.subject == scope.issuer);
+            let newer = self.good.get(scope).is_none_or(|here| {
+                good.list.fingerprint() != here.list.fingerprint() && good.list.may_replace(&here.list).is_ok()
+            });
+            if signed && newer && self.names(&good.origin) {
+                self.good.insert(scope.clone(), good.clone());
+            }
+        }
+    }
+
     /// Brings the items in line with the sources; files that have appeared in folders and places that certificates have
     /// named come in, lists of sources that are named no more go.
     fn list_items(&mut self, base: &Path, settings: &FetchSettings) {
@@ -527,12 +555,9 @@ impl Held {
         for (source, origin) in wanted {
             self.items.entry(source).or_insert_with(|| Item::new(origin));
         }
-        let anchor = self.anchor.clone();
-        let named = |origin: &CrlSource| {
-            anchor.revocation.sources.contains(origin)
-                || (anchor.revocation.distribution_points && matches!(origin, CrlSource::Url(_)))
-        };
-        self.good.retain(|_, good| named(&good.origin));
+        let mut good = std::mem::take(&mut self.good);
+        good.retain(|_, good| self.names(&good.origin));
+        self.good = good;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Lists from files and folders.
 
 use super::*;
+use crate::harness::http2::{DATA, RST_STREAM};
 use crate::harness::{OpensslCa, put};
 use rustls::AlertDescription;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,12 +23,23 @@ fn certificate_revoked_by_openssl_ca_is_refused_and_cut() {
     let gate = setup.start();
     let (opened, mut others) = (Opened::of(&gate, &gate.acme), Opened::of(&gate, &other));
     let mut globex = gate.dial().identity(&gate.globex).open();
+    let mut download = Frames::open(&gate.dial().identity(&gate.acme), &[]);
+    let stream = download.headers(&get_fields("/items?upstream_chunks=600&upstream_chunk_delay_ms=100"), true);
+    download.await_frame("data", |f| f.kind == DATA && f.stream == stream);
 
     ca.revoke(&gate.acme);
     put(&list, &ca.list(WHOLE));
+    let mut ends = Vec::new();
+    while !ends.contains(&GOAWAY) || !ends.contains(&RST_STREAM) {
+        ends.push(download.await_frame("its end", |f| f.kind == GOAWAY || f.kind == RST_STREAM).kind);
+    }
+    download.ended();
     opened.assert_ended();
-    let record = cut(&gate);
-    assert_eq!((&record["reason"], &record["grant"]), (&"certificate-revoked".into(), &"acme-socket".into()));
+    let cuts = await_some("the cuts", || {
+        let cuts = gate.records().into_iter().filter(|r| r["kind"] == "stream-cut").collect::<Vec<_>>();
+        (cuts.len() == 2).then_some(cuts)
+    });
+    assert!(cuts.iter().all(|r| r["reason"] == "certificate-revoked"), "{cuts:#?}");
     for dial in [gate.dial(), gate.dial().tls12()] {
         assert_eq!(dial.identity(&gate.acme).refused(), Some(AlertDescription::CertificateRevoked));
     }
@@ -136,6 +148,10 @@ fn stale_list_ends_what_is_open_at_its_next_update_and_with_grace_later() {
     put(&folder.join("globex.crl"), &globex_ca.list(&format!("{WHOLE} -crlsec 5")));
     let gate = setup.start();
     let opened = Opened::of(&gate, &gate.acme);
+    let sessions = [gate.dial(), gate.dial().tls12()].map(|dial| dial.identity(&gate.acme).resuming());
+    for dial in &sessions {
+        dial.open().request(get("/items")).expect(200);
+    }
     let mut globex = gate.dial().identity(&gate.globex).open();
     globex.request(get("/items")).expect(200);
     let next_update = gate.metric("partnergate_crl_next_update_timestamp_seconds{anchor=\"acme-ca\"}");
@@ -148,6 +164,16 @@ fn stale_list_ends_what_is_open_at_its_next_update_and_with_grace_later() {
     let record = cut(&gate);
     assert_eq!(record["reason"], "revocation-unknown", "{record}");
     refused(&gate, &gate.acme, "revocation-unknown");
+    // Nothing but the clock has changed, so that sessions are there, and whoever resumes one is verified again.
+    for dial in &sessions {
+        let before = handshakes(&gate, &gate.acme).len();
+        let mut resumed = dial.open();
+        assert_eq!(resumed.state().handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+        let _ = resumed.try_send(get("/items"));
+        resumed.assert_closed();
+        let record = await_some("the record", || handshakes(&gate, &gate.acme).into_iter().nth(before));
+        assert_eq!(record["reason"], "revocation-unknown", "{record}");
+    }
     let end = gate.metric("partnergate_crl_next_update_timestamp_seconds{anchor=\"globex-ca\"}");
     await_some("the end of the other list", || (now() > end).then_some(()));
     globex.request(get("/items")).expect(200);
