@@ -6,19 +6,23 @@
 //! the config names.
 
 mod copies;
+mod held;
 mod http;
 mod item;
+mod overview;
 
-use crate::clock::{Clock, UnixNanos};
+use crate::clock::Clock;
 use crate::name::AnchorName;
-use crate::partner::{Anchor, CrlSource, Der, Revocation, RevocationMode, Root};
+use crate::partner::{Anchor, CrlSource, Der, RevocationMode, Root};
 use crate::record::Metrics;
-use crate::trust::{AnchorLists, CrlFault, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope, TrustBundle, Wanted};
+use crate::trust::{AnchorLists, CrlFault, IssuerKey, MAX_CRL_BYTES, RevocationList, TrustBundle, Wanted};
 use copies::{Copies, Label};
 use futures::StreamExt;
+use held::{Good, Held};
 use http::{Answer, Http};
 use item::{Item, Stamp};
-use std::collections::{BTreeMap, HashMap};
+pub use overview::Overview;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,25 +84,6 @@ impl Planned {
     }
 }
 
-/// One anchor whose lists are looked after.
-#[derive(Clone)]
-struct Held {
-    anchor: Arc<Anchor>,
-    /// Its CA certificates.
-    roots: Vec<Der>,
-    issuers: Arc<Vec<IssuerKey>>,
-    items: BTreeMap<CrlSource, Item>,
-    good: HashMap<Scope, Good>,
-    wanted: Option<Arc<Wanted>>,
-}
-
-#[derive(Clone)]
-struct Good {
-    list: Arc<RevocationList>,
-    /// The source as the anchor names it.
-    origin: CrlSource,
-}
-
 impl Fetcher {
     /// # Errors
     /// TLS for https URLs cannot be set up.
@@ -158,10 +143,16 @@ impl Fetcher {
     pub fn adopt(&self, planned: Planned) {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.anchors, planned.anchors);
-        // What came while the plan was made is not lost.
+        // What came while the plan was made is not lost, nor when each URL is asked again.
         for (name, held) in &mut state.anchors {
-            if let Some(before) = before.get(name) {
-                held.carry(before);
+            let Some(before) = before.get(name) else { continue };
+            held.carry(before);
+            if before.roots == held.roots && before.anchor.revocation == held.anchor.revocation {
+                for (source, item) in &mut held.items {
+                    if let (CrlSource::Url(_), Some(before)) = (source, before.items.get(source)) {
+                        item.clone_from(before);
+                    }
+                }
             }
         }
         self.gauges(&state);
@@ -207,6 +198,7 @@ impl Fetcher {
 
     /// Asks the URLs that are due. Returns whether a list has changed.
     pub async fn ask(&self) -> bool {
+        let mut unanswered = Unanswered { fetcher: self, left: BTreeSet::new() };
         let (due, settings) = {
             let mut state = self.state();
             let State { settings, anchors } = &mut *state;
@@ -217,6 +209,7 @@ impl Fetcher {
                     if let (CrlSource::Url(url), true) = (source, item.due <= now) {
                         // Nobody else asks it meanwhile.
                         item.due = now + settings.timeout * 2;
+                        unanswered.left.insert((name.clone(), source.clone()));
                         due.push((name.clone(), source.clone(), url.clone(), item.label()));
                     }
                 }
@@ -240,6 +233,7 @@ impl Fetcher {
         while let Some((name, source, answer)) = answers.next().await {
             // Verifying a large list takes its time, and so does writing its copy.
             changed |= tokio::task::block_in_place(|| self.answered(&name, &source, answer, &settings));
+            unanswered.left.remove(&(name, source));
         }
         if changed {
             self.gauges(&self.state());
@@ -411,153 +405,25 @@ impl Fetcher {
         }
     }
 
-    fn gauges(&self, state: &State) {
-        let m = &self.metrics;
-        // Not all anew: who scrapes in between must not see that nothing is there.
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in std::mem::take(&mut *shown) {
-            let label = [name.as_str()];
-            let held = state.anchors.get(&name);
-            if held.is_none() {
-                for gauge in [&m.crl_lists, &m.crl_revoked, &m.crl_failing] {
-                    let _ = gauge.remove_label_values(&label);
-                }
-            }
-            if held.is_none_or(|held| held.good.is_empty()) {
-                let _ = m.crl_next_update.remove_label_values(&label);
-            }
-            if held.is_none_or(|held| held.items.values().all(|item| item.succeeded.is_none())) {
-                let _ = m.crl_last_success.remove_label_values(&label);
-            }
-        }
-        *shown = state.anchors.keys().cloned().collect();
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        for (name, held) in &state.anchors {
-            let label = [name.as_str()];
-            m.crl_lists.with_label_values(&label).set(count(held.good.len()));
-            m.crl_revoked.with_label_values(&label).set(count(held.good.values().map(|g| g.list.revoked()).sum()));
-            let failing = held.items.values().filter(|item| item.error.is_some()).count();
-            m.crl_failing.with_label_values(&label).set(count(failing));
-            if let Some(next) = held.good.values().map(|good| good.list.next_update()).min() {
-                m.crl_next_update.with_label_values(&label).set(next.seconds() as f64);
-            }
-            if let Some(oldest) = held.items.values().filter_map(|item| item.succeeded).min() {
-                m.crl_last_success.with_label_values(&label).set(oldest.seconds() as f64);
-            }
-        }
-    }
-
-    /// What is held for each anchor, for `status`.
-    pub fn overview(&self) -> Vec<Overview> {
-        let state = self.state();
-        let mut out = Vec::new();
-        for (name, held) in &state.anchors {
-            for good in held.good.values() {
-                out.push(Overview {
-                    anchor: name.clone(),
-                    source: good.origin.to_string(),
-                    number: shown(&good.list),
-                    revoked: good.list.revoked(),
-                    next_update: Some(good.list.next_update().to_string()),
-                    validity: Some((good.list.this_update(), good.list.next_update())),
-                    error: None,
-                });
-            }
-            for (source, item) in held.items.iter().filter(|(_, item)| item.error.is_some()) {
-                out.push(Overview {
-                    anchor: name.clone(),
-                    source: source.to_string(),
-                    number: String::new(),
-                    revoked: 0,
-                    next_update: None,
-                    validity: None,
-                    error: item.error.clone(),
-                });
-            }
-        }
-        out
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One list, or one source that fails.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct Overview {
-    pub anchor: AnchorName,
-    pub source: String,
-    pub number: String,
-    pub revoked: usize,
-    /// RFC 3339.
-    pub next_update: Option<String>,
-    /// thisUpdate and nextUpdate.
-    #[serde(skip)]
-    pub validity: Option<(UnixNanos, UnixNanos)>,
-    pub error: Option<String>,
+/// What has been asked and not answered. Whoever gives up waiting leaves it to be asked again at once.
+struct Unanswered<'a> {
+    fetcher: &'a Fetcher,
+    left: BTreeSet<(AnchorName, CrlSource)>,
 }
 
-impl Held {
-    fn names(&self, origin: &CrlSource) -> bool {
-        let Revocation { sources, distribution_points, .. } = &self.anchor.revocation;
-        sources.contains(origin) || (*distribution_points && matches!(origin, CrlSource::Url(_)))
-    }
-
-    /// Takes over what was good before and still may be used, where it is newer than what is there: a copy may not have
-    /// been kept.
-    fn carry(&mut self, before: &Held) {
-        for (scope, good) in &before.good {
-            let signed =
-                self.issuers.iter().any(|key| key.spki_sha256 == scope.issuer_spki && key.subject == scope.issuer);
-            let newer = self.good.get(scope).is_none_or(|here| {
-                good.list.fingerprint() != here.list.fingerprint() && good.list.may_replace(&here.list).is_ok()
-            });
-            if signed && newer && self.names(&good.origin) {
-                self.good.insert(scope.clone(), good.clone());
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let mut state = self.fetcher.state();
+        for (name, source) in &self.left {
+            if let Some(item) = state.anchors.get_mut(name).and_then(|held| held.items.get_mut(source)) {
+                item.due = Instant::now();
             }
         }
-    }
-
-    /// Brings the items in line with the sources; files that have appeared in folders and places that certificates have
-    /// named come in, lists of sources that are named no more go.
-    fn list_items(&mut self, base: &Path, settings: &FetchSettings) {
-        let mut wanted: BTreeMap<CrlSource, CrlSource> = BTreeMap::new();
-        for source in &self.anchor.revocation.sources {
-            match source {
-                CrlSource::Folder(folder) => {
-                    for file in item::files(&base.join(folder), MAX_FILES) {
-                        wanted.insert(CrlSource::File(file), source.clone());
-                    }
-                }
-                CrlSource::File(_) | CrlSource::Url(_) => {
-                    wanted.insert(source.clone(), source.clone());
-                }
-            }
-        }
-        if let Some(points) = &self.wanted {
-            let permitted = |url: &str| {
-                http::host_of(url).is_some_and(|host| settings.hosts.iter().any(|h| h.eq_ignore_ascii_case(&host)))
-            };
-            points.retain(permitted);
-            for url in points.urls() {
-                let source = CrlSource::Url(url);
-                wanted.entry(source.clone()).or_insert(source);
-            }
-            // Known from before a restart; the hosts may be others by now.
-            for (source, item) in &self.items {
-                if matches!(source, CrlSource::Url(url) if permitted(url)) {
-                    wanted.entry(source.clone()).or_insert_with(|| item.origin.clone());
-                }
-            }
-        }
-        self.items.retain(|source, _| wanted.contains_key(source));
-        for (source, origin) in wanted {
-            self.items.entry(source).or_insert_with(|| Item::new(origin));
-        }
-        let mut good = std::mem::take(&mut self.good);
-        good.retain(|_, good| self.names(&good.origin));
-        self.good = good;
     }
 }
 
