@@ -445,3 +445,6 @@ fn lists_of(anchors: &BTreeMap<AnchorName, Held>) -> HashMap<AnchorName, AnchorL
 fn shown(list: &RevocationList) -> String {
     list.number().map_or_else(|| "none".to_owned(), ToString::to_string)
 }
+
+#[cfg(test)]
+mod tests;
