@@ -16,7 +16,7 @@ use crate::fetch::FetchSettings;
 use crate::gateway::BodyLimits;
 use crate::listen::{ListenLimits, TlsSettings};
 use crate::name::{Environment, UpstreamName};
-use crate::operation::{Operation, RouteName, listed, openapi, parse_base_path};
+use crate::operation::{Operation, OperationKind, RouteName, listed, openapi, parse_base_path};
 use crate::policy::{EngineKind, PolicyLimits, PolicySource};
 use crate::record::{Include, Sink};
 use crate::registry::Registry;
@@ -218,6 +218,16 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let mut operations = Vec::new();
     for (name, section) in root.tables("routes") {
         if let Some((route, listed)) = route(name, section, &declared, reader, problems) {
+            let spoken = upstreams.iter().find(|u| u.name == route.upstream).map(|u| u.protocol);
+            let grpc = listed.iter().find(|o| o.kind == OperationKind::Grpc);
+            if let (Some(UpstreamProtocol::H1), Some(operation), Some(node)) = (spoken, grpc, section.own_node()) {
+                let reason = format!(
+                    "`{}` is a gRPC method, and the upstream `{}` is spoken to in HTTP/1.1",
+                    operation.id, route.upstream
+                );
+                let fix = format!("set `protocol: h2` at the upstream `{}`", route.upstream);
+                problems.push(node.error(format!("routes.{name}"), reason, Some(&fix)));
+            }
             operations.push((route.name.clone(), listed));
             routes.push(route);
         }

@@ -381,7 +381,7 @@ impl ProxyHttp for Gateway {
         client_reused: bool,
     ) -> Box<Error> {
         let safe = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        let unanswered = session.response_written().is_none();
+        let unanswered = session.response_written().is_none() && nothing_read(&e);
         if safe && unanswered && client_reused && context.attempts < 2 {
             // A pooled connection that the upstream had closed: the request never reached it.
             e.retry.decide_reuse(client_reused);
@@ -491,6 +491,12 @@ impl Gateway {
             flight.expect_body(idle);
         }
     }
+}
+
+/// Whether the upstream had sent nothing of its answer when the attempt failed. pingora says in words how much it had.
+fn nothing_read(e: &Error) -> bool {
+    let said = e.to_string();
+    said.split("bytes already read: ").nth(1).is_none_or(|n| n.starts_with('0'))
 }
 
 /// An upgraded connection has no request and no answer any more that could be late; whichever side's silence was seen

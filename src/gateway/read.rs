@@ -24,6 +24,9 @@ pub(super) fn read(
     if connection.http2 && head.uri.scheme_str().is_some_and(|s| s != "https") {
         return Err(Refusal::new(Reason::HeadMalformed, "`:scheme` is not `https`"));
     }
+    if !connection.http2 && speaks_grpc(head) {
+        return Err(Refusal::new(Reason::HeadMalformed, "gRPC is spoken over HTTP/2 only"));
+    }
     let host = host_of(head, connection.http2)?;
     let canonical = canonicalise(&head.method, head.raw_path(), Some(host), connection.tls.sni.as_deref())?;
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
@@ -142,6 +145,11 @@ fn upgrade_of(head: &RequestHeader) -> UpgradeWanted {
 }
 
 pub(super) fn is_grpc(head: &RequestHeader) -> bool {
-    head.version == http::Version::HTTP_2
-        && head.headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+    head.version == http::Version::HTTP_2 && speaks_grpc(head)
+}
+
+/// `application/grpc`, alone or with a message format; gRPC-Web is another protocol, made for HTTP/1.1.
+fn speaks_grpc(head: &RequestHeader) -> bool {
+    let rest = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.as_bytes().strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }

@@ -260,3 +260,22 @@ fn tls_upstream(dir: &Path, server: &Identity) -> Upstream {
     let (chain, key) = (server.chain_file.to_str().unwrap(), server.key_file.to_str().unwrap());
     Upstream::start(dir, "tls-upstream", &["--tls-cert", chain, "--tls-key", key])
 }
+
+/// HTTP/1 has no trailers that a gRPC client would see: half a protocol is refused where it would begin.
+#[test]
+fn call_is_spoken_over_http2_on_both_sides_or_not_at_all() {
+    let gate = setup().start();
+    let call = |kind: &str| {
+        let head = "POST /shop.v1.Orders/Get HTTP/1.1\r\nHost: api.partner.test\r\nContent-Length: 0\r\n";
+        gate.dial().identity(&gate.acme).open().request(format!("{head}Content-Type: {kind}\r\n\r\n"))
+    };
+    for kind in ["application/grpc", "application/grpc+proto", "application/grpc;x=y"] {
+        assert_eq!(call(kind).expect(400).code(), "bad-request", "{kind}");
+    }
+    // Another protocol, which is made for HTTP/1.
+    call("application/grpc-web+proto").expect(200);
+
+    let (code, log) = setup().set("upstreams.api.protocol", "h1").start_expecting_failure();
+    assert_eq!(code, Some(3), "{log}");
+    assert!(log.contains("is a gRPC method") && log.contains("set `protocol: h2` at the upstream `api`"), "{log}");
+}

@@ -347,6 +347,25 @@ fn request_on_a_connection_that_is_just_closed_is_repeated_only_when_that_is_saf
     assert_eq!(records.len(), 3, "{records:#?}");
 }
 
+/// What has begun to be answered has been done.
+#[test]
+fn request_that_the_upstream_has_begun_to_answer_is_not_repeated() {
+    let scripted = Scripted::start(|_, conn| {
+        if conn.next() {
+            conn.fine();
+        }
+        if conn.next() {
+            conn.answer("HTTP/1.1 200 OK\r\nconte");
+        }
+    });
+    let gate = before(&scripted);
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    conn.request(get("/items/1")).expect(200);
+    let answer = conn.request(get("/items/2"));
+    refused(&gate, &answer, 502, "upstream-failed", "upstream-protocol");
+    assert_eq!((scripted.asked(), retries(&gate)), (2, 0.0));
+}
+
 #[test]
 fn request_is_repeated_once_and_no_more() {
     let gate = Gate::start();
