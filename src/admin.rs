@@ -155,7 +155,7 @@ async fn apply(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) ->
 
 async fn reload(State(shared): State<Shared>) -> Response {
     match shared.publisher.reload().await {
-        Ok(()) => Json(json!({"reloaded": true})).into_response(),
+        Ok(waiting) => Json(json!({"reloaded": true, "needs_restart": waiting})).into_response(),
         Err(e) => refused(e),
     }
 }

@@ -226,7 +226,7 @@ reasons! {
     // The gateway and what is behind it.
     RecordUnavailable "record-unavailable" Unavailable "No record could be kept, so nothing was allowed.";
     NotReady "not-ready" Unavailable "No snapshot is live.";
-    Draining "draining" Unavailable "The gateway is shutting down.";
+    Draining "draining" Unavailable "The gateway, or the connection, takes no further requests.";
     UpstreamUnavailable "upstream-unavailable" UpstreamUnavailable "No endpoint of the upstream is healthy.";
     UpstreamConnect "upstream-connect" UpstreamFailed "The connection to the upstream failed.";
     UpstreamTls "upstream-tls" UpstreamFailed "The upstream's TLS certificate or handshake was refused.";

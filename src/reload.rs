@@ -104,6 +104,8 @@ pub struct Publisher {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     state: Mutex<Config>,
+    /// What some settings are taken from until the end.
+    started: Config,
     /// The files of the last load that was tried, good or bad, and of the config that runs.
     seen: Mutex<Watched>,
     files: MaterialFiles,
@@ -172,9 +174,9 @@ impl Publisher {
         let sources = Sources { material: outside.reading.material.clone(), ..config.sources(registry) };
         let (snapshot, warnings) = Snapshot::build(sources, None, clock.now())?;
         let (seen, bundles) = (Mutex::new(config.watched.clone()), Mutex::default());
-        let state = Mutex::new(config.clone());
+        let (state, started) = (Mutex::new(config.clone()), config.clone());
         let publisher =
-            Publisher { path, store, live, tls, open, clock, metrics, state, seen, files, bundles, fetcher };
+            Publisher { path, store, live, tls, open, clock, metrics, state, started, seen, files, bundles, fetcher };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
         publisher.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
@@ -200,12 +202,14 @@ impl Publisher {
     ///
     /// # Errors
     /// The last good state is kept; these are the reasons.
-    pub async fn reload(self: &Arc<Self>) -> Result<(), ChangeError> {
+    ///
+    /// Returns the keys that differ from what the gateway was started with and take effect at the next start.
+    pub async fn reload(self: &Arc<Self>) -> Result<Vec<&'static str>, ChangeError> {
         let this = self.clone();
         aside(async move { this.reload_now().await }).await.unwrap_or_else(|e| Err(interrupted("config", &e)))
     }
 
-    async fn reload_now(&self) -> Result<(), ChangeError> {
+    async fn reload_now(&self) -> Result<Vec<&'static str>, ChangeError> {
         let mut running = self.state.lock().await;
         let outcome = match self.catch_up(&running).await {
             Ok(()) => self.try_reload(&running).await,
@@ -218,7 +222,7 @@ impl Publisher {
                 self.metrics.reloads.with_label_values(&["ok"]).inc();
                 tracing::info!(config = %self.path.display(), "reloaded");
                 *running = config;
-                Ok(())
+                Ok(running.needs_restart(&self.started))
             }
             Err(e) => {
                 self.metrics.reload_ok.set(0);
@@ -255,7 +259,7 @@ impl Publisher {
         let outside = Outside::read(&self.files, &self.fetcher, &registry, before.as_deref().unwrap_or(&nothing));
         let sources = Sources { material: outside.reading.material.clone(), ..config.sources(registry) };
         let (snapshot, warnings) = Snapshot::build(sources, previous, self.clock.now())?;
-        for key in config.needs_restart(running) {
+        for key in config.needs_restart(&self.started) {
             tracing::warn!("`{key}` has changed and takes effect at the next start");
         }
         log_warnings(&config.warnings);

@@ -331,8 +331,11 @@ async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
 
 pub(super) async fn reload(path: &Path) -> Exit {
     match ask(path, Method::POST, "/v1/reload", None).await {
-        Ok(_) => {
+        Ok(value) => {
             say("reloaded");
+            for key in value["needs_restart"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                complain(&format!("`{key}` has changed and takes effect at the next start"));
+            }
             Exit::Done
         }
         Err(exit) => exit,

@@ -28,7 +28,7 @@ pub static CONFIG: &[Field] = &[
         key: "node",
         kind: Kind::Id,
         presence: Optional("gateway-1"),
-        doc: "Name of this node in records; the host name when absent.",
+        doc: "Name of this node in records; the host name when absent. Takes effect at the next start.",
     },
     Field {
         key: "state_dir",
@@ -77,15 +77,20 @@ pub static CONFIG: &[Field] = &[
         key: "record",
         kind: Kind::Table(RECORD),
         presence: Optional(""),
-        doc: "The evidence: one JSON line for each decision and each refused handshake.",
+        doc: "The evidence: one JSON line for each decision and each refused handshake. Takes effect at the next start.",
     },
     Field {
         key: "metrics",
         kind: Kind::Table(METRICS),
         presence: Optional(""),
-        doc: "The Prometheus metrics on the status listener.",
+        doc: "The Prometheus metrics on the status listener. Takes effect at the next start.",
     },
-    Field { key: "drain", kind: Kind::Table(DRAIN), presence: Optional(""), doc: "How the gateway stops on SIGTERM." },
+    Field {
+        key: "drain",
+        kind: Kind::Table(DRAIN),
+        presence: Optional(""),
+        doc: "How the gateway stops on SIGTERM. Takes effect at the next start.",
+    },
     Field {
         key: "reload",
         kind: Kind::Table(RELOAD),
@@ -96,7 +101,7 @@ pub static CONFIG: &[Field] = &[
         key: "log",
         kind: Kind::Table(LOG),
         presence: Optional(""),
-        doc: "The process's own log, on stderr. It is not the record.",
+        doc: "The process's own log, on stderr. It is not the record. Takes effect at the next start.",
     },
 ];
 
@@ -105,7 +110,7 @@ pub static PARTNER: &[Field] = &[
         key: "listen",
         kind: Kind::List(&Kind::Address),
         presence: Required("[\"0.0.0.0:8443\"]"),
-        doc: "Addresses to listen on. `[::]:8443` takes IPv4 as well.",
+        doc: "Addresses to listen on. `[::]:8443` takes IPv4 as well. Takes effect at the next start.",
     },
     Field {
         key: "certificates",
@@ -120,12 +125,17 @@ pub static PARTNER: &[Field] = &[
         doc: "For load balancers that pass TCP on and say where it came from with a PROXY header, version 1 or 2.",
     },
     Field { key: "tls", kind: Kind::Table(TLS), presence: Optional(""), doc: "TLS settings." },
-    Field { key: "limits", kind: Kind::Table(LIMITS), presence: Optional(""), doc: "Bounds on connections." },
+    Field {
+        key: "limits",
+        kind: Kind::Table(LIMITS),
+        presence: Optional(""),
+        doc: "Bounds on connections. Takes effect at the next start.",
+    },
     Field {
         key: "timeouts",
         kind: Kind::Table(TIMEOUTS),
         presence: Optional(""),
-        doc: "Deadlines. Each holds for the first request of a connection and for every other.",
+        doc: "Deadlines. Each holds for the first request of a connection and for every other. Takes effect at the next start.",
     },
 ];
 
@@ -249,7 +259,7 @@ static STATUS: &[Field] = &[Field {
     key: "listen",
     kind: Kind::List(&Kind::Address),
     presence: Default("[\"127.0.0.1:9090\"]"),
-    doc: "Addresses of the status listener. An empty list turns it off.",
+    doc: "Addresses of the status listener. An empty list turns it off. Takes effect at the next start.",
 }];
 
 static UPSTREAM: &[Field] = &[
@@ -516,9 +526,14 @@ static REQUEST: &[Field] = &[
         key: "min_body_rate",
         kind: Kind::Integer { min: 0, max: 1_000_000 },
         presence: Default("100"),
-        doc: "Bytes per second at which a request body must arrive on average once `body_progress` has passed.",
+        doc: "Bytes per second at which a request body must arrive on average once `body_progress` has passed. Takes effect at the next start.",
     },
-    Field { key: "via", kind: Kind::Id, presence: Default("partnergate"), doc: "Pseudonym of the gateway in `Via`." },
+    Field {
+        key: "via",
+        kind: Kind::Id,
+        presence: Default("partnergate"),
+        doc: "Pseudonym of the gateway in `Via`. Takes effect at the next start.",
+    },
 ];
 
 static RECORD: &[Field] = &[

@@ -33,16 +33,25 @@ impl Copies {
 
     /// Keeps a list as it came, instead of the last one of its scope.
     pub fn keep(&self, label: &Label, scope: &Scope, bytes: &[u8]) -> io::Result<()> {
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(label.anchor.as_str().as_bytes());
-        context.update(format!("\0{scope:?}").as_bytes());
-        let name = hex::encode(context.finish());
+        let name = name_of(&label.anchor, scope);
         if !self.folder.exists() {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         }
         // The label last: a copy counts only with its label.
         self.write(&format!("{name}.crl"), bytes)?;
         self.write(&format!("{name}.json"), &serde_json::to_vec(label)?)
+    }
+
+    /// Forgets the list of a scope.
+    pub fn forget(&self, anchor: &AnchorName, scope: &Scope) {
+        let path = self.folder.join(name_of(anchor, scope));
+        for end in ["json", "crl"] {
+            if let Err(e) = std::fs::remove_file(path.with_extension(end)) {
+                if e.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(%anchor, error = %e, "a kept revocation list cannot be removed");
+                }
+            }
+        }
     }
 
     /// The copies of an anchor, each with the file that it is in.
@@ -64,4 +73,11 @@ impl Copies {
         file.sync_all()?;
         std::fs::rename(half, path)
     }
+}
+
+fn name_of(anchor: &AnchorName, scope: &Scope) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(anchor.as_str().as_bytes());
+    context.update(format!("\0{scope:?}").as_bytes());
+    hex::encode(context.finish())
 }

@@ -2,6 +2,7 @@
 
 use super::item::{self, Item};
 use super::{FetchSettings, MAX_FILES, http};
+use crate::clock::UnixNanos;
 use crate::partner::{Anchor, CrlSource, Der, Revocation};
 use crate::trust::{IssuerKey, RevocationList, Scope, Wanted};
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +26,10 @@ pub(super) struct Good {
     pub list: Arc<RevocationList>,
     /// The source as the anchor names it.
     pub origin: CrlSource,
+    /// The file or URL that it came from. Each has one list at most.
+    pub source: CrlSource,
+    /// There is a copy of it.
+    pub kept: bool,
 }
 
 impl Held {
@@ -42,7 +47,7 @@ impl Held {
             let newer = self.good.get(scope).is_none_or(|here| {
                 good.list.fingerprint() != here.list.fingerprint() && good.list.may_replace(&here.list).is_ok()
             });
-            if signed && newer && self.names(&good.origin) {
+            if signed && newer {
                 self.good.insert(scope.clone(), good.clone());
             }
         }
@@ -84,8 +89,19 @@ impl Held {
         for (source, origin) in wanted {
             self.items.entry(source).or_insert_with(|| Item::new(origin));
         }
-        let mut good = std::mem::take(&mut self.good);
-        good.retain(|_, good| self.names(&good.origin));
-        self.good = good;
+    }
+
+    /// Lists whose source is gone and that are stale: until then they are used, since nothing newer has come.
+    pub fn outlived(&self, now: UnixNanos) -> Vec<Scope> {
+        let over = |good: &Good| {
+            let ends = good.list.next_update().saturating_add(self.anchor.revocation.grace);
+            !self.items.contains_key(&good.source) && now >= ends
+        };
+        self.good.iter().filter(|(_, good)| over(good)).map(|(scope, _)| scope.clone()).collect()
+    }
+
+    /// Whether only certificates have named this place.
+    pub fn is_point(&self, source: &CrlSource) -> bool {
+        matches!(source, CrlSource::Url(_)) && !self.anchor.revocation.sources.contains(source)
     }
 }

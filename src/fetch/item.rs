@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 /// After the first failure; doubled with each.
 const FIRST_RETRY: Duration = Duration::from_secs(10);
 /// No list is asked for more often, however soon it ends.
-const SHORTEST: Duration = Duration::from_secs(10);
+pub(super) const SHORTEST: Duration = Duration::from_secs(10);
+/// The same for places that only certificates have named: a CA must not keep the gateway busy.
+pub(super) const SHORTEST_POINT: Duration = Duration::from_secs(300);
 
 #[derive(Clone)]
 pub(super) struct Item {
@@ -72,14 +74,15 @@ impl Item {
     }
 
     /// Sets when the URL is asked next: every `refresh`, more often towards the end of a list, and soon after a failure,
-    /// each with some chance in it, so that gateways and anchors do not ask all at once.
-    pub fn again(&mut self, refresh: Duration, next_update: Option<UnixNanos>, now: UnixNanos) {
+    /// each with some chance in it, so that gateways and anchors do not ask all at once. Never sooner than `shortest`
+    /// when all is well.
+    pub fn again(&mut self, refresh: Duration, shortest: Duration, next_update: Option<UnixNanos>, now: UnixNanos) {
         let wait = if self.failures > 0 {
             FIRST_RETRY.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(refresh)
         } else {
             let left = next_update.map_or(i64::MAX, |next| next.0.saturating_sub(now.0));
             let half = Duration::from_nanos(u64::try_from(left / 2).unwrap_or(0));
-            refresh.min(half.max(SHORTEST))
+            refresh.min(half.max(shortest))
         };
         let chance = RandomState::new().hash_one(0) % 41;
         let percent = 80 + u32::try_from(chance).unwrap_or(20);
@@ -111,11 +114,12 @@ pub(super) fn read(path: &Path, max: usize) -> Result<Vec<u8>, String> {
         std::io::ErrorKind::PermissionDenied => format!("`{}`: permission denied", path.display()),
         _ => format!("`{}`: {e}", path.display()),
     };
-    let file = std::fs::File::open(path).map_err(plain)?;
-    let meta = file.metadata().map_err(plain)?;
+    // Looked at first: opening a pipe would wait for whoever writes into it.
+    let meta = std::fs::metadata(path).map_err(plain)?;
     if !meta.is_file() {
         return Err(format!("`{}` is no file: name a folder as `dir:PATH`", path.display()));
     }
+    let file = std::fs::File::open(path).map_err(plain)?;
     let limit = u64::try_from(max).unwrap_or(u64::MAX);
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(limit)).unwrap_or(0));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(plain)?;
@@ -149,17 +153,17 @@ mod tests {
         let mut last = Duration::ZERO;
         for n in 0..12 {
             assert!(item.ill("broken") == (n == 0), "the same failure is no news");
-            item.again(refresh, None, UnixNanos(0));
+            item.again(refresh, SHORTEST, None, UnixNanos(0));
             let wait = item.due.saturating_duration_since(Instant::now());
             assert!(wait <= refresh.mul_f64(1.21), "{n}: {wait:?}");
             assert!(wait >= last.mul_f64(0.6), "{n}: {wait:?} after {last:?}");
             last = wait;
         }
-        item.again(Duration::from_secs(1), None, UnixNanos(0));
+        item.again(Duration::from_secs(1), SHORTEST, None, UnixNanos(0));
         let wait = item.due.saturating_duration_since(Instant::now());
         assert!(wait < Duration::from_secs(2), "no less often than when all is well: {wait:?}");
         item.well(UnixNanos(0));
-        item.again(refresh, Some(UnixNanos(100_000_000_000)), UnixNanos(0));
+        item.again(refresh, SHORTEST, Some(UnixNanos(100_000_000_000)), UnixNanos(0));
         let wait = item.due.saturating_duration_since(Instant::now());
         assert!((39..=61).contains(&wait.as_secs()), "half of what is left: {wait:?}");
     }

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::name::AnchorName;
 use crate::partner::{Anchor, CrlSource, Der, RevocationMode, Root};
 use crate::record::Metrics;
-use crate::trust::{AnchorLists, CrlFault, IssuerKey, MAX_CRL_BYTES, RevocationList, TrustBundle, Wanted};
+use crate::trust::{AnchorLists, CrlFault, IssuerKey, MAX_CRL_BYTES, RevocationList, Scope, TrustBundle, Wanted};
 use copies::{Copies, Label};
 use futures::StreamExt;
 use held::{Good, Held};
@@ -31,6 +31,8 @@ use tokio::sync::Semaphore;
 
 /// Lists that certificates of one anchor name themselves; a hostile CA could name any number.
 const MAX_POINTS: usize = 64;
+/// Largest list from such a place.
+const MAX_POINT_BYTES: usize = 16 * 1024 * 1024;
 /// Files of one folder.
 const MAX_FILES: usize = 1_000;
 /// URLs that are asked at the same time.
@@ -56,7 +58,10 @@ pub struct Fetcher {
     http: Http,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
+    /// Held for a moment only: those who handle requests come here too.
     state: Mutex<State>,
+    /// Held by whoever reads and verifies, as long as that takes; never together with a look at `state`.
+    working: Mutex<()>,
     asking: Semaphore,
     /// When the first list came that nobody has asked for since.
     arrived: Mutex<Option<Instant>>,
@@ -101,6 +106,7 @@ impl Fetcher {
             clock,
             metrics,
             state: Mutex::new(State { settings, anchors: BTreeMap::new() }),
+            working: Mutex::default(),
             asking: Semaphore::new(AT_ONCE),
             arrived: Mutex::default(),
             shown: Mutex::default(),
@@ -135,12 +141,14 @@ impl Fetcher {
             };
             next.insert(anchor.name.clone(), held);
         }
-        self.look_at(&mut next, &settings);
+        // A plan may come to nothing: what is kept on disk stays.
+        self.look_at(&mut next, &settings, Keep::No);
         Planned { anchors: next }
     }
 
     /// Looks after the anchors of a plan from now on.
     pub fn adopt(&self, planned: Planned) {
+        let _working = self.working();
         let mut state = self.state();
         let before = std::mem::replace(&mut state.anchors, planned.anchors);
         // What came while the plan was made is not lost, nor when each URL is asked again.
@@ -161,18 +169,44 @@ impl Fetcher {
     /// Looks at files and folders, and at what certificates have asked for.
     pub fn look(&self) {
         let came = Instant::now();
-        let mut state = self.state();
-        let State { settings, anchors } = &mut *state;
-        if self.look_at(anchors, settings) {
+        let _working = self.working();
+        let (mut anchors, settings) = {
+            let state = self.state();
+            (state.anchors.clone(), state.settings.clone())
+        };
+        let changed = self.look_at(&mut anchors, &settings, Keep::Yes);
+        self.put_back(anchors);
+        if changed {
             self.arrive(came);
         }
-        self.gauges(&state);
+        self.gauges(&self.state());
     }
 
-    fn look_at(&self, anchors: &mut BTreeMap<AnchorName, Held>, settings: &FetchSettings) -> bool {
+    /// What was worked on takes its place again; when each URL is due has moved on meanwhile.
+    fn put_back(&self, anchors: BTreeMap<AnchorName, Held>) {
+        let mut state = self.state();
+        for (name, mut held) in anchors {
+            let Some(before) = state.anchors.get(&name) else { continue };
+            for (source, item) in &mut held.items {
+                if let (CrlSource::Url(_), Some(before)) = (source, before.items.get(source)) {
+                    item.due = before.due;
+                }
+            }
+            state.anchors.insert(name, held);
+        }
+    }
+
+    fn look_at(&self, anchors: &mut BTreeMap<AnchorName, Held>, settings: &FetchSettings, keep: Keep) -> bool {
         let mut changed = false;
         for held in anchors.values_mut() {
             held.list_items(&self.base, settings);
+            for scope in held.outlived(self.clock.now()) {
+                held.good.remove(&scope);
+                if keep == Keep::Yes {
+                    self.copies.forget(&held.anchor.name, &scope);
+                }
+                changed = true;
+            }
             let files: Vec<(CrlSource, PathBuf)> = held
                 .items
                 .keys()
@@ -188,9 +222,10 @@ impl Fetcher {
                 }
                 let read = item::read(&path, MAX_CRL_BYTES);
                 if let Some(item) = held.items.get_mut(&source) {
-                    item.stamp = Some(stamp);
+                    // What was only planned is read once more, to be kept.
+                    item.stamp = (keep == Keep::Yes).then_some(stamp);
                 }
-                changed |= self.take(held, &source, read.as_deref().map_err(Clone::clone), None);
+                changed |= self.take(held, &source, read.as_deref().map_err(Clone::clone), None, keep);
             }
         }
         changed
@@ -205,22 +240,25 @@ impl Fetcher {
             let now = Instant::now();
             let mut due = Vec::new();
             for (name, held) in anchors {
+                let sources = &held.anchor.revocation.sources;
                 for (source, item) in &mut held.items {
                     if let (CrlSource::Url(url), true) = (source, item.due <= now) {
                         // Nobody else asks it meanwhile.
                         item.due = now + settings.timeout * 2;
                         unanswered.left.insert((name.clone(), source.clone()));
-                        due.push((name.clone(), source.clone(), url.clone(), item.label()));
+                        let point = !sources.contains(source);
+                        due.push((name.clone(), source.clone(), url.clone(), item.label(), point));
                     }
                 }
             }
             (due, settings.clone())
         };
-        let mut answers = futures::stream::iter(due.into_iter().map(|(name, source, url, (etag, modified))| {
+        let mut answers = futures::stream::iter(due.into_iter().map(|(name, source, url, (etag, modified), point)| {
             let settings = &settings;
             async move {
                 let _place = self.asking.acquire().await;
-                let work = self.http.get(&url, etag.as_deref(), modified.as_deref(), settings.max_size);
+                let most = if point { settings.max_size.min(MAX_POINT_BYTES) } else { settings.max_size };
+                let work = self.http.get(&url, etag.as_deref(), modified.as_deref(), most);
                 let answer = match tokio::time::timeout(settings.timeout, work).await {
                     Ok(answer) => answer,
                     Err(_) => Err(format!("no answer within {:?}", settings.timeout)),
@@ -249,11 +287,10 @@ impl Fetcher {
         settings: &FetchSettings,
     ) -> bool {
         let came = Instant::now();
-        let mut state = self.state();
+        let _working = self.working();
         // It may have gone meanwhile.
-        let Some(held) = state.anchors.get_mut(name).filter(|held| held.items.contains_key(source)) else {
-            return false;
-        };
+        let held = self.state().anchors.get(name).filter(|held| held.items.contains_key(source)).cloned();
+        let Some(mut held) = held else { return false };
         let result = match &answer {
             Ok(Answer::NotModified) => "unchanged",
             Ok(Answer::List { .. }) => "ok",
@@ -267,13 +304,25 @@ impl Fetcher {
                 }
                 false
             }
-            Ok(Answer::List { bytes, etag, modified }) => self.take(held, source, Ok(&bytes), Some((etag, modified))),
-            Err(reason) => self.take(held, source, Err(reason), None),
+            Ok(Answer::List { bytes, etag, modified }) => {
+                self.take(&mut held, source, Ok(&bytes), Some((etag, modified)), Keep::Yes)
+            }
+            Err(reason) => self.take(&mut held, source, Err(reason), None, Keep::Yes),
         };
-        let soonest = held.good.values().map(|good| good.list.next_update()).min();
-        if let Some(item) = held.items.get_mut(source) {
-            item.again(settings.refresh, soonest, self.clock.now());
+        let soonest =
+            held.good.values().filter(|good| good.source == *source).map(|good| good.list.next_update()).min();
+        let shortest = if held.is_point(source) { item::SHORTEST_POINT } else { item::SHORTEST };
+        let due = held.items.get_mut(source).map(|item| {
+            item.again(settings.refresh, shortest, soonest, self.clock.now());
+            item.due
+        });
+        self.put_back(BTreeMap::from([(name.clone(), held)]));
+        let mut state = self.state();
+        let item = state.anchors.get_mut(name).and_then(|held| held.items.get_mut(source));
+        if let (Some(item), Some(due)) = (item, due) {
+            item.due = due;
         }
+        drop(state);
         if changed {
             self.arrive(came);
         }
@@ -315,9 +364,6 @@ impl Fetcher {
             wanted,
         };
         for (label, path) in self.copies.of(&anchor.name) {
-            if !held.names(&label.origin) {
-                continue;
-            }
             let bytes = match item::read(&path, MAX_CRL_BYTES) {
                 Ok(bytes) => bytes,
                 Err(reason) => {
@@ -328,13 +374,14 @@ impl Fetcher {
             match RevocationList::read(&bytes, &held.issuers, self.clock.now()) {
                 Ok(list) => {
                     tracing::info!(anchor = %anchor.name, source = %label.origin, number = %shown(&list), "revocation list from its kept copy");
-                    if let CrlSource::Url(url) = &label.source {
+                    if let (CrlSource::Url(url), true) = (&label.source, held.names(&label.origin)) {
                         let mut item = Item::new(label.origin.clone());
                         item.etag = label.etag.clone();
                         item.modified = label.modified.clone();
                         held.items.insert(CrlSource::Url(url.clone()), item);
                     }
-                    held.good.insert(list.scope().clone(), Good { list: Arc::new(list), origin: label.origin });
+                    let good = Good { list: Arc::new(list), origin: label.origin, source: label.source, kept: true };
+                    held.good.insert(good.list.scope().clone(), good);
                 }
                 Err(reason) => {
                     tracing::warn!(anchor = %anchor.name, source = %label.origin, %reason, "a kept revocation list is not used");
@@ -351,8 +398,10 @@ impl Fetcher {
         source: &CrlSource,
         bytes: Result<&[u8], String>,
         freshness: Option<(Option<String>, Option<String>)>,
+        keep: Keep,
     ) -> bool {
         let now = self.clock.now();
+        let point = held.is_point(source);
         let Held { anchor, issuers, items, good, .. } = held;
         let Some(item) = items.get_mut(source) else { return false };
         let name = &anchor.name;
@@ -364,8 +413,13 @@ impl Fetcher {
                 }
                 e.to_string()
             })?;
+            if let (true, CrlSource::Url(url)) = (point, source) {
+                if !list.scope().urls.is_empty() && !list.scope().urls.contains(url) {
+                    return Err("a list for another place than the one it is at".into());
+                }
+            }
             if let Some(before) = good.get(list.scope()) {
-                if before.list.fingerprint() == list.fingerprint() {
+                if before.list.fingerprint() == list.fingerprint() && (before.kept || keep == Keep::No) {
                     return Ok((None, bytes));
                 }
                 list.may_replace(&before.list).map_err(|e| e.to_string())?;
@@ -379,6 +433,8 @@ impl Fetcher {
                 }
                 item.well(now);
                 let Some(list) = list else { return false };
+                let scope = list.scope().clone();
+                let news = good.get(&scope).is_none_or(|before| before.list.fingerprint() != list.fingerprint());
                 tracing::info!(
                     anchor = %name, %source, number = %shown(&list), revoked = list.revoked(), next_update = %list.next_update(),
                     "revocation list taken over"
@@ -390,11 +446,24 @@ impl Fetcher {
                     etag: item.etag.clone(),
                     modified: item.modified.clone(),
                 };
-                if let Err(e) = self.copies.keep(&label, list.scope(), bytes) {
-                    tracing::error!(anchor = %name, %source, error = %e, "no copy of the revocation list could be kept");
+                let kept = keep == Keep::Yes;
+                if kept {
+                    if let Err(e) = self.copies.keep(&label, &scope, bytes) {
+                        tracing::error!(anchor = %name, %source, error = %e, "no copy of the revocation list could be kept");
+                    }
                 }
-                good.insert(list.scope().clone(), Good { list: Arc::new(list), origin: item.origin.clone() });
-                true
+                // A source has one list: what it had of another scope goes, or a CA could have any number here.
+                let replaced: Vec<Scope> =
+                    good.iter().filter(|(s, g)| g.source == *source && **s != scope).map(|(s, _)| s.clone()).collect();
+                for old in replaced {
+                    good.remove(&old);
+                    if kept {
+                        self.copies.forget(name, &old);
+                    }
+                }
+                let (list, origin) = (Arc::new(list), item.origin.clone());
+                good.insert(scope, Good { list, origin, source: source.clone(), kept });
+                news
             }
             Err(reason) => {
                 if item.ill(&reason) {
@@ -405,9 +474,20 @@ impl Fetcher {
         }
     }
 
+    fn working(&self) -> MutexGuard<'_, ()> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether what is taken is also kept on disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Yes,
+    No,
 }
 
 /// What has been asked and not answered. Whoever gives up waiting leaves it to be asked again at once.

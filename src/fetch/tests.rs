@@ -1,8 +1,8 @@
 use super::*;
 use crate::partner::{ClientAuthUsage, Revocation};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber,
 };
 use std::fs;
 
@@ -48,12 +48,20 @@ fn world() -> World {
 impl World {
     /// The list with this number is in the file from now on.
     fn publish(&self, number: u64) {
+        self.publish_part(number, None);
+    }
+
+    /// The same for certificates that name this place only.
+    fn publish_part(&self, number: u64, place: Option<String>) {
         let year = |years| rcgen::date_time_ymd(2020 + years, 1, 1);
         let list = CertificateRevocationListParams {
             this_update: year(0),
             next_update: year(80),
             crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
+            issuing_distribution_point: place.map(|uri| CrlIssuingDistributionPoint {
+                distribution_point: CrlDistributionPoint { uris: vec![uri] },
+                scope: None,
+            }),
             revoked_certs: Vec::new(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
@@ -90,6 +98,7 @@ fn list_without_a_copy_outlives_a_change_of_its_anchor_and_no_change_of_who_sign
     let mut world = world();
     world.publish(2);
     world.fetcher.adopt(world.plan(&world.anchor));
+    world.fetcher.look();
     fs::remove_dir_all(world.folder.path().join("state")).unwrap();
     fs::remove_file(world.folder.path().join("acme.crl")).unwrap();
     world.anchor.revocation.grace = Duration::from_secs(60);
@@ -104,6 +113,45 @@ fn list_without_a_copy_outlives_a_change_of_its_anchor_and_no_change_of_who_sign
     world.anchor.root = other.anchor.root;
     world.fetcher.adopt(world.plan(&world.anchor));
     assert_eq!(world.numbers(), Vec::<String>::new());
+}
+
+/// What is on disk decides after a restart who is revoked.
+#[test]
+fn plan_that_comes_to_nothing_leaves_the_kept_copies_alone_and_another_source_brings_no_older_list() {
+    let mut world = world();
+    world.publish(5);
+    world.fetcher.adopt(world.plan(&world.anchor));
+    world.fetcher.look();
+    let kept = || {
+        let files = fs::read_dir(world.folder.path().join("state/crl")).unwrap().flatten();
+        files.map(|e| (e.file_name(), fs::read(e.path()).unwrap())).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = kept();
+    assert_eq!(before.len(), 2, "a list and its label");
+    world.anchor.revocation.sources = vec![CrlSource::File("other.crl".into())];
+    for number in [3, 7] {
+        world.publish(number);
+        fs::rename(world.folder.path().join("acme.crl"), world.folder.path().join("other.crl")).unwrap();
+        let planned = world.plan(&world.anchor);
+        let numbers: Vec<String> = planned.lists().values().flat_map(|a| a.lists.iter().map(|l| shown(l))).collect();
+        assert_eq!(numbers, [number.max(5).to_string()]);
+        assert_eq!(kept(), before);
+    }
+}
+
+/// A CA that dates and scopes its lists as it likes must not fill memory or disk.
+#[test]
+fn source_has_one_list_whatever_scopes_it_goes_through() {
+    let world = world();
+    for part in 0..20 {
+        world.publish_part(part + 1, Some(format!("http://crl.acme.example/{part}")));
+        if part == 0 {
+            world.fetcher.adopt(world.plan(&world.anchor));
+        }
+        world.fetcher.look();
+        assert_eq!(world.numbers().len(), 1);
+        assert_eq!(fs::read_dir(world.folder.path().join("state/crl")).unwrap().count(), 2);
+    }
 }
 
 #[test]

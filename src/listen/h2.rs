@@ -53,8 +53,18 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
     let age = tokio::time::sleep(shared.limits.max_age);
     tokio::pin!(age);
     let (mut requests, mut closing, mut rejected) = (0u64, false, 0);
+    // From here on nothing further is served, whatever the client makes of the GOAWAY.
+    let mut last_call: Option<Instant> = None;
     let mut idle_since = Instant::now();
     loop {
+        if closing && last_call.is_none() {
+            last_call = Some(Instant::now() + FAREWELL);
+        }
+        let over = last_call.is_some_and(|at| Instant::now() >= at);
+        // Who has lost every right has nothing to wait for.
+        if over && facts.leave.is_up() {
+            break;
+        }
         // A client that takes no notice of a GOAWAY has a moment, or as long as it still has something to take.
         let limit = match closing {
             true if !h2.has_streams() => FAREWELL.min(shared.limits.h2_idle_timeout),
@@ -90,6 +100,10 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                 Ok(Some(H2Accept::Session(mut session))) if session.req_header().method == http::Method::CONNECT => {
                     session.shutdown_with_reason(h2::Reason::CANCEL);
                     refused(&shared, &facts, &Reason::MethodNotServed, "CONNECT");
+                }
+                Ok(Some(H2Accept::Session(mut session))) if over => {
+                    session.shutdown_with_reason(h2::Reason::REFUSED_STREAM);
+                    refused(&shared, &facts, &Reason::Draining, "opened long after the GOAWAY");
                 }
                 Ok(Some(H2Accept::Session(session))) => {
                     idle_since = Instant::now();
@@ -132,6 +146,7 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                     break;
                 }
             },
+            () = until(last_call), if !over => {}
             () = tokio::time::sleep(idle_left.max(Duration::from_millis(1))), if streams.is_empty() => {
                 if idle_since.elapsed() < limit {
                     continue;
@@ -152,6 +167,14 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
     drop(h2);
     // They end, and their records are written.
     while streams.join_next().await.is_some() {}
+}
+
+/// Never, where there is no such time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What the client did when the connection failed for that. A connection that just broke off, and one that the client

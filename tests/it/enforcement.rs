@@ -1,10 +1,12 @@
 //! Rights that end while something is open: what runs on them is cut, everything else goes on. Threats 1, 2 and 23.
 
-use crate::harness::http2::{DATA, Frames, GOAWAY, Http2, RST_STREAM, block_on, get_fields, request};
+use crate::harness::http2::{
+    DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, Http2, RST_STREAM, block, block_on, get_fields, request,
+};
 use crate::harness::{Gate, HOST, Identity, Setup, TlsConn, await_some};
 use crate::{grpc, websocket};
 use serde_json::Value;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A download that goes on for a minute.
 const LONG: &str = "upstream_chunks=600&upstream_chunk_delay_ms=100";
@@ -394,4 +396,26 @@ fn h2_upload_is_cut_when_its_grant_is_narrowed() {
         conn.get("/items").await.expect(200);
     });
     assert_eq!(cut(&gate)["reason"], "operation-not-granted");
+}
+
+/// A GOAWAY is an announcement, and not a request.
+#[test]
+fn h2_client_that_takes_no_notice_of_the_goaway_is_closed_all_the_same() {
+    let gate = setup().start();
+    let mut conn = Frames::open(&gate.dial().identity(&gate.acme), &[]);
+    let id = conn.headers(&get_fields("/items"), true);
+    conn.await_frame("the answer", |f| f.stream == id && f.flags & END_STREAM != 0);
+    gate.apply(&edited(gate.registry_text(), "name: Acme GmbH", "name: Acme GmbH\n    state: suspended"));
+    let began = Instant::now();
+    // It acknowledges nothing, and opens another stream as soon as the last one is over.
+    let open = |conn: &mut Frames| {
+        let id = conn.stream();
+        conn.try_send(HEADERS, END_HEADERS | END_STREAM, id, &block(&get_fields("/items"))).is_ok()
+            && std::iter::from_fn(|| conn.next().ok())
+                .any(|f| f.stream == id && (f.kind == RST_STREAM || f.flags & END_STREAM != 0))
+    };
+    while open(&mut conn) {
+        assert!(began.elapsed() < Duration::from_secs(10), "left open");
+    }
+    gate.await_metric("partnergate_open_connections{protocol=\"h2\"}", 0.0);
 }

@@ -464,6 +464,12 @@ fn keys_that_only_a_restart_changes_are_named() {
         // Said, or else done.
         assert!(named(key), "`{key}` was neither taken over nor named:\n{log}");
     }
+    // Whoever asks is told, as often as it is asked.
+    for _ in 0..2 {
+        let told = gate.cli(&["reload"]);
+        assert!(told.text().contains("reloaded") && told.stderr.contains("`drain` has changed"), "{}", told.text());
+        assert!(told.stderr.contains("takes effect at the next start"), "{}", told.text());
+    }
     let answer = get(&mut open(&gate), "/items");
     assert!(!answer.text().contains("another"), "{answer:?}");
 }

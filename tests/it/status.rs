@@ -284,7 +284,12 @@ fn expiry_is_shown_for_certificates_anchors_and_credentials_that_end_soon() {
     let acme_ca = setup.pki.authority_with("acme-ca", days(500));
     let soon = setup.pki.client(&acme_ca, "acme-soon", with_name("acme", 10));
     let globex = setup.pki.client(&setup.globex_ca, "globex-late", with_name("globex", 200));
-    let mut gate = setup.start();
+    let next = setup.pki.client(&acme_ca, "acme-next", with_name("acme", 200));
+    // Recognised by what it is, so that its successor has to be registered.
+    let exact = format!("match: {{fingerprint_sha256: \"{}\"}}", soon.fingerprint());
+    let registry = setup.registry_text().replace("match: {uri: \"spiffe://acme.example/client\"}", &exact);
+    assert!(registry.contains(&exact));
+    let mut gate = setup.registry(&registry).start();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let in_days = |value: f64| ((value - now) / 86_400.0).round();
     let files: Vec<f64> = families(&gate.metrics())["partnergate_server_certificate_expiry_timestamp_seconds"]
@@ -314,6 +319,24 @@ fn expiry_is_shown_for_certificates_anchors_and_credentials_that_end_soon() {
         ("acme", "acme-client", 10.0)
     );
     assert_eq!((within(&gate, "later"), within(&gate, "unseen"), within(&gate, "expired")), (1.0, 0.0, 0.0));
+
+    // And in words, for whoever looks or reads the log.
+    let what = "the certificate last seen of the credential `acme-client` of `acme` ends at ";
+    gate.await_log(what);
+    gate.await_metric("partnergate_expiring_without_successor{kind=\"credential\"}", 1.0);
+    let checked = gate.cli(&["check"]).stderr;
+    assert!(checked.contains(what) && checked.contains("; no successor is registered"), "{checked}");
+    let status = |gate: &Gate| {
+        let status = gate.cli(&["status"]).ok();
+        status.lines().find(|l| l.contains("credential acme-client of acme")).unwrap_or_default().to_owned()
+    };
+    assert!(status(&gate).contains("ends soon") && status(&gate).ends_with(": no successor"), "{}", status(&gate));
+    let both = format!(
+        "{exact}}}\n      acme-next: {{anchor: acme-ca, match: {{fingerprint_sha256: \"{}\"}}",
+        next.fingerprint()
+    );
+    gate.apply(&registry.replace(&exact, &both));
+    assert!(status(&gate).ends_with(": acme-next succeeds it"), "{}", status(&gate));
 }
 
 #[test]
