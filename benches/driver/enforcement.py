@@ -318,7 +318,7 @@ def table(figures: dict[str, Any]) -> str:
     lines = [
         f"{OTHERS + AFFECTED:,} connections with a stream on each, {AFFECTED:,} of them affected.",
         "",
-        "| what ends the right | gateway: median ms | gateway: slowest ms | client: median ms |",
+        "| what ends the right | gateway: median ms, at most | gateway: slowest ms, at most | client: median ms |",
         "| --- | ---: | ---: | ---: |",
     ]
     for event in figures["events"]:
@@ -326,6 +326,11 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"| {event['name']} | {median(gateway):.1f} | {max(gateway):.1f} | {median(client):.0f} |")
     m = figures["million"]
     lines += [
+        "",
+        "The gateway's times are from commit, list or instant to the end of the last stream. Where the clock came upon some "
+        "of the streams before the change did, there are several of them, and the bound of the largest one's bucket is "
+        "shown. The client's are from the call of the command, with its start, the plan and the commit in them; for the "
+        "list, with the wait for the next look (up to 1 s).",
         "",
         f"A list of {REVOKED:,} entries ({m['list_mb']:.0f} MB) is live {m['live_s']:.2f} s after its file is there, "
         f"with the wait for the next look (up to 1 s) in it; the slowest request meanwhile took {m['slowest_ms']:.1f} ms "

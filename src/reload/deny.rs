@@ -36,6 +36,14 @@ impl Publisher {
         let Some(anchor) = registry.anchor(name) else {
             return Err(no_anchor(name, registry).into());
         };
+        if let Denial::Deny(Denied { certificate: DeniedCertificate::Fingerprint(named), .. }) = &denial {
+            if live.snapshot.trust.anchors().iter().any(|a| a.name == *name && a.fingerprint == *named) {
+                let mut problems = Problems::new();
+                let reason = format!("this is the certificate of the anchor `{name}` itself");
+                problems.file("registry", reason, Some("remove the anchor, or deny what is below it"));
+                return Err(problems.into());
+            }
+        }
         let mut next = Anchor::clone(anchor);
         match denial {
             Denial::Deny(denied) => {

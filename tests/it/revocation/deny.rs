@@ -126,6 +126,9 @@ fn denial_that_cannot_be_is_refused_with_what_to_do() {
         let bad = deny(&gate, "deny", "acme-ca", certificate);
         assert_eq!(bad.exit, Some(3), "{certificate:?}: {}{}", bad.text(), bad.stderr);
     }
+    // That would look done and change nothing.
+    let own = deny(&gate, "deny", "acme-ca", ("--fingerprint", &fingerprint_of(&gate.acme_ca.pem_file)));
+    assert_eq!((own.exit, own.stderr.contains("remove the anchor")), (Some(3), true), "{}", own.stderr);
     let no_reason = gate.cli(&["anchor", "deny", "acme-ca", "--serial", "0a", "--reason", " "]);
     assert_eq!((no_reason.exit, no_reason.stderr.contains("a reason is needed")), (Some(3), true));
     for usage in [
