@@ -18,7 +18,7 @@ use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -204,6 +204,8 @@ pub struct Open {
     pub clock: Arc<Clock>,
     /// Something is due earlier than was thought.
     sooner: Notify,
+    /// The last change, as long as it is being enforced.
+    enforcing: Mutex<Weak<Enforcement>>,
 }
 
 #[derive(Default)]
@@ -228,7 +230,7 @@ impl Drop for Registered {
 
 impl Open {
     pub fn new(live: Arc<ArcSwapOption<Live>>, recorder: Recorder, clock: Arc<Clock>) -> Self {
-        Open { index: Mutex::default(), live, recorder, clock, sooner: Notify::new() }
+        Open { index: Mutex::default(), live, recorder, clock, sooner: Notify::new(), enforcing: Mutex::default() }
     }
 
     /// Takes a connection into the index.
@@ -296,6 +298,7 @@ impl Open {
             return;
         }
         let (this, cause) = (self.clone(), self.enforcement(since));
+        *self.enforcing() = Arc::downgrade(&cause);
         tokio::spawn(async move {
             if matches!(concerns, Concerns::Everybody) {
                 // Whose certificate is not believed any more is found fast; all else takes longer.
@@ -323,7 +326,10 @@ impl Open {
                 // Where the clock has ended something, it did at that time.
                 let late = Duration::from_nanos(u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0)).min(AGAIN);
                 let since = Instant::now().checked_sub(late).unwrap_or_else(Instant::now);
-                let next = self.look(&connection, Look::Requests, &self.enforcement(since));
+                // What the clock comes upon while a change is being enforced is the change's doing.
+                let change = self.enforcing().upgrade();
+                let cause = change.unwrap_or_else(|| self.enforcement(since));
+                let next = self.look(&connection, Look::Requests, &cause);
                 self.schedule(&connection, next);
                 breathe(&mut slice).await;
             }
@@ -432,6 +438,10 @@ impl Open {
         if self.index().schedule(connection, at) {
             self.sooner.notify_one();
         }
+    }
+
+    fn enforcing(&self) -> MutexGuard<'_, Weak<Enforcement>> {
+        self.enforcing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
