@@ -4,6 +4,8 @@
 //! the background. Must never: hand out a peer without a permit, or a TLS peer without a server name (pingora would
 //! not verify its certificate).
 
+mod websocket;
+
 use crate::decision::Permit;
 use crate::name::UpstreamName;
 use crate::reason::Reason;
@@ -20,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
+use websocket::Patient;
 
 /// One upstream of the config. Equal specs share their endpoints' state over reloads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -222,6 +225,11 @@ impl Upstream {
         options.verify_hostname = true;
         options.ca = self.ca.clone();
         options.max_h2_streams = 100;
+        if websocket {
+            // Not from the pool of other connections: they are read as soon as there is something.
+            peer.group_key = !self.group_key;
+            options.custom_l4 = Some(Arc::new(Patient { timeout: timeouts.connect }));
+        }
         options.alpn = match self.spec.protocol {
             UpstreamProtocol::H2 => ALPN::H2,
             UpstreamProtocol::H1 => ALPN::H1,

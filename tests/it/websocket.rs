@@ -296,3 +296,17 @@ fn drain_ends_when_the_last_connection_does() {
     assert!(gate.process.ended().success());
     assert!(began.elapsed() < Duration::from_secs(8), "it waited for the grace period");
 }
+
+/// The upstream answers at once, and the gateway must not take the end of the (empty) request for the stream's.
+#[test]
+fn connection_is_still_there_after_it_was_opened_however_quick_the_upstream_is() {
+    let gate = Gate::start();
+    let batches: Vec<Vec<TlsConn>> = std::thread::scope(|s| {
+        let open = || (0..40).map(|_| open(&gate)).collect();
+        let workers: Vec<_> = (0..4).map(|_| s.spawn(open)).collect();
+        workers.into_iter().map(|w| w.join().unwrap()).collect()
+    });
+    for mut conn in batches.into_iter().flatten() {
+        echoes(&mut conn, "still there");
+    }
+}
