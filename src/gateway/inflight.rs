@@ -349,6 +349,9 @@ impl InFlight {
             }),
         });
         self.recorder.write(&entry, slot);
+        if let Some(ending) = cut {
+            ending.over();
+        }
     }
 }
 

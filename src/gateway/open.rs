@@ -78,7 +78,14 @@ pub(super) struct Ending {
     pub detail: Option<String>,
     pub live: Arc<Live>,
     /// Goes when the request has ended, so that the time is measured to there.
-    _end: End,
+    end: Mutex<Option<End>>,
+}
+
+impl Ending {
+    /// The request has ended.
+    pub fn over(&self) {
+        drop(self.end.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 impl Cut {
@@ -385,7 +392,7 @@ impl Open {
             (running.stands, running.streams.clone())
         };
         let cut = |stream: &Arc<Stream>, (reasons, detail): decision::Refused| {
-            let ending = Ending { reasons, detail, live: live.clone(), _end: End(cause.clone()) };
+            let ending = Ending { reasons, detail, live: live.clone(), end: Mutex::new(Some(End(cause.clone()))) };
             if stream.is_young() {
                 let (stream, connection) = (stream.clone(), connection.clone());
                 tokio::spawn(async move {
