@@ -225,11 +225,12 @@ impl Publisher {
                 Ok(running.needs_restart(&self.started))
             }
             Err(e) => {
-                self.metrics.reload_ok.set(0);
-                self.metrics.reloads.with_label_values(&["failed"]).inc();
                 self.fetcher.set(running.fetch.clone());
+                // Said before it is counted: whoever sees the count finds the reason.
                 e.log();
                 tracing::error!(config = %self.path.display(), "not reloaded; the last good state is kept");
+                self.metrics.reload_ok.set(0);
+                self.metrics.reloads.with_label_values(&["failed"]).inc();
                 Err(e)
             }
         }

@@ -356,6 +356,7 @@ fn secrets_are_nowhere_after_aborted_http2_requests() {
             let mut answer = answer.await.unwrap();
             answer.body_mut().data().await.unwrap().unwrap();
             drop(answer);
+            await_some("its end", || (gate.metric("partnergate_open_requests") == 0.0).then_some(()));
             let (answer, mut stream) = client.begin(secret("POST", "/items?token=SECRET-query"), false).await;
             stream.send_data("SECRET-body".into(), false).unwrap();
             await_some("its body", || (gate.metric("partnergate_open_requests") > 0.0).then_some(()));
