@@ -27,6 +27,7 @@
 //! | [`upstream`] | a permit → an endpoint |
 //! | [`gateway`] | pingora's phases, and the index of what is open |
 //! | [`listen`] | the connection: PROXY header, bounds, TLS, HTTP/1 and HTTP/2 loops, deadlines |
+//! | [`disk`] | files: read within a bound, replaced whole, noticed when they change |
 //! | [`store`] | the registry's database, declarations and plans |
 //! | [`fetch`] | revocation lists from files, folders and URLs |
 //! | [`config`] | `partnergate.yaml` and what it names |
@@ -53,6 +54,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decision;
+pub mod disk;
 pub mod document;
 pub mod expiry;
 pub mod fetch;

@@ -5,16 +5,13 @@
 //! on disk as well so that neither a restart nor an older file takes trust back; let one anchor's file stand in the way
 //! of another's; be called where requests are served.
 
-use crate::config::{Watched, look_again};
+use crate::disk::{self, Watched, look_again};
 use crate::document::Problems;
 use crate::name::AnchorName;
 use crate::partner::{Bundle, Root};
 use crate::registry::Registry;
 use crate::trust::{MAX_BUNDLE_BYTES, Material, Trust, TrustBundle};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,7 +114,7 @@ impl MaterialFiles {
     pub fn kept(&self, registry: &Registry) -> Material {
         let mut material = Material::default();
         for (name, bundle) in bundles(registry) {
-            let Ok(text) = read_bounded(&self.kept_file(name), 4 * MAX_BUNDLE_BYTES) else { continue };
+            let Ok(text) = disk::read(&self.kept_file(name), 4 * MAX_BUNDLE_BYTES) else { continue };
             match serde_json::from_slice::<TrustBundle>(&text) {
                 Ok(kept) if kept.trust_domain == bundle.trust_domain && kept.check().is_ok() => {
                     material.bundles.insert(name.clone(), Arc::new(kept));
@@ -145,12 +142,7 @@ impl MaterialFiles {
     }
 
     fn write(&self, name: &AnchorName, bundle: &TrustBundle) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.kept)?;
-        let (path, new) = (self.kept_file(name), self.kept.join(format!("{name}.new")));
-        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(bundle)?)?;
-        file.sync_all()?;
-        std::fs::rename(new, path)
+        disk::replace(&self.kept_file(name), &serde_json::to_vec(bundle)?)
     }
 
     fn kept_file(&self, name: &AnchorName) -> PathBuf {
@@ -166,29 +158,10 @@ fn bundles(registry: &Registry) -> impl Iterator<Item = (&AnchorName, &Bundle)> 
 }
 
 fn read_bundle(path: &Path, trust_domain: &str, old: Option<&TrustBundle>) -> Result<TrustBundle, String> {
-    let document = read_bounded(path, MAX_BUNDLE_BYTES)?;
+    let document = disk::read(path, MAX_BUNDLE_BYTES)?;
     let bundle = TrustBundle::parse(trust_domain, &document)?;
     if let Some(old) = old {
         bundle.follows(old)?;
     }
     Ok(bundle)
-}
-
-fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, String> {
-    let plain = |e: std::io::Error| match e.kind() {
-        ErrorKind::NotFound => "the file does not exist".to_owned(),
-        ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => e.to_string(),
-    };
-    // A pipe would be waited for.
-    if !std::fs::metadata(path).map_err(plain)?.is_file() {
-        return Err("is not a file".into());
-    }
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    File::open(path).map_err(plain)?.take(limit).read_to_end(&mut bytes).map_err(plain)?;
-    if bytes.len() > max {
-        return Err(format!("has more than {max} bytes"));
-    }
-    Ok(bytes)
 }

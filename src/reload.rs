@@ -10,7 +10,8 @@ mod deny;
 pub use deny::{Denial, no_anchor};
 
 use crate::clock::{Clock, UnixNanos};
-use crate::config::{Config, Watched, look_again};
+use crate::config::Config;
+use crate::disk::{Watched, look_again};
 use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring};
 use crate::fetch::{Fetcher, Overview, Planned};

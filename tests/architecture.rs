@@ -27,6 +27,7 @@ const ROOMS: &[&str] = &[
     "upstream",
     "gateway",
     "listen",
+    "disk",
     "store",
     "fetch",
     "config",

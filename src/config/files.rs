@@ -1,18 +1,18 @@
 //! Reading the files that a config names, and noticing that they have changed.
 
+use crate::disk::{self, Stamp, Watched, plain};
 use crate::document::{Node, Problems, SecretRef, parse_secret};
 use crate::policy::PolicySource;
 use ring::digest;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Largest file that is read.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
+const MAX_FILE: usize = 64 * 1024 * 1024;
 /// Most files of a policy folder.
 const MAX_POLICY_FILES: usize = 2_000;
 
@@ -172,7 +172,7 @@ impl Reader {
     }
 
     fn walk(&mut self, root: &Path, folder: &Path, found: &mut Vec<(String, String)>, problems: &mut Problems) {
-        self.watched.insert(folder.to_owned(), stamp(folder));
+        self.watched.insert(folder.to_owned(), Stamp::of(folder));
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(e) => {
@@ -211,15 +211,8 @@ impl Reader {
 
     fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
         // Taken before the file is read, so that a change from then on is noticed.
-        self.watched.insert(path.to_owned(), stamp(path));
-        let meta = std::fs::metadata(path).map_err(|e| plain(&e))?;
-        if meta.is_dir() {
-            return Err("is a folder".into());
-        }
-        if meta.len() > MAX_FILE {
-            return Err(format!("has {} bytes; {MAX_FILE} are read", meta.len()));
-        }
-        std::fs::read(path).map_err(|e| plain(&e))
+        self.watched.insert(path.to_owned(), Stamp::of(path));
+        disk::read(path, MAX_FILE)
     }
 
     fn utf8(&mut self, file: &str, bytes: Vec<u8>, problems: &mut Problems) -> Option<String> {
@@ -234,31 +227,4 @@ impl Reader {
             }
         }
     }
-}
-
-fn plain(e: &std::io::Error) -> String {
-    match e.kind() {
-        std::io::ErrorKind::NotFound => "does not exist".into(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => e.to_string(),
-    }
-}
-
-/// What distinguishes a file from its last state: changed in place, renamed over, or a link that points elsewhere. A file
-/// that is gone has a stamp too.
-pub type Stamp = (u64, u64, (i64, i64), (i64, i64), u64);
-
-/// Files and folders, and the state in which they were read.
-pub type Watched = BTreeMap<PathBuf, Stamp>;
-
-fn stamp(path: &Path) -> Stamp {
-    match std::fs::metadata(path) {
-        Ok(m) => (m.dev(), m.ino(), (m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()), m.size()),
-        Err(_) => (0, 0, (0, 0), (0, 0), 0),
-    }
-}
-
-/// The same files as they are now.
-pub fn look_again(watched: &Watched) -> Watched {
-    watched.keys().map(|path| (path.clone(), stamp(path))).collect()
 }

@@ -6,11 +6,11 @@
 mod files;
 mod spec;
 
-pub use files::{Watched, look_again};
 pub use spec::CONFIG;
 
 use crate::clock::UnixNanos;
 use crate::decision::WhenFull;
+use crate::disk::Watched;
 use crate::document::{self, Node, Problems, Section};
 use crate::fetch::FetchSettings;
 use crate::gateway::BodyLimits;

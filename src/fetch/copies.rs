@@ -1,13 +1,12 @@
 //! The last good list of each scope, in the state folder.
 
+use crate::disk;
 use crate::name::AnchorName;
 use crate::partner::CrlSource;
 use crate::trust::Scope;
 use ring::digest;
 use serde::{Deserialize, Serialize};
-use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::PathBuf;
 
 pub(super) struct Copies {
@@ -34,12 +33,9 @@ impl Copies {
     /// Keeps a list as it came, instead of the last one of its scope.
     pub fn keep(&self, label: &Label, scope: &Scope, bytes: &[u8]) -> io::Result<()> {
         let name = name_of(&label.anchor, scope);
-        if !self.folder.exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        }
         // The label last: a copy counts only with its label.
-        self.write(&format!("{name}.crl"), bytes)?;
-        self.write(&format!("{name}.json"), &serde_json::to_vec(label)?)
+        disk::replace(&self.folder.join(format!("{name}.crl")), bytes)?;
+        disk::replace(&self.folder.join(format!("{name}.json")), &serde_json::to_vec(label)?)
     }
 
     /// Forgets the list of a scope.
@@ -63,15 +59,6 @@ impl Copies {
             Some((label, path.with_extension("crl")))
         };
         labels.filter_map(read).filter(|(label, _)| label.anchor == *anchor).collect()
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let path = self.folder.join(name);
-        let half = path.with_extension("half");
-        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&half)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(half, path)
     }
 }
 

@@ -1,10 +1,9 @@
 //! One file or URL: what is known of it, when it is asked again, and whether it fails.
 
 use crate::clock::UnixNanos;
+use crate::disk::Stamp;
 use crate::partner::CrlSource;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -88,45 +87,6 @@ impl Item {
         let percent = 80 + u32::try_from(chance).unwrap_or(20);
         self.due = Instant::now() + wait.saturating_mul(percent) / 100;
     }
-}
-
-/// What distinguishes a file from its last state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(u64, u64, i64, i64, i64, u64);
-
-impl Stamp {
-    /// A file that is not there has one too.
-    pub fn of(path: &Path) -> Self {
-        match std::fs::metadata(path) {
-            Ok(m) => Stamp(m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.ctime_nsec(), m.size()),
-            Err(_) => Stamp(0, 0, 0, 0, 0, 0),
-        }
-    }
-}
-
-/// The bytes of a file, at most `max`.
-///
-/// # Errors
-/// Why it cannot be read, for the operator.
-pub(super) fn read(path: &Path, max: usize) -> Result<Vec<u8>, String> {
-    let plain = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => format!("`{}` does not exist", path.display()),
-        std::io::ErrorKind::PermissionDenied => format!("`{}`: permission denied", path.display()),
-        _ => format!("`{}`: {e}", path.display()),
-    };
-    // Looked at first: opening a pipe would wait for whoever writes into it.
-    let meta = std::fs::metadata(path).map_err(plain)?;
-    if !meta.is_file() {
-        return Err(format!("`{}` is no file: name a folder as `dir:PATH`", path.display()));
-    }
-    let file = std::fs::File::open(path).map_err(plain)?;
-    let limit = u64::try_from(max).unwrap_or(u64::MAX);
-    let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(limit)).unwrap_or(0));
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(plain)?;
-    if bytes.len() > max {
-        return Err(format!("`{}` is larger than {max} bytes", path.display()));
-    }
-    Ok(bytes)
 }
 
 /// The files of a folder that could be lists, sorted; hidden ones are not, since tools write there before they rename.

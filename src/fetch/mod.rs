@@ -12,6 +12,7 @@ mod item;
 mod overview;
 
 use crate::clock::Clock;
+use crate::disk::{self, Stamp};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, CrlSource, Der, RevocationMode, Root};
 use crate::record::Metrics;
@@ -20,7 +21,7 @@ use copies::{Copies, Label};
 use futures::StreamExt;
 use held::{Good, Held};
 use http::{Answer, Http};
-use item::{Item, Stamp};
+use item::Item;
 pub use overview::Overview;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -220,7 +221,7 @@ impl Fetcher {
                 if held.items.get(&source).is_some_and(|item| !item.is_due(stamp, self.clock.now())) {
                     continue;
                 }
-                let read = item::read(&path, MAX_CRL_BYTES);
+                let read = disk::read(&path, MAX_CRL_BYTES).map_err(|why| format!("`{}` {why}", path.display()));
                 if let Some(item) = held.items.get_mut(&source) {
                     // What was only planned is read once more, to be kept.
                     item.stamp = (keep == Keep::Yes).then_some(stamp);
@@ -364,7 +365,7 @@ impl Fetcher {
             wanted,
         };
         for (label, path) in self.copies.of(&anchor.name) {
-            let bytes = match item::read(&path, MAX_CRL_BYTES) {
+            let bytes = match disk::read(&path, MAX_CRL_BYTES) {
                 Ok(bytes) => bytes,
                 Err(reason) => {
                     tracing::warn!(anchor = %anchor.name, source = %label.origin, %reason, "a kept revocation list cannot be read");
