@@ -597,7 +597,7 @@ static METRICS: &[Field] = &[
         key: "max_series",
         kind: Kind::Integer { min: 10, max: 10_000_000 },
         presence: Default("50000"),
-        doc: "Ids that become label values; the rest is counted as `other`.",
+        doc: "Most series whose labels are ids of partners, operations and anchors; what goes over it is counted as `other`.",
     },
     Field {
         key: "partner_operation",

@@ -1,11 +1,13 @@
 //! Every metric, in one table. Labels come from configured ids and from our own lists, never from a request.
 
+use crate::clock::UnixNanos;
 use crate::reason::Reason;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    const ALL: &'static [Outcome] =
+        &[Outcome::Allowed, Outcome::Denied, Outcome::Failed, Outcome::Aborted, Outcome::Cut];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Allowed => "allowed",
@@ -164,7 +169,7 @@ metrics! {
     credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);
     credential_expiry_count: IntGaugeVec("partnergate_credentials_expiring", "Credentials by time until the certificate last seen expires: `expired`, `1d`, `7d`, `30d`, `90d`, `later`, `unseen`.", labels ["within"]);
     expiring: IntGaugeVec("partnergate_expiring_without_successor", "What ends within 30 days, or has ended, and has no successor registered, by kind (server-certificate, anchor, credential).", labels ["kind"]);
-    series_folded: IntCounter("partnergate_metrics_series_folded_total", "Label values that were counted as `other` because of metrics.max_series.");
+    series_folded: IntCounter("partnergate_metrics_series_folded_total", "Times that an id was counted as `other`, or its series left out, because of metrics.max_series.");
     build_info: IntGaugeVec("partnergate_build_info", "1, with the version.", labels ["version"]);
     ready: IntGauge("partnergate_ready", "1 while the gateway takes new connections with a live snapshot.");
 }
@@ -172,13 +177,12 @@ metrics! {
 impl Metrics {
     /// Counts a decided request.
     pub fn request(&self, partner: Option<&str>, operation: Option<&str>, outcome: Outcome) {
-        let partner = partner.map_or("unknown", |p| self.bound.label(p, &self.series_folded));
+        let partner = partner.map_or("unknown", |p| self.label(&self.bound.partners, p));
         self.requests.with_label_values(&[partner, outcome.as_str()]).inc();
         if self.by_partner_and_operation {
-            // One series for each pair: the pair counts against the bound.
             let operation = operation.unwrap_or(OTHER);
             let pair = format!("{partner} {operation}");
-            let within = self.bound.label(&pair, &self.series_folded) == pair;
+            let within = self.label(&self.bound.pairs, &pair) == pair;
             let (partner, operation) = if within { (partner, operation) } else { (OTHER, OTHER) };
             self.partner_operations.with_label_values(&[partner, operation, outcome.as_str()]).inc();
         }
@@ -186,7 +190,7 @@ impl Metrics {
 
     /// Counts a client that came under an anchor.
     pub fn anchor_handshake(&self, anchor: &str) {
-        self.anchor_handshakes.with_label_values(&[self.bound.label(anchor, &self.series_folded)]).inc();
+        self.anchor_handshakes.with_label_values(&[self.label(&self.bound.anchors, anchor)]).inc();
     }
 
     pub fn denial(&self, reason: &Reason) {
@@ -194,8 +198,30 @@ impl Metrics {
     }
 
     pub fn request_time(&self, operation: Option<&str>, took: Duration) {
-        let operation = operation.map_or(OTHER, |o| self.bound.label(o, &self.series_folded));
+        let operation = operation.map_or(OTHER, |o| self.label(&self.bound.operations, o));
         self.request_seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
+    }
+
+    /// When the certificate last seen of each of these credentials expires, soonest first: what goes over the bound on
+    /// series is counted as folded and not shown.
+    pub fn credential_expiries<'a>(&self, soonest: impl Iterator<Item = (&'a str, &'a str, UnixNanos)>) {
+        self.credential_expiry.reset();
+        for (shown, (partner, credential, ends)) in soonest.enumerate() {
+            if shown < self.bound.max {
+                self.credential_expiry.with_label_values(&[partner, credential]).set(ends.seconds() as f64);
+            } else {
+                self.series_folded.inc();
+            }
+        }
+    }
+
+    /// The id itself while there is room for its series.
+    fn label<'a>(&self, family: &Family, id: &'a str) -> &'a str {
+        if self.bound.has_room_for(family, id) {
+            return id;
+        }
+        self.series_folded.inc();
+        OTHER
     }
 
     /// The exposition in Prometheus' text format.
@@ -207,28 +233,50 @@ impl Metrics {
     }
 }
 
-/// Bounds how many ids become label values. An id that was counted once keeps its series.
+/// Bounds the series whose labels are ids. An id that was counted once keeps its series.
 struct SeriesBound {
     max: usize,
+    used: AtomicUsize,
+    partners: Family,
+    /// Partner and operation.
+    pairs: Family,
+    operations: Family,
+    anchors: Family,
+}
+
+/// The ids of one label that have series.
+struct Family {
+    /// What one id may come to.
+    series: usize,
     known: RwLock<HashSet<String>>,
 }
 
 impl SeriesBound {
     fn new(max: usize) -> Self {
-        SeriesBound { max, known: RwLock::new(HashSet::new()) }
+        let of = |series| Family { series, known: RwLock::default() };
+        // A histogram has a series for each bucket, and `+Inf`, sum and count.
+        let (outcomes, histogram) = (Outcome::ALL.len(), SECONDS.len() + 3);
+        SeriesBound {
+            max,
+            used: AtomicUsize::new(0),
+            partners: of(outcomes),
+            pairs: of(outcomes),
+            operations: of(histogram),
+            anchors: of(1),
+        }
     }
 
-    fn label<'a>(&self, id: &'a str, folded: &IntCounter) -> &'a str {
-        if self.known.read().unwrap_or_else(PoisonError::into_inner).contains(id) {
-            return id;
+    fn has_room_for(&self, family: &Family, id: &str) -> bool {
+        if family.known.read().unwrap_or_else(PoisonError::into_inner).contains(id) {
+            return true;
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < self.max {
-            known.insert(id.to_owned());
-            return id;
+        let mut known = family.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(id) {
+            return true;
         }
-        folded.inc();
-        OTHER
+        let within = |used: usize| used.checked_add(family.series).filter(|used| *used <= self.max);
+        let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, within).is_ok();
+        taken && known.insert(id.to_owned())
     }
 }
 
@@ -236,28 +284,66 @@ impl SeriesBound {
 mod tests {
     use super::*;
 
+    fn text(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.encode()).unwrap()
+    }
+
+    /// Series of our own whose labels are ids.
+    fn series_of_ids(metrics: &Metrics) -> usize {
+        let ids = ["partner=\"", "operation=\"", "anchor=\""];
+        let known = |line: &&str| !line.contains("\"other\"") && !line.contains("\"unknown\"");
+        text(metrics).lines().filter(|line| ids.iter().any(|id| line.contains(id))).filter(known).count()
+    }
+
     #[test]
     fn ids_over_the_bound_are_counted_as_other() {
-        let metrics = Metrics::new(2, false).unwrap();
+        let metrics = Metrics::new(10, false).unwrap();
         for partner in ["a", "b", "c", "d", "a"] {
             metrics.request(Some(partner), None, Outcome::Allowed);
         }
-        let text = String::from_utf8(metrics.encode()).unwrap();
+        let text = text(&metrics);
         assert!(text.contains("partnergate_requests_total{outcome=\"allowed\",partner=\"a\"} 2"), "{text}");
         assert!(text.contains("partnergate_requests_total{outcome=\"allowed\",partner=\"other\"} 2"), "{text}");
         assert_eq!(metrics.series_folded.get(), 2);
     }
 
     #[test]
+    fn never_are_there_more_series_of_ids_than_the_bound() {
+        let max = 100;
+        let metrics = Metrics::new(max, true).unwrap();
+        for n in 0..50 {
+            let (partner, operation) = (format!("p{}", n % 7), format!("o{n}"));
+            for outcome in Outcome::ALL {
+                metrics.request(Some(&partner), Some(&operation), *outcome);
+            }
+            metrics.request_time(Some(&operation), Duration::from_millis(1));
+            metrics.anchor_handshake(&partner);
+        }
+        let series = series_of_ids(&metrics);
+        assert!(series <= max && series > max - 20, "{series}\n{}", text(&metrics));
+    }
+
+    #[test]
+    fn expiries_over_the_bound_are_left_out_and_the_soonest_stay() {
+        let metrics = Metrics::new(2, false).unwrap();
+        metrics.credential_expiries(
+            [("a", "x", UnixNanos(0)), ("b", "y", UnixNanos(1)), ("c", "z", UnixNanos(2))].into_iter(),
+        );
+        let text = text(&metrics);
+        assert!(text.contains("partner=\"b\"") && !text.contains("partner=\"c\""), "{text}");
+        assert_eq!(metrics.series_folded.get(), 1);
+    }
+
+    #[test]
     fn pairs_of_partner_and_operation_are_counted_only_where_asked_for_and_within_the_bound() {
         let quiet = Metrics::new(100, false).unwrap();
         quiet.request(Some("a"), Some("x.read"), Outcome::Allowed);
-        assert!(!String::from_utf8(quiet.encode()).unwrap().contains("partner_operation_requests_total{"));
-        let metrics = Metrics::new(2, true).unwrap();
+        assert!(!text(&quiet).contains("partner_operation_requests_total{"));
+        let metrics = Metrics::new(10, true).unwrap();
         for operation in ["x.read", "x.write"] {
             metrics.request(Some("a"), Some(operation), Outcome::Allowed);
         }
-        let text = String::from_utf8(metrics.encode()).unwrap();
+        let text = text(&metrics);
         assert!(text.contains("{operation=\"x.read\",outcome=\"allowed\",partner=\"a\"} 1"), "{text}");
         assert!(text.contains("{operation=\"other\",outcome=\"allowed\",partner=\"other\"} 1"), "{text}");
     }

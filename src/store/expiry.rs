@@ -26,7 +26,7 @@ pub async fn set_expiry_gauges(
     let last_seen: HashMap<String, UnixNanos> = store.last_seen_expiry().await?;
     let mut buckets: HashMap<&str, i64> =
         ["expired", "1d", "7d", "30d", "90d", "later", "unseen"].into_iter().map(|b| (b, 0)).collect();
-    metrics.credential_expiry.reset();
+    let mut soon = Vec::new();
     let mut under: HashMap<&AnchorName, i64> = registry.anchors().map(|a| (&a.name, 0)).collect();
     for credential in registry.partners().flat_map(|record| &record.credentials) {
         *under.entry(&credential.anchor).or_default() += 1;
@@ -50,11 +50,12 @@ pub async fn set_expiry_gauges(
             };
             *buckets.entry(bucket).or_default() += 1;
             if let (true, Some(ends)) = (within(NAMED_WITHIN), ends) {
-                let labels = [record.partner.id.as_str(), credential.id.as_str()];
-                metrics.credential_expiry.with_label_values(&labels).set(ends.seconds() as f64);
+                soon.push((record.partner.id.as_str(), credential.id.as_str(), *ends));
             }
         }
     }
+    soon.sort_by_key(|(_, _, ends)| *ends);
+    metrics.credential_expiries(soon.into_iter());
     for (bucket, n) in buckets {
         metrics.credential_expiry_count.with_label_values(&[bucket]).set(n);
     }
