@@ -222,6 +222,7 @@ reasons! {
     PolicyError "policy-error" NotPermitted "Policy failed, or its decision is not of the agreed form.";
     PolicyTimeout "policy-timeout" Unavailable "Policy took longer than its time limit.";
     PolicyInstructionLimit "policy-instruction-limit" Unavailable "Policy took more instructions than its limit.";
+    PolicyResultTooLarge "policy-result-too-large" Unavailable "Policy's decision is larger than the gateway reads: 16 KiB of values and text.";
     PolicyReasonUndeclared "policy-reason-undeclared" NotPermitted "Policy denied with a reason that is not declared.";
     // The gateway and what is behind it.
     RecordUnavailable "record-unavailable" Unavailable "No record could be kept, so nothing was allowed.";

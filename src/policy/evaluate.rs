@@ -31,8 +31,8 @@ const GROWING: &[&str] = &[
     "sprintf",
     "union",
 ];
-/// Most reasons that are read from one decision.
-const MAX_REASONS: usize = 32;
+/// Largest decision that is read, in values and bytes of text together.
+const MAX_RESULT: usize = 16 * 1024;
 
 enum Machine {
     Rvm(Box<RegoVM>),
@@ -129,6 +129,9 @@ impl Policy {
     fn read(&self, value: &Value) -> Verdict {
         let error =
             |what: &str| deny(Reason::PolicyError, Some(format!("the decision is not of the agreed form: {what}")));
+        if is_larger_than(value, MAX_RESULT) {
+            return deny(Reason::PolicyResultTooLarge, None);
+        }
         let object = match value {
             Value::Undefined => return deny(Reason::PolicyUndefined, None),
             Value::Object(object) => object,
@@ -167,8 +170,8 @@ impl Policy {
 
     fn read_reasons(&self, reasons: Option<&Value>) -> Verdict {
         let names: Vec<&Value> = match reasons {
-            Some(Value::Array(list)) => list.iter().take(MAX_REASONS).collect(),
-            Some(Value::Set(set)) => set.iter().take(MAX_REASONS).collect(),
+            Some(Value::Array(list)) => list.iter().collect(),
+            Some(Value::Set(set)) => set.iter().collect(),
             _ => Vec::new(),
         };
         let (mut found, mut undeclared) = (Vec::new(), None);
@@ -194,6 +197,28 @@ impl Policy {
             detail: undeclared.map(|name| format!("undeclared reason `{}`", name.escape_debug())),
         }
     }
+}
+
+/// Whether there are more than `most` values and bytes of text in it; looks at no more than that.
+fn is_larger_than(value: &Value, most: usize) -> bool {
+    let (mut size, mut waiting) = (0_usize, vec![value]);
+    while let Some(value) = waiting.pop() {
+        size += 1;
+        match value {
+            Value::String(text) => size += text.len(),
+            Value::Array(list) if list.len() <= most => waiting.extend(list.iter()),
+            Value::Set(set) if set.len() <= most => waiting.extend(set.iter()),
+            Value::Object(object) if object.len() <= most => {
+                waiting.extend(object.iter().flat_map(|(key, value)| [key, value]));
+            }
+            Value::Array(_) | Value::Set(_) | Value::Object(_) => return true,
+            _ => {}
+        }
+        if size > most {
+            return true;
+        }
+    }
+    false
 }
 
 fn deny(reason: Reason, detail: Option<String>) -> Verdict {

@@ -202,6 +202,14 @@ fn hostile_policies_are_denied_within_their_limits() {
             format!("{header}decision := {{\"allow\": false, \"reasons\": [\"x-whatever\"]}}\n"),
             &["policy-reason-undeclared"],
         ),
+        (
+            "a decision that is too large",
+            format!(
+                "{header}big := [{}]\n\ndecision := {{\"allow\": true, \"grant\": \"acme-items\", \"x\": big}}\n",
+                vec!["1"; 20_000].join(",\n")
+            ),
+            &["policy-result-too-large"],
+        ),
         ("denies without a reason", format!("{header}decision := {{\"allow\": false}}\n"), &["policy-denied"]),
     ] {
         let (setup, folder) = Setup::new().own_policies();

@@ -129,6 +129,26 @@ fn a_policy_without_end_is_stopped_and_denies() {
 }
 
 #[test]
+fn a_decision_that_is_too_large_denies_whatever_makes_it_so() {
+    let ones = |n: usize| format!("[{}]", vec!["1"; n].join(",\n"));
+    let text = |n: usize| format!("concat(\"\", [x | some x in {}])", ones(n).replace('1', "\"a\""));
+    for (big, rest, expected) in [
+        (text(16_300), "\"x\": big", "allowed by acme-reads"),
+        (text(16_384), "\"x\": big", "policy-result-too-large"),
+        (text(16_384), "big: 1", "policy-result-too-large"),
+        (text(16_384), "\"x\": [[[big]]]", "policy-result-too-large"),
+        (ones(16_000), "\"x\": big", "allowed by acme-reads"),
+        (ones(16_385), "\"x\": big", "policy-result-too-large"),
+    ] {
+        let size = big.len();
+        let policy = format!("big := {big}\ndecision := {{\"allow\": true, \"grant\": \"acme-reads\", {rest}}}");
+        let mut world = World::under(&policy);
+        world.limits = PolicyLimits { time: Duration::from_secs(10), instructions: usize::MAX };
+        assert_eq!(world.ask(), expected, "{rest} with {size} bytes of text");
+    }
+}
+
+#[test]
 fn a_custom_rule_denies_what_is_granted() {
     let rule = "package partnergate.custom\nimport rego.v1\n\
                 deny contains {\"reason\": \"x-wednesday\"} if input.time.weekday == \"wednesday\"\n";
