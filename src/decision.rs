@@ -8,7 +8,7 @@ use crate::identity::{MatchKind, Peer, Svid};
 use crate::name::{GrantId, PartnerId, UpstreamName};
 use crate::operation::{Operation, OperationId, Resolved, RouteId};
 use crate::partner::{Credential, CredentialState, PartnerRecord, PartnerState, Phase};
-use crate::policy::{Facts, Verdict};
+use crate::policy::{Facts, LastVerdict, Verdict};
 use crate::reason::Reason;
 use crate::registry::{Resolution, find_grant};
 use crate::request::{CanonicalRequest, RequestFacts, UpgradeWanted};
@@ -282,7 +282,10 @@ fn operation_of<'a>(
 /// Decides one request.
 pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Decision {
     let situation = Situation::of(snapshot, peer, request);
-    match judge(snapshot, peer, request, &situation) {
+    let judged = floor(snapshot, peer, request.now, &situation.resolution)
+        .map_err(|reason| (vec![reason], None))
+        .and_then(|who| judge(&who, request, &situation, |facts| snapshot.policy.decide(facts, &snapshot.values)));
+    match judged {
         Err((reasons, detail)) => Decision::Deny(Denial { reasons, detail, slot: slots.reserve() }),
         Ok(allowed) => match slots.reserve_for(&allowed.partner) {
             Some(slot) => Decision::Allow(Permit {
@@ -300,28 +303,44 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
     }
 }
 
-/// Decides a request that was allowed and still goes on, as it would be decided at `now`. Returns until when the clock
-/// lets it go on.
-///
-/// # Errors
-/// The reasons for which it would be denied, and the detail for the operator.
-pub fn decide_again(
-    snapshot: &Snapshot,
-    peer: &Peer,
-    request: &RequestFacts,
-    now: UnixNanos,
-) -> Result<UnixNanos, Refused> {
-    let request = RequestFacts { now, ..request.clone() };
-    let situation = Situation::of(snapshot, peer, &request);
-    judge(snapshot, peer, &request, &situation).map(|allowed| allowed.until)
-}
-
-/// Whether the identity behind a connection may call at all, whatever it asks for, and until when the clock lets it.
+/// Whom the floor carries at `now`, whatever is asked for.
 ///
 /// # Errors
 /// What of the floor does not hold.
-pub fn stands(snapshot: &Snapshot, peer: &Peer, now: UnixNanos) -> Result<UnixNanos, Reason> {
-    floor(snapshot, peer, now, &snapshot.registry.resolve(peer)).map(|standing| standing.until)
+pub fn standing<'a>(snapshot: &'a Snapshot, peer: &'a Peer, now: UnixNanos) -> Result<Standing<'a>, Reason> {
+    floor(snapshot, peer, now, &snapshot.registry.resolve(peer))
+}
+
+/// Somebody whom the floor carries at one moment.
+pub struct Standing<'a> {
+    snapshot: &'a Snapshot,
+    peer: &'a Peer,
+    now: UnixNanos,
+    record: &'a Arc<PartnerRecord>,
+    credential: &'a Credential,
+    until: UnixNanos,
+}
+
+impl Standing<'_> {
+    pub fn partner(&self) -> &PartnerId {
+        &self.record.partner.id
+    }
+
+    /// When the clock ends it.
+    pub fn until(&self) -> UnixNanos {
+        self.until
+    }
+
+    /// Decides a request that was allowed and still goes on as it would be decided now. Returns until when the clock
+    /// lets it go on. `last` spares policy what it was asked just before.
+    ///
+    /// # Errors
+    /// The reasons for which it would be denied, and the detail for the operator.
+    pub fn decide_again(&self, request: &RequestFacts, last: &mut LastVerdict) -> Result<UnixNanos, Refused> {
+        let situation = Situation::of(self.snapshot, self.peer, request);
+        let Snapshot { policy, values, .. } = self.snapshot;
+        judge(self, request, &situation, |facts| policy.decide_unless_same(facts, values, last)).map(|a| a.until)
+    }
 }
 
 struct Allowed {
@@ -335,15 +354,15 @@ struct Allowed {
 /// Reasons by precedence, and the detail for the operator.
 pub type Refused = (Vec<Reason>, Option<String>);
 
+/// What comes after the floor.
 fn judge(
-    snapshot: &Snapshot,
-    peer: &Peer,
+    who: &Standing<'_>,
     request: &RequestFacts,
     situation: &Situation<'_>,
+    policy: impl FnOnce(&Facts<'_>) -> Verdict,
 ) -> Result<Allowed, Refused> {
+    let Standing { snapshot, peer, now, record, credential, until } = *who;
     let one = |reason: Reason| (vec![reason], None);
-    let Standing { record, credential, until } =
-        floor(snapshot, peer, request.now, &situation.resolution).map_err(one)?;
     let route = match situation.route {
         Found::Route(route) => Some(route),
         Found::NoPath => None,
@@ -358,17 +377,18 @@ fn judge(
         operation: situation.operation.as_ref(),
         route: route.map(|r| r.name.as_str()),
         request,
+        now,
     };
     let (Some(route), Some(resolved)) = (route, &situation.operation) else {
         // Policy is asked all the same, so that the time of the answer does not tell which operations there are.
-        let _ = snapshot.policy.decide(&facts, &snapshot.values);
+        let _ = policy(&facts);
         return Err(one(if route.is_none() { Reason::RouteUnknown } else { Reason::OperationUnknown }));
     };
     let operation = resolved.operation;
     upgrade_is_served(operation, request.upgrade).map_err(one)?;
-    match snapshot.policy.decide(&facts, &snapshot.values) {
+    match policy(&facts) {
         Verdict::Allow { grant } => {
-            let mut allowed = check_grant(snapshot, record, credential, operation, route, &grant, request.now)?;
+            let mut allowed = check_grant(snapshot, record, credential, operation, route, &grant, now)?;
             allowed.until = allowed.until.min(until);
             Ok(allowed)
         }
@@ -382,18 +402,10 @@ fn judge(
     }
 }
 
-/// Somebody whom the floor carries.
-struct Standing<'a> {
-    record: &'a Arc<PartnerRecord>,
-    credential: &'a Credential,
-    /// When the clock ends it.
-    until: UnixNanos,
-}
-
 /// The checks that no policy can open.
 fn floor<'a>(
-    snapshot: &Snapshot,
-    peer: &Peer,
+    snapshot: &'a Snapshot,
+    peer: &'a Peer,
     now: UnixNanos,
     resolution: &Resolution<'a>,
 ) -> Result<Standing<'a>, Reason> {
@@ -427,7 +439,8 @@ fn floor<'a>(
     match engagement.phase(now) {
         Phase::Live => {
             let until = snapshot.trust.good_until(peer, anchor);
-            Ok(Standing { record, credential, until: engagement.ends.map_or(until, |ends| ends.min(until)) })
+            let until = engagement.ends.map_or(until, |ends| ends.min(until));
+            Ok(Standing { snapshot, peer, now, record, credential, until })
         }
         Phase::NotStarted => Err(Reason::EngagementNotStarted),
         Phase::Ended => Err(Reason::EngagementEnded),

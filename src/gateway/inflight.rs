@@ -333,6 +333,7 @@ impl InFlight {
             snapshot,
             peer: &connection.peer,
             request: &stream.request,
+            now: cut.map_or(stream.request.now, |ending| ending.now),
             situation: &situation,
             result,
             reasons: &reasons,

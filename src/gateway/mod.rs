@@ -352,7 +352,8 @@ impl ProxyHttp for Gateway {
             let Some(flight) = &mut context.flight else { return Ok(()) };
             flight.answered(response.status.as_u16());
             if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
-                self.open.announce(flight.connection(), flight.stream(), flight.live(), 101);
+                let now = flight.request().now;
+                self.open.announce(flight.connection(), flight.stream(), flight.live(), now, 101);
             }
             forward::finish_response(response, flight, &self.via)
         });

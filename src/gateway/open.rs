@@ -10,6 +10,7 @@ use super::{Connection, Live, Progress};
 use crate::clock::{Clock, UnixNanos};
 use crate::decision::{self, Situation};
 use crate::name::{GrantId, PartnerId};
+use crate::policy::LastVerdict;
 use crate::reason::Reason;
 use crate::record::{Entry, Kind, Metrics, Recorder, RequestEntry};
 use crate::registry::Resolution;
@@ -32,6 +33,8 @@ const NAP: Duration = Duration::from_millis(250);
 /// does not break calls off that are all but answered.
 const YOUNG: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(50);
+/// So many connections are not divided among threads.
+const FEW: usize = 64;
 const NEVER: UnixNanos = UnixNanos(i64::MAX);
 
 /// A flag that can be waited for. Once up it stays up.
@@ -77,6 +80,8 @@ pub(super) struct Ending {
     pub reasons: Vec<Reason>,
     pub detail: Option<String>,
     pub live: Arc<Live>,
+    /// When it was decided.
+    pub now: UnixNanos,
     /// Goes when the request has ended, so that the time is measured to there.
     end: Mutex<Option<End>>,
 }
@@ -248,7 +253,7 @@ impl Open {
         if let Some(live) = self.live.load_full() {
             let now = self.clock.now();
             let partner = partner_of(&live, connection);
-            connection.running().stands = decision::stands(&live.snapshot, &connection.peer, now).is_ok();
+            connection.running().stands = decision::standing(&live.snapshot, &connection.peer, now).is_ok();
             self.index().rename(connection, partner);
             // The first look falls anywhere in the interval, so that connections that came together are not looked at
             // together.
@@ -287,9 +292,11 @@ impl Open {
         let newest = self.live.load();
         match &*newest {
             Some(newest) if !Arc::ptr_eq(newest, live) => {
-                let again =
-                    decision::decide_again(&newest.snapshot, &connection.peer, &stream.request, self.clock.now());
-                again.map(|_| ()).map_err(|refused| Box::new((newest.clone(), refused)))
+                decision::standing(&newest.snapshot, &connection.peer, self.clock.now())
+                    .map_err(|reason| (vec![reason], None))
+                    .and_then(|who| who.decide_again(&stream.request, &mut LastVerdict::default()))
+                    .map(|_| ())
+                    .map_err(|refused| Box::new((newest.clone(), refused)))
             }
             _ => Ok(()),
         }
@@ -297,22 +304,27 @@ impl Open {
 
     /// A change is live. Cuts what it ends, soon; the time is measured from `since`.
     pub fn enforce(self: &Arc<Self>, concerns: Concerns, since: Instant) {
-        let connections = match &concerns {
-            Concerns::Everybody => self.index().connections.values().cloned().collect(),
-            Concerns::Partners(ids) => self.index().of(ids),
+        let (connections, everybody) = match &concerns {
+            Concerns::Everybody => (self.index().all(), true),
+            Concerns::Partners(ids) => (self.index().of(ids), false),
         };
         if connections.is_empty() {
             return;
         }
-        let (this, cause) = (self.clone(), self.enforcement(since));
+        let cause = self.enforcement(since);
         *self.enforcing() = Arc::downgrade(&cause);
-        tokio::spawn(async move {
-            if matches!(concerns, Concerns::Everybody) {
-                // Whose certificate is not believed any more is found fast; all else takes longer.
-                this.look_at(&connections, Look::Trust, &cause).await;
-            }
-            this.look_at(&connections, Look::Requests, &cause).await;
-        });
+        // Each thread looks at a part of them.
+        let threads = tokio::runtime::Handle::current().metrics().num_workers().max(1);
+        for part in connections.chunks(connections.len().div_ceil(threads).max(FEW)) {
+            let (this, part, cause) = (self.clone(), part.to_vec(), cause.clone());
+            tokio::spawn(async move {
+                if everybody {
+                    // Whose certificate is not believed any more is found fast; all else takes longer.
+                    this.look_at(&part, Look::Trust, &cause).await;
+                }
+                this.look_at(&part, Look::Requests, &cause).await;
+            });
+        }
     }
 
     /// Watches the clock until it is dropped.
@@ -328,7 +340,7 @@ impl Open {
                 }
                 continue;
             }
-            let mut slice = Instant::now();
+            let mut turn = Turn::new(&self.clock);
             for (at, connection) in due {
                 // Where the clock has ended something, it did at that time.
                 let late = Duration::from_nanos(u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0)).min(AGAIN);
@@ -336,15 +348,15 @@ impl Open {
                 // What the clock comes upon while a change is being enforced is the change's doing.
                 let change = self.enforcing().upgrade();
                 let cause = change.unwrap_or_else(|| self.enforcement(since));
-                let next = self.look(&connection, Look::Requests, &cause);
+                let next = self.look(&connection, Look::Requests, &cause, &mut turn);
                 self.schedule(&connection, next);
-                breathe(&mut slice).await;
+                turn.breathe().await;
             }
         }
     }
 
     /// Writes that a request is open, once.
-    pub(super) fn announce(&self, connection: &Connection, stream: &Stream, live: &Live, status: u16) {
+    pub(super) fn announce(&self, connection: &Connection, stream: &Stream, live: &Live, now: UnixNanos, status: u16) {
         let Some(grant) = stream.grant.get() else { return };
         if stream.announced.swap(true, Ordering::AcqRel) {
             return;
@@ -355,6 +367,7 @@ impl Open {
             snapshot: &live.snapshot,
             peer: &connection.peer,
             request: &stream.request,
+            now,
             situation: &situation,
             result: "allow",
             reasons: &[],
@@ -369,30 +382,37 @@ impl Open {
     }
 
     async fn look_at(&self, connections: &[Arc<Connection>], look: Look, cause: &Arc<Enforcement>) {
-        let mut slice = Instant::now();
+        let mut turn = Turn::new(&self.clock);
         for connection in connections {
-            let next = self.look(connection, look, cause);
+            let next = self.look(connection, look, cause, &mut turn);
             if next < connection.running().due {
                 self.schedule(connection, next);
             }
-            breathe(&mut slice).await;
+            turn.breathe().await;
         }
     }
 
     /// Looks at one connection and returns when to look again.
-    fn look(&self, connection: &Arc<Connection>, look: Look, cause: &Arc<Enforcement>) -> UnixNanos {
-        let now = self.clock.now();
-        let mut next = now.saturating_add(AGAIN);
-        let Some(live) = self.live.load_full() else { return next };
-        if look == Look::Trust && live.snapshot.trust.still_good(&connection.peer, now).is_ok() {
-            return next;
-        }
+    fn look(
+        &self,
+        connection: &Arc<Connection>,
+        look: Look,
+        cause: &Arc<Enforcement>,
+        turn: &mut Turn<'_>,
+    ) -> UnixNanos {
+        let Some(live) = self.live.load_full() else { return turn.now.saturating_add(AGAIN) };
         let (stood, streams) = {
             let running = connection.running();
             (running.stands, running.streams.clone())
         };
+        // Not before any of them was let in.
+        let now = streams.iter().map(|stream| stream.request.now).fold(turn.now, UnixNanos::max);
+        let mut next = now.saturating_add(AGAIN);
+        if look == Look::Trust && live.snapshot.trust.still_good(&connection.peer, now).is_ok() {
+            return next;
+        }
         let cut = |stream: &Arc<Stream>, (reasons, detail): decision::Refused| {
-            let ending = Ending { reasons, detail, live: live.clone(), end: Mutex::new(Some(End(cause.clone()))) };
+            let ending = Ending { reasons, detail, live: live.clone(), now, end: Mutex::new(Some(End(cause.clone()))) };
             if stream.is_young() {
                 let (stream, connection) = (stream.clone(), connection.clone());
                 tokio::spawn(async move {
@@ -403,7 +423,7 @@ impl Open {
                 stream.end(connection, ending);
             }
         };
-        let standing = decision::stands(&live.snapshot, &connection.peer, now);
+        let standing = decision::standing(&live.snapshot, &connection.peer, now);
         connection.running().stands = standing.is_ok();
         match standing {
             Err(reason) => {
@@ -412,23 +432,22 @@ impl Open {
                     connection.leave.raise();
                 }
             }
-            Ok(until) => {
-                next = next.min(until);
+            Ok(who) => {
+                next = next.min(who.until());
                 for stream in &streams {
-                    match decision::decide_again(&live.snapshot, &connection.peer, &stream.request, now) {
+                    match who.decide_again(&stream.request, &mut turn.last) {
                         Err(refused) => cut(stream, refused),
                         Ok(until) => next = next.min(until),
                     }
                     let age = stream.started.elapsed();
                     if age >= AGAIN {
-                        self.announce(connection, stream, &live, 0);
+                        self.announce(connection, stream, &live, now, 0);
                     } else {
                         next = next.min(now.saturating_add(AGAIN.saturating_sub(age)));
                     }
                 }
-                let partner = partner_of(&live, connection);
-                if connection.running().partner != partner {
-                    self.index().rename(connection, partner);
+                if connection.running().partner.as_ref() != Some(who.partner()) {
+                    self.index().rename(connection, Some(who.partner().clone()));
                 }
             }
         }
@@ -493,9 +512,19 @@ impl Index {
         running.partner = partner;
     }
 
-    fn of(&self, partners: &[PartnerId]) -> Vec<Arc<Connection>> {
-        let ids = partners.iter().filter_map(|p| self.by_partner.get(p)).flatten();
+    fn of<'a>(&self, partners: impl IntoIterator<Item = &'a PartnerId>) -> Vec<Arc<Connection>> {
+        let ids = partners.into_iter().filter_map(|p| self.by_partner.get(p)).flatten();
         ids.filter_map(|id| self.connections.get(id)).cloned().collect()
+    }
+
+    /// One partner's after another's, since what is decided alike is decided fast.
+    fn all(&self) -> Vec<Arc<Connection>> {
+        let mut all = self.of(self.by_partner.keys());
+        if all.len() < self.connections.len() {
+            let known: HashSet<u64> = self.by_partner.values().flatten().copied().collect();
+            all.extend(self.connections.iter().filter(|(id, _)| !known.contains(id)).map(|(_, c)| c.clone()));
+        }
+        all
     }
 
     /// Returns whether this is now the first that is due.
@@ -535,10 +564,24 @@ fn partner_of(live: &Live, connection: &Connection) -> Option<PartnerId> {
     }
 }
 
-/// Lets others have their turn when this one has had its slice.
-async fn breathe(slice: &mut Instant) {
-    if slice.elapsed() >= SLICE {
-        tokio::task::yield_now().await;
-        *slice = Instant::now();
+/// Looking at one connection after another, in slices between which others have their turn.
+struct Turn<'a> {
+    clock: &'a Clock,
+    began: Instant,
+    /// The same all through a slice, so that what is alike is decided alike.
+    now: UnixNanos,
+    last: LastVerdict,
+}
+
+impl<'a> Turn<'a> {
+    fn new(clock: &'a Clock) -> Self {
+        Turn { clock, began: Instant::now(), now: clock.now(), last: LastVerdict::default() }
+    }
+
+    async fn breathe(&mut self) {
+        if self.began.elapsed() >= SLICE {
+            tokio::task::yield_now().await;
+            (self.began, self.now) = (Instant::now(), self.clock.now());
+        }
     }
 }

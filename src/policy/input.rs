@@ -36,6 +36,8 @@ pub struct Facts<'a> {
     pub operation: Option<&'a Resolved<'a, 'a>>,
     pub route: Option<&'a str>,
     pub request: &'a RequestFacts,
+    /// Of the decision: a request that goes on is decided more than once.
+    pub now: UnixNanos,
 }
 
 /// Values that many requests have in common, each built once.
@@ -251,7 +253,7 @@ impl Facts<'_> {
         put(&k.credential, cache.credential(self.record, self.credential, self.peer));
         put(&k.source, plan.source.value(self));
         put(&k.request, plan.request.value(self));
-        put(&k.time, cache.time(self.request.now, &self.record.partner.time_zone, plan.wall));
+        put(&k.time, cache.time(self.now, &self.record.partner.time_zone, plan.wall));
         if plan.tls {
             put(&k.tls, cache.tls(&self.request.tls));
         }

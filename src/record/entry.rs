@@ -62,6 +62,8 @@ pub struct RequestEntry<'a> {
     pub snapshot: &'a Snapshot,
     pub peer: &'a Peer,
     pub request: &'a RequestFacts,
+    /// Of the decision: where a request was decided again, of that.
+    pub now: UnixNanos,
     pub situation: &'a Situation<'a>,
     /// `allow` or `deny`; or `aborted` and `error` for an allowed request that did not end well.
     pub result: &'static str,
@@ -282,7 +284,7 @@ impl RequestEntry<'_> {
         let primary = self.reasons.first();
         let revision = &self.snapshot.revision;
         let line = RequestLine {
-            time: self.request.now.to_string(),
+            time: self.now.to_string(),
             decision_id: &self.request.id,
             kind: self.kind.as_str(),
             input: self.input(mask, cache),
@@ -329,7 +331,7 @@ impl RequestEntry<'_> {
                 .credential(record, credential, self.peer, || raw(&credential_json(Some(credential), self.peer, mask))),
             None => raw(&credential_json(None, self.peer, mask)),
         };
-        let utc = wall(request.now, &TimeZone::UTC);
+        let utc = wall(self.now, &TimeZone::UTC);
         // The path of a known operation is written from its template, so that parameters are masked in it too.
         let mut path = printable(&canonical.path);
         let mut params = None;
@@ -374,11 +376,11 @@ impl RequestEntry<'_> {
                 content_length: request.content_length,
             },
             time: Time {
-                now: request.now.to_string(),
+                now: self.now.to_string(),
                 weekday: utc.weekday,
                 hour: utc.hour,
                 minute: utc.minute,
-                local: known.map_or_else(|| utc.clone(), |(r, _)| wall(request.now, r.partner.time_zone.rules())),
+                local: known.map_or_else(|| utc.clone(), |(r, _)| wall(self.now, r.partner.time_zone.rules())),
             },
         }
     }

@@ -236,7 +236,14 @@ fn grant_that_ends_by_the_clock_cuts_what_runs_on_it_at_that_instant() {
     acme.assert_closed();
     let late = from_now(0.0) - ends;
     assert!((0.0..1.0).contains(&late), "{late} s after its end");
-    assert_eq!(cut(&gate)["reason"], "grant-expired");
+    let record = cut(&gate);
+    assert_eq!(record["reason"], "grant-expired");
+    // What it says can be decided again by whoever reads it: at that time the grant had ended, as it had not at first.
+    let at = |text: &Value| text.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let [denied, ended] = [at(&record["input"]["time"]["now"]), rfc3339(ends).parse().unwrap()];
+    assert!(denied >= ended && at(&record["time"]) == denied, "{record}");
+    let opened = gate.await_record("its opening", |r| r["kind"] == "stream-open");
+    assert!(at(&opened["input"]["time"]["now"]) < ended, "{opened}");
     let quick = gate.metric("partnergate_revocation_enforcement_seconds_bucket{le=\"0.1\"}");
     assert!(quick <= 1.0 && gate.metric("partnergate_revocation_enforcement_seconds_count") == 1.0);
 }

@@ -57,6 +57,7 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
             Found::NoPath | Found::NoHost => None,
         },
         request: &world.request,
+        now: world.request.now,
     };
     let cache = ValueCache::new(snapshot.environment.clone(), 10);
     let whole = InputPlan::of(&Wanted::everything());

@@ -20,6 +20,46 @@ fn a_narrowed_grant_is_denied_on_the_new_snapshot_and_allowed_on_the_old() {
     assert_eq!(old.revision.policy, new.revision.policy);
 }
 
+/// Acme's request decided again, with what policy said last.
+fn again(world: &World, snapshot: &Snapshot, now: UnixNanos, last: &mut LastVerdict) -> Result<(), Vec<Reason>> {
+    let peer = world.peer(snapshot);
+    let who = standing(snapshot, &peer, now).map_err(|reason| vec![reason])?;
+    who.decide_again(&world.request, last).map(|_| ()).map_err(|(reasons, _)| reasons)
+}
+
+#[test]
+fn what_policy_said_last_is_believed_only_while_it_sees_the_same() {
+    let mut world = World::under(
+        r#"decision := {"allow": true, "grant": "acme-reads"} if {
+            input.request.query.a[0] != "no"
+            input.time.now_ns < 2000000000000000000
+        } else := {"allow": false, "reasons": ["network-not-allowed"]}"#,
+    );
+    let snapshot = world.snapshot();
+    let last = &mut LastVerdict::default();
+    let denied = Err(vec![Reason::NetworkNotAllowed]);
+    for (query, now, expected) in [
+        ("yes", NOW, Ok(())),
+        ("yes", NOW, Ok(())),
+        ("no", NOW, denied.clone()),
+        ("no", NOW, denied.clone()),
+        ("yes", NOW, Ok(())),
+        ("yes", UnixNanos(NOW.0 + 1), Ok(())),
+    ] {
+        world.request = request(Method::GET, &format!("/v1/invoices/7?a={query}"), "api.example");
+        assert_eq!(again(&world, &snapshot, now, last), expected, "{query} at {now}");
+    }
+    // Another policy on the same facts, and what the floor checks after it.
+    world.policy = World::under(r#"decision := {"allow": false, "reasons": ["network-not-allowed"]}"#).policy;
+    let strict = world.snapshot();
+    assert_eq!(again(&world, &strict, NOW, last), denied);
+    assert_eq!(again(&world, &snapshot, NOW, last), Ok(()));
+    let mut acme = world.acme.clone();
+    acme.grants = vec![grant("acme-reads", &["invoices.delete"])];
+    let narrowed = changed(&snapshot, acme);
+    assert_eq!(again(&world, &narrowed, NOW, last), Err(vec![Reason::GrantNotValid]));
+}
+
 #[test]
 fn facts_of_one_partner_are_never_seen_for_another() {
     let world = World::new();
