@@ -152,7 +152,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
     let app = Arc::new(http_proxy(&Arc::new(conf), gateway));
     let mut partners = JoinSet::new();
-    let caps = Arc::new(Caps::new(config.limits));
+    let caps = Arc::new(Caps::new(config.limits, tokio::runtime::Handle::current().metrics().num_workers()));
     for socket in partner_sockets {
         tracing::info!(address = %shown(&socket), "partner listener");
         let listener = Listener::new(app.clone(), open.clone(), tls.clone(), caps.clone(), stop_rx.clone());

@@ -15,6 +15,7 @@ mod proxy;
 mod rate;
 mod share;
 mod tls;
+mod turns;
 
 pub use proxy::{Announced, ProxyFault, ProxyHeader};
 pub use tls::{TlsSettings, TlsSlot};
@@ -36,6 +37,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
+use turns::Turns;
 
 /// Bounds and deadlines of the partner listener. Each holds for the first request of a connection and for every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,17 +72,20 @@ pub struct Caps {
     handshakes: Semaphore,
     /// How many wait for such a place.
     waiting: watch::Sender<usize>,
+    turns: Turns,
     sources: SourceRate,
     shares: Arc<Shares>,
 }
 
 impl Caps {
-    pub fn new(limits: ListenLimits) -> Self {
+    /// For a gateway of so many threads.
+    pub fn new(limits: ListenLimits, threads: usize) -> Self {
         Caps {
             limits,
             connections: Arc::new(Semaphore::new(limits.max_connections)),
             handshakes: Semaphore::new(limits.max_handshakes),
             waiting: watch::Sender::new(0),
+            turns: Turns::new(threads),
             sources: SourceRate::new(),
             shares: Shares::new(limits.connections_per_partner),
         }

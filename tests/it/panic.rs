@@ -124,7 +124,7 @@ impl House {
             let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
             let proxy = Arc::new(http_proxy(&Arc::new(conf), gateway));
             let app = Arc::new(Fragile { proxy, breaks: breaks.clone() });
-            let caps = Arc::new(Caps::new(config.limits));
+            let caps = Arc::new(Caps::new(config.limits, tokio::runtime::Handle::current().metrics().num_workers()));
             let listener = Listener::new(app, open, tls, caps, stopped.clone());
             let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = socket.local_addr().unwrap();
