@@ -38,6 +38,9 @@ const MAX_POINT_BYTES: usize = 16 * 1024 * 1024;
 const MAX_FILES: usize = 1_000;
 /// URLs that are asked at the same time.
 const AT_ONCE: usize = 32;
+/// How much the reading of a list gives way: a third of what a thread has that does not, on a processor they share.
+#[cfg(target_os = "linux")]
+const GIVE_WAY: i32 = 5;
 
 /// How URLs are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -372,7 +375,7 @@ impl Fetcher {
                     continue;
                 }
             };
-            match RevocationList::read(&bytes, &held.issuers, self.clock.now()) {
+            match gently(|| RevocationList::read(&bytes, &held.issuers, self.clock.now())) {
                 Ok(list) => {
                     tracing::info!(anchor = %anchor.name, source = %label.origin, number = %shown(&list), "revocation list from its kept copy");
                     if let (CrlSource::Url(url), true) = (&label.source, held.names(&label.origin)) {
@@ -408,7 +411,7 @@ impl Fetcher {
         let name = &anchor.name;
         item.begins = None;
         let read = bytes.and_then(|bytes| {
-            let list = RevocationList::read(bytes, issuers, now).map_err(|e| {
+            let list = gently(|| RevocationList::read(bytes, issuers, now)).map_err(|e| {
                 if let CrlFault::NotYetValid { this_update } = e {
                     item.begins = Some(this_update);
                 }
@@ -449,7 +452,7 @@ impl Fetcher {
                 };
                 let kept = keep == Keep::Yes;
                 if kept {
-                    if let Err(e) = self.copies.keep(&label, &scope, bytes) {
+                    if let Err(e) = gently(|| self.copies.keep(&label, &scope, bytes)) {
                         tracing::error!(anchor = %name, %source, error = %e, "no copy of the revocation list could be kept");
                     }
                 }
@@ -482,6 +485,20 @@ impl Fetcher {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does what takes its time for a large list on a thread that gives way to those which serve requests: it has less of a
+/// processor than they while there are not enough, and all of one otherwise.
+fn gently<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            // On Linux this is the thread's alone. Where it is not permitted, the work is done all the same.
+            #[cfg(target_os = "linux")]
+            let _ = rustix::process::nice(GIVE_WAY);
+            work()
+        });
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Whether what is taken is also kept on disk.
