@@ -174,6 +174,7 @@ reasons! {
     HandshakeOverload "handshake-overload" Unavailable "Too many handshakes are in progress: no place came free in time, or one that took long had to make way.";
     HandshakeRate "handshake-rate" Unavailable "Too many handshakes came from one source in one second.";
     HandshakeProtocol "handshake-protocol" BadRequest "The TLS handshake failed: version, cipher or message.";
+    ServerNameUnknown "server-name-unknown" BadRequest "The client asked in its TLS handshake for a server name that no server certificate is for.";
     HandshakeAborted "handshake-aborted" BadRequest "The client closed the connection during the TLS handshake.";
     ConnectionLimit "connection-limit" Unavailable "Too many connections are open.";
     PartnerConnectionLimit "partner-connection-limit" Unavailable "The partner has too many connections open.";

@@ -142,7 +142,7 @@ async fn secure<A>(shared: &Shared<A>, mut stream: TcpStream, coming: &mut Comin
     let Some(current) = shared.tls.current() else { return Err(Refused::new(Reason::NotReady, "no snapshot is live")) };
     let accept = start.into_stream(current.config.clone()).into_fallible();
     let accept = EVIDENCE.scope(RefCell::new(Evidence::default()), async {
-        let outcome = accept.await;
+        let outcome = shared.caps.turns.take(accept).await;
         (outcome, EVIDENCE.with(RefCell::take))
     });
     let (outcome, evidence) = tokio::select! {
@@ -154,7 +154,16 @@ async fn secure<A>(shared: &Shared<A>, mut stream: TcpStream, coming: &mut Comin
     };
     let tls = match outcome {
         Ok(tls) => tls,
-        Err((e, io)) => return Err(Refused { io: Some((Box::new(io), Vec::new())), ..refusal_of(&e, evidence) }),
+        Err((e, io)) => {
+            let mut refused = refusal_of(&e, evidence);
+            if let (Some(rustls::Error::General(_)), Some(name)) = (cause(&e), coming.sni.as_deref()) {
+                if !current.has_certificate_for(name) {
+                    refused.reason = Reason::ServerNameUnknown;
+                    refused.detail = format!("no server certificate is for `{}`", name.escape_debug());
+                }
+            }
+            return Err(Refused { io: Some((Box::new(io), Vec::new())), ..refused });
+        }
     };
     let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
     match admit(shared, &current, &tls, evidence) {
@@ -233,8 +242,12 @@ fn peer_of<A>(
     })
 }
 
+fn cause(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|e| e.downcast_ref())
+}
+
 fn refusal_of(error: &io::Error, evidence: Evidence) -> Refused {
-    let tls = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    let tls = cause(error);
     let alert = tls.and_then(alert::of);
     let leaf = match evidence.outcome {
         Some(Err(fault)) => return Refused { leaf: evidence.leaf, alert, ..Refused::new(fault.reason, fault.detail) },

@@ -40,6 +40,12 @@ pub(super) struct Current {
     settings: TlsSettings,
 }
 
+impl Current {
+    pub fn has_certificate_for(&self, server_name: &str) -> bool {
+        Host::parse(server_name).is_ok_and(|name| self.certificates.iter().any(|c| c.serves(&name)))
+    }
+}
+
 impl TlsSlot {
     pub fn new() -> Self {
         Self::default()

@@ -614,7 +614,8 @@ fn unknown_server_name_is_refused() {
     assert_eq!(records.len(), 2, "{records:#?}");
     for record in records {
         assert_eq!(record["kind"], "handshake");
-        assert_eq!(record["reason"], "handshake-protocol");
+        assert_eq!(record["reason"], "server-name-unknown");
+        assert!(record["detail"].as_str().unwrap().contains("`elsewhere.partner.test`"), "{record}");
         assert_eq!(record["input"]["tls"]["sni"], "elsewhere.partner.test");
     }
 }
