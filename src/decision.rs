@@ -282,8 +282,7 @@ fn operation_of<'a>(
 /// Decides one request.
 pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Decision {
     let situation = Situation::of(snapshot, peer, request);
-    let judged = floor(snapshot, peer, request.now, &situation.resolution)
-        .map_err(|reason| (vec![reason], None))
+    let judged = standing_as(snapshot, peer, request.now, &situation.resolution)
         .and_then(|who| judge(&who, request, &situation, |facts| snapshot.policy.decide(facts, &snapshot.values)));
     match judged {
         Err((reasons, detail)) => Decision::Deny(Denial { reasons, detail, slot: slots.reserve() }),
@@ -306,9 +305,36 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
 /// Whom the floor carries at `now`, whatever is asked for.
 ///
 /// # Errors
-/// What of the floor does not hold.
-pub fn standing<'a>(snapshot: &'a Snapshot, peer: &'a Peer, now: UnixNanos) -> Result<Standing<'a>, Reason> {
-    floor(snapshot, peer, now, &snapshot.registry.resolve(peer))
+/// What of the floor does not hold, and the detail for the operator.
+pub fn standing<'a>(snapshot: &'a Snapshot, peer: &'a Peer, now: UnixNanos) -> Result<Standing<'a>, Refused> {
+    standing_as(snapshot, peer, now, &snapshot.registry.resolve(peer))
+}
+
+fn standing_as<'a>(
+    snapshot: &'a Snapshot,
+    peer: &'a Peer,
+    now: UnixNanos,
+    resolution: &Resolution<'a>,
+) -> Result<Standing<'a>, Refused> {
+    floor(snapshot, peer, now, resolution).map_err(|reason| {
+        let detail = match reason {
+            Reason::IdentityAmbiguous => Some(format!("it is {}", matching(snapshot, peer))),
+            Reason::AnchorNotBound => {
+                Some(format!("it is {}, and comes under the anchor `{}`", matching(snapshot, peer), peer.anchor))
+            }
+            _ => None,
+        };
+        (vec![reason], detail)
+    })
+}
+
+/// Whose certificate this is, for the operator who has to sort it out.
+fn matching(snapshot: &Snapshot, peer: &Peer) -> String {
+    let all = snapshot.registry.matching(peer);
+    let shown = all.iter().map(|(record, credential, kind)| {
+        format!("`{}` of `{}` by {}", credential.id, record.partner.id, kind.as_str())
+    });
+    shown.collect::<Vec<_>>().join(" and ")
 }
 
 /// Somebody whom the floor carries at one moment.

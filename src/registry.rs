@@ -212,6 +212,12 @@ impl Registry {
         Resolution::Known { record: &holder.record, credential, matched_by }
     }
 
+    /// Every credential that matches the peer, of whichever partner, and by what; the most specific first.
+    pub fn matching(&self, peer: &Peer) -> Vec<(&Arc<PartnerRecord>, &Credential, MatchKind)> {
+        let found = peer.match_keys.iter().filter_map(|key| Some((self.matches.get(key)?, key.kind)));
+        found.filter_map(|(holder, kind)| Some((&holder.record, holder.credential()?, kind))).collect()
+    }
+
     /// Names of the networks that hold the address, sorted, [`ANY_NETWORK`] among them.
     pub fn networks_of(&self, address: IpAddr) -> Vec<&str> {
         let mut names: Vec<&str> = vec![ANY_NETWORK];

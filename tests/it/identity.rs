@@ -164,7 +164,11 @@ fn certificate_that_matches_two_partners_is_ambiguous_and_denied() {
         &[credential("globex-by-key", "acme-ca", &format!("fingerprint_sha256: \"{}\"", setup.acme.fingerprint()))],
     );
     let gate = setup.registry(&both).start();
-    nobody(&gate, &gate.acme, "identity-ambiguous");
+    let record = nobody(&gate, &gate.acme, "identity-ambiguous");
+    assert_eq!(
+        record["detail"], "it is `globex-by-key` of `globex` by fingerprint_sha256 and `acme-by-uri` of `acme` by uri",
+        "whoever has to sort it out is told"
+    );
     gate.await_metric("partnergate_denials_total{reason=\"identity-ambiguous\"}", 1.0);
 }
 

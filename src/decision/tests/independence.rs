@@ -23,7 +23,7 @@ fn a_narrowed_grant_is_denied_on_the_new_snapshot_and_allowed_on_the_old() {
 /// Acme's request decided again, with what policy said last.
 fn again(world: &World, snapshot: &Snapshot, now: UnixNanos, last: &mut LastVerdict) -> Result<(), Vec<Reason>> {
     let peer = world.peer(snapshot);
-    let who = standing(snapshot, &peer, now).map_err(|reason| vec![reason])?;
+    let who = standing(snapshot, &peer, now).map_err(|(reasons, _)| reasons)?;
     who.decide_again(&world.request, last).map(|_| ()).map_err(|(reasons, _)| reasons)
 }
 
