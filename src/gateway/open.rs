@@ -18,7 +18,7 @@ use crate::request::{RequestFacts, UpgradeWanted};
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -33,6 +33,8 @@ const NAP: Duration = Duration::from_millis(250);
 /// does not break calls off that are all but answered.
 const YOUNG: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(50);
+/// How long those whose certificate is not believed any more may take to end before the others are looked at.
+const FIRST: Duration = Duration::from_millis(100);
 /// So many connections are not divided among threads.
 const FEW: usize = 64;
 const NEVER: UnixNanos = UnixNanos(i64::MAX);
@@ -177,6 +179,10 @@ impl Stream {
 /// A change that may end requests. Its time is measured until the last request that it ended is gone.
 struct Enforcement {
     since: Instant,
+    /// Requests that are being ended.
+    ending: AtomicUsize,
+    /// There is none of them any more.
+    ended: Notify,
     /// Nanoseconds after `since` at which the last one was gone; 0 while there is none.
     last: AtomicU64,
     metrics: Arc<Metrics>,
@@ -185,10 +191,34 @@ struct Enforcement {
 /// One request that is being ended.
 struct End(Arc<Enforcement>);
 
+impl End {
+    fn of(cause: &Arc<Enforcement>) -> Self {
+        cause.ending.fetch_add(1, Ordering::AcqRel);
+        End(cause.clone())
+    }
+}
+
 impl Drop for End {
     fn drop(&mut self) {
         let took = u64::try_from(self.0.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.last.fetch_max(took, Ordering::AcqRel);
+        if self.0.ending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.ended.notify_waiters();
+        }
+    }
+}
+
+impl Enforcement {
+    /// Returns once nothing is being ended.
+    async fn over(&self) {
+        loop {
+            // Counts from here on, so that nothing is missed between the look and the wait.
+            let ended = self.ended.notified();
+            if self.ending.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 }
 
@@ -206,6 +236,8 @@ impl Drop for Enforcement {
 pub enum Concerns {
     Partners(Vec<PartnerId>),
     Everybody,
+    /// Everybody, and whose certificate is not believed any more before all others.
+    Trust,
 }
 
 /// See the module.
@@ -293,7 +325,6 @@ impl Open {
         match &*newest {
             Some(newest) if !Arc::ptr_eq(newest, live) => {
                 decision::standing(&newest.snapshot, &connection.peer, self.clock.now())
-                    .map_err(|reason| (vec![reason], None))
                     .and_then(|who| who.decide_again(&stream.request, &mut LastVerdict::default()))
                     .map(|_| ())
                     .map_err(|refused| Box::new((newest.clone(), refused)))
@@ -304,9 +335,10 @@ impl Open {
 
     /// A change is live. Cuts what it ends, soon; the time is measured from `since`.
     pub fn enforce(self: &Arc<Self>, concerns: Concerns, since: Instant) {
-        let (connections, everybody) = match &concerns {
-            Concerns::Everybody => (self.index().all(), true),
+        let (connections, trust) = match &concerns {
             Concerns::Partners(ids) => (self.index().of(ids), false),
+            Concerns::Everybody => (self.index().all(), false),
+            Concerns::Trust => (self.index().all(), true),
         };
         if connections.is_empty() {
             return;
@@ -318,9 +350,10 @@ impl Open {
         for part in connections.chunks(connections.len().div_ceil(threads).max(FEW)) {
             let (this, part, cause) = (self.clone(), part.to_vec(), cause.clone());
             tokio::spawn(async move {
-                if everybody {
-                    // Whose certificate is not believed any more is found fast; all else takes longer.
+                if trust {
+                    // Found fast, and gone before all else is looked at, which takes longer.
                     this.look_at(&part, Look::Trust, &cause).await;
+                    let _ = tokio::time::timeout(FIRST, cause.over()).await;
                 }
                 this.look_at(&part, Look::Requests, &cause).await;
             });
@@ -412,7 +445,7 @@ impl Open {
             return next;
         }
         let cut = |stream: &Arc<Stream>, (reasons, detail): decision::Refused| {
-            let ending = Ending { reasons, detail, live: live.clone(), now, end: Mutex::new(Some(End(cause.clone()))) };
+            let ending = Ending { reasons, detail, live: live.clone(), now, end: Mutex::new(Some(End::of(cause))) };
             if stream.is_young() {
                 let (stream, connection) = (stream.clone(), connection.clone());
                 tokio::spawn(async move {
@@ -426,8 +459,8 @@ impl Open {
         let standing = decision::standing(&live.snapshot, &connection.peer, now);
         connection.running().stands = standing.is_ok();
         match standing {
-            Err(reason) => {
-                streams.iter().for_each(|stream| cut(stream, (vec![reason.clone()], None)));
+            Err(refused) => {
+                streams.iter().for_each(|stream| cut(stream, refused.clone()));
                 if stood {
                     connection.leave.raise();
                 }
@@ -456,7 +489,8 @@ impl Open {
 
     fn enforcement(&self, since: Instant) -> Arc<Enforcement> {
         let metrics = self.recorder.metrics().clone();
-        Arc::new(Enforcement { since, last: AtomicU64::new(0), metrics })
+        let (ending, ended) = (AtomicUsize::new(0), Notify::new());
+        Arc::new(Enforcement { since, ending, ended, last: AtomicU64::new(0), metrics })
     }
 
     /// Has a connection looked at no later than `at`.
