@@ -17,6 +17,7 @@ use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_http::ResponseHeader;
 use rustls::{HandshakeKind, ProtocolVersion};
 use std::cell::RefCell;
+use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -92,6 +93,8 @@ pub(super) async fn accept<A>(shared: &Shared<A>, stream: TcpStream, source: Soc
             Some((wrap(tls, peer, coming), share))
         }
         Err(mut refused) => {
+            // Where many make way at the same moment, they go one after another.
+            shared.caps.turns.take(ready(())).await;
             metrics.handshakes.with_label_values(&[refused.reason.as_str()]).inc();
             if let Some(via) = coming.via {
                 refused.detail = format!("{} (through {via})", refused.detail);
@@ -130,9 +133,8 @@ async fn secure<A>(shared: &Shared<A>, mut stream: TcpStream, coming: &mut Comin
         return Err(Refused::new(Reason::HandshakeRate, "too many handshakes from this source in one second"));
     }
     let io = TcpIo::from(stream);
-    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io)
-        .await
-        .map_err(|e| refusal_of(&e, Evidence::default()))?;
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
+    let start = shared.caps.turns.take(hello).await.map_err(|e| refusal_of(&e, Evidence::default()))?;
     coming.sni = start.client_hello().server_name().map(str::to_owned);
     coming.stage = Stage::Waiting;
     let place = shared.caps.place().await;

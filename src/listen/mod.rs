@@ -39,6 +39,9 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinSet;
 use turns::Turns;
 
+/// Connections that are accepted before whatever else is ready has its turn.
+const ACCEPTS: u32 = 16;
+
 /// Bounds and deadlines of the partner listener. Each holds for the first request of a connection and for every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenLimits {
@@ -157,11 +160,19 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
     /// Accepts until `stop`, then waits until the last connection has ended or `grace` has passed.
     pub async fn run(self, listener: TcpListener, mut stop: watch::Receiver<bool>, grace: Duration) {
         let mut tasks = JoinSet::new();
+        let mut in_a_row = 0;
         loop {
+            if in_a_row == ACCEPTS {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
             tokio::select! {
                 () = told(&mut stop) => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, source)) => self.admit(&mut tasks, stream, source),
+                    Ok((stream, source)) => {
+                        in_a_row += 1;
+                        self.admit(&mut tasks, stream, source);
+                    }
                     Err(e) => {
                         // Out of descriptors, for instance: others go on, and so does this loop after a breath.
                         tracing::warn!(error = %e, "a connection could not be accepted");
