@@ -290,6 +290,10 @@ async fn status(State(shared): State<Shared>) -> Response {
             "built": s.built.to_string(), "registry": s.revision.registry, "policy": &*s.revision.policy,
             "trust": s.revision.trust, "config": &*s.revision.config,
         },
+        "last_reload": shared.publisher.failing().map_or_else(
+            || json!({"ok": true}),
+            |f| json!({"ok": false, "failing_since": f.at.to_string(), "stale": f.is_stale(), "problems": f.problems}),
+        ),
         "partners": s.registry.partner_count(),
         "operations": s.operations.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(),
         "anchors": anchors,

@@ -65,6 +65,14 @@ pub enum ChangeError {
 }
 
 impl ChangeError {
+    /// What is wrong, each with its place.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            ChangeError::Invalid(problems) => problems.errors().map(ToString::to_string).collect(),
+            other => vec![other.to_string()],
+        }
+    }
+
     /// One line for each thing that is wrong, warnings as such.
     fn log(&self) {
         match self {
@@ -82,6 +90,24 @@ impl ChangeError {
 impl From<Problems> for ChangeError {
     fn from(problems: Problems) -> Self {
         ChangeError::Invalid(problems)
+    }
+}
+
+/// Reloads have been failing: what is served is not what the files say.
+#[derive(Debug)]
+pub struct Failing {
+    since: Instant,
+    /// When the first of them failed.
+    pub at: UnixNanos,
+    stale_after: Option<Duration>,
+    /// What is wrong with the files, as of the last one.
+    pub problems: Vec<String>,
+}
+
+impl Failing {
+    /// Whether it has been so for longer than the config permits.
+    pub fn is_stale(&self) -> bool {
+        self.stale_after.is_some_and(|limit| self.since.elapsed() >= limit)
     }
 }
 
@@ -112,6 +138,7 @@ pub struct Publisher {
     files: MaterialFiles,
     bundles: Mutex<Looked>,
     fetcher: Fetcher,
+    failing: ArcSwapOption<Failing>,
 }
 
 /// What was read from outside the registry for its anchors, and is not in use yet.
@@ -176,8 +203,23 @@ impl Publisher {
         let (snapshot, warnings) = Snapshot::build(sources, None, clock.now())?;
         let (seen, bundles) = (Mutex::new(config.watched.clone()), Mutex::default());
         let (state, started) = (Mutex::new(config.clone()), config.clone());
-        let publisher =
-            Publisher { path, store, live, tls, open, clock, metrics, state, started, seen, files, bundles, fetcher };
+        let failing = ArcSwapOption::empty();
+        let publisher = Publisher {
+            path,
+            store,
+            live,
+            tls,
+            open,
+            clock,
+            metrics,
+            state,
+            started,
+            seen,
+            files,
+            bundles,
+            fetcher,
+            failing,
+        };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
         publisher.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
@@ -189,6 +231,11 @@ impl Publisher {
 
     pub fn live(&self) -> Option<Arc<Live>> {
         self.live.load_full()
+    }
+
+    /// Where the last reload failed.
+    pub fn failing(&self) -> Option<Arc<Failing>> {
+        self.failing.load_full()
     }
 
     pub fn now(&self) -> UnixNanos {
@@ -219,6 +266,7 @@ impl Publisher {
         self.metrics.reload_time.set(self.clock.now().seconds() as f64);
         match outcome {
             Ok(config) => {
+                self.failing.store(None);
                 self.metrics.reload_ok.set(1);
                 self.metrics.reloads.with_label_values(&["ok"]).inc();
                 tracing::info!(config = %self.path.display(), "reloaded");
@@ -230,11 +278,18 @@ impl Publisher {
                 // Said before it is counted: whoever sees the count finds the reason.
                 e.log();
                 tracing::error!(config = %self.path.display(), "not reloaded; the last good state is kept");
+                self.note_failure(&e, running.stale_after);
                 self.metrics.reload_ok.set(0);
                 self.metrics.reloads.with_label_values(&["failed"]).inc();
                 Err(e)
             }
         }
+    }
+
+    fn note_failure(&self, e: &ChangeError, stale_after: Option<Duration>) {
+        let (since, at) =
+            self.failing.load().as_ref().map_or_else(|| (Instant::now(), self.clock.now()), |f| (f.since, f.at));
+        self.failing.store(Some(Arc::new(Failing { since, at, stale_after, problems: e.lines() })));
     }
 
     async fn try_reload(&self, running: &Config) -> Result<Config, ChangeError> {

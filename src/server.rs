@@ -143,7 +143,8 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
         });
     }
     for socket in status_sockets {
-        let state = StatusState { live: live.clone(), recorder: recorder.clone(), stopping: stopping_rx.clone() };
+        let state =
+            StatusState { publisher: publisher.clone(), recorder: recorder.clone(), stopping: stopping_rx.clone() };
         tracing::info!(address = %shown(&socket), "status listener");
         background.spawn(status::serve(socket, state));
     }

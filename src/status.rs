@@ -1,8 +1,7 @@
 //! The status listener: metrics, health, readiness, version. Read-only; nothing of a partner but the metrics.
 
-use crate::gateway::Live;
 use crate::record::Recorder;
-use arc_swap::ArcSwapOption;
+use crate::reload::Publisher;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -21,7 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 /// What the listener shows.
 #[derive(Clone)]
 pub struct StatusState {
-    pub live: Arc<ArcSwapOption<Live>>,
+    pub publisher: Arc<Publisher>,
     pub recorder: Recorder,
     /// True from the first signal to stop.
     pub stopping: watch::Receiver<bool>,
@@ -96,8 +95,10 @@ async fn ready(State(state): State<StatusState>) -> impl IntoResponse {
 fn is_ready(state: &StatusState) -> Result<(), &'static str> {
     if *state.stopping.borrow() {
         Err("stopping\n")
-    } else if state.live.load().is_none() {
+    } else if state.publisher.live().is_none() {
         Err("no snapshot is live\n")
+    } else if state.publisher.failing().is_some_and(|f| f.is_stale()) {
+        Err("reloads have been failing for longer than reload.stale_after\n")
     } else {
         Ok(())
     }

@@ -455,6 +455,16 @@ pub(super) async fn status(path: &Path, args: &StatusArgs) -> Exit {
             say(&format!("  policy       {}", text(&snapshot["policy"])));
             say(&format!("  config       {}", text(&snapshot["config"])));
             say(&format!("  trust        generation {}", snapshot["trust"]));
+            if value["last_reload"]["ok"].as_bool() == Some(false) {
+                let failing = &value["last_reload"];
+                say(&format!(
+                    "  reload       FAILS since {}; the last good state is served. The files say:",
+                    text(&failing["failing_since"])
+                ));
+                for problem in failing["problems"].as_array().into_iter().flatten() {
+                    text(problem).lines().for_each(|line| say(&format!("               {line}")));
+                }
+            }
             for a in value["anchors"].as_array().into_iter().flatten() {
                 say(&format!("  anchor       {} until {}", text(&a["name"]), text(&a["not_after"])));
             }

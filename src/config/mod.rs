@@ -53,6 +53,7 @@ pub struct Config {
     pub drain_delay: Duration,
     pub drain_grace: Duration,
     pub reload_interval: Duration,
+    pub stale_after: Option<Duration>,
     pub log: LogConfig,
     pub upstreams: Vec<UpstreamSpec>,
     routes: Vec<Route>,
@@ -298,6 +299,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         drain_delay: drain.duration("delay"),
         drain_grace: drain.duration("grace"),
         reload_interval: root.section("reload").duration("interval"),
+        stale_after: root.section("reload").has("stale_after").then(|| root.section("reload").duration("stale_after")),
         log: LogConfig {
             level: root.section("log").text("level")?.to_owned(),
             json: root.section("log").text("format") == Some("json"),

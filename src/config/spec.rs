@@ -622,12 +622,20 @@ static DRAIN: &[Field] = &[
     },
 ];
 
-static RELOAD: &[Field] = &[Field {
-    key: "interval",
-    kind: millis(100, 3_600_000),
-    presence: Default("1s"),
-    doc: "How often the files are looked at.",
-}];
+static RELOAD: &[Field] = &[
+    Field {
+        key: "interval",
+        kind: millis(100, 3_600_000),
+        presence: Default("1s"),
+        doc: "How often the files are looked at.",
+    },
+    Field {
+        key: "stale_after",
+        kind: millis(1_000, 604_800_000),
+        presence: Optional("1h"),
+        doc: "How long reloads may fail, and the last good state be served, until `/readyz` is 503. Without it they may fail for ever.",
+    },
+];
 
 static LOG: &[Field] = &[
     Field {

@@ -623,3 +623,27 @@ fn no_session_is_kept_where_the_config_gives_none_room() {
         }
     }
 }
+
+/// Threat 21: what is wrong with the files is shown as long as it lasts, and only too long a time of it concerns readiness.
+#[test]
+fn reload_that_keeps_failing_is_shown_and_makes_unready_only_after_its_bound() {
+    for (stale_after, ready) in [("1h", 200), ("1s", 503)] {
+        let gate = not_watching().set("reload.stale_after", stale_after).start();
+        let good = gate.config().clone();
+        write_config(&gate, |config| config["partner"]["lisen"] = json!([]));
+        gate.reload();
+        gate.await_metric(LAST, 0.0);
+        await_some("readiness", || (gate.http("/readyz").0 == ready).then_some(()));
+        let shown = gate.cli(&["status"]).text();
+        assert!(shown.contains("FAILS since") && shown.contains("partner.lisen"), "{shown}");
+        let status: Value = serde_json::from_slice(&gate.cli(&["status", "--output", "json"]).stdout).unwrap();
+        assert_eq!(status["last_reload"]["stale"], json!(ready == 503), "{status}");
+        get(&mut open(&gate), "/items").expect(200);
+        write_config(&gate, |config| *config = good);
+        gate.reload();
+        gate.await_metric(LAST, 1.0);
+        assert_eq!(gate.http("/readyz").0, 200);
+        let status: Value = serde_json::from_slice(&gate.cli(&["status", "--output", "json"]).stdout).unwrap();
+        assert_eq!(status["last_reload"], json!({"ok": true}));
+    }
+}
