@@ -310,15 +310,19 @@ fn changed_policy_is_asked_about_everything_that_is_open() {
 }
 
 #[test]
-fn grpc_stream_is_cut_by_a_narrower_grant_another_policy_and_a_network_that_is_gone() {
+fn grpc_stream_is_cut_by_a_narrower_grant_another_policy_a_network_that_is_gone_and_a_window_that_closes() {
     let setup = grpc::setup();
     let registry = setup
         .registry_text()
         .replace("networks:\n  loopback", "networks:\n  acme-net: {cidrs: [127.0.0.0/8]}\n  loopback")
         .replacen("networks: [loopback]\n", "networks: [acme-net]\n", 1);
     let (setup, folder) = setup.registry(&registry).own_policies();
-    std::fs::write(folder.join("reasons.yaml"), "reasons:\n  x-closed: \"Closed\"\n").unwrap();
+    std::fs::write(folder.join("reasons.yaml"), "reasons:\n  x-closed: \"Closed\"\n  x-late: \"Late\"\n").unwrap();
     let rule = folder.join("custom/closed.rego");
+    let denies = |reason: &str, when: &str| {
+        let head = "package partnergate.custom\n\nimport rego.v1\n\ndeny contains";
+        std::fs::write(&rule, format!("{head} {{\"reason\": \"{reason}\"}}{when}\n")).unwrap();
+    };
     let gate = setup.set("reload.interval", "1h").start();
     let script = r#"
 stop = threading.Event()
@@ -334,11 +338,20 @@ except grpc.RpcError as error:
     print(error.code().name)
 stop.set()
 "#;
-    for (n, (what, reason)) in
-        [("grant", "operation-not-granted"), ("policy", "x-closed"), ("network", "network-not-allowed")]
-            .into_iter()
-            .enumerate()
+    for (n, (what, reason)) in [
+        ("grant", "operation-not-granted"),
+        ("policy", "x-closed"),
+        ("network", "network-not-allowed"),
+        ("window", "x-late"),
+    ]
+    .into_iter()
+    .enumerate()
     {
+        let closes = from_now(8.0);
+        if what == "window" {
+            denies("x-late", &format!(" if input.time.now_ns >= {}", (closes * 1e9) as i64));
+            gate.reload();
+        }
         let out = std::thread::scope(|s| {
             let call = s.spawn(|| grpc::client(&gate, &gate.acme, script));
             if call.is_finished() {
@@ -351,10 +364,11 @@ stop.set()
                 match what {
                     "grant" => gate.apply(&edited(&registry, "shop.v1.Orders/Chat, ", "")),
                     "network" => gate.apply(&edited(&registry, "[127.0.0.0/8]", "[203.0.113.0/24]")),
-                    _ => {
-                        std::fs::write(&rule, "package partnergate.custom\n\nimport rego.v1\n\ndeny contains {\"reason\": \"x-closed\"}\n").unwrap();
+                    "policy" => {
+                        denies("x-closed", "");
                         gate.reload();
                     }
+                    _ => {}
                 }
             }
             call.join().unwrap()
