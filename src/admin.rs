@@ -5,10 +5,13 @@
 //! on a thread that serves requests what is as long as the registry is large.
 
 mod anchors;
+mod history;
 
 pub use anchors::{DenyCall, anchors_document};
+pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 
 use crate::document::Problems;
+use crate::history::{Actor, Cause, Way};
 use crate::name::PartnerId;
 use crate::partner::PartnerRecord;
 use crate::registry::Registry;
@@ -54,6 +57,11 @@ pub struct ApplyCall {
     pub options: PlanOptions,
     #[serde(default)]
     pub dry_run: bool,
+    /// Why; kept in the history.
+    #[serde(default)]
+    pub reason: Option<String>,
+    #[serde(default)]
+    pub ticket: Option<String>,
 }
 
 /// One problem as the API gives it.
@@ -76,13 +84,21 @@ struct Caller {
 }
 
 impl Caller {
-    /// For people: the user's name, or its number where the system knows none.
-    fn name(self) -> String {
-        let Some(uid) = self.uid else { return "unknown".into() };
-        match User::from_uid(Uid::from_raw(uid)) {
-            Ok(Some(user)) => user.name,
-            _ => format!("uid {uid}"),
-        }
+    fn actor(self) -> Actor {
+        let name = self.uid.map_or_else(|| "unknown".to_owned(), user_name);
+        Actor { name, uid: self.uid, way: Way::AdminSocket }
+    }
+
+    fn cause(self, reason: Option<String>, ticket: Option<String>) -> Cause {
+        Cause { actor: self.actor(), reason, ticket }
+    }
+}
+
+/// For people: the user's name, or its number where the system knows none.
+pub fn user_name(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {uid}"),
     }
 }
 
@@ -107,6 +123,8 @@ pub async fn serve(listener: UnixListener, publisher: Arc<Publisher>, uid: u32) 
         .route("/v1/anchors/{name}", get(anchors::show))
         .route("/v1/anchors/{name}/deny", post(anchors::deny))
         .route("/v1/anchors/{name}/undeny", post(anchors::undeny))
+        .route("/v1/history", get(history::list))
+        .route("/v1/audit", get(history::audit))
         .route("/v1/usage", get(usage))
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
@@ -133,7 +151,12 @@ async fn only_own_user(
     }
 }
 
-async fn apply(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+async fn apply(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let kind = headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a call is `application/json`", Vec::new());
@@ -143,7 +166,8 @@ async fn apply(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) ->
         Ok(Err(e)) => return e.into_response(),
         Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     };
-    match shared.publisher.apply(call.files, call.options, call.dry_run).await {
+    let cause = caller.cause(call.reason, call.ticket);
+    match shared.publisher.apply(call.files, call.options, call.dry_run, cause).await {
         // Not through `written`: whoever changes something does not wait for those who read.
         Ok(applied) => match aside(async move { Json(applied).into_response() }).await {
             Ok(answer) => answer,

@@ -107,6 +107,7 @@ pub struct Slots {
 
 #[derive(Debug)]
 struct Places {
+    capacity: usize,
     free: AtomicUsize,
     /// Size of the records that wait in their places.
     bytes: AtomicUsize,
@@ -125,6 +126,7 @@ impl Slots {
     /// `capacity` places, none of them to be had while `max_bytes` or more are waiting.
     pub fn new(capacity: usize, max_bytes: usize, when_full: WhenFull) -> Self {
         let places = Places {
+            capacity,
             free: AtomicUsize::new(capacity),
             bytes: AtomicUsize::new(0),
             max_bytes,
@@ -163,6 +165,12 @@ impl Slots {
 
     pub fn free(&self) -> usize {
         self.places.free.load(Ordering::Acquire)
+    }
+
+    /// Whether less than half of the places and bytes are taken: what can wait does so otherwise.
+    pub fn is_quiet(&self) -> bool {
+        let places = &self.places;
+        self.free() >= places.capacity.div_ceil(2) && self.waiting_bytes() < places.max_bytes.div_ceil(2)
     }
 
     /// Bytes of the records that wait.

@@ -18,6 +18,7 @@
 //! | [`operation`] | method + path → operation id, from OpenAPI or config |
 //! | [`route`] | host + path prefix → upstream |
 //! | [`partner`] | the nouns of the registry and what follows from time |
+//! | [`history`] | who changed what and why, as a chain of hashes |
 //! | [`trust`] | which chains are believed: anchors, bundles, revocation lists, denials |
 //! | [`registry`] | certificate → exactly one partner, in O(1) |
 //! | [`policy`] | Rego → program; facts → verdict, within limits |
@@ -59,6 +60,7 @@ pub mod document;
 pub mod expiry;
 pub mod fetch;
 pub mod gateway;
+pub mod history;
 pub mod identity;
 pub mod listen;
 pub mod material;

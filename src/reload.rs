@@ -16,13 +16,16 @@ use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring};
 use crate::fetch::{Fetcher, Overview, Planned};
 use crate::gateway::{Concerns, Live, Open};
+use crate::history::Cause;
 use crate::listen::{TlsSlot, told};
 use crate::material::{MaterialFiles, Reading};
 use crate::name::{AnchorName, PartnerId};
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
 use crate::snapshot::{Snapshot, Sources};
-use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan};
+use crate::store::{
+    DeclaredFile, HistoryQuery, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan,
+};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwapOption;
@@ -42,6 +45,11 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 /// How often it is looked whether a revocation list is to be read or asked for.
 const LISTS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the record sink may take to take copies of events.
+const COPY_LIMIT: Duration = Duration::from_secs(2);
+/// Events that are copied at once.
+const EVENTS_AT_ONCE: u32 = 500;
 
 /// How often it is looked whether requests still need a snapshot that is not live any more.
 const RETIRED_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,6 +147,8 @@ pub struct Publisher {
     bundles: Mutex<Looked>,
     fetcher: Fetcher,
     failing: ArcSwapOption<Failing>,
+    /// Events go to the sink in their order.
+    copying: Mutex<()>,
 }
 
 /// What was read from outside the registry for its anchors, and is not in use yet.
@@ -219,6 +229,7 @@ impl Publisher {
             bundles,
             fetcher,
             failing,
+            copying: Mutex::new(()),
         };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
@@ -226,6 +237,7 @@ impl Publisher {
         publisher.taken(outside, None).await;
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
+        publisher.copy_history().await;
         Ok(publisher)
     }
 
@@ -335,10 +347,11 @@ impl Publisher {
         files: Vec<DeclaredFile>,
         options: PlanOptions,
         dry_run: bool,
+        cause: Cause,
     ) -> Result<Applied, ChangeError> {
         let this = self.clone();
         // Aside, and so to its end: a caller that goes away must not leave the database ahead of what is live.
-        aside(async move { this.apply_now(&files, options, dry_run).await })
+        aside(async move { this.apply_now(&files, options, dry_run, &cause).await })
             .await
             .unwrap_or_else(|e| Err(interrupted("registry", &e)))
     }
@@ -348,6 +361,7 @@ impl Publisher {
         files: &[DeclaredFile],
         options: PlanOptions,
         dry_run: bool,
+        cause: &Cause,
     ) -> Result<Applied, ChangeError> {
         let running = self.state.lock().await;
         self.catch_up(&running).await?;
@@ -359,7 +373,7 @@ impl Publisher {
         if dry_run || planned.changes.is_empty() {
             return Ok(Applied { lines: planned.lines, revision, changed: false });
         }
-        let revision = match self.store.commit(revision, &planned.changes).await {
+        let revision = match self.store.commit(revision, &planned.changes, cause, self.clock.now()).await {
             Ok(revision) => revision,
             Err(e) => {
                 self.metrics.registry_ok.set(0);
@@ -372,8 +386,36 @@ impl Publisher {
             self.taken(outside, Some(&live.snapshot.material)).await;
         }
         self.metrics.registry_ok.set(1);
+        self.copy_history().await;
         tracing::info!(revision, changes = planned.changes.len(), "the registry has changed");
         Ok(Applied { lines: planned.lines, revision, changed: true })
+    }
+
+    /// Events that the record sink does not have yet go there, where the database's administrator cannot alter them.
+    /// What it does not take now is tried again. To be called aside.
+    async fn copy_history(&self) {
+        if let Err(e) = self.try_copy_history().await {
+            tracing::error!(error = %e, "the history cannot be copied to the record sink");
+        }
+    }
+
+    async fn try_copy_history(&self) -> Result<(), StoreError> {
+        let _copying = self.copying.lock().await;
+        loop {
+            let copied = self.store.copied().await?;
+            let wanted = HistoryQuery { after: copied, limit: EVENTS_AT_ONCE, ..HistoryQuery::default() };
+            let texts = self.store.history(&wanted).await?;
+            if texts.is_empty() {
+                return Ok(());
+            }
+            let last = texts.len() < EVENTS_AT_ONCE as usize;
+            let checkpoint = if last { self.store.last_checkpoint().await? } else { None };
+            let recorder = &self.open.recorder;
+            if !recorder.write_history(&texts, checkpoint.as_ref(), COPY_LIMIT) || !recorder.flush(COPY_LIMIT) {
+                return Ok(());
+            }
+            self.store.set_copied(copied + texts.len() as u64).await?;
+        }
     }
 
     /// Makes live what the database has and requests do not see yet: a change that was interrupted between the two.
@@ -547,6 +589,7 @@ impl Publisher {
             tracing::error!(error = %e, "the registry cannot be compared with the database");
         }
         drop(state);
+        self.copy_history().await;
         let known = self.seen.lock().await.clone();
         let now = look_again(&known);
         (known, now)

@@ -111,7 +111,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     );
     metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     let recorder = start_recorder(&config, &clock, &metrics)?;
-    let store = Store::open(&database_path(&config.state_dir)).await?;
+    let store = Store::open(&database_path(&config.state_dir), clock.now()).await?;
     let live: Arc<ArcSwapOption<Live>> = Arc::new(ArcSwapOption::empty());
     let tls = Arc::new(TlsSlot::new());
     let open = Arc::new(Open::new(live.clone(), recorder.clone(), clock.clone()));

@@ -28,6 +28,8 @@ pub struct DenyCall {
     #[serde(default)]
     pub fingerprint: Option<String>,
     pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
 }
 
 impl DenyCall {
@@ -109,7 +111,7 @@ async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, de
     if call.reason.trim().is_empty() {
         return wrong("a reason is needed: it is kept with the denial");
     }
-    let author = caller.name();
+    let author = caller.actor().name;
     let at: UnixNanos = shared.publisher.now();
     let denial = if deny {
         let denied =
@@ -118,7 +120,8 @@ async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, de
     } else {
         Denial::Undeny(certificate.clone())
     };
-    match shared.publisher.deny(name.clone(), denial).await {
+    let cause = caller.cause(Some(call.reason.clone()), call.ticket.clone());
+    match shared.publisher.deny(name.clone(), denial, cause).await {
         Ok((revision, changed)) => {
             let verb = if deny { "denied" } else { "no longer denied" };
             if changed {

@@ -46,6 +46,9 @@ struct Certificate {
     /// Why; kept with the denial.
     #[arg(long)]
     reason: String,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,11 +96,11 @@ async fn see(path: &Path, call: &str, output: Output, print: fn(&Value)) -> Exit
 }
 
 async fn change(path: &Path, certificate: Certificate, verb: &str) -> Exit {
-    let Certificate { name, named: Named { serial, fingerprint }, reason } = certificate;
+    let Certificate { name, named: Named { serial, fingerprint }, reason, ticket } = certificate;
     if let Err(exit) = known_form(&name) {
         return exit;
     }
-    let call = json!(DenyCall { serial, fingerprint, reason });
+    let call = json!(DenyCall { serial, fingerprint, reason, ticket });
     match ask(path, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
         Ok(value) => {
             let certificate = &value["certificate"];

@@ -6,6 +6,7 @@ mod anchor;
 mod check;
 mod client;
 mod config;
+mod history;
 mod registry;
 mod serve;
 
@@ -44,6 +45,10 @@ enum Command {
     Export(registry::ExportArgs),
     /// Look at trust anchors, and deny single certificates.
     Anchor(anchor::Args),
+    /// Show what was changed, by whom and why.
+    History(history::HistoryArgs),
+    /// Verify and export the history.
+    Audit(history::AuditArgs),
     /// Look at partners.
     Partner(registry::PartnerArgs),
     /// Show what the running gateway decides on.
@@ -89,6 +94,8 @@ pub fn main() -> ExitCode {
             Command::Apply(args) => registry::apply(path, &args).await,
             Command::Export(args) => registry::export(path, &args).await,
             Command::Anchor(args) => anchor::run(path, args).await,
+            Command::History(args) => history::history(path, &args).await,
+            Command::Audit(args) => history::audit(path, &args).await,
             Command::Partner(args) => registry::partner(path, &args).await,
             Command::Status(args) => registry::status(path, &args).await,
             Command::Reload => registry::reload(path).await,

@@ -5,10 +5,11 @@
 
 use super::client::{Answer, call};
 use super::{Exit, complain, say};
-use crate::admin;
+use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, user_name};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::{format_time, parse_time, parse_zone};
+use crate::history::{Actor, Cause, Way};
 use crate::material::MaterialFiles;
 use crate::name::PartnerId;
 use crate::registry::Change;
@@ -17,6 +18,7 @@ use crate::server::{database_path, lock_state_dir, socket_path};
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{DeclaredFile, PlanLine, PlanOptions, Store, parse_declaration, plan};
 use http::Method;
+use nix::unistd::Uid;
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -41,6 +43,12 @@ pub(super) struct ApplyArgs {
     /// Work on the database directly; refused while a gateway runs.
     #[arg(long)]
     offline: bool,
+    /// Why; kept in the history.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
     /// For people or for programs.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
@@ -161,7 +169,9 @@ async fn try_apply(path: &Path, args: &ApplyArgs) -> Result<Exit, Exit> {
     }
     // Where nobody is asked, nothing is planned for show first.
     let asked = args.dry_run || !args.yes;
-    let mut call = json!({"files": files, "options": options, "dry_run": asked});
+    let mut call = json!({
+        "files": files, "options": options, "dry_run": asked, "reason": args.reason, "ticket": args.ticket,
+    });
     let mut answer = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
     let lines: Vec<PlanLine> = serde_json::from_value(answer["lines"].clone()).unwrap_or_default();
     if !agreed(args, &lines) {
@@ -191,10 +201,10 @@ async fn apply_offline(
         Exit::Problems
     };
     let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
-    let store = Store::open(&database_path(&config.state_dir)).await.map_err(|e| fail(&e))?;
+    let now = Clock::new().now();
+    let store = Store::open(&database_path(&config.state_dir), now).await.map_err(|e| fail(&e))?;
     let registry = store.load().await.map_err(|e| fail(&e))?;
     let revision = registry.revision();
-    let now = Clock::new().now();
     let material = MaterialFiles::new(path, &config.state_dir);
     let reading = material.read(&registry, &material.kept(&registry));
     let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
@@ -212,8 +222,14 @@ async fn apply_offline(
         return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
     }
     let changes: &[Change] = &planned.changes;
-    let revision =
-        if changes.is_empty() { revision } else { store.commit(revision, changes).await.map_err(|e| fail(&e))? };
+    let uid = Uid::current().as_raw();
+    let actor = Actor { name: user_name(uid), uid: Some(uid), way: Way::Offline };
+    let cause = Cause { actor, reason: args.reason.clone(), ticket: args.ticket.clone() };
+    let revision = if changes.is_empty() {
+        revision
+    } else {
+        store.commit(revision, changes, &cause, now).await.map_err(|e| fail(&e))?
+    };
     store.close().await;
     report(args, &json!({"lines": planned.lines, "revision": revision, "changed": !changes.is_empty()}));
     Ok(Exit::Done)
@@ -290,13 +306,15 @@ pub(super) async fn export(path: &Path, args: &ExportArgs) -> Exit {
 
 /// What is read.
 #[derive(Clone, Copy)]
-enum Wanted<'a> {
+pub(super) enum Wanted<'a> {
     Export,
     List,
     Partner(&'a str),
+    History(&'a HistoryCall),
+    Audit,
 }
 
-async fn look(path: &Path, offline: bool, target: &str, wanted: Wanted<'_>) -> Result<Value, Exit> {
+pub(super) async fn look(path: &Path, offline: bool, target: &str, wanted: Wanted<'_>) -> Result<Value, Exit> {
     if offline { read_offline(path, wanted).await } else { ask(path, Method::GET, target, None).await }
 }
 
@@ -308,7 +326,7 @@ async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
         Exit::Failed
     };
     let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
-    let store = Store::open(&database_path(&config.state_dir)).await.map_err(|e| fail(&e))?;
+    let store = Store::open(&database_path(&config.state_dir), Clock::new().now()).await.map_err(|e| fail(&e))?;
     let registry = store.load().await.map_err(|e| fail(&e))?;
     let value = match wanted {
         Wanted::Export => {
@@ -324,6 +342,11 @@ async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
             let record = registry.partner(&id).ok_or_else(|| fail(&"there is no such partner"))?;
             admin::partner_document(record, &store.usage(Some(&id)).await.map_err(|e| fail(&e))?)
         }
+        Wanted::History(call) => {
+            let events = store.history(&call.query()).await.map_err(|e| fail(&e))?;
+            json!(HistoryAnswer::of(events))
+        }
+        Wanted::Audit => json!(AuditAnswer::from(store.verify_history().await.map_err(|e| fail(&e))?)),
     };
     store.close().await;
     Ok(value)

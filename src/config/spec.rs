@@ -34,7 +34,7 @@ pub static CONFIG: &[Field] = &[
         key: "state_dir",
         kind: Kind::Path,
         presence: Required("/var/lib/partnergate"),
-        doc: "The one folder that is written to: database, admin socket, record key. Everything else may be read-only.",
+        doc: "The one folder that is written to: database, admin socket, the keys of records and of the history. Everything else may be read-only.",
     },
     Field {
         key: "partner",

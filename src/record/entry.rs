@@ -3,6 +3,7 @@
 use super::mask::{Mask, printable};
 use crate::clock::UnixNanos;
 use crate::decision::Situation;
+use crate::history::Checkpoint;
 use crate::identity::{Certificate, Fingerprint, Peer};
 use crate::name::{GrantId, PartnerId};
 use crate::partner::{Credential, PartnerRecord, Period};
@@ -33,6 +34,7 @@ pub enum Kind {
     StreamOpen,
     StreamCut,
     Suppressed,
+    History,
 }
 
 impl Kind {
@@ -44,6 +46,7 @@ impl Kind {
             Kind::StreamOpen => "stream-open",
             Kind::StreamCut => "stream-cut",
             Kind::Suppressed => "suppressed",
+            Kind::History => "history",
         }
     }
 }
@@ -54,6 +57,7 @@ pub enum Entry<'a> {
     Handshake(HandshakeEntry<'a>),
     Malformed(MalformedEntry<'a>),
     Suppressed(SuppressedEntry),
+    History(HistoryEntry<'a>),
 }
 
 /// A request that was decided.
@@ -145,6 +149,13 @@ pub struct SuppressedEntry {
     pub of: Kind,
 }
 
+/// A copy of what the registry's history has: whoever alters it there cannot alter it here as well.
+pub enum HistoryEntry<'a> {
+    /// The text of an event.
+    Event(&'a str),
+    Checkpoint(&'a Checkpoint),
+}
+
 /// Prebuilt JSON of partners and credentials.
 pub type InputCache = Derived<Arc<RawValue>, Arc<RawValue>>;
 
@@ -155,6 +166,7 @@ impl Entry<'_> {
             Entry::Handshake(_) => Kind::Handshake,
             Entry::Malformed(_) => Kind::Malformed,
             Entry::Suppressed(_) => Kind::Suppressed,
+            Entry::History(_) => Kind::History,
         }
     }
 
@@ -165,6 +177,7 @@ impl Entry<'_> {
             Entry::Handshake(entry) => out.extend(entry.to_json(mask)),
             Entry::Malformed(entry) => out.extend(entry.to_json(mask)),
             Entry::Suppressed(entry) => out.extend(entry.to_json()),
+            Entry::History(entry) => out.extend(entry.to_json()),
         }
     }
 }
@@ -463,6 +476,17 @@ impl SuppressedEntry {
             "of": self.of.as_str(),
             "result": "deny",
         }))
+    }
+}
+
+impl HistoryEntry<'_> {
+    /// An event's text is taken over byte for byte.
+    fn to_json(&self) -> Vec<u8> {
+        let kind = Kind::History.as_str();
+        match self {
+            HistoryEntry::Event(text) => format!("{{\"kind\":\"{kind}\",\"event\":{text}}}").into_bytes(),
+            HistoryEntry::Checkpoint(checkpoint) => line(json!({"kind": kind, "checkpoint": checkpoint})),
+        }
     }
 }
 

@@ -12,8 +12,8 @@ mod usage;
 mod writer;
 
 pub use entry::{
-    Alert, Entry, HandshakeEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry, SuppressedEntry,
-    UpstreamEntry,
+    Alert, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry,
+    SuppressedEntry, UpstreamEntry,
 };
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
@@ -22,11 +22,12 @@ pub use writer::{Sink, WriterOptions};
 
 use crate::clock::UnixNanos;
 use crate::decision::{Slot, Slots, WhenFull};
+use crate::history::Checkpoint;
 use bound::Bound;
 use std::cell::Cell;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use writer::Writer;
 
 /// Form and version of a record.
@@ -34,6 +35,8 @@ pub const RECORD_SCHEMA: &str = "partnergate.record/1";
 
 /// Partners, and certificates, whose part of a record is kept ready.
 const PREBUILT: usize = 10_000;
+/// How often it is looked whether there is room for what can wait.
+const ROOM_INTERVAL: Duration = Duration::from_millis(5);
 
 thread_local! {
     /// Room for one line, kept so that a record costs no allocation of its own.
@@ -159,8 +162,27 @@ impl Recorder {
         true
     }
 
+    /// Writes copies of events and of the checkpoint behind them. They let records of requests go first and wait for
+    /// room. Returns whether all found some within `limit`. To be called where nobody is served.
+    pub fn write_history(&self, events: &[String], checkpoint: Option<&Checkpoint>, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let events = events.iter().map(|text| HistoryEntry::Event(text));
+        for entry in events.chain(checkpoint.map(HistoryEntry::Checkpoint)) {
+            while !self.slots.is_quiet() {
+                if Instant::now() >= deadline {
+                    return false;
+                }
+                std::thread::sleep(ROOM_INTERVAL);
+            }
+            if !self.write_after(&Entry::History(entry), self.slots.reserve(), 0) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits until everything appended so far is written, at most `limit`. Returns whether it is.
-    pub fn flush(&self, limit: std::time::Duration) -> bool {
+    pub fn flush(&self, limit: Duration) -> bool {
         self.writer.flush(limit)
     }
 }
@@ -171,7 +193,7 @@ impl Bounds {
         match kind {
             Kind::Handshake => Some(&self.handshakes),
             Kind::Malformed => Some(&self.malformed),
-            Kind::Request | Kind::StreamOpen | Kind::StreamCut | Kind::Suppressed => None,
+            Kind::Request | Kind::StreamOpen | Kind::StreamCut | Kind::Suppressed | Kind::History => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
 use crate::document::Problems;
+use crate::history::Cause;
 use crate::name::AnchorName;
 use crate::partner::{Anchor, Denied, DeniedCertificate};
 use crate::registry::{Change, Registry};
@@ -21,14 +22,19 @@ impl Publisher {
     ///
     /// # Errors
     /// There is no such anchor, or the database failed; nothing was changed.
-    pub async fn deny(self: &Arc<Self>, name: AnchorName, denial: Denial) -> Result<(u64, bool), ChangeError> {
+    pub async fn deny(
+        self: &Arc<Self>,
+        name: AnchorName,
+        denial: Denial,
+        cause: Cause,
+    ) -> Result<(u64, bool), ChangeError> {
         let this = self.clone();
-        aside(async move { this.deny_now(&name, denial).await })
+        aside(async move { this.deny_now(&name, denial, &cause).await })
             .await
             .unwrap_or_else(|e| Err(interrupted("registry", &e)))
     }
 
-    async fn deny_now(&self, name: &AnchorName, denial: Denial) -> Result<(u64, bool), ChangeError> {
+    async fn deny_now(&self, name: &AnchorName, denial: Denial, cause: &Cause) -> Result<(u64, bool), ChangeError> {
         let running = self.state.lock().await;
         self.catch_up(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
@@ -65,10 +71,11 @@ impl Publisher {
         })?;
         let snapshot =
             live.snapshot.with_registry(built, &[], Some(live.snapshot.material.clone()), self.clock.now())?;
-        let revision = self.store.commit(registry.revision(), &changes).await?;
+        let revision = self.store.commit(registry.revision(), &changes, cause, self.clock.now()).await?;
         let committed = Instant::now();
         self.publish(snapshot, None, concerned(&changes), committed).await?;
         self.metrics.registry_ok.set(1);
+        self.copy_history().await;
         Ok((revision, true))
     }
 }

@@ -6,16 +6,19 @@
 mod declaration;
 mod expiry;
 mod export;
+mod history;
 mod keys;
 mod plan;
 
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
 pub use export::Export;
+pub use history::{HistoryQuery, Verified};
 pub use keys::REGISTRY_FILE;
-pub use plan::{Plan, PlanLine, PlanOptions, plan};
+pub use plan::{Plan, PlanLine, PlanOptions, differences, plan};
 
 use crate::clock::UnixNanos;
+use crate::history::{Cause, Signer};
 use crate::name::{AnchorName, NetworkName, PartnerId};
 use crate::partner::{Anchor, Network};
 use crate::record::Batch;
@@ -29,13 +32,20 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
+/// The key that signs checkpoints of the history, beside the database.
+const HISTORY_KEY: &str = "history.key";
 
-const TABLES: &[&str] = &[
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)",
+/// What each version of the tables adds to the one before it.
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY];
+
+const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
+
+const FIRST: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS partner (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS network (name TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS anchor (name TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
@@ -46,6 +56,18 @@ const TABLES: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS seen (
         credential TEXT NOT NULL, fingerprint TEXT NOT NULL, not_after_ns INTEGER NOT NULL,
         first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, PRIMARY KEY (credential, fingerprint))",
+];
+
+/// Events are only ever added. The triggers are a guard against mistakes; against intent there are hashes, signatures
+/// and the copies that went to the record sink.
+const HISTORY: &[&str] = &[
+    "CREATE TABLE event (
+        seq INTEGER PRIMARY KEY, noun TEXT NOT NULL, id TEXT NOT NULL, event TEXT NOT NULL, hash TEXT NOT NULL)",
+    "CREATE INDEX event_noun ON event (noun, id, seq)",
+    "CREATE TABLE checkpoint (
+        seq INTEGER NOT NULL, hash TEXT NOT NULL, time TEXT NOT NULL, key TEXT NOT NULL, signature TEXT NOT NULL)",
+    "CREATE TRIGGER event_is_not_altered BEFORE UPDATE ON event BEGIN SELECT raise(ABORT, 'events are only added'); END",
+    "CREATE TRIGGER event_is_not_removed BEFORE DELETE ON event BEGIN SELECT raise(ABORT, 'events are only added'); END",
 ];
 
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +86,10 @@ pub enum StoreError {
     Conflict { expected: u64, found: u64 },
     #[error("the stored registry is not consistent: {0}")]
     Inconsistent(String),
+    #[error("the key of the history, `{path}`, {reason}")]
+    Key { path: String, reason: String },
+    #[error("the database is open for looking only")]
+    ReadOnly,
 }
 
 /// Documents that one statement writes.
@@ -73,14 +99,17 @@ const BATCH: usize = 100;
 #[derive(Clone)]
 pub struct Store {
     pool: SqlitePool,
+    /// Absent where nothing is written.
+    signer: Option<Arc<Signer>>,
 }
 
 impl Store {
-    /// Opens the file, creating it and its tables where they do not exist.
+    /// Opens the file, creating it, its tables and the key of its history where they do not exist. `now` is when a
+    /// history begins that is not there yet.
     ///
     /// # Errors
-    /// The file cannot be used, or a newer version wrote it.
-    pub async fn open(path: &Path) -> Result<Store, StoreError> {
+    /// The file or the key cannot be used, or a newer version wrote the file.
+    pub async fn open(path: &Path, now: UnixNanos) -> Result<Store, StoreError> {
         let shown = path.display().to_string();
         // SQLite would make it readable for all; its journal files take over the mode of the database.
         File::options()
@@ -100,8 +129,9 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open { path: shown.clone(), source })?;
-        let store = Store { pool };
-        store.prepare().await.map_err(|e| match e {
+        let signer = history::signer(&path.with_file_name(HISTORY_KEY))?;
+        let store = Store { pool, signer: Some(Arc::new(signer)) };
+        store.prepare(now).await.map_err(|e| match e {
             StoreError::Query(source) => StoreError::Open { path: shown, source },
             other => other,
         })?;
@@ -122,7 +152,7 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open { path: path.display().to_string(), source })?;
-        let store = Store { pool };
+        let store = Store { pool, signer: None };
         let mut tx = store.pool.begin().await?;
         match meta(&mut tx, "schema").await? {
             Some(found) if found > SCHEMA => Err(StoreError::Newer { found }),
@@ -133,18 +163,23 @@ impl Store {
         }
     }
 
-    async fn prepare(&self) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
-        for table in TABLES {
-            sqlx::query(*table).execute(&mut *tx).await?;
+    async fn prepare(&self, now: UnixNanos) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(META).execute(&mut *tx).await?;
+        let found = meta(&mut tx, "schema").await?;
+        if let Some(found) = found.filter(|found| *found > SCHEMA) {
+            return Err(StoreError::Newer { found });
         }
-        match meta(&mut tx, "schema").await? {
-            Some(found) if found > SCHEMA => return Err(StoreError::Newer { found }),
-            Some(_) => {}
-            None => {
-                set_meta(&mut tx, "schema", SCHEMA).await?;
-                set_meta(&mut tx, "revision", 0).await?;
-            }
+        let done = usize::try_from(found.unwrap_or(0)).unwrap_or(0);
+        for statement in MIGRATIONS.iter().skip(done).copied().flatten() {
+            sqlx::query(*statement).execute(&mut *tx).await?;
+        }
+        set_meta(&mut tx, "schema", SCHEMA).await?;
+        if found.is_none() {
+            set_meta(&mut tx, "revision", 0).await?;
+        }
+        if let Some(signer) = &self.signer {
+            history::begin(&mut tx, signer, now).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -177,22 +212,32 @@ impl Store {
         })
     }
 
-    /// Writes `changes` as one revision and returns it.
+    /// Writes `changes` as one revision, and with them the events that tell of them. Returns the revision.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when the registry is no longer at `expected`; then nothing is written.
-    pub async fn commit(&self, expected: u64, changes: &[Change]) -> Result<u64, StoreError> {
+    pub async fn commit(
+        &self,
+        expected: u64,
+        changes: &[Change],
+        cause: &Cause,
+        now: UnixNanos,
+    ) -> Result<u64, StoreError> {
+        let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let found = revision(&mut tx).await?;
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
         let next = found + 1;
+        let mut end = history::end(&mut tx).await?;
+        history::append(&mut tx, changes, cause, now, next, &mut end).await?;
         for alike in changes.chunk_by(|a, b| kept_in(a) == kept_in(b)) {
             for batch in alike.chunks(BATCH) {
                 write(&mut tx, batch, next).await?;
             }
         }
+        history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
         Ok(next)
@@ -344,29 +389,48 @@ async fn documents<N, T: DeserializeOwned>(
     Ok(())
 }
 
-/// A table of documents: how rows are put into it, what follows them, and how they are taken out.
+/// A table of documents: how rows are found and put into it, what follows them, and how they are taken out.
 #[derive(PartialEq, Eq)]
 struct Table {
+    noun: &'static str,
+    all: &'static str,
+    /// What comes behind an id, a batch at most.
+    page: &'static str,
+    select: &'static str,
     insert: &'static str,
     replace: &'static str,
     delete: &'static str,
 }
 
 static PARTNERS: Table = Table {
+    noun: "partner",
+    all: "SELECT id, doc FROM partner",
+    page: "SELECT id, doc FROM partner WHERE id > ?1 ORDER BY id LIMIT 100",
+    select: "SELECT id, doc FROM partner WHERE id IN (",
     insert: "INSERT INTO partner (id, doc, revision) ",
     replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
     delete: "DELETE FROM partner WHERE id IN (",
 };
 static NETWORKS: Table = Table {
+    noun: "network",
+    all: "SELECT name, doc FROM network",
+    page: "SELECT name, doc FROM network WHERE name > ?1 ORDER BY name LIMIT 100",
+    select: "SELECT name, doc FROM network WHERE name IN (",
     insert: "INSERT INTO network (name, doc, revision) ",
     replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
     delete: "DELETE FROM network WHERE name IN (",
 };
 static ANCHORS: Table = Table {
+    noun: "anchor",
+    all: "SELECT name, doc FROM anchor",
+    page: "SELECT name, doc FROM anchor WHERE name > ?1 ORDER BY name LIMIT 100",
+    select: "SELECT name, doc FROM anchor WHERE name IN (",
     insert: "INSERT INTO anchor (name, doc, revision) ",
     replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
     delete: "DELETE FROM anchor WHERE name IN (",
 };
+
+static TABLES: [&Table; 3] = [&PARTNERS, &NETWORKS, &ANCHORS];
 
 /// Where the change is written, and whether its noun is gone.
 fn kept_in(change: &Change) -> (&'static Table, bool) {

@@ -278,8 +278,7 @@ fn difference(old: Option<&PartnerRecord>, new: &PartnerRecord) -> String {
     let Some(old) = old else {
         return format!("{} credentials, {} grants", new.credentials.len(), new.grants.len());
     };
-    let mut out = Vec::new();
-    compare("", &partner_document(old), &partner_document(new), &mut out);
+    let mut out = differences(&partner_document(old), &partner_document(new));
     for grant in &new.grants {
         if let Some(before) = old.grants.iter().find(|g| g.id == grant.id) {
             let added: Vec<&str> =
@@ -292,6 +291,13 @@ fn difference(old: Option<&PartnerRecord>, new: &PartnerRecord) -> String {
         }
     }
     out.join("; ")
+}
+
+/// The keys that differ between two documents of one noun, as dotted paths with old and new value.
+pub fn differences(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+    let mut out = Vec::new();
+    compare("", old, new, &mut out);
+    out
 }
 
 fn compare(path: &str, old: &serde_json::Value, new: &serde_json::Value, out: &mut Vec<String>) {

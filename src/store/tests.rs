@@ -1,7 +1,15 @@
 use super::*;
 use crate::document::Problems;
+use crate::history::{Actor, Event, Fault, Way};
 use crate::name::Environment;
 use crate::operation::{Operations, RouteName, openapi};
+
+const NOW: UnixNanos = UnixNanos(1_772_627_400_000_000_000);
+
+fn cause() -> Cause {
+    let actor = Actor { name: "alice".into(), uid: Some(1000), way: Way::Offline };
+    Cause { actor, reason: Some("a new contract".into()), ticket: Some("T-1".into()) }
+}
 
 const OPENAPI: &str = "openapi: 3.0.3\ninfo: {title: t, version: '1'}\npaths:\n  /invoices:\n    get: {operationId: invoices.read, tags: [billing], responses: {}}\n    post: {operationId: invoices.create, responses: {}}\n  /orders:\n    get: {operationId: orders.read, responses: {}}\n";
 
@@ -41,14 +49,14 @@ const GRANT: &str = "      g1: {owner: billing, operations: ['invoices.*'], ends
 async fn what_is_applied_is_there_after_a_restart_and_comes_back_from_an_export() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("registry.db");
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open(&path, NOW).await.unwrap();
     let declared = parse_declaration(&folder(GRANT), &production()).unwrap();
     let registry = store.load().await.unwrap();
     let plan = plan(declared, &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
-    assert_eq!(store.commit(0, &plan.changes).await.unwrap(), 1);
+    assert_eq!(store.commit(0, &plan.changes, &cause(), NOW).await.unwrap(), 1);
     store.close().await;
 
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open(&path, NOW).await.unwrap();
     let registry = store.load().await.unwrap();
     assert_eq!(registry.revision(), 1);
     let acme = registry.partner(&crate::name::PartnerId::parse("acme").unwrap()).unwrap();
@@ -64,18 +72,21 @@ async fn what_is_applied_is_there_after_a_restart_and_comes_back_from_an_export(
 #[tokio::test]
 async fn a_change_that_was_planned_on_an_older_revision_is_refused_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("r.db")).await.unwrap();
+    let store = Store::open(&dir.path().join("r.db"), NOW).await.unwrap();
     let declared = parse_declaration(&folder(GRANT), &production()).unwrap();
     let plan = plan(declared, &store.load().await.unwrap(), &operations(OPENAPI), PlanOptions::default()).unwrap();
-    store.commit(0, &plan.changes).await.unwrap();
-    assert!(matches!(store.commit(0, &plan.changes).await, Err(StoreError::Conflict { expected: 0, found: 1 })));
+    store.commit(0, &plan.changes, &cause(), NOW).await.unwrap();
+    assert!(matches!(
+        store.commit(0, &plan.changes, &cause(), NOW).await,
+        Err(StoreError::Conflict { expected: 0, found: 1 })
+    ));
     assert_eq!(store.load().await.unwrap().revision(), 1);
 }
 
 #[tokio::test]
 async fn more_partners_than_one_statement_writes_are_kept_and_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("r.db")).await.unwrap();
+    let store = Store::open(&dir.path().join("r.db"), NOW).await.unwrap();
     let count = 2 * BATCH + 1;
     let declared = |owner: &str| {
         let partner =
@@ -87,14 +98,14 @@ async fn more_partners_than_one_statement_writes_are_kept_and_removed() {
     for (revision, owner) in [(0, "first"), (1, "second")] {
         let registry = store.load().await.unwrap();
         let plan = plan(declared(owner), &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
-        store.commit(revision, &plan.changes).await.unwrap();
+        store.commit(revision, &plan.changes, &cause(), NOW).await.unwrap();
         let registry = store.load().await.unwrap();
         assert_eq!(registry.partner_count(), count);
         assert!(registry.partners().all(|r| r.partner.owner == owner));
     }
     let ids: Vec<PartnerId> = store.load().await.unwrap().partners().map(|r| r.partner.id.clone()).collect();
     let gone: Vec<Change> = ids.iter().skip(1).map(|id| Change::Partner(id.clone(), None)).collect();
-    store.commit(2, &gone).await.unwrap();
+    store.commit(2, &gone, &cause(), NOW).await.unwrap();
     let left: Vec<PartnerId> = store.load().await.unwrap().partners().map(|r| r.partner.id.clone()).collect();
     assert_eq!(left, ids[..1]);
 }
@@ -129,10 +140,10 @@ fn a_plan_shows_what_changes_for_an_anchor_and_not_its_whole_list() {
 async fn a_newer_database_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.db");
-    let store = Store::open(&path).await.unwrap();
+    let store = Store::open(&path, NOW).await.unwrap();
     sqlx::query("UPDATE meta SET value = 999 WHERE key = 'schema'").execute(&store.pool).await.unwrap();
     store.close().await;
-    assert!(matches!(Store::open(&path).await, Err(StoreError::Newer { found: 999 })));
+    assert!(matches!(Store::open(&path, NOW).await, Err(StoreError::Newer { found: 999 })));
 }
 
 #[test]
@@ -270,4 +281,139 @@ fn an_anchor_that_would_refuse_everybody_or_says_nothing_is_refused() {
         let problems = parse_declaration(&anchored(more), &production()).err().unwrap().to_string();
         assert!(problems.contains(expected) && problems.contains("acme.yaml:5"), "{more}: {problems}");
     }
+}
+
+/// A database with acme in it, made and changed.
+async fn with_history(path: &Path) -> Store {
+    let store = Store::open(path, NOW).await.unwrap();
+    for grants in [GRANT, &GRANT.replace("owner: billing", "owner: sales")] {
+        let declared = parse_declaration(&folder(grants), &production()).unwrap();
+        let registry = store.load().await.unwrap();
+        let plan = plan(declared, &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
+        store.commit(registry.revision(), &plan.changes, &cause(), NOW).await.unwrap();
+    }
+    store
+}
+
+async fn events(store: &Store) -> Vec<Event> {
+    let texts = store.history(&HistoryQuery { limit: 100, ..HistoryQuery::default() }).await.unwrap();
+    texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn every_change_leaves_an_event_with_who_why_before_and_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_history(&dir.path().join("r.db")).await;
+    let events = events(&store).await;
+    let shown: Vec<String> =
+        events.iter().map(|e| format!("{} {} {} {} {}", e.seq, e.verb.as_str(), e.noun, e.id, e.revision)).collect();
+    assert_eq!(shown[0].split(' ').take(3).collect::<Vec<_>>(), ["1", "begin", "history"]);
+    assert_eq!(
+        shown[1..],
+        [
+            "2 create network acme-dc1 1",
+            "3 create anchor acme-ca 1",
+            "4 create partner acme 1",
+            // Another CA of the same name: the folder is made anew.
+            "5 change anchor acme-ca 2",
+            "6 change partner acme 2"
+        ]
+    );
+    assert!(events[1..].iter().all(|e| e.cause == cause() && e.time == NOW.to_string()));
+    let owner = |document: &Option<serde_json::Value>| document.as_ref().unwrap()["grants"][0]["owner"].clone();
+    assert_eq!((owner(&events[5].before), owner(&events[5].after)), ("billing".into(), "sales".into()));
+    assert_eq!((&events[3].before, &events[0].after), (&None, &None));
+    let verified = store.verify_history().await.unwrap().unwrap();
+    assert_eq!((verified.end.seq, verified.checkpoints), (6, 3));
+    let of_acme = HistoryQuery { noun: Some(("partner".into(), "acme".into())), limit: 100, ..HistoryQuery::default() };
+    assert_eq!(store.history(&of_acme).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_removed_noun_has_an_event_and_what_was_refused_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_history(&dir.path().join("r.db")).await;
+    let acme = PartnerId::parse("acme").unwrap();
+    let gone = [Change::Partner(acme, None)];
+    assert!(matches!(store.commit(1, &gone, &cause(), NOW).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(events(&store).await.len(), 6);
+    store.commit(2, &gone, &cause(), NOW).await.unwrap();
+    let last = events(&store).await.pop().unwrap();
+    assert_eq!((last.verb.as_str(), last.id.as_str(), last.after), ("remove", "acme", None));
+    assert!(store.verify_history().await.unwrap().is_ok());
+}
+
+/// Threat 30, by somebody who can write into the database.
+#[tokio::test]
+async fn whatever_is_altered_behind_the_back_is_named() {
+    let untie = "DROP TRIGGER event_is_not_altered; DROP TRIGGER event_is_not_removed;";
+    for (what, said) in [
+        ("UPDATE event SET event = replace(event, 'alice', 'mallory') WHERE seq = 4", "event 4 was altered"),
+        ("DELETE FROM event WHERE seq = 4", "event 4 is missing"),
+        ("DELETE FROM event WHERE seq > 4", "event 5 is missing"),
+        (
+            "UPDATE event SET seq = 100 WHERE seq = 4; UPDATE event SET seq = 4 WHERE seq = 5; \
+             UPDATE event SET seq = 5 WHERE seq = 100",
+            "event 4 is not in its place",
+        ),
+        ("UPDATE checkpoint SET signature = '00' WHERE seq = 4", "the checkpoint of event 4 is not signed"),
+        ("UPDATE partner SET doc = replace(doc, 'sales', 'thieves')", "the partner `acme` is not what the history"),
+        ("DELETE FROM network", "the network `acme-dc1` is gone, and event 2 left it there"),
+        (
+            "INSERT INTO network VALUES ('mine', '{}', 1)",
+            "the network `mine` is not what the history made it: no event",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_history(&dir.path().join("r.db")).await;
+        for statement in untie.split_inclusive(';').chain(what.split("; ")) {
+            sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).execute(&store.pool).await.unwrap();
+        }
+        let fault: Fault = store.verify_history().await.unwrap().unwrap_err();
+        assert!(fault.to_string().starts_with(said), "{what}: {fault}");
+    }
+}
+
+#[tokio::test]
+async fn events_are_only_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_history(&dir.path().join("r.db")).await;
+    for statement in ["UPDATE event SET id = 'x'", "DELETE FROM event"] {
+        let refused = sqlx::query(statement).execute(&store.pool).await.unwrap_err();
+        assert!(refused.to_string().contains("events are only added"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_chain_made_anew_without_the_key_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_history(&dir.path().join("r.db")).await;
+    store.close().await;
+    // Another key signs a history of its own.
+    std::fs::remove_file(dir.path().join(HISTORY_KEY)).unwrap();
+    let store = Store::open(&dir.path().join("r.db"), NOW).await.unwrap();
+    let fault = store.verify_history().await.unwrap().unwrap_err();
+    assert!(matches!(fault, Fault::Signature { seq: 1, .. }), "{fault}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(dir.path().join(HISTORY_KEY)).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_gets_a_history_of_all_that_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.db");
+    let store = with_history(&path).await;
+    for statement in ["DROP TABLE event", "DROP TABLE checkpoint", "UPDATE meta SET value = 1 WHERE key = 'schema'"] {
+        sqlx::query(statement).execute(&store.pool).await.unwrap();
+    }
+    store.close().await;
+    let store = Store::open(&path, NOW).await.unwrap();
+    let events = events(&store).await;
+    let ids: Vec<&str> = events[1..].iter().map(|e| e.id.as_str()).collect();
+    assert_eq!(ids, ["acme", "acme-dc1", "acme-ca"]);
+    assert!(events[1..].iter().all(|e| e.verb.as_str() == "create" && e.revision == 2), "{events:#?}");
+    assert!(store.verify_history().await.unwrap().is_ok());
+    assert_eq!(store.load().await.unwrap().revision(), 2);
 }

@@ -206,7 +206,7 @@ fn hostile_policies_are_denied_within_their_limits() {
             "a decision that is too large",
             format!(
                 "{header}big := [{}]\n\ndecision := {{\"allow\": true, \"grant\": \"acme-items\", \"x\": big}}\n",
-                vec!["1"; 20_000].join(",\n")
+                vec!["1, 1, 1, 1"; 5_000].join(",\n")
             ),
             &["policy-result-too-large"],
         ),

@@ -20,6 +20,7 @@ mod grpc;
 mod handshake;
 #[allow(dead_code, unused_imports, reason = "clients and servers say more than every test asks")]
 mod harness;
+mod history;
 mod http2;
 mod identity;
 mod lifecycle;

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use partnergate::clock::Clock;
 use partnergate::config::Config;
 use partnergate::gateway::{Gateway, Live, Open};
+use partnergate::history::{Actor, Cause, Way};
 use partnergate::listen::{Caps, Listener, TlsSlot};
 use partnergate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use partnergate::reload::Publisher;
@@ -108,12 +109,12 @@ impl House {
         let breaks = Arc::new(Notify::new());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let address = runtime.block_on(async {
-            let store = Store::open(&config.state_dir.join("registry.db")).await.unwrap();
+            let store = Store::open(&config.state_dir.join("registry.db"), clock.now()).await.unwrap();
             let open = Arc::new(Open::new(live.clone(), recorder.clone(), clock.clone()));
             let publisher = Publisher::start(path.clone(), config.clone(), store, tls.clone(), open.clone());
             let publisher = Arc::new(publisher.await.unwrap_or_else(|e| panic!("{e}")));
             let files = declared(&setup.write_registry(setup.registry_text()));
-            publisher.apply(files, PlanOptions::default(), false).await.unwrap_or_else(|e| panic!("{e}"));
+            publisher.apply(files, PlanOptions::default(), false, cause()).await.unwrap_or_else(|e| panic!("{e}"));
             let registry = live.load_full().map(|l: Arc<Live>| l.snapshot.registry.clone()).unwrap();
             let built = partnergate::snapshot::Snapshot::build(config.sources(registry), None, clock.now());
             let mut shown = built.unwrap_or_else(|p| panic!("{p}")).0;
@@ -148,7 +149,8 @@ impl House {
     fn records(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.setup.dir.path().join("records.jsonl")).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+        let lines = whole.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        lines.filter(|line| line["kind"] != "history").collect()
     }
 
     /// Nothing that a request holds is left over, so many panics were caught, and a new client is served as ever.
@@ -383,4 +385,8 @@ fn panic_in_a_handshake_ends_that_connection_alone_and_is_recorded() {
     other.request(get("/items")).expect(200);
     drop(other);
     house.assert_well(1);
+}
+
+fn cause() -> Cause {
+    Cause { actor: Actor { name: "test".into(), uid: None, way: Way::Offline }, reason: None, ticket: None }
 }

@@ -3,6 +3,8 @@
 
 use crate::harness::http2::block_on;
 use crate::harness::{DEADLINE, Finished, Gate, HOST, Process, Response, Setup, TlsConn, await_some};
+use partnergate::clock::Clock;
+use partnergate::history::{Actor, Cause, Way};
 use partnergate::name::PartnerId;
 use partnergate::registry::Change;
 use partnergate::store::Store;
@@ -802,9 +804,12 @@ fn a_database_that_is_ahead_of_what_is_live_is_caught_up_with() {
         get(&mut conn, "/items").expect(200);
         // What a commit that was not published leaves.
         block_on(async {
-            let store = Store::open(&gate.dir.path().join("state/registry.db")).await.unwrap();
+            let now = Clock::new().now();
+            let store = Store::open(&gate.dir.path().join("state/registry.db"), now).await.unwrap();
             let acme = PartnerId::parse("acme").unwrap();
-            assert_eq!(store.commit(1, &[Change::Partner(acme, None)]).await.unwrap(), 2);
+            let actor = Actor { name: "test".into(), uid: None, way: Way::Offline };
+            let cause = Cause { actor, reason: None, ticket: None };
+            assert_eq!(store.commit(1, &[Change::Partner(acme, None)], &cause, now).await.unwrap(), 2);
             store.close().await;
         });
         match way {

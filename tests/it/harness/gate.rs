@@ -368,9 +368,15 @@ impl Gate {
             .expect("records are UTF-8")
     }
 
-    /// Every record that is written so far.
+    /// Every record that is written so far. Copies of the history are none.
     #[track_caller]
     pub fn records(&self) -> Vec<Value> {
+        self.lines().into_iter().filter(|line| line["kind"] != "history").collect()
+    }
+
+    /// Every line that is in the file of records so far.
+    #[track_caller]
+    pub fn lines(&self) -> Vec<Value> {
         let text = self.records_text();
         // The last line may be half written.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);

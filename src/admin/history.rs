@@ -1,0 +1,103 @@
+//! The history over the admin API: events, and whether their chain is whole.
+
+use super::{Shared, problem, refused};
+use crate::history::Fault;
+use crate::reload::aside;
+use crate::store::{HistoryQuery, Verified};
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// Events of one answer.
+const MOST: u32 = 1_000;
+
+/// Query of `GET /v1/history`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct HistoryCall {
+    /// With `id`: events of this noun alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noun: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Events in whose text this appears.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mentions: Option<String>,
+    /// Events behind this one.
+    #[serde(default)]
+    pub after: u64,
+}
+
+impl HistoryCall {
+    /// What the database is asked.
+    pub fn query(&self) -> HistoryQuery {
+        let noun = self.noun.clone().zip(self.id.clone());
+        HistoryQuery { noun, mentions: self.mentions.clone(), after: self.after, limit: MOST }
+    }
+}
+
+/// Answer of `GET /v1/history`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HistoryAnswer {
+    /// Texts, oldest first, as they are chained.
+    pub events: Vec<String>,
+    /// There may be more behind them.
+    pub more: bool,
+}
+
+impl HistoryAnswer {
+    /// Of what a [`HistoryCall::query`] found.
+    pub fn of(events: Vec<String>) -> Self {
+        HistoryAnswer { more: events.len() >= MOST as usize, events }
+    }
+}
+
+/// Answer of `GET /v1/audit`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AuditAnswer {
+    pub ok: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Events of the chain, and the hash of the last.
+    #[serde(default)]
+    pub events: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// Signed checkpoints that were found good.
+    #[serde(default)]
+    pub checkpoints: u64,
+}
+
+impl From<Result<Verified, Fault>> for AuditAnswer {
+    fn from(found: Result<Verified, Fault>) -> Self {
+        match found {
+            Ok(Verified { end, checkpoints }) => {
+                AuditAnswer { ok: true, fault: None, events: end.seq, hash: Some(end.hash.to_string()), checkpoints }
+            }
+            Err(fault) => {
+                AuditAnswer { ok: false, fault: Some(fault.to_string()), events: 0, hash: None, checkpoints: 0 }
+            }
+        }
+    }
+}
+
+pub(super) async fn list(State(shared): State<Shared>, Query(call): Query<HistoryCall>) -> Response {
+    if call.noun.is_some() != call.id.is_some() {
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, "`noun` and `id` belong together", Vec::new());
+    }
+    let looked = aside(async move { shared.publisher.store().history(&call.query()).await }).await;
+    match looked {
+        Ok(Ok(events)) => Json(HistoryAnswer::of(events)).into_response(),
+        Ok(Err(e)) => refused(e.into()),
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    }
+}
+
+pub(super) async fn audit(State(shared): State<Shared>) -> Response {
+    match aside(async move { shared.publisher.store().verify_history().await }).await {
+        Ok(Ok(found)) => Json(AuditAnswer::from(found)).into_response(),
+        Ok(Err(e)) => refused(e.into()),
+        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    }
+}

@@ -1,0 +1,272 @@
+//! `history` and `audit`: what was changed, by whom and why, and whether somebody has altered what is said of it.
+
+use super::registry::{Output, Wanted, look};
+use super::{Exit, complain, say};
+use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
+use crate::history::Event;
+use crate::store::differences;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+/// Characters of one difference that people are shown.
+const SHOWN: usize = 160;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct HistoryArgs {
+    #[command(subcommand)]
+    which: Which,
+    /// For people or for programs: JSON is one event a line.
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    output: Output,
+    /// Read the database directly; refused while a gateway runs.
+    #[arg(long, global = true)]
+    offline: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Which {
+    /// Every change.
+    All,
+    /// Changes of one partner.
+    Partner { id: String },
+    /// Changes of one grant.
+    Grant { id: String },
+    /// Changes of one network.
+    Network { name: String },
+    /// Changes of one trust anchor.
+    Anchor { name: String },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AuditArgs {
+    #[command(subcommand)]
+    command: AuditCommand,
+    /// Read the database directly; refused while a gateway runs.
+    #[arg(long, global = true)]
+    offline: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum AuditCommand {
+    /// Look at the chain of events from its beginning, its signed checkpoints, and whether the registry is what the events
+    /// made it. Names the first event that was altered, taken out or moved.
+    Verify {
+        /// Files of records, oldest first: the copies of events in them must be those of the database.
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        records: Vec<PathBuf>,
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Every event as it is chained, one a line: the SHA-256 of 32 zero bytes and the first line, and so on with that hash
+    /// and the next line, ends in the hash that `verify` shows.
+    Export,
+}
+
+pub(super) async fn history(path: &Path, args: &HistoryArgs) -> Exit {
+    let mut call = HistoryCall::default();
+    let noun = match &args.which {
+        Which::All => None,
+        Which::Partner { id } => Some(("partner", id)),
+        Which::Network { name } => Some(("network", name)),
+        Which::Anchor { name } => Some(("anchor", name)),
+        Which::Grant { id } => {
+            call.mentions = Some(Value::from(id.as_str()).to_string());
+            None
+        }
+    };
+    if let Some((noun, id)) = noun {
+        (call.noun, call.id) = (Some(noun.to_owned()), Some(id.clone()));
+    }
+    let mut shown = 0_usize;
+    let outcome = each(path, args.offline, call, |text| {
+        let event = parse(text)?;
+        let of_grant = match &args.which {
+            Which::Grant { id } if !changes_grant(&event, id) => return Ok(()),
+            Which::Grant { id } => Some(id.as_str()),
+            _ => None,
+        };
+        shown += 1;
+        if args.output == Output::Json {
+            say(text)
+        } else {
+            show(&event, of_grant)
+        }
+        Ok(())
+    });
+    if let Err(exit) = outcome.await {
+        return exit;
+    }
+    if shown == 0 && args.output == Output::Text {
+        say("no events");
+    }
+    Exit::Done
+}
+
+pub(super) async fn audit(path: &Path, args: &AuditArgs) -> Exit {
+    match &args.command {
+        AuditCommand::Export => {
+            let print = |text: &str| {
+                say(text);
+                Ok(())
+            };
+            each(path, args.offline, HistoryCall::default(), print).await.err().unwrap_or(Exit::Done)
+        }
+        AuditCommand::Verify { records, output } => match verify(path, args.offline, records).await {
+            Ok(answer) => {
+                report(&answer, *output);
+                if answer.ok { Exit::Done } else { Exit::Problems }
+            }
+            Err(exit) => exit,
+        },
+    }
+}
+
+async fn verify(path: &Path, offline: bool, records: &[PathBuf]) -> Result<AuditAnswer, Exit> {
+    let answer: AuditAnswer = typed(look(path, offline, "/v1/audit", Wanted::Audit).await?)?;
+    if !answer.ok || records.is_empty() {
+        return Ok(answer);
+    }
+    let mut copies = Copies::read(records).map_err(|reason| {
+        complain(&reason);
+        Exit::Failed
+    })?;
+    let mut fault = None;
+    let compare = |text: &str| {
+        let seq = parse(text)?.seq;
+        if copies.events.remove(&seq).is_some_and(|copy| copy != text) {
+            fault.get_or_insert_with(|| format!("event {seq} is another one in the records than in the database"));
+        }
+        Ok(())
+    };
+    each(path, offline, HistoryCall::default(), compare).await?;
+    let gone = copies.events.keys().min().map(|seq| format!("event {seq} is in the records and not in the database"));
+    match fault.or(gone) {
+        Some(fault) => Ok(AuditAnswer { ok: false, fault: Some(fault), events: 0, hash: None, checkpoints: 0 }),
+        None => Ok(answer),
+    }
+}
+
+fn report(answer: &AuditAnswer, output: Output) {
+    match (output, &answer.fault, &answer.hash) {
+        (Output::Json, ..) => say(&serde_json::json!(answer).to_string()),
+        (Output::Text, Some(fault), _) => say(&format!("NOT GOOD: {fault}")),
+        (Output::Text, None, hash) => {
+            say(&format!("good: {} events, {} signed checkpoints", answer.events, answer.checkpoints));
+            say(&format!("ends in {}", hash.as_deref().unwrap_or("nothing")));
+        }
+    }
+}
+
+/// Gives the texts of events one after another, as many calls as that takes.
+async fn each(
+    path: &Path,
+    offline: bool,
+    mut call: HistoryCall,
+    mut take: impl FnMut(&str) -> Result<(), Exit>,
+) -> Result<(), Exit> {
+    loop {
+        let mut target = format!("/v1/history?after={}", call.after);
+        for (key, value) in [("noun", &call.noun), ("id", &call.id), ("mentions", &call.mentions)] {
+            if let Some(value) = value {
+                target.push_str(&format!("&{key}={}", percent_encoded(value)));
+            }
+        }
+        let answer: HistoryAnswer = typed(look(path, offline, &target, Wanted::History(&call)).await?)?;
+        for text in &answer.events {
+            take(text)?;
+        }
+        match answer.events.last() {
+            Some(last) if answer.more => call.after = parse(last)?.seq,
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Exit> {
+    serde_json::from_value(value).map_err(|e| {
+        complain(&format!("the answer is not of the agreed form: {e}"));
+        Exit::Failed
+    })
+}
+
+fn parse(text: &str) -> Result<Event, Exit> {
+    serde_json::from_str(text).map_err(|e| {
+        complain(&format!("an event cannot be read: {e}"));
+        Exit::Failed
+    })
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// A grant lies in its partner's document.
+fn grant<'a>(document: Option<&'a Value>, id: &str) -> Option<&'a Value> {
+    document?.get("grants")?.as_array()?.iter().find(|grant| grant.get("id").and_then(Value::as_str) == Some(id))
+}
+
+fn changes_grant(event: &Event, id: &str) -> bool {
+    grant(event.before.as_ref(), id) != grant(event.after.as_ref(), id)
+}
+
+fn show(event: &Event, of_grant: Option<&str>) {
+    let Event { seq, time, cause, verb, noun, id, revision, .. } = event;
+    say(&format!("#{seq} {time}  {} {noun} {id}  (registry revision {revision})", verb.as_str()));
+    let way = serde_json::json!(cause.actor.way);
+    let why = cause.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let ticket = cause.ticket.as_deref().map(|ticket| format!(" [{ticket}]")).unwrap_or_default();
+    say(&format!("    by {} ({}){ticket}{why}", cause.actor.name, way.as_str().unwrap_or_default()));
+    let (before, after) = match of_grant {
+        Some(id) => (grant(event.before.as_ref(), id), grant(event.after.as_ref(), id)),
+        None => (event.before.as_ref(), event.after.as_ref()),
+    };
+    match (before, after, of_grant) {
+        (Some(before), Some(after), _) => {
+            for line in differences(before, after) {
+                let short: String = line.chars().take(SHOWN).collect();
+                let more = if short.len() < line.len() { "…" } else { "" };
+                say(&format!("    {short}{more}"));
+            }
+        }
+        (None, Some(_), Some(id)) => say(&format!("    grant {id} was made")),
+        (Some(_), None, Some(id)) => say(&format!("    grant {id} was removed")),
+        _ => {}
+    }
+}
+
+/// Copies of events in files of records.
+struct Copies {
+    /// By seq.
+    events: HashMap<u64, String>,
+}
+
+impl Copies {
+    fn read(files: &[PathBuf]) -> Result<Copies, String> {
+        let mut events = HashMap::new();
+        for file in files {
+            let fail = |e: std::io::Error| format!("{}: {e}", file.display());
+            for line in BufReader::new(File::open(file).map_err(fail)?).lines() {
+                let line = line.map_err(fail)?;
+                if let Some((seq, text)) = copy(&line) {
+                    if events.insert(seq, text.to_owned()).is_some_and(|other| other != text) {
+                        return Err(format!("{}: there are two events {seq} in the records", file.display()));
+                    }
+                }
+            }
+        }
+        Ok(Copies { events })
+    }
+}
+
+/// The event of a line of records, byte for byte.
+fn copy(line: &str) -> Option<(u64, &str)> {
+    let (_, text) = line.split_once("\"kind\":\"history\",\"event\":")?;
+    let text = text.strip_suffix('}')?;
+    Some((serde_json::from_str::<Event>(text).ok()?.seq, text))
+}

@@ -1,0 +1,304 @@
+//! The history's tables: events and checkpoints, written in the transaction of the change that they tell of.
+
+use super::{BATCH, Store, StoreError, TABLES, Table, Tx, document, id_of, kept_in};
+use crate::clock::UnixNanos;
+use crate::disk;
+use crate::history::{
+    Actor, Cause, Checkpoint, End, Event, Fault, Hash, Signer, Verb, Verifier, Way, difference, document_sha256,
+};
+use crate::registry::Change;
+use futures::TryStreamExt;
+use serde_json::Value;
+use sqlx::{QueryBuilder, Row, Sqlite};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The key of `meta` with the last event that was copied to the record sink.
+const COPIED: &str = "copied";
+/// The noun of the first event.
+const HISTORY: &str = "history";
+/// Largest key file that is read.
+const MAX_KEY: usize = 16 * 1024;
+
+/// A chain without a fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub end: End,
+    /// Checkpoints that were found good.
+    pub checkpoints: u64,
+}
+
+/// Which events are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryQuery {
+    /// Events of one noun.
+    pub noun: Option<(String, String)>,
+    /// Events in whose text this appears.
+    pub mentions: Option<String>,
+    /// Events behind this one.
+    pub after: u64,
+    pub limit: u32,
+}
+
+/// The key that signs checkpoints, made where there is none yet.
+pub(super) fn signer(path: &Path) -> Result<Signer, StoreError> {
+    let fail = |reason: String| StoreError::Key { path: path.display().to_string(), reason };
+    if !path.exists() {
+        let document = Signer::generate().map_err(fail)?;
+        disk::replace(path, &document).map_err(|e| fail(e.to_string()))?;
+    }
+    let document = disk::read(path, MAX_KEY).map_err(fail)?;
+    Signer::from_pkcs8(&document).map_err(fail)
+}
+
+/// Where the chain ends.
+pub(super) async fn end(tx: &mut Tx<'_>) -> Result<End, StoreError> {
+    let row = sqlx::query("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1").fetch_optional(&mut **tx).await?;
+    let Some(row) = row else { return Ok(End::START) };
+    let (seq, hash): (i64, &str) = (row.try_get(0)?, row.try_get(1)?);
+    let hash = Hash::parse(hash).ok_or_else(|| StoreError::Inconsistent(format!("event {seq} has no hash")))?;
+    Ok(End { seq: u64::try_from(seq).unwrap_or(0), hash })
+}
+
+/// The first event, where there is none: from here on nothing is changed without one. What is in the registry already
+/// has an event each as well, so that all of it is accounted for.
+pub(super) async fn begin(tx: &mut Tx<'_>, signer: &Signer, now: UnixNanos) -> Result<(), StoreError> {
+    let mut end = end(tx).await?;
+    if end.seq > 0 {
+        return Ok(());
+    }
+    let revision = super::revision(tx).await?;
+    let actor = Actor { name: "partnergate".into(), uid: None, way: Way::Gateway };
+    let of = |verb: Verb, noun: &str, id: String, doc: Option<(&str, Value)>, reason: Option<&str>| Event {
+        seq: 0,
+        time: now.to_string(),
+        cause: Cause { actor: actor.clone(), reason: reason.map(str::to_owned), ticket: None },
+        verb,
+        noun: noun.to_owned(),
+        id,
+        revision,
+        before: None,
+        document_sha256: doc.as_ref().map(|(text, _)| document_sha256(text)),
+        after: doc.map(|(_, value)| value),
+    };
+    let text = end.append(of(Verb::Begin, HISTORY, uuid::Uuid::now_v7().to_string(), None, None));
+    insert(tx, &[(HISTORY, HISTORY, end.seq, text, end.hash)]).await?;
+    for table in TABLES {
+        let mut after = String::new();
+        loop {
+            let rows = sqlx::query(table.page).bind(&after).fetch_all(&mut **tx).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.try_get(0)?;
+            let mut events = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let (id, doc): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+                let reason = Some("was there when the history began");
+                let doc = Some((doc, parsed(id, doc)?));
+                let text = end.append(of(Verb::Create, table.noun, id.to_owned(), doc, reason));
+                events.push((table.noun, id, end.seq, text, end.hash));
+            }
+            insert(tx, &events).await?;
+        }
+    }
+    checkpoint(tx, &signer.sign(&end, now)).await
+}
+
+/// Puts the events of changes behind the chain, which is read and written in the transaction of the changes.
+pub(super) async fn append(
+    tx: &mut Tx<'_>,
+    changes: &[Change],
+    cause: &Cause,
+    now: UnixNanos,
+    revision: u64,
+    end: &mut End,
+) -> Result<(), StoreError> {
+    for alike in changes.chunk_by(|a, b| kept_in(a) == kept_in(b)) {
+        for batch in alike.chunks(BATCH) {
+            let Some((table, gone)) = batch.first().map(kept_in) else { continue };
+            let mut before = stored(tx, table, batch).await?;
+            let mut rows = Vec::with_capacity(batch.len());
+            for change in batch {
+                let id = id_of(change);
+                let stored = if gone { None } else { Some(document(change)?) };
+                let after = stored.as_deref().map(|doc| parsed(id, doc)).transpose()?;
+                let (verb, before, after) = match (before.remove(id), after) {
+                    (Some(before), Some(after)) => {
+                        let (before, after) = difference(&before, &after);
+                        (Verb::Change, Some(before), Some(after))
+                    }
+                    (Some(before), None) => (Verb::Remove, Some(before), None),
+                    (None, after) => (Verb::Create, None, after),
+                };
+                let text = end.append(Event {
+                    seq: 0,
+                    time: now.to_string(),
+                    cause: cause.clone(),
+                    verb,
+                    noun: table.noun.into(),
+                    id: id.to_owned(),
+                    revision,
+                    before,
+                    after,
+                    document_sha256: stored.as_deref().map(document_sha256),
+                });
+                rows.push((table.noun, id, end.seq, text, end.hash));
+            }
+            insert(tx, &rows).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The documents of these changes' nouns as they are stored now.
+async fn stored(tx: &mut Tx<'_>, table: &Table, batch: &[Change]) -> Result<HashMap<String, Value>, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new(table.select);
+    let mut ids = query.separated(", ");
+    for change in batch {
+        ids.push_bind(id_of(change));
+    }
+    let rows = query.push(")").build().fetch_all(&mut **tx).await?;
+    rows.iter()
+        .map(|row| {
+            let (id, doc): (String, &str) = (row.try_get(0)?, row.try_get(1)?);
+            let doc = parsed(&id, doc)?;
+            Ok((id, doc))
+        })
+        .collect()
+}
+
+fn parsed(id: &str, doc: &str) -> Result<Value, StoreError> {
+    serde_json::from_str(doc).map_err(|e| StoreError::Document { id: id.to_owned(), reason: e.to_string() })
+}
+
+type EventRow<'a> = (&'a str, &'a str, u64, String, Hash);
+
+async fn insert(tx: &mut Tx<'_>, rows: &[EventRow<'_>]) -> Result<(), StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO event (seq, noun, id, event, hash) ");
+    query.push_values(rows, |mut row, (noun, id, seq, text, hash)| {
+        row.push_bind(i64::try_from(*seq).unwrap_or(i64::MAX)).push_bind(*noun).push_bind(*id);
+        row.push_bind(text).push_bind(hash.to_string());
+    });
+    query.build().execute(&mut **tx).await?;
+    Ok(())
+}
+
+pub(super) async fn checkpoint(tx: &mut Tx<'_>, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+    let Checkpoint { seq, hash, time, key, signature } = checkpoint;
+    sqlx::query("INSERT INTO checkpoint VALUES (?1, ?2, ?3, ?4, ?5)")
+        .bind(i64::try_from(*seq).unwrap_or(i64::MAX))
+        .bind(hash)
+        .bind(time)
+        .bind(key)
+        .bind(signature)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+impl Store {
+    /// Texts of events, oldest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn history(&self, wanted: &HistoryQuery) -> Result<Vec<String>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT event FROM event WHERE seq > ");
+        query.push_bind(i64::try_from(wanted.after).unwrap_or(i64::MAX));
+        if let Some((noun, id)) = &wanted.noun {
+            query.push(" AND noun = ").push_bind(noun).push(" AND id = ").push_bind(id);
+        }
+        if let Some(text) = &wanted.mentions {
+            query.push(" AND instr(event, ").push_bind(text).push(") > 0");
+        }
+        query.push(" ORDER BY seq LIMIT ").push_bind(i64::from(wanted.limit));
+        let rows = query.build().fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Of the last event that the record sink has a copy of.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn copied(&self) -> Result<u64, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        Ok(super::meta(&mut tx, COPIED).await?.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0))
+    }
+
+    /// # Errors
+    /// The database failed.
+    pub async fn set_copied(&self, seq: u64) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        super::set_meta(&mut tx, COPIED, i64::try_from(seq).unwrap_or(i64::MAX)).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// The database failed.
+    pub async fn last_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        Ok(checkpoints(&mut tx, "ORDER BY seq DESC, time DESC LIMIT 1").await?.pop())
+    }
+
+    /// Looks at the whole chain, and at whether the registry is what the chain made it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn verify_history(&self) -> Result<Result<Verified, Fault>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let checkpoints = checkpoints(&mut tx, "ORDER BY seq, time").await?;
+        let key = self.signer.as_ref().map(|signer| signer.key()).unwrap_or_default();
+        let mut verifier = Verifier::new(&checkpoints, &key);
+        let mut made: HashMap<(String, String), (u64, String)> = HashMap::new();
+        {
+            let mut rows = sqlx::query("SELECT seq, event, hash FROM event ORDER BY seq").fetch(&mut *tx);
+            while let Some(row) = rows.try_next().await? {
+                let (seq, text, hash): (i64, &str, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                let seq = u64::try_from(seq).unwrap_or(0);
+                if let Err(fault) = verifier.event(seq, text, hash) {
+                    return Ok(Err(fault));
+                }
+                let Ok(event) = serde_json::from_str::<Event>(text) else { continue };
+                let noun = (event.noun, event.id);
+                match event.document_sha256 {
+                    Some(hash) => drop(made.insert(noun, (seq, hash))),
+                    None => drop(made.remove(&noun)),
+                }
+            }
+        }
+        let verified = match verifier.finish() {
+            Ok((end, checkpoints)) => Verified { end, checkpoints },
+            Err(fault) => return Ok(Err(fault)),
+        };
+        for table in TABLES {
+            let mut rows = sqlx::query(table.all).fetch(&mut *tx);
+            while let Some(row) = rows.try_next().await? {
+                let (id, doc): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+                let last = made.remove(&(table.noun.to_owned(), id.to_owned()));
+                if last.as_ref().is_none_or(|(_, hash)| *hash != document_sha256(doc)) {
+                    let (noun, id, seq) = (table.noun.to_owned(), id.to_owned(), last.map(|(seq, _)| seq));
+                    return Ok(Err(Fault::Registry { noun, id, seq }));
+                }
+            }
+        }
+        match made.into_iter().min_by_key(|(_, (seq, _))| *seq) {
+            Some(((noun, id), (seq, _))) => Ok(Err(Fault::Gone { noun, id, seq })),
+            None => Ok(Ok(verified)),
+        }
+    }
+}
+
+async fn checkpoints(tx: &mut Tx<'_>, which: &'static str) -> Result<Vec<Checkpoint>, StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT seq, hash, time, key, signature FROM checkpoint ");
+    let rows = query.push(which).build().fetch_all(&mut **tx).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Checkpoint {
+                seq: u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0),
+                hash: row.try_get(1)?,
+                time: row.try_get(2)?,
+                key: row.try_get(3)?,
+                signature: row.try_get(4)?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,177 @@
+//! The history: who changed what and why, and that nobody can alter what it says unseen. Threats 29 and 30.
+
+use crate::harness::http2::block_on;
+use crate::harness::{Finished, Gate, await_some};
+use serde_json::Value;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use std::path::PathBuf;
+
+const ACME_ITEMS: &str = "[items.read, items.list, items.create, pairs.read]";
+
+fn apply(gate: &Gate, yaml: &str, why: &[&str]) {
+    let folder = gate.write_registry(yaml);
+    gate.cli(&[&["apply", "--yes", "-f", folder.to_str().unwrap()], why].concat()).ok();
+}
+
+/// Narrows a grant of acme, for a reason.
+fn narrow(gate: &Gate) {
+    let narrowed = gate.registry_text().replace(ACME_ITEMS, "[items.read]");
+    assert_ne!(narrowed, gate.registry_text());
+    apply(gate, &narrowed, &["--reason", "audit finding 7", "--ticket", "SEC-12"]);
+}
+
+/// What somebody can do who has the database, and no way into the gateway.
+fn tamper(gate: &Gate, statements: &str) {
+    block_on(async {
+        let options = SqliteConnectOptions::new().filename(gate.dir.path().join("state/registry.db"));
+        let mut database = options.connect().await.unwrap();
+        let untie = "DROP TRIGGER IF EXISTS event_is_not_altered; DROP TRIGGER IF EXISTS event_is_not_removed; ";
+        for statement in format!("{untie}{statements}").split("; ") {
+            sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut database).await.unwrap();
+        }
+        database.close().await.unwrap();
+    });
+}
+
+fn verify(gate: &Gate, more: &[&str]) -> Finished {
+    gate.cli(&[&["audit", "verify"], more].concat())
+}
+
+fn records(gate: &Gate) -> PathBuf {
+    gate.dir.path().join("records.jsonl")
+}
+
+/// The copies of events among the records.
+fn copies(gate: &Gate) -> Vec<Value> {
+    let lines = gate.lines().into_iter();
+    lines.filter(|l| l["kind"] == "history").filter_map(|l| l.get("event").cloned()).collect()
+}
+
+fn me() -> String {
+    String::from_utf8(std::process::Command::new("id").arg("-un").output().unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn history_says_who_changed_what_when_and_why() {
+    let gate = Gate::start();
+    narrow(&gate);
+    let shown = gate.cli(&["history", "partner", "acme"]).ok();
+    for word in [
+        "create partner acme  (registry revision 1)",
+        "change partner acme  (registry revision 2)",
+        &format!("by {} (admin-socket) [SEC-12]: audit finding 7", me()),
+        "grants:",
+    ] {
+        assert!(shown.contains(word), "no `{word}` in\n{shown}");
+    }
+    assert!(!shown.contains("partner globex"), "{shown}");
+
+    let json = gate.cli(&["history", "--output", "json", "partner", "acme"]).ok();
+    let events: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let operations = |document: &Value| document["grants"][0]["operations"].as_array().unwrap().len();
+    assert_eq!((events.len(), operations(&events[1]["before"]), operations(&events[1]["after"])), (2, 4, 1), "{json}");
+    assert_eq!((&events[1]["verb"], &events[1]["actor"]["name"]), (&"change".into(), &me().into()));
+
+    // A grant has a history of its own within its partner's.
+    let grant = gate.cli(&["history", "grant", "acme-items"]).ok();
+    assert!(grant.contains("grant acme-items was made") && grant.contains("items.create"), "{grant}");
+    let others = gate.cli(&["history", "grant", "acme-socket"]).ok();
+    assert_eq!(others.matches("registry revision").count(), 1, "nothing was changed in it: {others}");
+    assert_eq!(gate.cli(&["history", "partner", "nobody"]).ok().trim(), "no events");
+}
+
+#[test]
+fn denial_of_a_certificate_is_in_the_history_with_its_reason() {
+    let gate = Gate::start();
+    let serial = gate.acme.serial();
+    gate.cli(&["anchor", "deny", "acme-ca", "--serial", &serial, "--reason", "key leaked", "--ticket", "INC-1"]).ok();
+    let shown = gate.cli(&["history", "anchor", "acme-ca"]).ok();
+    assert!(shown.contains("[INC-1]: key leaked") && shown.contains("denied"), "{shown}");
+    assert!(verify(&gate, &[]).ok().starts_with("good: "));
+}
+
+#[test]
+fn history_is_whole_after_changes_restarts_and_kills_and_the_records_have_a_copy_of_all_of_it() {
+    let mut gate = Gate::start();
+    for signal in ["KILL", "TERM", "KILL"] {
+        narrow(&gate);
+        gate.restart(signal);
+        gate.apply(gate.registry_text());
+    }
+    let answer: Value = serde_json::from_str(&verify(&gate, &["--output", "json"]).ok()).unwrap();
+    assert_eq!(answer["ok"], true, "{answer}");
+    let events = answer["events"].as_u64().unwrap();
+    // A kill may come between a commit and its copy; then the next start copies it, and one may be there twice.
+    let seqs = await_some("the copies", || {
+        let mut seqs: Vec<u64> = copies(&gate).iter().map(|e| e["seq"].as_u64().unwrap()).collect();
+        seqs.dedup();
+        (seqs.last() == Some(&events)).then_some(seqs)
+    });
+    assert_eq!(seqs, (1..=events).collect::<Vec<_>>());
+    verify(&gate, &["--records", records(&gate).to_str().unwrap()]).ok();
+
+    // What is exported gives the hash that was shown, by anybody's means.
+    let export = gate.dir.path().join("history.jsonl");
+    std::fs::write(&export, gate.cli(&["audit", "export"]).ok()).unwrap();
+    let script = "import hashlib, sys\nh = bytes(32)\nfor line in open(sys.argv[1], 'rb'):\n    h = hashlib.sha256(h + line.rstrip(b'\\n')).digest()\nprint(h.hex())";
+    let python = std::process::Command::new("python3").args(["-c", script]).arg(&export).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&python.stdout).trim(), answer["hash"], "{python:?}");
+}
+
+/// Threat 30.
+#[test]
+fn whoever_alters_the_database_is_found_out() {
+    for (statements, said) in [
+        ("UPDATE event SET event = replace(event, 'audit finding 7', 'as agreed')", "was altered"),
+        ("DELETE FROM event WHERE seq = 2", "event 2 is missing"),
+        ("DELETE FROM event WHERE noun = 'partner' AND seq > 5", "is missing"),
+        (
+            "UPDATE partner SET doc = replace(doc, 'Acme GmbH', 'Acme Ltd') WHERE id = 'acme'",
+            "the partner `acme` is not what",
+        ),
+    ] {
+        let gate = Gate::start();
+        narrow(&gate);
+        verify(&gate, &[]).ok();
+        tamper(&gate, statements);
+        let found = verify(&gate, &[]);
+        assert_eq!(found.exit, Some(3), "{statements}: {}", found.text());
+        assert!(found.text().contains("NOT GOOD: ") && found.text().contains(said), "{statements}: {}", found.text());
+    }
+}
+
+/// Threat 30, by somebody who has the key as well and makes the whole history anew: what went to the records is not his.
+#[test]
+fn history_that_was_made_anew_is_not_the_one_of_the_records() {
+    let mut gate = Gate::start();
+    narrow(&gate);
+    let answer: Value = serde_json::from_str(&verify(&gate, &["--output", "json"]).ok()).unwrap();
+    await_some("the copies", || (copies(&gate).len() as u64 == answer["events"].as_u64().unwrap()).then_some(()));
+    let kept = gate.dir.path().join("kept.jsonl");
+    std::fs::copy(records(&gate), &kept).unwrap();
+    tamper(&gate, "DROP TABLE event; DROP TABLE checkpoint; UPDATE meta SET value = 1 WHERE key = 'schema'");
+    gate.restart("TERM");
+    assert!(verify(&gate, &[]).ok().starts_with("good: "), "by itself it looks well");
+    let found = verify(&gate, &["--records", kept.to_str().unwrap()]);
+    assert_eq!(found.exit, Some(3), "{}", found.text());
+    assert!(found.text().contains("event 1 is another one in the records than in the database"), "{}", found.text());
+}
+
+#[test]
+fn history_is_read_and_verified_without_a_gateway_as_well() {
+    let mut gate = Gate::start();
+    narrow(&gate);
+    let running = gate.cli(&["history", "--offline", "all"]);
+    assert_eq!(running.exit, Some(1), "a gateway is running: {}", running.text());
+    let all = gate.cli(&["history", "all"]).ok();
+    gate.signal("TERM");
+    gate.process.ended();
+    assert_eq!(gate.cli(&["history", "--offline", "all"]).ok(), all);
+    assert!(gate.cli(&["audit", "--offline", "verify"]).ok().starts_with("good: "));
+    let folder = gate.write_registry(gate.registry_text());
+    let folder = folder.to_str().unwrap();
+    gate.cli(&["apply", "--offline", "--yes", "-f", folder, "--reason", "while it was down"]).ok();
+    let shown = gate.cli(&["history", "--offline", "partner", "acme"]).ok();
+    assert!(shown.contains(&format!("by {} (offline): while it was down", me())), "{shown}");
+}
