@@ -147,8 +147,8 @@ pub struct Publisher {
     bundles: Mutex<Looked>,
     fetcher: Fetcher,
     failing: ArcSwapOption<Failing>,
-    /// Events go to the sink in their order.
-    copying: Mutex<()>,
+    /// The last event that was given to the record sink. Events go there in their order.
+    copying: Mutex<u64>,
 }
 
 /// What was read from outside the registry for its anchors, and is not in use yet.
@@ -229,7 +229,7 @@ impl Publisher {
             bundles,
             fetcher,
             failing,
-            copying: Mutex::new(()),
+            copying: Mutex::new(0),
         };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
@@ -400,9 +400,18 @@ impl Publisher {
     }
 
     async fn try_copy_history(&self) -> Result<(), StoreError> {
-        let _copying = self.copying.lock().await;
+        let recorder = &self.open.recorder;
+        let mut placed = self.copying.lock().await;
         loop {
             let copied = self.store.copied().await?;
+            if *placed > copied {
+                // A sink that is down has them waiting: they are not given to it once more.
+                if !recorder.flush(COPY_LIMIT) {
+                    return Ok(());
+                }
+                self.store.set_copied(*placed).await?;
+                continue;
+            }
             let wanted = HistoryQuery { after: copied, limit: EVENTS_AT_ONCE, ..HistoryQuery::default() };
             let texts = self.store.history(&wanted).await?;
             if texts.is_empty() {
@@ -410,11 +419,11 @@ impl Publisher {
             }
             let last = texts.len() < EVENTS_AT_ONCE as usize;
             let checkpoint = if last { self.store.last_checkpoint().await? } else { None };
-            let recorder = &self.open.recorder;
-            if !recorder.write_history(&texts, checkpoint.as_ref(), COPY_LIMIT) || !recorder.flush(COPY_LIMIT) {
+            let found_room = recorder.write_history(&texts, checkpoint.as_ref(), COPY_LIMIT);
+            *placed = copied + u64::try_from(found_room).unwrap_or(0);
+            if found_room == 0 {
                 return Ok(());
             }
-            self.store.set_copied(copied + texts.len() as u64).await?;
         }
     }
 

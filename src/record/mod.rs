@@ -163,22 +163,25 @@ impl Recorder {
     }
 
     /// Writes copies of events and of the checkpoint behind them. They let records of requests go first and wait for
-    /// room. Returns whether all found some within `limit`. To be called where nobody is served.
-    pub fn write_history(&self, events: &[String], checkpoint: Option<&Checkpoint>, limit: Duration) -> bool {
+    /// room. Returns how many of the events found some within `limit`. To be called where nobody is served.
+    pub fn write_history(&self, events: &[String], checkpoint: Option<&Checkpoint>, limit: Duration) -> usize {
         let deadline = Instant::now() + limit;
-        let events = events.iter().map(|text| HistoryEntry::Event(text));
-        for entry in events.chain(checkpoint.map(HistoryEntry::Checkpoint)) {
+        let entries =
+            events.iter().map(|text| HistoryEntry::Event(text)).chain(checkpoint.map(HistoryEntry::Checkpoint));
+        let mut placed = 0;
+        for entry in entries {
             while !self.slots.is_quiet() {
                 if Instant::now() >= deadline {
-                    return false;
+                    return placed;
                 }
                 std::thread::sleep(ROOM_INTERVAL);
             }
             if !self.write_after(&Entry::History(entry), self.slots.reserve(), 0) {
-                return false;
+                return placed;
             }
+            placed = (placed + 1).min(events.len());
         }
-        true
+        placed
     }
 
     /// Waits until everything appended so far is written, at most `limit`. Returns whether it is.
