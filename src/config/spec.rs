@@ -349,7 +349,12 @@ static UPSTREAM_TIMEOUTS: &[Field] = &[
         presence: Default("60s"),
         doc: "Between two reads of a response.",
     },
-    Field { key: "write", kind: millis(10, 86_400_000), presence: Default("30s"), doc: "For a write of a request." },
+    Field {
+        key: "write",
+        kind: millis(10, 86_400_000),
+        presence: Default("30s"),
+        doc: "For a write of a request. An upstream that takes none may have answered already: its answer is then waited for as long as `read` says.",
+    },
     Field {
         key: "idle",
         kind: millis(10, 86_400_000),
