@@ -286,6 +286,16 @@ async fn status(State(shared): State<Shared>) -> Response {
         Ok(Err(e)) => return refused(e.into()),
         Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     };
+    let publisher = shared.publisher.clone();
+    let outgoing = match aside(async move { publisher.outgoing().await }).await {
+        Ok(Ok(outgoing)) => outgoing,
+        Ok(Err(e)) => return refused(e.into()),
+        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    };
+    let outgoing: Vec<Value> = outgoing
+        .iter()
+        .map(|(one, open)| json!({"anchor": one.anchor, "credentials": one.credentials, "last_used": one.last_used, "open_connections": open, "text": one.to_string()}))
+        .collect();
     let s = &live.snapshot;
     let anchors: Vec<Value> = s
         .trust
@@ -325,6 +335,7 @@ async fn status(State(shared): State<Shared>) -> Response {
         "certificates": certificates,
         "revocation_lists": shared.publisher.lists(),
         "expiring": expiring,
+        "outgoing_anchors": outgoing,
     }))
     .into_response()
 }

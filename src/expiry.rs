@@ -7,8 +7,9 @@
 use crate::clock::UnixNanos;
 use crate::fetch::Overview;
 use crate::identity::MatchKind;
-use crate::name::PartnerId;
+use crate::name::{AnchorName, PartnerId};
 use crate::partner::{Credential, CredentialState, PartnerRecord};
+use crate::registry::Registry;
 use crate::snapshot::Snapshot;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -140,6 +141,57 @@ pub fn soon(
         }
     }
     found.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.name.cmp(&b.name)));
+    found
+}
+
+/// An anchor on its way out: everybody under it has another one to come with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outgoing {
+    pub anchor: AnchorName,
+    /// Credentials that are still registered under it.
+    pub credentials: usize,
+    #[serde(skip)]
+    pub at: Option<UnixNanos>,
+    /// When one of them was used last, RFC 3339; absent when none ever was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<String>,
+}
+
+impl fmt::Display for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outgoing { anchor, credentials, last_used, .. } = self;
+        let used = last_used.as_deref().map_or_else(|| "never used".to_owned(), |at| format!("last used {at}"));
+        write!(
+            f,
+            "everybody under the anchor `{anchor}` has a credential under another one as well; its {credentials} "
+        )?;
+        write!(f, "{}: {used}", if *credentials == 1 { "credential" } else { "credentials" })
+    }
+}
+
+/// Anchors whose every partner has an active credential under another anchor too. `used` is when each credential was
+/// used last, by its id.
+pub fn outgoing(registry: &Registry, used: &HashMap<String, UnixNanos>) -> Vec<Outgoing> {
+    let mut found = Vec::new();
+    for anchor in registry.anchors() {
+        let (mut credentials, mut at, mut all) = (0, None, true);
+        for record in anchor.partners.iter().filter_map(|id| registry.partner(id)) {
+            let mut under = record.credentials.iter().filter(|c| c.anchor == anchor.name).peekable();
+            if under.peek().is_none() {
+                continue;
+            }
+            let elsewhere = |c: &&Credential| c.anchor != anchor.name && c.state == CredentialState::Active;
+            all &= record.credentials.iter().any(|c| elsewhere(&c));
+            for credential in under {
+                credentials += 1;
+                at = at.max(used.get(credential.id.as_str()).copied());
+            }
+        }
+        if all && credentials > 0 {
+            let last_used = at.map(|at| at.to_string());
+            found.push(Outgoing { anchor: anchor.name.clone(), credentials, at, last_used });
+        }
+    }
     found
 }
 

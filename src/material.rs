@@ -68,7 +68,11 @@ impl MaterialFiles {
         let mut held = HashMap::new();
         let mut next = HashMap::new();
         for (name, bundle, path) in &files {
-            let old = current.bundles.get(*name).filter(|old| old.trust_domain == bundle.trust_domain);
+            // An anchor that was away has what it had before it went: an older bundle is none for it either.
+            let kept = || self.kept_bundle(name, bundle).map(Arc::new);
+            let old =
+                current.bundles.get(*name).filter(|old| old.trust_domain == bundle.trust_domain).cloned().or_else(kept);
+            let old = old.as_ref();
             let empty = || Arc::new(TrustBundle::none_of(&bundle.trust_domain));
             held.insert((*name).clone(), old.cloned().unwrap_or_else(empty));
             match read_bundle(path, &bundle.trust_domain, old.map(|old| &**old)) {
@@ -114,16 +118,23 @@ impl MaterialFiles {
     pub fn kept(&self, registry: &Registry) -> Material {
         let mut material = Material::default();
         for (name, bundle) in bundles(registry) {
-            let Ok(text) = disk::read(&self.kept_file(name), 4 * MAX_BUNDLE_BYTES) else { continue };
-            match serde_json::from_slice::<TrustBundle>(&text) {
-                Ok(kept) if kept.trust_domain == bundle.trust_domain && kept.check().is_ok() => {
-                    material.bundles.insert(name.clone(), Arc::new(kept));
-                }
-                Ok(_) => {}
-                Err(e) => tracing::warn!(anchor = %name, error = %e, "the kept bundle cannot be read"),
+            if let Some(kept) = self.kept_bundle(name, bundle) {
+                material.bundles.insert(name.clone(), Arc::new(kept));
             }
         }
         material
+    }
+
+    /// The last good bundle of an anchor, when it is of the same trust domain.
+    fn kept_bundle(&self, name: &AnchorName, bundle: &Bundle) -> Option<TrustBundle> {
+        let text = disk::read(&self.kept_file(name), 4 * MAX_BUNDLE_BYTES).ok()?;
+        match serde_json::from_slice::<TrustBundle>(&text) {
+            Ok(kept) => (kept.trust_domain == bundle.trust_domain && kept.check().is_ok()).then_some(kept),
+            Err(e) => {
+                tracing::warn!(anchor = %name, error = %e, "the kept bundle cannot be read");
+                None
+            }
+        }
     }
 
     /// Writes what differs from `before`, so that it is there at the next start.

@@ -13,7 +13,7 @@ use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
 use crate::disk::{Watched, look_again};
 use crate::document::{Problem, Problems};
-use crate::expiry::{self, Expiring};
+use crate::expiry::{self, Expiring, Outgoing};
 use crate::fetch::{Fetcher, Overview, Planned};
 use crate::gateway::{Concerns, Live, Open};
 use crate::history::Cause;
@@ -536,7 +536,7 @@ impl Publisher {
             (Some(config), _) => {
                 let old = before.as_ref().map(|l| &*l.upstreams);
                 let next = Upstreams::build(config.upstreams.clone(), old);
-                next.resolve_all(RESOLVE_LIMIT).await;
+                next.resolve_new(old, RESOLVE_LIMIT).await;
                 next.start(old, &self.metrics);
                 Arc::new(next)
             }
@@ -614,6 +614,17 @@ impl Publisher {
         Ok(expiry::soon(&live.snapshot, &seen, &self.fetcher.overview(), now))
     }
 
+    /// Anchors on their way out, and how many connections are open under each.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn outgoing(&self) -> Result<Vec<(Outgoing, usize)>, StoreError> {
+        let Some(live) = self.live.load_full() else { return Ok(Vec::new()) };
+        let used = self.store.last_seen().await?;
+        let found = expiry::outgoing(&live.snapshot.registry, &used).into_iter();
+        Ok(found.map(|one| (one.clone(), self.open.count_under(&one.anchor))).collect())
+    }
+
     /// What is held of revocation lists.
     pub fn lists(&self) -> Vec<Overview> {
         self.fetcher.overview()
@@ -643,8 +654,18 @@ impl Publisher {
                 // Whatever came, from URLs too: one that does not answer must not hold up what others have sent.
                 this.relist().await
             });
-            if let Ok(Err(e)) = looked.await {
-                e.log();
+            self.outcome(looked.await);
+        }
+    }
+
+    /// Says what became of work on lists that nobody waits for.
+    fn outcome(&self, done: Result<Result<(), ChangeError>, JoinError>) {
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => e.log(),
+            Err(e) => {
+                self.metrics.panics.inc();
+                tracing::error!(error = %e, "revocation lists could not be looked at; it is tried again");
             }
         }
     }
@@ -659,11 +680,10 @@ impl Publisher {
             }
             let this = self.clone();
             asking.spawn(async move {
+                let work = this.clone();
                 // Aside as a whole: what is asked next is behind the lock that a large list is verified under.
-                let asked = aside(async move { if this.fetcher.ask().await { this.relist().await } else { Ok(()) } });
-                if let Ok(Err(e)) = asked.await {
-                    e.log();
-                }
+                let asked = aside(async move { if work.fetcher.ask().await { work.relist().await } else { Ok(()) } });
+                this.outcome(asked.await);
             });
         }
     }

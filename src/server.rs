@@ -32,9 +32,9 @@ const LOCK: &str = "lock";
 
 /// How far the wall clock may drift from the monotonic one within a second before it counts as a step.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
-/// How often use is written to the database.
 /// How long a record that says how many were suppressed may wait for one that says it by the way.
 const SUPPRESSED_INTERVAL: Duration = Duration::from_secs(2);
+/// How often use is written to the database.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the expiry of credentials is looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);

@@ -133,10 +133,12 @@ impl Upstreams {
         self.by_name.values()
     }
 
-    /// Resolves the names of all upstreams once, at most for `limit`; what does not resolve stays empty and is tried
-    /// again in the background.
-    pub async fn resolve_all(&self, limit: Duration) {
-        let work = self.by_name.values().map(|u| async { u.resolve().await });
+    /// Resolves the names of the upstreams that `previous` did not have once, at most for `limit`; what does not resolve
+    /// stays empty and is tried again in the background, as it is for all others.
+    pub async fn resolve_new(&self, previous: Option<&Upstreams>, limit: Duration) {
+        let known =
+            |u: &Upstream| previous.is_some_and(|p| p.by_name.get(&u.spec.name).is_some_and(|old| old.spec == u.spec));
+        let work = self.by_name.values().filter(|u| !known(u)).map(|u| async { u.resolve().await });
         let _ = tokio::time::timeout(limit, futures::future::join_all(work)).await;
     }
 

@@ -5,14 +5,18 @@ use super::{Exit, complain, say};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::Problems;
-use crate::expiry;
+use crate::expiry::{self, Expiring, Successor};
+use crate::fetch::{Fetcher, Overview};
 use crate::material::{MaterialFiles, Reading};
+use crate::partner::RevocationMode;
+use crate::record::Metrics;
 use crate::registry::Registry;
 use crate::server::database_path;
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{PlanOptions, Store, parse_declaration, plan};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -51,10 +55,11 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     };
     let database = database_path(&config.state_dir);
     let shown = database.display().to_string();
-    let mut seen = HashMap::new();
+    let (mut seen, mut used) = (HashMap::new(), HashMap::new());
     let registry = match Store::open_to_read(&database).await {
         Ok(Some(store)) => {
             seen = store.last_seen_expiry().await.map_err(|e| failed(&shown, e.to_string()))?;
+            used = store.last_seen().await.map_err(|e| failed(&shown, e.to_string()))?;
             store.load().await.map_err(|e| failed(&shown, e.to_string()))?
         }
         Ok(None) => Registry::default(),
@@ -85,9 +90,37 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
         snapshot = built;
         warnings.extend(more);
     }
-    // Server certificates and anchors are warned about where they are read.
-    for one in expiry::soon(&snapshot, &seen, &[], now).iter().filter(|e| e.kind == expiry::Kind::Credential) {
+    let lists = lists_of(path, &config, &snapshot).map_err(|e| failed("revocation lists", e))?;
+    for anchor in snapshot.registry.anchors().filter(|a| a.revocation.mode == RevocationMode::Required) {
+        if !lists.iter().any(|list| list.anchor == anchor.name && list.error.is_none()) {
+            let reason = format!(
+                "no revocation list is there for the anchor `{}`: every certificate under it is refused until one is",
+                anchor.name
+            );
+            warnings.warning("registry", "", reason, Some("URLs are asked at the start; put files in their places"));
+        }
+    }
+    for list in &lists {
+        if let Some(error) = &list.error {
+            warnings.warning(
+                "registry",
+                "",
+                format!("a revocation list of the anchor `{}`: {error}", list.anchor),
+                None,
+            );
+        }
+    }
+    // That server certificates and anchors end is said where they are read; by whom they are succeeded is not.
+    let said = |e: &&Expiring| {
+        matches!(e.kind, expiry::Kind::Credential | expiry::Kind::RevocationList)
+            || matches!(e.successor, Successor::Registered(_))
+    };
+    for one in expiry::soon(&snapshot, &seen, &lists, now).iter().filter(said) {
         warnings.warning("registry", "", one.to_string(), None);
+    }
+    for one in expiry::outgoing(&snapshot.registry, &used) {
+        let fix = Some("`status` says what is open under it; remove it when it is not used any more");
+        warnings.warning("registry", "", one.to_string(), fix);
     }
     for anchor in snapshot.registry.anchors() {
         let used = anchor.partners.iter().filter_map(|id| snapshot.registry.partner(id));
@@ -106,4 +139,14 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
         snapshot.revision.policy.get(..12).unwrap_or_default()
     );
     Ok((warnings, summary))
+}
+
+/// What a start would have of revocation lists: files, and copies of what URLs have sent. Nothing is written or asked.
+fn lists_of(path: &Path, config: &Config, snapshot: &Snapshot) -> Result<Vec<Overview>, String> {
+    let metrics = Metrics::new(config.max_series, false).map_err(|e| e.to_string())?;
+    let base = path.parent().map(Path::to_owned).unwrap_or_default();
+    let (clock, metrics) = (Arc::new(Clock::new()), Arc::new(metrics));
+    let fetcher = Fetcher::new(&base, &config.state_dir, config.fetch.clone(), clock, metrics);
+    let planned = fetcher.map_err(|e| e.to_string())?.plan(snapshot.registry.anchors(), &snapshot.material.bundles);
+    Ok(planned.overview())
 }

@@ -506,6 +506,14 @@ pub(super) async fn status(path: &Path, args: &StatusArgs) -> Exit {
                     None => say(&format!("  list         of {anchor} until {} ({source})", text(&list["next_update"]))),
                 }
             }
+            for o in value["outgoing_anchors"].as_array().into_iter().flatten() {
+                let open = &o["open_connections"];
+                let then = match open.as_u64() {
+                    Some(0) => "nothing is open under it".to_owned(),
+                    _ => format!("{open} connections are open under it"),
+                };
+                say(&format!("  rotation     {}; {then}", text(&o["text"])));
+            }
             for e in value["expiring"].as_array().into_iter().flatten() {
                 let of = e["partner"].as_str().map(|p| format!(" of {p}")).unwrap_or_default();
                 let successor = match (&e["successor"], e["successor"]["registered"].as_str()) {

@@ -85,7 +85,9 @@ impl Item {
         };
         let chance = RandomState::new().hash_one(0) % 41;
         let percent = 80 + u32::try_from(chance).unwrap_or(20);
-        self.due = Instant::now() + wait.saturating_mul(percent) / 100;
+        let wait = wait.saturating_mul(percent) / 100;
+        let least = if self.failures > 0 { Duration::ZERO } else { shortest.min(refresh) };
+        self.due = Instant::now() + wait.max(least);
     }
 }
 

@@ -422,6 +422,17 @@ impl Fetcher {
                     return Err("a list for another place than the one it is at".into());
                 }
             }
+            // A list of another scope in the place of one that is still good would let the one before it back in, number
+            // and all: whoever serves lists could choose which of them is believed.
+            let stays = |(scope, held): (&Scope, &Good)| {
+                let same_key = scope.issuer_spki == list.scope().issuer_spki && scope != list.scope();
+                same_key
+                    && held.source == *source
+                    && now < held.list.next_update().saturating_add(anchor.revocation.grace)
+            };
+            if good.iter().any(stays) {
+                return Err(CrlFault::OtherScope.to_string());
+            }
             if let Some(before) = good.get(list.scope()) {
                 if before.list.fingerprint() == list.fingerprint() && (before.kept || keep == Keep::No) {
                     return Ok((None, bytes));
@@ -456,9 +467,11 @@ impl Fetcher {
                         tracing::error!(anchor = %name, %source, error = %e, "no copy of the revocation list could be kept");
                     }
                 }
-                // A source has one list: what it had of another scope goes, or a CA could have any number here.
-                let replaced: Vec<Scope> =
-                    good.iter().filter(|(s, g)| g.source == *source && **s != scope).map(|(s, _)| s.clone()).collect();
+                // A source has one list of each key: what it had of another scope, and is stale, goes, or a CA could
+                // have any number here.
+                let gone =
+                    |s: &Scope, g: &Good| g.source == *source && s.issuer_spki == scope.issuer_spki && *s != scope;
+                let replaced: Vec<Scope> = good.iter().filter(|(s, g)| gone(s, g)).map(|(s, _)| s.clone()).collect();
                 for old in replaced {
                     good.remove(&old);
                     if kept {

@@ -1,8 +1,10 @@
 //! What is held of revocation lists, as metrics and for people.
 
-use super::{Fetcher, State, shown};
+use super::held::Held;
+use super::{Fetcher, Planned, State, shown};
 use crate::clock::UnixNanos;
 use crate::name::AnchorName;
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 /// One list, or one source that fails.
@@ -59,32 +61,42 @@ impl Fetcher {
 
     /// What is held for each anchor, for `status`.
     pub fn overview(&self) -> Vec<Overview> {
-        let state = self.state();
-        let mut out = Vec::new();
-        for (name, held) in &state.anchors {
-            for good in held.good.values() {
-                out.push(Overview {
-                    anchor: name.clone(),
-                    source: good.origin.to_string(),
-                    number: shown(&good.list),
-                    revoked: good.list.revoked(),
-                    next_update: Some(good.list.next_update().to_string()),
-                    validity: Some((good.list.this_update(), good.list.next_update())),
-                    error: None,
-                });
-            }
-            for (source, item) in held.items.iter().filter(|(_, item)| item.error.is_some()) {
-                out.push(Overview {
-                    anchor: name.clone(),
-                    source: source.to_string(),
-                    number: String::new(),
-                    revoked: 0,
-                    next_update: None,
-                    validity: None,
-                    error: item.error.clone(),
-                });
-            }
-        }
-        out
+        overview_of(&self.state().anchors)
     }
+}
+
+impl Planned {
+    /// What would be held for each anchor.
+    pub fn overview(&self) -> Vec<Overview> {
+        overview_of(&self.anchors)
+    }
+}
+
+fn overview_of(anchors: &BTreeMap<AnchorName, Held>) -> Vec<Overview> {
+    let mut out = Vec::new();
+    for (name, held) in anchors {
+        for good in held.good.values() {
+            out.push(Overview {
+                anchor: name.clone(),
+                source: good.origin.to_string(),
+                number: shown(&good.list),
+                revoked: good.list.revoked(),
+                next_update: Some(good.list.next_update().to_string()),
+                validity: Some((good.list.this_update(), good.list.next_update())),
+                error: None,
+            });
+        }
+        for (source, item) in held.items.iter().filter(|(_, item)| item.error.is_some()) {
+            out.push(Overview {
+                anchor: name.clone(),
+                source: source.to_string(),
+                number: String::new(),
+                revoked: 0,
+                next_update: None,
+                validity: None,
+                error: item.error.clone(),
+            });
+        }
+    }
+    out
 }

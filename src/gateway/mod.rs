@@ -131,6 +131,7 @@ impl Gateway {
             }
             Decision::Deny(denial) => {
                 let reason = denial.reason().clone();
+                self.open.denied(connection, flight.live());
                 flight.denied(denial);
                 Err(Refused { grpc, ..Refused::new(reason, id) })
             }

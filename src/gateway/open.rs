@@ -9,7 +9,7 @@
 use super::{Connection, Live, Progress};
 use crate::clock::{Clock, UnixNanos};
 use crate::decision::{self, Situation};
-use crate::name::{GrantId, PartnerId};
+use crate::name::{AnchorName, GrantId, PartnerId};
 use crate::policy::LastVerdict;
 use crate::reason::Reason;
 use crate::record::{Entry, Kind, Metrics, Recorder, RequestEntry};
@@ -277,6 +277,11 @@ impl Open {
         Open { index: Mutex::default(), live, recorder, clock, sooner: Notify::new(), enforcing: Mutex::default() }
     }
 
+    /// How many connections are open under an anchor.
+    pub fn count_under(&self, anchor: &AnchorName) -> usize {
+        self.index().connections.values().filter(|connection| connection.peer.anchor == *anchor).count()
+    }
+
     /// Takes a connection into the index.
     pub fn register(self: &Arc<Self>, connection: &Arc<Connection>) -> Registered {
         self.index().connections.insert(connection.id, connection.clone());
@@ -285,13 +290,15 @@ impl Open {
         if let Some(live) = self.live.load_full() {
             let now = self.clock.now();
             let partner = partner_of(&live, connection);
-            connection.running().stands = decision::standing(&live.snapshot, &connection.peer, now).is_ok();
+            let standing = decision::standing(&live.snapshot, &connection.peer, now);
+            let ends = standing.as_ref().map_or(NEVER, decision::Standing::until);
+            connection.running().stands = standing.is_ok();
             self.index().rename(connection, partner);
             // The first look falls anywhere in the interval, so that connections that came together are not looked at
             // together.
             let spread = AGAIN.as_nanos().saturating_mul(u128::from(connection.id.wrapping_mul(0x9e37_79b9) & 0xffff));
             let spread = Duration::from_nanos(u64::try_from(spread >> 16).unwrap_or(0));
-            self.schedule(connection, now.saturating_add(spread));
+            self.schedule(connection, now.saturating_add(spread).min(ends));
         }
         registered
     }
@@ -330,6 +337,16 @@ impl Open {
                     .map_err(|refused| Box::new((newest.clone(), refused)))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A request was denied on `live`. Where its identity has lost every right since it was looked at last, nothing
+    /// further is taken on the connection: the look that the change brings need not have come to it yet.
+    pub(super) fn denied(&self, connection: &Connection, live: &Live) {
+        let mut running = connection.running();
+        if running.stands && decision::standing(&live.snapshot, &connection.peer, self.clock.now()).is_err() {
+            running.stands = false;
+            connection.leave.raise();
         }
     }
 

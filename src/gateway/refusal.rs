@@ -63,7 +63,8 @@ pub fn problem_document(reason: &Reason, id: &str) -> String {
 pub(super) async fn send(session: &mut Session, refused: &Refused, connection: &Connection, limit: Duration) -> u16 {
     let body_pending = !session.as_downstream_mut().is_body_done();
     // A request that could not be read leaves no common ground for a next one.
-    let close = body_pending || refused.status() == 400;
+    // Nor is there one for an identity that has lost every right.
+    let close = body_pending || refused.status() == 400 || connection.leave.is_up();
     if close && !connection.http2 {
         session.set_keepalive(None);
     }

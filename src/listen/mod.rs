@@ -213,6 +213,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listener<A> {
             let work = async {
                 let protocol = if conn.facts().http2 { "h2" } else { "http/1.1" };
                 let _open = Counted::new(metrics.connections.with_label_values(&[protocol]));
+                let _under = Counted::new(metrics.open_under(conn.facts().peer.anchor.as_str()));
                 let _registered = shared.open.register(conn.facts());
                 serve(shared.clone(), conn).await;
             };

@@ -131,6 +131,8 @@ metrics! {
     handshake_seconds: Histogram("partnergate_handshake_duration_seconds", "Time of completed TLS handshakes.", buckets SECONDS);
     handshakes: IntCounterVec("partnergate_handshakes_total", "TLS handshakes by outcome: `ok`, `resumed` or the reason of refusal.", labels ["outcome"]);
     anchor_handshakes: IntCounterVec("partnergate_anchor_handshakes_total", "Completed TLS handshakes by trust anchor: who still comes with the old one during a rotation.", labels ["anchor"]);
+    anchor_connections: IntGaugeVec("partnergate_anchor_open_connections", "Open partner connections by the trust anchor that they came under.", labels ["anchor"]);
+    anchor_last_used: GaugeVec("partnergate_anchor_last_used_timestamp_seconds", "When a credential under each trust anchor was used last; with no open connection under it, what says that an old one can go.", labels ["anchor"]);
     anchor_credentials: IntGaugeVec("partnergate_anchor_credentials", "Credentials under each trust anchor, in whatever state; an anchor with none can be removed.", labels ["anchor"]);
     handshakes_now: IntGauge("partnergate_handshakes_in_progress", "TLS handshakes in progress.");
     connections: IntGaugeVec("partnergate_open_connections", "Open partner connections by protocol (http/1.1, h2).", labels ["protocol"]);
@@ -191,6 +193,11 @@ impl Metrics {
     /// Counts a client that came under an anchor.
     pub fn anchor_handshake(&self, anchor: &str) {
         self.anchor_handshakes.with_label_values(&[self.label(&self.bound.anchors, anchor)]).inc();
+    }
+
+    /// Connections that are open under an anchor.
+    pub fn open_under(&self, anchor: &str) -> IntGauge {
+        self.anchor_connections.with_label_values(&[self.label(&self.bound.anchors, anchor)])
     }
 
     pub fn denial(&self, reason: &Reason) {
@@ -262,7 +269,8 @@ impl SeriesBound {
             partners: of(outcomes),
             pairs: of(outcomes),
             operations: of(histogram),
-            anchors: of(1),
+            // Handshakes and open connections.
+            anchors: of(2),
         }
     }
 

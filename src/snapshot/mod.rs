@@ -235,7 +235,7 @@ fn warn_expiring_anchors(trust: &Trust, now: UnixNanos, problems: &mut Problems)
         if anchor.not_after <= now.saturating_add(EXPIRY_WARNING) {
             let state = if anchor.not_after <= now { "has expired" } else { "expires" };
             let (what, fix) = match &anchor.trust_domain {
-                None => ("the trust anchor".to_owned(), "register its successor beside it"),
+                None => ("the trust anchor".to_owned(), "register its successor beside it, unless it is there"),
                 Some(_) => (format!("`{}` in the bundle of the trust anchor", anchor.subject), "get a newer bundle"),
             };
             let reason = format!("{what} `{}` {state} at {}", anchor.name, anchor.not_after);

@@ -31,6 +31,18 @@ pub async fn set_expiry_gauges(
     for credential in registry.partners().flat_map(|record| &record.credentials) {
         *under.entry(&credential.anchor).or_default() += 1;
     }
+    let used = store.last_seen().await?;
+    let mut last_used: HashMap<&AnchorName, UnixNanos> = HashMap::new();
+    for credential in registry.partners().flat_map(|record| &record.credentials) {
+        if let Some(at) = used.get(credential.id.as_str()) {
+            let last = last_used.entry(&credential.anchor).or_insert(*at);
+            *last = (*last).max(*at);
+        }
+    }
+    metrics.anchor_last_used.reset();
+    for (anchor, at) in last_used {
+        metrics.anchor_last_used.with_label_values(&[anchor.as_str()]).set(at.seconds() as f64);
+    }
     metrics.anchor_credentials.reset();
     for (anchor, count) in under {
         metrics.anchor_credentials.with_label_values(&[anchor.as_str()]).set(count);

@@ -510,3 +510,38 @@ fn open_connection_loses_its_identity_with_the_credential() {
     answer.expect(403);
     assert_eq!(answer.code(), "identity-unknown");
 }
+
+/// Two CAs side by side until nobody comes with the old one.
+#[test]
+fn anchor_on_its_way_out_is_named_until_nothing_is_open_under_it() {
+    let setup = Setup::new();
+    let next_ca = setup.pki.authority("acme-next-ca");
+    let next = setup.pki.client(&next_ca, "next", |p| uri(p, &["spiffe://acme.example/client"]));
+    let both = setup.registry_text().replace(
+        "  acme-ca: {certificate: acme-ca.pem, partners: [acme]}\n",
+        "  acme-ca: {certificate: acme-ca.pem, partners: [acme]}\n  acme-next: {certificate: acme-next-ca.pem, partners: [acme]}\n",
+    );
+    let twin = "      acme-twin: {anchor: acme-next, match: {uri: \"spiffe://acme.example/client\"}}\n";
+    let line = both.lines().find(|line| line.contains("anchor: acme-ca, match")).unwrap().to_owned();
+    let both = both.replace(&format!("{line}\n"), &format!("{line}\n{twin}"));
+    let gate = setup.start();
+    let status = || gate.cli(&["status"]).text();
+    let out = "everybody under the anchor `acme-ca` has a credential under another one as well";
+    assert!(!status().contains(out));
+    let old = gate.dial().identity(&gate.acme).open();
+    gate.await_metric("partnergate_anchor_open_connections{anchor=\"acme-ca\"}", 1.0);
+    gate.apply(&both);
+    let said = status();
+    assert!(said.contains(out) && said.contains("1 connections are open under it"), "{said}");
+    assert!(gate.cli(&["check"]).stderr.contains(out));
+    drop(old);
+    gate.await_metric("partnergate_anchor_open_connections{anchor=\"acme-ca\"}", 0.0);
+    gate.dial().identity(&next).open().request(format!("GET /items HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).expect(200);
+    assert!(status().contains("nothing is open under it"));
+    // The old one goes, and nobody is missed.
+    let (anchor, credential) = ("  acme-ca: {certificate: acme-ca.pem, partners: [acme]}\n", format!("{line}\n"));
+    gate.apply(&both.replace(anchor, "").replace(&credential, ""));
+    assert!(!status().contains(out));
+    gate.dial().identity(&next).open().request(format!("GET /items HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).expect(200);
+    gate.dial().identity(&gate.acme).refused();
+}

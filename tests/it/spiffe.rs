@@ -184,6 +184,30 @@ fn bad_or_older_bundle_never_replaces_a_good_one_even_over_a_restart() {
     served(&gate, &gate.acme);
 }
 
+/// An anchor that goes and comes back has not forgotten what its trust domain has withdrawn.
+#[test]
+fn older_bundle_does_not_come_in_with_an_anchor_that_was_away() {
+    let gate = setup().start();
+    publish(gate.dir.path(), &bundle(7, &[&gate.acme_ca]));
+    await_some("sequence 7", || {
+        let status: Value = serde_json::from_str(&gate.cli(&["status", "--output", "json"]).text()).unwrap();
+        (status["bundles"][0]["sequence"] == 7).then_some(())
+    });
+    served(&gate, &gate.acme);
+    let with = gate.registry_text().to_owned();
+    let (from, to) = (with.find("  acme:\n").unwrap(), with.find("  globex:\n").unwrap());
+    let anchor = with.lines().find(|line| line.starts_with("  acme-ca:")).unwrap();
+    let without = format!("{}{}", &with[..from], &with[to..]).replace(&format!("{anchor}\n"), "");
+    assert!(!without.contains("acme-ca"), "{without}");
+    gate.apply(&without);
+    publish(gate.dir.path(), &bundle(6, &[&gate.acme_ca]));
+    let refused = gate.try_apply(&with);
+    assert!(refused.exit == Some(3) && refused.stderr.contains("lower than 7"), "{}", refused.stderr);
+    publish(gate.dir.path(), &bundle(8, &[&gate.acme_ca]));
+    gate.apply(&with);
+    served(&gate, &gate.acme);
+}
+
 #[test]
 fn apply_that_names_a_bundle_that_cannot_be_read_changes_nothing() {
     let gate = Gate::start();

@@ -75,6 +75,6 @@ pub enum CrlFault {
     NumberGone { old: String },
     #[error("its thisUpdate {new} is before {old} of a list that was seen already")]
     WentBack { new: UnixNanos, old: UnixNanos },
-    #[error("it is of another CA or another scope than the list before")]
+    #[error("it is of another CA or another scope than the list before, which is still good")]
     OtherScope,
 }

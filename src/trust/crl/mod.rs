@@ -115,7 +115,7 @@ impl RevocationList {
     /// its successor: only this keeps whoever serves lists from bringing a revoked certificate back.
     ///
     /// # Errors
-    /// Another scope; a number that is lower or gone; with the same number or none before, an earlier thisUpdate.
+    /// Another scope; a number that is lower or gone; an earlier thisUpdate.
     pub fn may_replace(&self, previous: &RevocationList) -> Result<(), CrlFault> {
         if self.fingerprint == previous.fingerprint {
             return Ok(());
@@ -124,7 +124,6 @@ impl RevocationList {
             return Err(CrlFault::OtherScope);
         }
         match (&self.number, &previous.number) {
-            (Some(new), Some(old)) if new > old => return Ok(()),
             (Some(new), Some(old)) if new < old => {
                 return Err(CrlFault::NumberWentBack { new: new.to_string(), old: old.to_string() });
             }

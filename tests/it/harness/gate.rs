@@ -285,7 +285,7 @@ impl Gate {
 
     #[track_caller]
     fn await_ready(&mut self) {
-        self.process.await_output("`ready` in the log", |p| p.log().contains("ready").then_some(()));
+        self.process.await_output("`ready` in the log", |p| p.log().contains("INFO ready").then_some(()));
         let log = self.process.log();
         let addresses = |what: &str| -> Vec<SocketAddr> {
             let lines = log.lines().filter(|l| l.contains(what));

@@ -244,3 +244,60 @@ fn folder_holds_the_parts_of_a_list_and_a_bad_file_or_a_lost_one_costs_none_of_t
     accepted(&gate, &two);
     refused(&gate, &gate.acme, "certificate-revoked");
 }
+
+/// Threat 7: whoever serves lists has those of every scope that the CA has ever signed, and may not choose among them.
+#[test]
+fn list_of_another_scope_does_not_let_the_one_before_back_in() {
+    let setup = revoking(Setup::new(), "acme-ca", FILE);
+    let ca = OpensslCa::of(&setup.acme_ca);
+    let list = setup.dir.path().join("acme.crl");
+    let before = ca.list(WHOLE);
+    put(&list, &before);
+    let other = client(&setup, &setup.acme_ca, "other", &[]);
+    let mut gate = setup.start();
+    accepted(&gate, &gate.acme);
+    ca.revoke(&gate.acme);
+    put(&list, &ca.list(WHOLE));
+    await_refused(&gate, &gate.acme, "certificate-revoked");
+    let number = |gate: &Gate| anchor(gate, "acme-ca")["lists"][0]["number"].clone();
+    let good = number(&gate);
+
+    put(&list, &ca.part("http://crl.acme.example/elsewhere"));
+    await_error(&gate, "acme-ca", "another scope than the list before, which is still good");
+    assert_eq!(call(&gate, &gate.acme), None);
+    accepted(&gate, &other);
+    put(&list, &before);
+    await_error(&gate, "acme-ca", "is lower than");
+    assert_eq!((call(&gate, &gate.acme), number(&gate)), (None, good.clone()));
+    // Nor over a restart.
+    gate.restart("TERM");
+    await_error(&gate, "acme-ca", "is lower than");
+    assert_eq!((call(&gate, &gate.acme), number(&gate)), (None, good));
+    accepted(&gate, &other);
+}
+
+#[test]
+fn check_and_status_say_what_of_lists_is_missing_failing_or_late() {
+    let setup = revoking(Setup::new(), "acme-ca", FILE);
+    let ca = OpensslCa::of(&setup.acme_ca);
+    let list = setup.dir.path().join("acme.crl");
+    let mut gate = setup.start();
+    let checked = |gate: &Gate| gate.cli(&["check"]).stderr;
+    let said = checked(&gate);
+    assert!(
+        said.contains("no revocation list is there for the anchor `acme-ca`") && said.contains("does not exist"),
+        "{said}"
+    );
+    put(&list, &ca.list(WHOLE));
+    await_accepted(&gate, &gate.acme);
+    let said = checked(&gate);
+    assert!(!said.contains("revocation list"), "{said}");
+    // In the last quarter of its life; the log has a line before anybody is refused.
+    put(&list, &ca.list(" -crlexts number -crlsec 8"));
+    let late = "the revocation list of the anchor `acme-ca` ends at";
+    await_some("the list to be late", || checked(&gate).contains(late).then_some(()));
+    let status = gate.cli(&["status"]).text();
+    assert!(status.contains("ends soon    revocation-list acme-ca"), "{status}");
+    gate.restart("TERM");
+    gate.await_log(late);
+}
