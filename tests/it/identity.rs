@@ -27,6 +27,12 @@ fn nobody(gate: &Gate, who: &Identity, reason: &str) -> Value {
     assert_eq!((&record["result"], &record["reason"]), (&"deny".into(), &reason.into()), "{record}");
     assert_eq!(record["input"].get("partner"), None, "{record}");
     assert_eq!(record["input"]["credential"]["fingerprint_sha256"], who.fingerprint(), "{record}");
+    // Over HTTP/2 just so.
+    let other = gate.curl(Some(who), "/items", &["--http2"]);
+    assert_eq!(other.version, "2");
+    let told: Value = serde_json::from_str(&other.expect(403).text()).unwrap();
+    assert_eq!(told["code"], "identity-unknown");
+    assert_eq!(gate.record_of(told["request_id"].as_str().unwrap())["reason"], reason);
     gate.upstream.assert_untouched();
     record
 }
@@ -123,8 +129,8 @@ fn valid_chain_without_a_credential_is_nobody() {
     let gate = Gate::start();
     let who = gate.pki.client(&gate.acme_ca, "stranger", |p| uri(p, &["spiffe://acme.example/other"]));
     nobody(&gate, &who, "identity-unknown");
-    gate.await_metric("partnergate_denials_total{reason=\"identity-unknown\"}", 1.0);
-    gate.await_metric("partnergate_requests_total{outcome=\"denied\",partner=\"unknown\"}", 1.0);
+    gate.await_metric("partnergate_denials_total{reason=\"identity-unknown\"}", 2.0);
+    gate.await_metric("partnergate_requests_total{outcome=\"denied\",partner=\"unknown\"}", 2.0);
 }
 
 /// Threat 4.
@@ -169,7 +175,7 @@ fn certificate_that_matches_two_partners_is_ambiguous_and_denied() {
         record["detail"], "it is `globex-by-key` of `globex` by fingerprint_sha256 and `acme-by-uri` of `acme` by uri",
         "whoever has to sort it out is told"
     );
-    gate.await_metric("partnergate_denials_total{reason=\"identity-ambiguous\"}", 1.0);
+    gate.await_metric("partnergate_denials_total{reason=\"identity-ambiguous\"}", 2.0);
 }
 
 #[test]
