@@ -2,7 +2,8 @@
 //! is dropped.
 
 use super::certificate::ChainField;
-use super::open::{Cut, Running, Signal, Stream};
+use super::cut::{Cut, Signal};
+use super::open::{Running, Stream};
 use super::progress::PROGRESS;
 use super::{BodyLimits, Live, route_of};
 use crate::decision::{Denial, Permit, Refused, Situation, Slot};
@@ -65,6 +66,14 @@ impl Connection {
             leave: Signal::default(),
             cut: Cut::default(),
             running: Mutex::default(),
+        }
+    }
+
+    /// A request was denied because its identity has no right at all. Where it had some when it was looked at last,
+    /// nothing further is taken: the look that the change brings need not have come here yet.
+    pub(super) fn lost_its_rights(&self) {
+        if std::mem::replace(&mut self.running().stands, false) {
+            self.leave.raise();
         }
     }
 
@@ -176,7 +185,8 @@ impl InFlight {
             Verdict::Allowed(permit) => Some(permit.into_slot()),
             _ => None,
         };
-        self.verdict = Verdict::Denied(Denial { reasons, detail, slot });
+        // Whether its identity stands, the look that the change brings finds out.
+        self.verdict = Verdict::Denied(Denial { reasons, detail, slot, identity_stands: true });
     }
 
     pub(super) fn sent_to(&mut self, upstream: UpstreamName, address: SocketAddr) {

@@ -6,6 +6,7 @@
 //! [`crate::decision::Permit`].
 
 mod certificate;
+mod cut;
 mod forward;
 mod inflight;
 mod open;
@@ -14,8 +15,9 @@ mod read;
 mod refusal;
 
 pub use certificate::{ChainField, byte_sequence};
+pub use cut::{Cut, Signal};
 pub use inflight::Connection;
-pub use open::{Concerns, Cut, Open, Registered, Signal};
+pub use open::{Concerns, Open, Registered};
 pub use progress::{PROGRESS, Progress};
 pub use refusal::{Refused, problem_document};
 
@@ -131,7 +133,9 @@ impl Gateway {
             }
             Decision::Deny(denial) => {
                 let reason = denial.reason().clone();
-                self.open.denied(connection, flight.live());
+                if !denial.identity_stands {
+                    connection.lost_its_rights();
+                }
                 flight.denied(denial);
                 Err(Refused { grpc, ..Refused::new(reason, id) })
             }

@@ -6,19 +6,18 @@
 //! every [`AGAIN`] whatever happens. Must never: touch a connection that the change does not concern; hold up a thread
 //! for longer than a [`SLICE`].
 
+use super::cut::{Cut, Ending, Enforcement};
 use super::{Connection, Live, Progress};
 use crate::clock::{Clock, UnixNanos};
 use crate::decision::{self, Situation};
 use crate::name::{AnchorName, GrantId, PartnerId};
 use crate::policy::LastVerdict;
-use crate::reason::Reason;
-use crate::record::{Entry, Kind, Metrics, Recorder, RequestEntry};
+use crate::record::{Entry, Kind, Recorder, RequestEntry};
 use crate::registry::Resolution;
 use crate::request::{RequestFacts, UpgradeWanted};
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -39,96 +38,13 @@ const FIRST: Duration = Duration::from_millis(100);
 const FEW: usize = 64;
 const NEVER: UnixNanos = UnixNanos(i64::MAX);
 
-/// A flag that can be waited for. Once up it stays up.
-#[derive(Debug, Default)]
-pub struct Signal {
-    up: AtomicBool,
-    told: Notify,
-}
-
-impl Signal {
-    fn raise(&self) {
-        self.up.store(true, Ordering::Release);
-        self.told.notify_waiters();
-    }
-
-    pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
-    }
-
-    /// Returns once it is up.
-    pub async fn raised(&self) {
-        loop {
-            // Counts from here on, so that nothing is missed between the look and the wait.
-            let told = self.told.notified();
-            if self.is_up() {
-                return;
-            }
-            told.await;
-        }
-    }
-}
-
-/// The end of an open request before its own.
-#[derive(Default)]
-pub struct Cut {
-    ending: OnceLock<Ending>,
-    signal: Signal,
-}
-
-/// Why a request was cut, and the state that it was decided on.
-pub(super) struct Ending {
-    /// Never empty.
-    pub reasons: Vec<Reason>,
-    pub detail: Option<String>,
-    pub live: Arc<Live>,
-    /// When it was decided.
-    pub now: UnixNanos,
-    /// Goes when the request has ended, so that the time is measured to there.
-    end: Mutex<Option<End>>,
-}
-
-impl Ending {
-    /// The request has ended.
-    pub fn over(&self) {
-        drop(self.end.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-}
-
-impl Cut {
-    /// Returns once the request is to end.
-    pub async fn made(&self) {
-        self.signal.raised().await;
-    }
-
-    pub fn is_made(&self) -> bool {
-        self.signal.is_up()
-    }
-
-    pub(super) fn ending(&self) -> Option<&Ending> {
-        self.ending.get()
-    }
-
-    fn make(&self, ending: Ending) {
-        if self.ending.set(ending).is_ok() {
-            self.signal.raise();
-        }
-    }
-}
-
-impl fmt::Debug for Cut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Cut").field(&self.ending.get().map(|e| &e.reasons)).finish()
-    }
-}
-
 /// What of a connection changes, as the index sees it.
 #[derive(Debug)]
 pub struct Running {
     /// Under whom the index has it.
     partner: Option<PartnerId>,
     /// Whether the identity could call when it was last looked at.
-    stands: bool,
+    pub(super) stands: bool,
     /// When it is looked at next.
     due: UnixNanos,
     pub(super) streams: Vec<Arc<Stream>>,
@@ -172,61 +88,6 @@ impl Stream {
         let running = connection.running();
         if running.streams.iter().any(|open| Arc::ptr_eq(open, self)) {
             self.cut(connection).make(ending);
-        }
-    }
-}
-
-/// A change that may end requests. Its time is measured until the last request that it ended is gone.
-struct Enforcement {
-    since: Instant,
-    /// Requests that are being ended.
-    ending: AtomicUsize,
-    /// There is none of them any more.
-    ended: Notify,
-    /// Nanoseconds after `since` at which the last one was gone; 0 while there is none.
-    last: AtomicU64,
-    metrics: Arc<Metrics>,
-}
-
-/// One request that is being ended.
-struct End(Arc<Enforcement>);
-
-impl End {
-    fn of(cause: &Arc<Enforcement>) -> Self {
-        cause.ending.fetch_add(1, Ordering::AcqRel);
-        End(cause.clone())
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        let took = u64::try_from(self.0.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.0.last.fetch_max(took, Ordering::AcqRel);
-        if self.0.ending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.ended.notify_waiters();
-        }
-    }
-}
-
-impl Enforcement {
-    /// Returns once nothing is being ended.
-    async fn over(&self) {
-        loop {
-            // Counts from here on, so that nothing is missed between the look and the wait.
-            let ended = self.ended.notified();
-            if self.ending.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            ended.await;
-        }
-    }
-}
-
-impl Drop for Enforcement {
-    fn drop(&mut self) {
-        let last = self.last.load(Ordering::Acquire);
-        if last > 0 {
-            self.metrics.enforcement_seconds.observe(Duration::from_nanos(last).as_secs_f64());
         }
     }
 }
@@ -337,16 +198,6 @@ impl Open {
                     .map_err(|refused| Box::new((newest.clone(), refused)))
             }
             _ => Ok(()),
-        }
-    }
-
-    /// A request was denied on `live`. Where its identity has lost every right since it was looked at last, nothing
-    /// further is taken on the connection: the look that the change brings need not have come to it yet.
-    pub(super) fn denied(&self, connection: &Connection, live: &Live) {
-        let mut running = connection.running();
-        if running.stands && decision::standing(&live.snapshot, &connection.peer, self.clock.now()).is_err() {
-            running.stands = false;
-            connection.leave.raise();
         }
     }
 
@@ -461,8 +312,8 @@ impl Open {
         if look == Look::Trust && live.snapshot.trust.still_good(&connection.peer, now).is_ok() {
             return next;
         }
-        let cut = |stream: &Arc<Stream>, (reasons, detail): decision::Refused| {
-            let ending = Ending { reasons, detail, live: live.clone(), now, end: Mutex::new(Some(End::of(cause))) };
+        let cut = |stream: &Arc<Stream>, refused: decision::Refused| {
+            let ending = Ending::new(refused, live.clone(), now, cause);
             if stream.is_young() {
                 let (stream, connection) = (stream.clone(), connection.clone());
                 tokio::spawn(async move {
@@ -505,9 +356,7 @@ impl Open {
     }
 
     fn enforcement(&self, since: Instant) -> Arc<Enforcement> {
-        let metrics = self.recorder.metrics().clone();
-        let (ending, ended) = (AtomicUsize::new(0), Notify::new());
-        Arc::new(Enforcement { since, ending, ended, last: AtomicU64::new(0), metrics })
+        Enforcement::new(since, self.recorder.metrics().clone())
     }
 
     /// Has a connection looked at no later than `at`.

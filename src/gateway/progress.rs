@@ -1,7 +1,7 @@
 //! Whether a request body still moves. HTTP/1 sessions have a read timeout; HTTP/2 streams have none, so `listen`
 //! watches them through this.
 
-use super::open::Cut;
+use super::cut::Cut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
