@@ -5,27 +5,28 @@
 //! to the database what no snapshot would accept; keep a thread waiting that requests are served on. Reading, planning
 //! and building take as long as the registry is large, and so does letting go of it: all of that is done aside.
 
+mod copies;
 mod deny;
+mod outside;
 
 pub use deny::{Denial, no_anchor};
+use outside::{Looked, Outside};
 
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
 use crate::disk::{Watched, look_again};
 use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring, Outgoing};
-use crate::fetch::{Fetcher, Overview, Planned};
+use crate::fetch::Fetcher;
 use crate::gateway::{Concerns, Live, Open};
 use crate::history::Cause;
 use crate::listen::{TlsSlot, told};
-use crate::material::{MaterialFiles, Reading};
+use crate::material::MaterialFiles;
 use crate::name::{AnchorName, PartnerId};
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
 use crate::snapshot::{Snapshot, Sources};
-use crate::store::{
-    DeclaredFile, HistoryQuery, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan,
-};
+use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
 use arc_swap::ArcSwapOption;
@@ -34,8 +35,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 /// How long names of upstreams may take to resolve before a config goes live without them.
@@ -43,13 +44,6 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long the sources of revocation lists may take to answer before a gateway starts without them.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
-/// How often it is looked whether a revocation list is to be read or asked for.
-const LISTS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long the record sink may take to take copies of events.
-const COPY_LIMIT: Duration = Duration::from_secs(2);
-/// Events that are copied at once.
-const EVENTS_AT_ONCE: u32 = 500;
 
 /// How often it is looked whether requests still need a snapshot that is not live any more.
 const RETIRED_INTERVAL: Duration = Duration::from_secs(1);
@@ -147,34 +141,8 @@ pub struct Publisher {
     bundles: Mutex<Looked>,
     fetcher: Fetcher,
     failing: ArcSwapOption<Failing>,
-    /// The last event that was given to the record sink. Events go there in their order.
-    copying: Mutex<u64>,
-}
-
-/// What was read from outside the registry for its anchors, and is not in use yet.
-struct Outside {
-    reading: Reading,
-    lists: Planned,
-}
-
-impl Outside {
-    /// `current` is what is in use.
-    fn read(files: &MaterialFiles, fetcher: &Fetcher, registry: &Registry, current: &Material) -> Self {
-        let mut reading = files.read(registry, current);
-        let lists = fetcher.plan(registry.anchors(), &reading.material.bundles);
-        let bundles = reading.material.bundles.clone();
-        reading.material = Arc::new(Material { bundles, lists: lists.lists() });
-        Outside { reading, lists }
-    }
-}
-
-/// The files that anchors name.
-#[derive(Default)]
-struct Looked {
-    /// As they were when they were read.
-    seen: Watched,
-    /// As they were at the last look, when that differs.
-    changing: Option<Watched>,
+    /// There are events that the record sink has no copy of.
+    committed: Notify,
 }
 
 impl Publisher {
@@ -229,7 +197,7 @@ impl Publisher {
             bundles,
             fetcher,
             failing,
-            copying: Mutex::new(0),
+            committed: Notify::new(),
         };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
@@ -237,7 +205,6 @@ impl Publisher {
         publisher.taken(outside, None).await;
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
-        publisher.copy_history().await;
         Ok(publisher)
     }
 
@@ -386,45 +353,9 @@ impl Publisher {
             self.taken(outside, Some(&live.snapshot.material)).await;
         }
         self.metrics.registry_ok.set(1);
-        self.copy_history().await;
+        self.committed.notify_one();
         tracing::info!(revision, changes = planned.changes.len(), "the registry has changed");
         Ok(Applied { lines: planned.lines, revision, changed: true })
-    }
-
-    /// Events that the record sink does not have yet go there, where the database's administrator cannot alter them.
-    /// What it does not take now is tried again. To be called aside.
-    async fn copy_history(&self) {
-        if let Err(e) = self.try_copy_history().await {
-            tracing::error!(error = %e, "the history cannot be copied to the record sink");
-        }
-    }
-
-    async fn try_copy_history(&self) -> Result<(), StoreError> {
-        let recorder = &self.open.recorder;
-        let mut placed = self.copying.lock().await;
-        loop {
-            let copied = self.store.copied().await?;
-            if *placed > copied {
-                // A sink that is down has them waiting: they are not given to it once more.
-                if !recorder.flush(COPY_LIMIT) {
-                    return Ok(());
-                }
-                self.store.set_copied(*placed).await?;
-                continue;
-            }
-            let wanted = HistoryQuery { after: copied, limit: EVENTS_AT_ONCE, ..HistoryQuery::default() };
-            let texts = self.store.history(&wanted).await?;
-            if texts.is_empty() {
-                return Ok(());
-            }
-            let last = texts.len() < EVENTS_AT_ONCE as usize;
-            let checkpoint = if last { self.store.last_checkpoint().await? } else { None };
-            let found_room = recorder.write_history(&texts, checkpoint.as_ref(), COPY_LIMIT);
-            *placed = copied + u64::try_from(found_room).unwrap_or(0);
-            if found_room == 0 {
-                return Ok(());
-            }
-        }
     }
 
     /// Makes live what the database has and requests do not see yet: a change that was interrupted between the two.
@@ -468,59 +399,6 @@ impl Publisher {
             }
         }
         Ok((snapshot, outside))
-    }
-
-    /// After what was read is live: says what was not taken, and keeps the rest for the next start.
-    async fn taken(&self, outside: Outside, before: Option<&Material>) {
-        let Outside { reading, lists } = outside;
-        self.fetcher.adopt(lists);
-        let m = &self.metrics;
-        m.bundle_ok.reset();
-        m.bundle_certificates.reset();
-        for (name, bundle) in &reading.material.bundles {
-            m.bundle_ok.with_label_values(&[name.as_str()]).set(1);
-            let certificates = i64::try_from(bundle.certificates.len()).unwrap_or(i64::MAX);
-            m.bundle_certificates.with_label_values(&[name.as_str()]).set(certificates);
-        }
-        for refused in &reading.refused {
-            m.bundle_ok.with_label_values(&[refused.anchor.as_str()]).set(0);
-            let then =
-                if refused.kept { "the last good bundle is kept" } else { "every certificate under it is refused" };
-            let file = refused.file.display();
-            tracing::error!(anchor = %refused.anchor, %file, reason = %refused.reason, "no trust bundle; {then}");
-        }
-        self.files.keep(&reading.material, before);
-        *self.bundles.lock().await = Looked { seen: reading.watched, changing: None };
-    }
-
-    /// Reads the files that anchors name when they have changed and stopped changing. A config that is wrong meanwhile
-    /// is no hindrance: keys that a trust domain has withdrawn end now.
-    async fn look_at_bundles(&self) -> Result<(), ChangeError> {
-        let _changing = self.state.lock().await;
-        let mut looked = self.bundles.lock().await;
-        let now = look_again(&looked.seen);
-        if now == looked.seen {
-            looked.changing = None;
-            return Ok(());
-        }
-        if looked.changing.as_ref() != Some(&now) {
-            looked.changing = Some(now);
-            return Ok(());
-        }
-        drop(looked);
-        let Some(live) = self.live.load_full() else { return Ok(()) };
-        let since = Instant::now();
-        let outside = Outside::read(&self.files, &self.fetcher, &live.snapshot.registry, &live.snapshot.material);
-        if outside.reading.material != live.snapshot.material {
-            let material = Some(outside.reading.material.clone());
-            let registry = live.snapshot.registry.clone();
-            let snapshot = live.snapshot.with_registry(registry, &[], material, self.clock.now())?;
-            let generation = snapshot.revision.trust;
-            self.publish(snapshot, None, Concerns::Everybody, since).await?;
-            tracing::info!(generation, "trust bundles have changed");
-        }
-        self.taken(outside, Some(&live.snapshot.material)).await;
-        Ok(())
     }
 
     /// `since` is when what is published became true.
@@ -598,7 +476,6 @@ impl Publisher {
             tracing::error!(error = %e, "the registry cannot be compared with the database");
         }
         drop(state);
-        self.copy_history().await;
         let known = self.seen.lock().await.clone();
         let now = look_again(&known);
         (known, now)
@@ -623,69 +500,6 @@ impl Publisher {
         let used = self.store.last_seen().await?;
         let found = expiry::outgoing(&live.snapshot.registry, &used).into_iter();
         Ok(found.map(|one| (one.clone(), self.open.count_under(&one.anchor))).collect())
-    }
-
-    /// What is held of revocation lists.
-    pub fn lists(&self) -> Vec<Overview> {
-        self.fetcher.overview()
-    }
-
-    /// Makes live what of revocation lists has been taken over since.
-    async fn relist(&self) -> Result<(), ChangeError> {
-        let _changing = self.state.lock().await;
-        let (Some(since), Some(live)) = (self.fetcher.arrived(), self.live.load_full()) else { return Ok(()) };
-        let before = &live.snapshot.material;
-        let material = Material { bundles: before.bundles.clone(), lists: self.fetcher.lists() };
-        if material == **before {
-            return Ok(());
-        }
-        let registry = live.snapshot.registry.clone();
-        let snapshot = live.snapshot.with_registry(registry, &[], Some(Arc::new(material)), self.clock.now())?;
-        self.publish(snapshot, None, Concerns::Everybody, since).await
-    }
-
-    /// Looks at files and folders of revocation lists, and at what certificates have asked for.
-    pub async fn watch_lists(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(LISTS_INTERVAL).await;
-            let this = self.clone();
-            let looked = aside(async move {
-                this.fetcher.look();
-                // Whatever came, from URLs too: one that does not answer must not hold up what others have sent.
-                this.relist().await
-            });
-            self.outcome(looked.await);
-        }
-    }
-
-    /// Says what became of work on lists that nobody waits for.
-    fn outcome(&self, done: Result<Result<(), ChangeError>, JoinError>) {
-        match done {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => e.log(),
-            Err(e) => {
-                self.metrics.panics.inc();
-                tracing::error!(error = %e, "revocation lists could not be looked at; it is tried again");
-            }
-        }
-    }
-
-    /// Asks the URLs of revocation lists when it is time. One that hangs keeps nobody from asking the others.
-    pub async fn fetch_lists(self: Arc<Self>) {
-        let mut asking = JoinSet::new();
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(LISTS_INTERVAL) => {}
-                Some(_) = asking.join_next() => continue,
-            }
-            let this = self.clone();
-            asking.spawn(async move {
-                let work = this.clone();
-                // Aside as a whole: what is asked next is behind the lock that a large list is verified under.
-                let asked = aside(async move { if work.fetcher.ask().await { work.relist().await } else { Ok(()) } });
-                this.outcome(asked.await);
-            });
-        }
     }
 
     /// Looks at the files every so often and reloads when they have changed and stopped changing.

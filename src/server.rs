@@ -129,6 +129,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().watch(stop_rx.clone()));
     background.spawn(publisher.clone().watch_lists());
     background.spawn(publisher.clone().fetch_lists());
+    background.spawn(publisher.clone().copy_history());
     background.spawn(open.clone().watch());
     background.spawn(watch_clock(clock.clone(), metrics.clone()));
     background.spawn(tell_suppressed(recorder.clone(), clock.clone()));

@@ -75,7 +75,7 @@ impl Publisher {
         let committed = Instant::now();
         self.publish(snapshot, None, concerned(&changes), committed).await?;
         self.metrics.registry_ok.set(1);
-        self.copy_history().await;
+        self.committed.notify_one();
         Ok((revision, true))
     }
 }
