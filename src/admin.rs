@@ -151,6 +151,17 @@ async fn only_own_user(
     }
 }
 
+/// What the database answers, asked aside.
+async fn looked_up<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, Response> {
+    match aside(work).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(e)) => Err(refused(e.into())),
+        Err(e) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new())),
+    }
+}
+
 async fn apply(
     State(shared): State<Shared>,
     ConnectInfo(caller): ConnectInfo<Caller>,
@@ -267,11 +278,9 @@ struct UsageQuery {
 
 async fn usage(State(shared): State<Shared>, Query(query): Query<UsageQuery>) -> Response {
     let partner = query.partner.as_deref().and_then(|p| PartnerId::parse(p).ok());
-    let looked = aside(async move { shared.publisher.store().usage(partner.as_ref()).await }).await;
-    match looked {
-        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
-        Ok(Ok(usage)) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))).await,
-        Ok(Err(e)) => refused(e.into()),
+    match looked_up(async move { shared.publisher.store().usage(partner.as_ref()).await }).await {
+        Ok(usage) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))).await,
+        Err(answer) => answer,
     }
 }
 
@@ -281,20 +290,19 @@ async fn status(State(shared): State<Shared>) -> Response {
     };
     let publisher = shared.publisher.clone();
     // Every credential is looked at.
-    let expiring = match aside(async move { publisher.expiring(publisher.now()).await }).await {
-        Ok(Ok(expiring)) => expiring,
-        Ok(Err(e)) => return refused(e.into()),
-        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
-    };
-    let publisher = shared.publisher.clone();
-    let outgoing = match aside(async move { publisher.outgoing().await }).await {
-        Ok(Ok(outgoing)) => outgoing,
-        Ok(Err(e)) => return refused(e.into()),
-        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    let ends = async move { Ok((publisher.expiring(publisher.now()).await?, publisher.outgoing().await?)) };
+    let (expiring, outgoing) = match looked_up(ends).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
     };
     let outgoing: Vec<Value> = outgoing
         .iter()
-        .map(|(one, open)| json!({"anchor": one.anchor, "credentials": one.credentials, "last_used": one.last_used, "open_connections": open, "text": one.to_string()}))
+        .map(|(one, open)| {
+            json!({
+                "anchor": one.anchor, "credentials": one.credentials, "last_used": one.last_used,
+                "open_connections": open, "text": one.to_string(),
+            })
+        })
         .collect();
     let s = &live.snapshot;
     let anchors: Vec<Value> = s

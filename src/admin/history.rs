@@ -1,14 +1,14 @@
 //! The history over the admin API: events, and whether their chain is whole.
 
-use super::{Shared, problem, refused};
+use super::{Shared, looked_up, problem};
 use crate::history::Fault;
-use crate::reload::aside;
 use crate::store::{HistoryQuery, Verified};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Events of one answer.
 const MOST: u32 = 1_000;
@@ -21,9 +21,9 @@ pub struct HistoryCall {
     pub noun: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Events in whose text this appears.
+    /// Events in which this grant is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mentions: Option<String>,
+    pub grant: Option<String>,
     /// Events behind this one.
     #[serde(default)]
     pub after: u64,
@@ -33,7 +33,9 @@ impl HistoryCall {
     /// What the database is asked.
     pub fn query(&self) -> HistoryQuery {
         let noun = self.noun.clone().zip(self.id.clone());
-        HistoryQuery { noun, mentions: self.mentions.clone(), after: self.after, limit: MOST }
+        // As JSON writes it.
+        let mentions = self.grant.as_deref().map(|id| Value::from(id).to_string());
+        HistoryQuery { noun, mentions, after: self.after, limit: MOST }
     }
 }
 
@@ -86,18 +88,15 @@ pub(super) async fn list(State(shared): State<Shared>, Query(call): Query<Histor
     if call.noun.is_some() != call.id.is_some() {
         return problem(StatusCode::UNPROCESSABLE_ENTITY, "`noun` and `id` belong together", Vec::new());
     }
-    let looked = aside(async move { shared.publisher.store().history(&call.query()).await }).await;
-    match looked {
-        Ok(Ok(events)) => Json(HistoryAnswer::of(events)).into_response(),
-        Ok(Err(e)) => refused(e.into()),
-        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    match looked_up(async move { shared.publisher.store().history(&call.query()).await }).await {
+        Ok(events) => Json(HistoryAnswer::of(events)).into_response(),
+        Err(answer) => answer,
     }
 }
 
 pub(super) async fn audit(State(shared): State<Shared>) -> Response {
-    match aside(async move { shared.publisher.store().verify_history().await }).await {
-        Ok(Ok(found)) => Json(AuditAnswer::from(found)).into_response(),
-        Ok(Err(e)) => refused(e.into()),
-        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    match looked_up(async move { shared.publisher.store().verify_history().await }).await {
+        Ok(found) => Json(AuditAnswer::from(found)).into_response(),
+        Err(answer) => answer,
     }
 }

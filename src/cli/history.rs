@@ -3,6 +3,7 @@
 use super::registry::{Output, Wanted, look};
 use super::{Exit, complain, say};
 use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
+use crate::document::parse_id;
 use crate::history::Event;
 use crate::store::differences;
 use serde::de::DeserializeOwned;
@@ -68,20 +69,23 @@ enum AuditCommand {
 }
 
 pub(super) async fn history(path: &Path, args: &HistoryArgs) -> Exit {
-    let mut call = HistoryCall::default();
-    let noun = match &args.which {
-        Which::All => None,
-        Which::Partner { id } => Some(("partner", id)),
-        Which::Network { name } => Some(("network", name)),
-        Which::Anchor { name } => Some(("anchor", name)),
-        Which::Grant { id } => {
-            call.mentions = Some(Value::from(id.as_str()).to_string());
-            None
-        }
+    let (noun, id) = match &args.which {
+        Which::All => ("", None),
+        Which::Partner { id } => ("partner", Some(id)),
+        Which::Grant { id } => ("grant", Some(id)),
+        Which::Network { name } => ("network", Some(name)),
+        Which::Anchor { name } => ("anchor", Some(name)),
     };
-    if let Some((noun, id)) = noun {
-        (call.noun, call.id) = (Some(noun.to_owned()), Some(id.clone()));
+    // What is no id would be no part of a call either.
+    if let Some(Err(reason)) = id.map(|id| parse_id(id)) {
+        complain(&format!("there is no such {noun}: {reason}"));
+        return Exit::Problems;
     }
+    let call = match (noun, id) {
+        ("grant", id) => HistoryCall { grant: id.cloned(), ..HistoryCall::default() },
+        (noun, Some(id)) => HistoryCall { noun: Some(noun.to_owned()), id: Some(id.clone()), ..HistoryCall::default() },
+        (_, None) => HistoryCall::default(),
+    };
     let mut shown = 0_usize;
     let outcome = each(path, args.offline, call, |text| {
         let event = parse(text)?;
@@ -171,9 +175,9 @@ async fn each(
 ) -> Result<(), Exit> {
     loop {
         let mut target = format!("/v1/history?after={}", call.after);
-        for (key, value) in [("noun", &call.noun), ("id", &call.id), ("mentions", &call.mentions)] {
+        for (key, value) in [("noun", &call.noun), ("id", &call.id), ("grant", &call.grant)] {
             if let Some(value) = value {
-                target.push_str(&format!("&{key}={}", percent_encoded(value)));
+                target.push_str(&format!("&{key}={value}"));
             }
         }
         let answer: HistoryAnswer = typed(look(path, offline, &target, Wanted::History(&call)).await?)?;
@@ -199,11 +203,6 @@ fn parse(text: &str) -> Result<Event, Exit> {
         complain(&format!("an event cannot be read: {e}"));
         Exit::Failed
     })
-}
-
-fn percent_encoded(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// A grant lies in its partner's document.

@@ -213,8 +213,9 @@ impl Metrics {
     /// series is counted as folded and not shown.
     pub fn credential_expiries<'a>(&self, soonest: impl Iterator<Item = (&'a str, &'a str, UnixNanos)>) {
         self.credential_expiry.reset();
+        let room = self.bound.max.saturating_sub(self.bound.used.load(Ordering::Acquire));
         for (shown, (partner, credential, ends)) in soonest.enumerate() {
-            if shown < self.bound.max {
+            if shown < room {
                 self.credential_expiry.with_label_values(&[partner, credential]).set(ends.seconds() as f64);
             } else {
                 self.series_folded.inc();

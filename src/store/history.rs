@@ -1,6 +1,6 @@
 //! The history's tables: events and checkpoints, written in the transaction of the change that they tell of.
 
-use super::{BATCH, Store, StoreError, TABLES, Table, Tx, document, id_of, kept_in};
+use super::{Store, StoreError, TABLES, Table, Tx, id_of};
 use crate::clock::UnixNanos;
 use crate::disk;
 use crate::history::{
@@ -103,50 +103,52 @@ pub(super) async fn begin(tx: &mut Tx<'_>, signer: &Signer, now: UnixNanos) -> R
     checkpoint(tx, &signer.sign(&end, now)).await
 }
 
-/// Puts the events of changes behind the chain, which is read and written in the transaction of the changes.
+/// What the events of one commit have in common.
+pub(super) struct Told<'a> {
+    pub cause: &'a Cause,
+    pub now: UnixNanos,
+    pub revision: u64,
+}
+
+/// Puts the events of changes in one table behind the chain, before they are written. `documents` are those of the
+/// changes; none where the nouns go.
 pub(super) async fn append(
     tx: &mut Tx<'_>,
-    changes: &[Change],
-    cause: &Cause,
-    now: UnixNanos,
-    revision: u64,
+    table: &Table,
+    batch: &[Change],
+    documents: &[String],
+    told: &Told<'_>,
     end: &mut End,
 ) -> Result<(), StoreError> {
-    for alike in changes.chunk_by(|a, b| kept_in(a) == kept_in(b)) {
-        for batch in alike.chunks(BATCH) {
-            let Some((table, gone)) = batch.first().map(kept_in) else { continue };
-            let mut before = stored(tx, table, batch).await?;
-            let mut rows = Vec::with_capacity(batch.len());
-            for change in batch {
-                let id = id_of(change);
-                let stored = if gone { None } else { Some(document(change)?) };
-                let after = stored.as_deref().map(|doc| parsed(id, doc)).transpose()?;
-                let (verb, before, after) = match (before.remove(id), after) {
-                    (Some(before), Some(after)) => {
-                        let (before, after) = difference(&before, &after);
-                        (Verb::Change, Some(before), Some(after))
-                    }
-                    (Some(before), None) => (Verb::Remove, Some(before), None),
-                    (None, after) => (Verb::Create, None, after),
-                };
-                let text = end.append(Event {
-                    seq: 0,
-                    time: now.to_string(),
-                    cause: cause.clone(),
-                    verb,
-                    noun: table.noun.into(),
-                    id: id.to_owned(),
-                    revision,
-                    before,
-                    after,
-                    document_sha256: stored.as_deref().map(document_sha256),
-                });
-                rows.push((table.noun, id, end.seq, text, end.hash));
+    let mut before = stored(tx, table, batch).await?;
+    let mut rows = Vec::with_capacity(batch.len());
+    let documents = documents.iter().map(|doc| Some(doc.as_str())).chain(std::iter::repeat(None));
+    for (change, document) in batch.iter().zip(documents) {
+        let id = id_of(change);
+        let after = document.map(|doc| parsed(id, doc)).transpose()?;
+        let (verb, before, after) = match (before.remove(id), after) {
+            (Some(before), Some(after)) => {
+                let (before, after) = difference(&before, &after);
+                (Verb::Change, Some(before), Some(after))
             }
-            insert(tx, &rows).await?;
-        }
+            (Some(before), None) => (Verb::Remove, Some(before), None),
+            (None, after) => (Verb::Create, None, after),
+        };
+        let text = end.append(Event {
+            seq: 0,
+            time: told.now.to_string(),
+            cause: told.cause.clone(),
+            verb,
+            noun: table.noun.into(),
+            id: id.to_owned(),
+            revision: told.revision,
+            before,
+            after,
+            document_sha256: document.map(document_sha256),
+        });
+        rows.push((table.noun, id, end.seq, text, end.hash));
     }
-    Ok(())
+    insert(tx, &rows).await
 }
 
 /// The documents of these changes' nouns as they are stored now.
@@ -244,6 +246,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn verify_history(&self) -> Result<Result<Verified, Fault>, StoreError> {
+        let _alone = self.verifying.acquire().await;
         let mut tx = self.pool.begin().await?;
         let checkpoints = checkpoints(&mut tx, "ORDER BY seq, time").await?;
         let key = self.signer.as_ref().map(|signer| signer.key()).unwrap_or_default();

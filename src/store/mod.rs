@@ -24,6 +24,7 @@ use crate::partner::{Anchor, Network};
 use crate::record::Batch;
 use crate::registry::{Change, Reading, Registry};
 use futures::TryStreamExt;
+use history::Told;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -34,6 +35,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
 const SCHEMA: i64 = 2;
@@ -92,6 +94,8 @@ pub enum StoreError {
     ReadOnly,
 }
 
+/// One that verifies the history leaves the others for changes and what is asked meanwhile.
+const CONNECTIONS: u32 = 4;
 /// Documents that one statement writes.
 const BATCH: usize = 100;
 
@@ -101,6 +105,8 @@ pub struct Store {
     pool: SqlitePool,
     /// Absent where nothing is written.
     signer: Option<Arc<Signer>>,
+    /// One at a time: it reads for as long as the history is long.
+    verifying: Arc<Semaphore>,
 }
 
 impl Store {
@@ -125,12 +131,12 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5));
         let pool = SqlitePoolOptions::new()
-            .max_connections(2)
+            .max_connections(CONNECTIONS)
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open { path: shown.clone(), source })?;
         let signer = history::signer(&path.with_file_name(HISTORY_KEY))?;
-        let store = Store { pool, signer: Some(Arc::new(signer)) };
+        let store = Store { pool, signer: Some(Arc::new(signer)), verifying: Arc::new(Semaphore::new(1)) };
         store.prepare(now).await.map_err(|e| match e {
             StoreError::Query(source) => StoreError::Open { path: shown, source },
             other => other,
@@ -152,7 +158,7 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open { path: path.display().to_string(), source })?;
-        let store = Store { pool, signer: None };
+        let store = Store { pool, signer: None, verifying: Arc::new(Semaphore::new(1)) };
         let mut tx = store.pool.begin().await?;
         match meta(&mut tx, "schema").await? {
             Some(found) if found > SCHEMA => Err(StoreError::Newer { found }),
@@ -231,10 +237,18 @@ impl Store {
         }
         let next = found + 1;
         let mut end = history::end(&mut tx).await?;
-        history::append(&mut tx, changes, cause, now, next, &mut end).await?;
+        let told = Told { cause, now, revision: next };
         for alike in changes.chunk_by(|a, b| kept_in(a) == kept_in(b)) {
             for batch in alike.chunks(BATCH) {
-                write(&mut tx, batch, next).await?;
+                let Some((table, gone)) = batch.first().map(kept_in) else { continue };
+                if gone {
+                    history::append(&mut tx, table, batch, &[], &told, &mut end).await?;
+                    remove(&mut tx, table, batch).await?;
+                } else {
+                    let documents = batch.iter().map(document).collect::<Result<Vec<String>, StoreError>>()?;
+                    history::append(&mut tx, table, batch, &documents, &told, &mut end).await?;
+                    write(&mut tx, table, batch, &documents, next).await?;
+                }
             }
         }
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
@@ -441,22 +455,27 @@ fn kept_in(change: &Change) -> (&'static Table, bool) {
     }
 }
 
-/// Writes changes that are all kept in the same place; at least one.
-async fn write(tx: &mut Tx<'_>, alike: &[Change], revision: u64) -> Result<(), StoreError> {
-    let Some((table, gone)) = alike.first().map(kept_in) else { return Ok(()) };
-    if gone {
-        let mut query = QueryBuilder::<Sqlite>::new(table.delete);
-        let mut ids = query.separated(", ");
-        for change in alike {
-            ids.push_bind(id_of(change));
-        }
-        query.push(")").build().execute(&mut **tx).await?;
-        return Ok(());
+async fn remove(tx: &mut Tx<'_>, table: &Table, batch: &[Change]) -> Result<(), StoreError> {
+    let mut query = QueryBuilder::<Sqlite>::new(table.delete);
+    let mut ids = query.separated(", ");
+    for change in batch {
+        ids.push_bind(id_of(change));
     }
+    query.push(")").build().execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Writes the documents of changes that are all kept in one table.
+async fn write(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    batch: &[Change],
+    documents: &[String],
+    revision: u64,
+) -> Result<(), StoreError> {
     let revision = i64::try_from(revision).unwrap_or(i64::MAX);
-    let documents = alike.iter().map(document).collect::<Result<Vec<String>, StoreError>>()?;
     let mut query = QueryBuilder::<Sqlite>::new(table.insert);
-    query.push_values(alike.iter().zip(documents), |mut row, (change, doc)| {
+    query.push_values(batch.iter().zip(documents), |mut row, (change, doc)| {
         row.push_bind(id_of(change)).push_bind(doc).push_bind(revision);
     });
     query.push(table.replace).build().execute(&mut **tx).await?;
