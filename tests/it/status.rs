@@ -1,6 +1,8 @@
 //! The status listener and the admin socket: what is counted, what it is called, and who may ask. Threats 24 and 28.
 
-use crate::harness::{DEADLINE, Gate, HOST, OpensslCa, Response, Setup, TlsConn, Tried, await_some, put, run};
+use crate::harness::{
+    DEADLINE, Gate, HOST, OpensslCa, Response, Setup, TlsConn, Tried, await_some, missing, put, run, skipped,
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -186,7 +188,7 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
 fn promtool_finds_nothing_wrong() {
     let there = Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !there.is_ok_and(|s| s.success()) {
-        eprintln!("SKIPPED: no promtool on PATH (Debian package `prometheus`; scripts/test installs it)");
+        missing("promtool on PATH (Debian package `prometheus`)");
         return;
     }
     let gate = Gate::start();
@@ -443,7 +445,7 @@ fn the_admin_socket_is_for_the_gateway_s_own_user() {
     let id = run(Command::new("id").arg("-u"), b"").ok();
     let setpriv = Command::new("setpriv").arg("--version").stdout(Stdio::null()).status();
     if id.trim() != "0" || !setpriv.is_ok_and(|s| s.success()) {
-        eprintln!("SKIPPED: only root with setpriv can call as another user");
+        skipped("other user to call as: only root has one");
         return;
     }
     let call = |method: &str, path: &str| {

@@ -154,8 +154,23 @@ impl Drop for Process {
     }
 }
 
-/// A Python that has the packages (`scripts/test` makes it). `None`, with a line that says so, only when
-/// `PARTNERGATE_TEST_NO_PYTHON=1` permits to go without it.
+/// A tool that a test needs is not there: the test fails, or is left out where `PARTNERGATE_TEST_SKIP=1` permits that.
+#[track_caller]
+pub fn missing(what: &str) {
+    if std::env::var("PARTNERGATE_TEST_SKIP").is_ok_and(|v| v == "1") {
+        skipped(what);
+        return;
+    }
+    panic!("no {what}: scripts/test gets it; PARTNERGATE_TEST_SKIP=1 leaves out what needs it");
+}
+
+/// Says that a test, or a part of it, was left out, whatever becomes of the test's own output.
+pub fn skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: no {why}");
+}
+
+/// A Python that has the packages (`scripts/test` makes it). `None` only where it may be missing.
 #[track_caller]
 pub fn python(packages: &[&str]) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -174,23 +189,17 @@ pub fn python(packages: &[&str]) -> Option<PathBuf> {
     if there {
         return Some(python);
     }
-    if std::env::var("PARTNERGATE_TEST_NO_PYTHON").is_ok_and(|v| v == "1") {
-        eprintln!("SKIPPED: no Python with {} ({missing})", packages.join(", "));
-        return None;
-    }
-    panic!(
-        "this test needs Python with {}: run scripts/test, which makes target/test-venv, or set \
-         PARTNERGATE_TEST_NO_PYTHON=1 to go without ({missing})",
-        packages.join(", ")
-    );
+    self::missing(&format!("Python with {} ({missing})", packages.join(", ")));
+    None
 }
 
-/// Node.js where there is one.
+/// Node.js. `None` only where it may be missing.
+#[track_caller]
 pub fn node() -> Option<&'static str> {
     let there = Command::new("node").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if there.is_ok_and(|s| s.success()) {
         return Some("node");
     }
-    eprintln!("SKIPPED: no Node.js");
+    missing("Node.js");
     None
 }

@@ -1,7 +1,7 @@
 //! A real web server that can be stopped and started again on the same port.
 
 use super::await_some;
-use super::command::Process;
+use super::command::{Process, missing};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,12 +15,12 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// `None`, with a line that says so, where there is no nginx. `locations` are more `location` blocks.
+    /// `None` only where nginx may be missing. `locations` are more `location` blocks.
     #[track_caller]
     pub fn start(folder: &Path, locations: &str) -> Option<Self> {
         let there = Command::new("nginx").arg("-v").output();
         if !there.is_ok_and(|o| o.status.success()) {
-            eprintln!("SKIPPED: no nginx on PATH (Debian package `nginx`; scripts/test gets it)");
+            missing("nginx on PATH (Debian package `nginx`)");
             return None;
         }
         let folder = folder.join("nginx");
