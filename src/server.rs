@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 const DATABASE: &str = "registry.db";
@@ -131,10 +131,11 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().fetch_lists());
     background.spawn(publisher.clone().copy_history());
     background.spawn(open.clone().watch());
-    background.spawn(watch_clock(clock.clone(), metrics.clone()));
+    let stepped = Arc::new(Notify::new());
+    background.spawn(watch_clock(clock.clone(), metrics.clone(), stepped.clone()));
     background.spawn(tell_suppressed(recorder.clone(), clock.clone()));
     background.spawn(flush_usage(recorder.clone(), publisher.clone()));
-    background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone()));
+    background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone(), stepped));
     {
         let publisher = publisher.clone();
         background.spawn(async move {
@@ -327,7 +328,8 @@ fn bind_admin(state_dir: &Path) -> Result<(UnixListener, u32), StartError> {
     Ok((listener, uid))
 }
 
-async fn watch_clock(clock: Arc<Clock>, metrics: Arc<Metrics>) {
+/// `stepped` is told when what ends soon is to be looked at again.
+async fn watch_clock(clock: Arc<Clock>, metrics: Arc<Metrics>, stepped: Arc<Notify>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         match clock.check_step(CLOCK_TOLERANCE) {
@@ -335,6 +337,7 @@ async fn watch_clock(clock: Arc<Clock>, metrics: Arc<Metrics>) {
             Some(Step::Forward(by)) => {
                 metrics.clock_steps.with_label_values(&["forward"]).inc();
                 tracing::warn!(?by, "the system clock has stepped forward");
+                stepped.notify_one();
             }
             Some(Step::Back(by)) => {
                 metrics.clock_steps.with_label_values(&["back"]).inc();
@@ -358,7 +361,7 @@ async fn flush_usage(recorder: Recorder, publisher: Arc<Publisher>) {
     }
 }
 
-async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: Arc<Clock>) {
+async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: Arc<Clock>, stepped: Arc<Notify>) {
     let mut reminder = Reminder::default();
     loop {
         let (publisher, now) = (publisher.clone(), clock.now());
@@ -383,7 +386,7 @@ async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: A
             Ok(Err(e)) => tracing::error!(error = %e, "the expiry of credentials cannot be looked up"),
             Err(e) => tracing::error!(error = %e, "the expiry of credentials was not looked up"),
         }
-        tokio::time::sleep(EXPIRY_INTERVAL).await;
+        let _ = tokio::time::timeout(EXPIRY_INTERVAL, stepped.notified()).await;
     }
 }
 

@@ -28,7 +28,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// Lists that certificates of one anchor name themselves; a hostile CA could name any number.
 const MAX_POINTS: usize = 64;
@@ -69,6 +69,7 @@ pub struct Fetcher {
     asking: Semaphore,
     /// When the first list came that nobody has asked for since.
     arrived: Mutex<Option<Instant>>,
+    came: Notify,
     /// Anchors that have gauges.
     shown: Mutex<Vec<AnchorName>>,
 }
@@ -113,6 +114,7 @@ impl Fetcher {
             working: Mutex::default(),
             asking: Semaphore::new(AT_ONCE),
             arrived: Mutex::default(),
+            came: Notify::new(),
             shown: Mutex::default(),
         })
     }
@@ -329,6 +331,7 @@ impl Fetcher {
         drop(state);
         if changed {
             self.arrive(came);
+            self.came.notify_one();
         }
         changed
     }
@@ -337,9 +340,19 @@ impl Fetcher {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(came);
     }
 
+    /// Returns when a list has come from a URL.
+    pub async fn coming(&self) {
+        self.came.notified().await;
+    }
+
     /// When the first of the lists came that have been taken over since the last call.
     pub fn arrived(&self) -> Option<Instant> {
         self.arrived.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What came at `since` could not be made live yet.
+    pub fn put_off(&self, since: Instant) {
+        self.arrive(since);
     }
 
     /// The lists of every anchor that is looked after.

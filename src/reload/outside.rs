@@ -13,6 +13,7 @@ use crate::trust::Material;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 /// How often it is looked whether a revocation list is to be read or asked for.
 const LISTS_INTERVAL: Duration = Duration::from_secs(1);
@@ -112,34 +113,44 @@ impl Publisher {
             return Ok(());
         }
         let registry = live.snapshot.registry.clone();
-        let snapshot = live.snapshot.with_registry(registry, &[], Some(Arc::new(material)), self.clock.now())?;
-        self.publish(snapshot, None, Concerns::Everybody, since).await
+        let published = match live.snapshot.with_registry(registry, &[], Some(Arc::new(material)), self.clock.now()) {
+            Ok(snapshot) => self.publish(snapshot, None, Concerns::Everybody, since).await,
+            Err(e) => Err(e.into()),
+        };
+        if published.is_err() {
+            self.fetcher.put_off(since);
+        }
+        published
     }
 
-    /// Looks at files and folders of revocation lists, and at what certificates have asked for.
+    /// Looks at files and folders of revocation lists and at what certificates have asked for, and makes live what came,
+    /// from URLs at once: one that does not answer holds up nothing that others have sent.
     pub async fn watch_lists(self: Arc<Self>) {
+        let mut again = tokio::time::interval(LISTS_INTERVAL);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::time::sleep(LISTS_INTERVAL).await;
+            let look = tokio::select! {
+                _ = again.tick() => true,
+                () = self.fetcher.coming() => false,
+            };
             let this = self.clone();
             let looked = aside(async move {
-                this.fetcher.look();
-                // Whatever came, from URLs too: one that does not answer must not hold up what others have sent.
+                if look {
+                    this.fetcher.look();
+                }
                 this.relist().await
             });
-            self.outcome(looked.await);
+            match looked.await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => e.log(),
+                Err(e) => self.failed(&e),
+            }
         }
     }
 
-    /// Says what became of work on lists that nobody waits for.
-    fn outcome(&self, done: Result<Result<(), ChangeError>, JoinError>) {
-        match done {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => e.log(),
-            Err(e) => {
-                self.metrics.panics.inc();
-                tracing::error!(error = %e, "revocation lists could not be looked at; it is tried again");
-            }
-        }
+    fn failed(&self, panicked: &JoinError) {
+        self.metrics.panics.inc();
+        tracing::error!(error = %panicked, "revocation lists could not be looked at; it is tried again");
     }
 
     /// Asks the URLs of revocation lists when it is time. One that hangs keeps nobody from asking the others.
@@ -154,8 +165,9 @@ impl Publisher {
             asking.spawn(async move {
                 let work = this.clone();
                 // Aside as a whole: what is asked next is behind the lock that a large list is verified under.
-                let asked = aside(async move { if work.fetcher.ask().await { work.relist().await } else { Ok(()) } });
-                this.outcome(asked.await);
+                if let Err(e) = aside(async move { work.fetcher.ask().await }).await {
+                    this.failed(&e);
+                }
             });
         }
     }
