@@ -195,24 +195,36 @@ pub fn outgoing(registry: &Registry, used: &HashMap<String, UnixNanos>) -> Vec<O
     found
 }
 
-/// Another active credential of the partner whose certificate, as far as it is known, outlives this one's.
+/// Another active credential of the partner that may do as much, and whose certificate, as far as it is known, outlives
+/// this one's.
 fn successor_of(
     credential: &Credential,
     record: &PartnerRecord,
     seen: &HashMap<String, UnixNanos>,
     limit: UnixNanos,
 ) -> Successor {
-    let by_name =
-        !matches!(credential.matching.kind(), MatchKind::Fingerprint | MatchKind::Spki | MatchKind::IssuerSerial);
-    if by_name {
+    if outlives_its_certificate(credential) {
         return Successor::NotNeeded;
     }
     let other = record.credentials.iter().find(|c| {
         c.id != credential.id
             && c.state == CredentialState::Active
-            && seen.get(c.id.as_str()).is_none_or(|ends| *ends > limit)
+            && may_as_much(c, credential, record)
+            && (outlives_its_certificate(c) || seen.get(c.id.as_str()).is_none_or(|ends| *ends > limit))
     });
     other.map_or(Successor::Missing, |c| Successor::Registered(c.id.to_string()))
+}
+
+/// Whether the next certificate is recognised by its name.
+fn outlives_its_certificate(credential: &Credential) -> bool {
+    !matches!(credential.matching.kind(), MatchKind::Fingerprint | MatchKind::Spki | MatchKind::IssuerSerial)
+}
+
+/// Whether everything that `credential` may do, `other` may do too.
+fn may_as_much(other: &Credential, credential: &Credential, record: &PartnerRecord) -> bool {
+    let mut limited = record.grants.iter().filter_map(|grant| grant.credentials.as_ref());
+    credential.environments.iter().all(|environment| other.environments.contains(environment))
+        && limited.all(|only| !only.contains(&credential.id) || only.contains(&other.id))
 }
 
 /// Logs each thing once at every step on the way to its end.
@@ -243,6 +255,7 @@ impl Reminder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn ending(days: i64) -> Expiring {
         let at = UnixNanos(days * 86_400_000_000_000);
@@ -262,6 +275,42 @@ mod tests {
         // Renewed, and so another end.
         assert!(reminder.due(&[], UnixNanos(0)).is_empty());
         assert_eq!(reminder.due(&soon, UnixNanos(100 * 86_400_000_000_000)).len(), 1);
+    }
+
+    #[test]
+    fn successor_may_do_as_much_and_lives_longer() {
+        let successor = |environments: [&str; 1], state: &str, only: &[&str], seen: &[(&str, i64)]| {
+            let exact = |c: char| json!({"fingerprint_sha256": c.to_string().repeat(64)});
+            let credential = |id, matching, state, environments| json!({"id": id, "anchor": "ca", "match": matching, "state": state, "environments": environments});
+            let mut record = json!({
+                "partner": {
+                    "id": "acme", "name": "Acme", "owner": "o", "state": "active", "time_zone": "UTC",
+                    "engagement": {}, "networks": [],
+                },
+                "credentials": [
+                    credential("one", exact('1'), "active", ["test"]),
+                    credential("two", exact('2'), state, environments),
+                ],
+                "grants": [{
+                    "id": "g", "owner": "o", "written": ["a"], "operations": ["a"], "period": {},
+                    "environments": ["test"],
+                }],
+            });
+            if !only.is_empty() {
+                record["grants"][0]["credentials"] = json!(only);
+            }
+            let record: PartnerRecord = serde_json::from_value(record).unwrap();
+            let seen: HashMap<String, UnixNanos> = seen.iter().map(|(id, at)| ((*id).into(), UnixNanos(*at))).collect();
+            let found = successor_of(&record.credentials[0], &record, &seen, UnixNanos(100));
+            found == Successor::Registered("two".into())
+        };
+        assert!(successor(["test"], "active", &[], &[]));
+        assert!(successor(["test"], "active", &["one", "two"], &[("two", 101)]));
+        assert!(successor(["test"], "active", &["two"], &[]));
+        assert!(!successor(["prod"], "active", &[], &[]));
+        assert!(!successor(["test"], "revoked", &[], &[]));
+        assert!(!successor(["test"], "active", &["one"], &[]));
+        assert!(!successor(["test"], "active", &[], &[("two", 100)]));
     }
 
     #[test]
