@@ -155,6 +155,7 @@ reasons! {
     // The handshake.
     CertificateMissing "certificate-missing" IdentityUnknown "The client sent no certificate.";
     CertificateMalformed "certificate-malformed" IdentityUnknown "A certificate of the client's chain cannot be read, or is ambiguous.";
+    CertificateSerial "certificate-serial" IdentityUnknown "A serial number of the chain is zero, negative or longer than 20 octets.";
     CertificateUnknownIssuer "certificate-unknown-issuer" IdentityUnknown "The chain ends in no trust anchor.";
     CertificateExpired "certificate-expired" CredentialNotValid "A certificate of the chain has expired.";
     CertificateNotYetValid "certificate-not-yet-valid" CredentialNotValid "A certificate of the chain is not valid yet.";

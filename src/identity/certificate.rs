@@ -13,6 +13,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
+use x509_parser::signature_algorithm::SignatureAlgorithm;
+use x509_parser::x509::AlgorithmIdentifier;
 
 /// Largest certificate that is looked at, in bytes.
 const MAX_DER: usize = 64 * 1024;
@@ -217,9 +219,26 @@ pub enum SignatureStrength {
 }
 
 impl SignatureStrength {
-    /// Of a signature algorithm, given as the content octets of its OID.
+    /// Of a signature algorithm without parameters, given as the content octets of its OID.
     pub fn of_oid(octets: &[u8]) -> Self {
-        signature_strength(&Oid::new(octets.into()))
+        Self::new(is_weak(&Oid::new(octets.into())))
+    }
+
+    fn of(algorithm: &AlgorithmIdentifier<'_>) -> Self {
+        const WEAK_DIGESTS: [Oid<'static>; 3] = [
+            oid!(1.2.840.113549.2.2), // MD2
+            oid!(1.2.840.113549.2.5), // MD5
+            oid!(1.3.14.3.2.26),      // SHA-1
+        ];
+        Self::new(match SignatureAlgorithm::try_from(algorithm) {
+            // Where it names no digest, it means SHA-1 (RFC 4055 section 3.1).
+            Ok(SignatureAlgorithm::RSASSA_PSS(how)) => WEAK_DIGESTS.contains(how.hash_algorithm_oid()),
+            _ => is_weak(&algorithm.algorithm),
+        })
+    }
+
+    fn new(weak: bool) -> Self {
+        if weak { SignatureStrength::Weak } else { SignatureStrength::NotKnownWeak }
     }
 }
 
@@ -239,6 +258,8 @@ pub struct Certificate {
     pub spki_sha256: Fingerprint,
     pub serial: Serial,
     pub serial_key: SerialKey,
+    /// Above zero and of at most 20 octets, as RFC 5280 section 4.1.2.2 wants it.
+    pub sound_serial: bool,
     pub issuer: DistinguishedName,
     pub subject: DistinguishedName,
     pub san: SanFacts,
@@ -269,9 +290,8 @@ pub struct Certificate {
 
 impl Certificate {
     /// # Errors
-    /// [`Reason::CertificateMalformed`] with the detail: not DER, trailing bytes, duplicate extensions, a serial that
-    /// is zero, negative or over 20 octets, names with control characters or of unreadable encoding, more than
-    /// [`MAX_CRL_URLS`] places for revocation lists.
+    /// [`Reason::CertificateMalformed`] with the detail: not DER, trailing bytes, duplicate extensions, names with
+    /// control characters or of unreadable encoding, more than [`MAX_CRL_URLS`] places for revocation lists.
     pub fn from_der(der: &[u8]) -> Result<Self, Fault> {
         let malformed = |detail: String| Fault::new(Reason::CertificateMalformed, detail);
         if der.len() > MAX_DER {
@@ -286,12 +306,6 @@ impl Certificate {
         cert.extensions_map().map_err(|_| malformed("an extension appears twice".into()))?;
 
         let raw_serial = cert.raw_serial();
-        if raw_serial.first().is_none_or(|b| b & 0x80 != 0)
-            || raw_serial.len() > 20
-            || raw_serial.iter().all(|b| *b == 0)
-        {
-            return Err(malformed("the serial number is zero, negative or longer than 20 octets".into()));
-        }
         let subject = DistinguishedName::read(cert.subject()).map_err(|e| malformed(format!("subject: {e}")))?;
         let issuer = DistinguishedName::read(cert.issuer()).map_err(|e| malformed(format!("issuer: {e}")))?;
 
@@ -300,6 +314,9 @@ impl Certificate {
             spki_sha256: Fingerprint::of(cert.public_key().raw),
             serial: Serial::from_bytes(raw_serial),
             serial_key: SerialKey::of_integer(raw_serial),
+            sound_serial: raw_serial.first().is_some_and(|b| b & 0x80 == 0)
+                && raw_serial.len() <= 20
+                && raw_serial.iter().any(|b| *b != 0),
             organization_ids: subject.values_of("2.5.4.97"),
             issuer,
             subject,
@@ -307,7 +324,7 @@ impl Certificate {
             not_before: seconds(cert.validity().not_before.timestamp()),
             not_after: seconds(cert.validity().not_after.timestamp().saturating_add(1)),
             key: key_facts(&cert),
-            signature: signature_strength(&cert.signature_algorithm.algorithm),
+            signature: SignatureStrength::of(&cert.signature_algorithm),
             is_ca: false,
             client_auth: None,
             digital_signature: true,
@@ -448,7 +465,7 @@ fn key_facts(cert: &X509Certificate<'_>) -> KeyFacts {
     }
 }
 
-fn signature_strength(algorithm: &Oid<'_>) -> SignatureStrength {
+fn is_weak(algorithm: &Oid<'_>) -> bool {
     const WEAK: [Oid<'static>; 6] = [
         oid!(1.2.840.113549.1.1.2), // md2WithRSAEncryption
         oid!(1.2.840.113549.1.1.4), // md5WithRSAEncryption
@@ -457,7 +474,7 @@ fn signature_strength(algorithm: &Oid<'_>) -> SignatureStrength {
         oid!(1.2.840.10040.4.3),    // dsa-with-sha1
         oid!(1.2.840.10045.4.1),    // ecdsa-with-SHA1
     ];
-    if WEAK.contains(algorithm) { SignatureStrength::Weak } else { SignatureStrength::NotKnownWeak }
+    WEAK.contains(algorithm)
 }
 
 #[cfg(test)]

@@ -204,8 +204,12 @@ impl Trust {
             issuers.push(Certificate::from_der(der)?);
         }
         check_strength(&leaf, "the client certificate")?;
-        if leaf.is_ca || leaf.cert_sign {
+        if leaf.is_ca {
             return Err(Fault::new(Reason::CertificateConstraint, "the client certificate is a CA certificate"));
+        }
+        if leaf.cert_sign {
+            let detail = "keyUsage of the client certificate permits keyCertSign";
+            return Err(Fault::new(Reason::CertificateConstraint, detail));
         }
         if !leaf.digital_signature {
             return Err(Fault::new(Reason::CertificateWrongUsage, "keyUsage does not permit digitalSignature"));
@@ -406,6 +410,10 @@ fn weak_issuer(leaf: &Certificate, issuers: &[Certificate]) -> Option<Fault> {
 }
 
 fn check_strength(cert: &Certificate, what: &str) -> Result<(), Fault> {
+    if !cert.sound_serial {
+        let detail = format!("the serial number of {what} is zero, negative or longer than 20 octets");
+        return Err(Fault::new(Reason::CertificateSerial, detail));
+    }
     let weak = |detail: String| Err(Fault::new(Reason::CertificateWeakKey, detail));
     match cert.key.algorithm {
         KeyAlgorithm::Rsa if cert.key.bits < 2048 => weak(format!("{what} has an RSA key of {} bits", cert.key.bits)),

@@ -256,6 +256,18 @@ fn certificate_signed_with_md5_is_refused() {
 }
 
 #[test]
+fn certificate_signed_with_sha_1_in_rsassa_pss_is_refused_and_with_sha_256_it_is_not() {
+    let gate = Gate::start();
+    let issuing = openssl_key(&gate.pki, "pss-ca", RSA_2048);
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"];
+    let below = |name: &str, digest: &str| {
+        gate.pki.client_below_openssl(&gate.acme_ca, name, (&issuing, &[]), &[&[digest], &pss[..]].concat())
+    };
+    refused(&gate, &below("weak", "-sha1"), Alert::BadCertificate, "certificate-weak-signature");
+    gate.dial().identity(&below("acme", "-sha256")).open().request(GOOD).expect(200);
+}
+
+#[test]
 fn intermediate_that_is_signed_with_sha_1_is_refused() {
     let gate = Gate::start();
     let issuing = openssl_key(&gate.pki, "issuing", P_256);
@@ -290,15 +302,27 @@ fn certificate_with_a_serial_number_that_is_none_is_refused() {
     let gate = Gate::start();
     let key = openssl_key(&gate.pki, "serial", P_256);
     let long = format!("0x01{}", "ab".repeat(20));
-    let serials = ["0", "-1", "-129", &long];
-    for (n, serial) in serials.iter().enumerate() {
+    for (n, serial) in ["0", "-1", "-129", &long].into_iter().enumerate() {
         let name = format!("serial-{n}");
         let who = gate.pki.client_by_openssl(&gate.acme_ca, &name, &key, &["-set_serial", serial]);
-        assert_eq!(gate.dial().identity(&who).refused(), Some(Alert::BadCertificate), "{serial} in TLS 1.3");
-        assert_eq!(gate.dial().identity(&who).tls12().refused(), Some(Alert::BadCertificate), "{serial} in TLS 1.2");
+        let dial = gate.dial().identity(&who);
+        assert_eq!(dial.refused(), Some(Alert::BadCertificate), "{serial} in TLS 1.3");
+        assert_eq!(dial.clone().tls12().refused(), Some(Alert::BadCertificate), "{serial} in TLS 1.2");
+        let record = gate.await_record(&name, |r| {
+            r["kind"] == "handshake" && r["input"]["credential"]["fingerprint_sha256"] == *who.fingerprint()
+        });
+        assert_eq!(record["reason"], "certificate-serial", "{serial}");
+        let subject = record["input"]["credential"]["subject"].as_str();
+        assert!(subject.is_some_and(|s| s.contains(&name)), "{record}");
     }
-    let record = evidence(&gate, "certificate-malformed", 2 * serials.len());
-    assert!(record["detail"].as_str().is_some_and(|d| d.contains("serial number")), "{record}");
+}
+
+#[test]
+fn intermediate_with_a_serial_number_that_is_none_is_refused() {
+    let gate = Gate::start();
+    let issuing = openssl_key(&gate.pki, "issuing", P_256);
+    let who = gate.pki.client_below_openssl(&gate.acme_ca, "below", (&issuing, &["-set_serial", "0"]), &[]);
+    refused(&gate, &who, Alert::BadCertificate, "certificate-serial");
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn leaf() -> Certificate {
         spki_sha256: Fingerprint([0x0b; 32]),
         serial: Serial::parse("0A:FF").unwrap(),
         serial_key: Serial::parse("0A:FF").unwrap().key(),
+        sound_serial: true,
         issuer: parse_dn("CN=Acme Issuing CA,O=Acme,C=DE").unwrap(),
         subject: parse_dn("CN=billing,O=Acme").unwrap(),
         san: SanFacts {
