@@ -169,6 +169,11 @@ impl Dial {
 
     /// The same connection for asynchronous clients.
     pub async fn secure(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        self.try_secure().await.unwrap()
+    }
+
+    /// The same where the gateway may refuse.
+    pub async fn try_secure(&self) -> io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
         let tcp = self.tcp();
         tcp.set_nonblocking(true).unwrap();
         let tcp = tokio::net::TcpStream::from_std(tcp).unwrap();
@@ -176,7 +181,7 @@ impl Dial {
             Some(name) => ServerName::try_from(name.clone()).unwrap(),
             None => ServerName::from(self.address.ip()),
         };
-        tokio_rustls::TlsConnector::from(self.config()).connect(name, tcp).await.unwrap()
+        tokio_rustls::TlsConnector::from(self.config()).connect(name, tcp).await
     }
 
     /// Runs the handshake. With TLS 1.3 the client's part ends before the gateway has looked at its certificate, so

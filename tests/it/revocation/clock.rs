@@ -1,11 +1,12 @@
 //! A system clock that steps, under the running gateway.
 
 use super::*;
-use crate::harness::{put, valid};
+use crate::harness::{missing, put, valid};
 use std::path::{Path, PathBuf};
 
-/// `libfaketimeMT.so.1`, of the system or where `scripts/test` has put it. `None`, with a line that says so, where there
-/// is none.
+/// `libfaketimeMT.so.1`, of the system or where `scripts/test` has put it. `None` only where it may
+/// be missing.
+#[track_caller]
 fn libfaketime() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
@@ -16,27 +17,34 @@ fn libfaketime() -> Option<PathBuf> {
             return found;
         }
     }
-    eprintln!("SKIPPED: no libfaketime (Debian package `libfaketime`; scripts/test gets it)");
+    missing("libfaketime (Debian package `libfaketime`)");
     None
 }
 
-#[test]
-fn clock_that_steps_forward_ends_rights_and_one_that_steps_back_brings_none_back() {
-    let Some(library) = libfaketime() else { return };
-    let mut setup = Setup::new();
+/// A gateway whose system clock is moved by what is written to the file.
+#[track_caller]
+fn stepping() -> Option<(Setup, PathBuf)> {
+    let library = libfaketime()?;
+    let setup = Setup::new();
     let offset = setup.dir.path().join("offset");
     put(&offset, b"+0\n");
-    let short = setup.pki.client(&setup.acme_ca, "short", |p| {
-        valid(p, -1, 1);
-        p.subject_alt_names = vec![SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
-    });
-    setup = setup
+    let setup = setup
         .env("LD_PRELOAD", library.to_str().unwrap())
         .env("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap())
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("DONT_FAKE_MONOTONIC", "1")
         .env("NO_FAKE_STAT", "1");
+    Some((setup, offset))
+}
+
+#[test]
+fn clock_that_steps_forward_ends_rights_and_one_that_steps_back_brings_none_back() {
+    let Some((setup, offset)) = stepping() else { return };
+    let short = setup.pki.client(&setup.acme_ca, "short", |p| {
+        valid(p, -1, 1);
+        p.subject_alt_names = vec![SanType::URI("spiffe://acme.example/client".try_into().unwrap())];
+    });
     let gate = setup.start();
     let mut long = Opened::of(&gate, &gate.acme);
     let opened = Opened::of(&gate, &short);
@@ -60,4 +68,26 @@ fn clock_that_steps_forward_ends_rights_and_one_that_steps_back_brings_none_back
     let newest = gate.await_record("a handshake", |r| r["kind"] == "handshake");
     let at: jiff::Timestamp = newest["time"].as_str().unwrap().parse().unwrap();
     assert!(at > jiff::Timestamp::now() + jiff::SignedDuration::from_hours(47), "{at}");
+}
+
+#[test]
+fn what_is_about_to_end_is_logged_at_30_14_7_and_1_days_and_at_the_end() {
+    let Some((setup, offset)) = stepping() else { return };
+    let gate = setup.start();
+    accepted(&gate, &gate.acme);
+    let ends = ["the server certificate `", "the trust anchor `acme-ca`", "the trust anchor `globex-ca`"];
+    let said = |what: &str| gate.log().lines().filter(|l| l.contains(what) && l.contains(" ends at ")).count();
+    let await_said = |n: usize| {
+        for what in ends {
+            await_some(&format!("{n} lines of {what}"), || (said(what) == n).then_some(()));
+        }
+    };
+    // The certificates of the tests end in 30 days.
+    // Looked at again at every step of the clock.
+    for (n, hours) in [(1, 1), (1, 240), (2, 409), (2, 470), (3, 553), (3, 620), (4, 697), (5, 721)] {
+        let steps = gate.metric("partnergate_clock_steps_total{direction=\"forward\"}");
+        put(&offset, format!("+{hours}h\n").as_bytes());
+        gate.await_metric("partnergate_clock_steps_total{direction=\"forward\"}", steps + 1.0);
+        await_said(n);
+    }
 }

@@ -1,8 +1,9 @@
 //! TLS sessions from before a change carry no right into after it.
 
 use super::*;
+use crate::harness::http2::{block_on, request};
 use crate::harness::{Dial, Finished, OpensslCa, put};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What ends acme's right.
 const ENDINGS: [&str; 7] =
@@ -11,6 +12,7 @@ const ENDINGS: [&str; 7] =
 /// Sessions of clients of both kinds and both versions of TLS.
 struct Sessions {
     rustls: Vec<Dial>,
+    http2: Vec<Dial>,
     openssl: Vec<(&'static str, PathBuf)>,
 }
 
@@ -26,10 +28,11 @@ impl Sessions {
     #[track_caller]
     fn begin(gate: &Gate) -> Self {
         let dial = gate.dial().identity(&gate.acme);
-        let rustls = vec![dial.clone().resuming(), dial.tls12().resuming()];
+        let both = |dial: Dial| vec![dial.clone().resuming(), dial.tls12().resuming()];
+        let (rustls, http2) = (both(dial.clone()), both(dial.alpn(&["h2"])));
         let openssl =
             ["-tls1_3", "-tls1_2"].map(|version| (version, gate.dir.path().join(format!("session{version}"))));
-        let sessions = Sessions { rustls, openssl: openssl.into() };
+        let sessions = Sessions { rustls, http2, openssl: openssl.into() };
         for (n, attempt) in sessions.attempts(gate, "-sess_out").into_iter().enumerate() {
             assert_eq!(attempt, Attempt { resumed: false, status: Some(200) }, "{n}");
         }
@@ -56,6 +59,7 @@ impl Sessions {
                 _ => Attempt { resumed: false, status: None },
             });
         }
+        attempts.extend(self.http2.iter().map(|dial| block_on(over_http2(dial))));
         for (version, file) in &self.openssl {
             let said = s_client(gate, &[version, option, file.to_str().unwrap()]);
             let text = said.text();
@@ -64,6 +68,18 @@ impl Sessions {
         }
         attempts
     }
+}
+
+async fn over_http2(dial: &Dial) -> Attempt {
+    let Ok(tls) = dial.try_secure().await else { return Attempt { resumed: false, status: None } };
+    let resumed = tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let status = async {
+        let (send, connection) = h2::client::handshake(tls).await?;
+        tokio::spawn(connection);
+        let (answer, _) = send.ready().await?.send_request(request("GET", "/items"), true)?;
+        Ok::<_, h2::Error>(answer.await?.status().as_u16())
+    };
+    Attempt { resumed, status: status.await.ok() }
 }
 
 fn s_client(gate: &Gate, arguments: &[&str]) -> Finished {
@@ -124,7 +140,7 @@ fn session_from_before_a_right_ended_carries_none() {
                 assert_eq!(attempt.status, Some(403), "{ending} {n}");
             }
         }
-        assert_eq!(gate.upstream.text().matches("GET /items").count(), 12, "{ending}: what was let in before");
+        assert_eq!(gate.upstream.text().matches("GET /items").count(), 18, "{ending}: what was let in before");
         if ending == "rotated" {
             accepted(&gate, &successor);
         }
@@ -139,8 +155,48 @@ fn no_early_data_is_taken() {
     let first = s_client(&gate, &["-tls1_3", "-sess_out", file]).text();
     assert!(first.contains("Max Early Data: 0\n"), "{first}");
     // A client that would send some has no leave to.
-    let early = gate.pki.write("early", 0o600, get("/items").as_bytes());
+    let early = gate.pki.write("early", 0o600, get("/items/early").as_bytes());
     let second = s_client(&gate, &["-tls1_3", "-sess_in", file, "-early_data", early.to_str().unwrap()]).text();
     assert!(second.contains("\nReused, TLSv1.3") && second.contains("Early data was not sent"), "{second}");
     assert!(second.contains("HTTP/1.1 200"), "{second}");
+    // One that sends it without leave is not heard; what it sends after the handshake is.
+    s_client(&gate, &["-tls1_3", "-sess_out", file]);
+    permit_early_data(Path::new(file));
+    let third = s_client(&gate, &["-tls1_3", "-sess_in", file, "-early_data", early.to_str().unwrap()]).text();
+    assert!(third.contains("Early data was rejected"), "{third}");
+    assert!(third.contains("HTTP/1.1 200"), "{third}");
+    let records = gate.settle();
+    let paths: Vec<&str> = records.iter().filter_map(|r| r["input"]["request"]["path"].as_str()).collect();
+    assert_eq!(paths, ["/items"; 4]);
+}
+
+/// Writes into a session of OpenSSL's that the gateway takes early data.
+fn permit_early_data(file: &Path) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let begin = "-----BEGIN SSL SESSION PARAMETERS-----";
+    let body: String = text.lines().skip_while(|l| *l != begin).skip(1).take_while(|l| !l.starts_with('-')).collect();
+    let der = data_encoding::BASE64.decode(body.as_bytes()).unwrap();
+    // SEQUENCE with a length of two bytes; its parts in the order of their tags, early data being [15].
+    assert_eq!(der[..2], [0x30, 0x82]);
+    let (mut head, mut rest) = (Vec::new(), &der[4..]);
+    while !rest.is_empty() && !(0xb0..0xc0).contains(&rest[0]) {
+        assert_ne!(rest[0], 0xaf, "it says so already");
+        let length = match rest[1] {
+            0x82 => 4 + usize::from(u16::from_be_bytes([rest[2], rest[3]])),
+            0x81 => 3 + usize::from(rest[2]),
+            short => 2 + usize::from(short),
+        };
+        head.extend_from_slice(&rest[..length]);
+        rest = &rest[length..];
+    }
+    let body = [&head[..], &[0xaf, 4, 2, 2, 0x40, 0], rest].concat();
+    let der = [&[0x30, 0x82], &u16::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat();
+    let lines: Vec<String> = data_encoding::BASE64
+        .encode(&der)
+        .as_bytes()
+        .chunks(64)
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    let end = "-----END SSL SESSION PARAMETERS-----";
+    std::fs::write(file, format!("{begin}\n{}\n{end}\n", lines.join("\n"))).unwrap();
 }
