@@ -248,6 +248,43 @@ fn grant_that_ends_by_the_clock_cuts_what_runs_on_it_at_that_instant() {
     assert!(quick <= 1.0 && gate.metric("partnergate_revocation_enforcement_seconds_count") == 1.0);
 }
 
+/// Over HTTP/2, where a stream alone can end, and of everything that the clock can end.
+#[test]
+fn end_of_an_engagement_or_of_a_grant_cuts_h2_streams_at_that_instant() {
+    for (reason, whole) in [("engagement-ended", true), ("grant-expired", false)] {
+        let setup = setup();
+        let ends = from_now(4.0);
+        let at = format!("ends: \"{}\"", rfc3339(ends));
+        let text = setup.registry_text();
+        let from = if whole { "ends: 2100-01-01T00:00:00Z" } else { "[items.events], ends: 2100-01-01T00:00:00Z" };
+        let to = if whole { at } else { format!("[items.events], {at}") };
+        let mut edit = edited(text, from, &to);
+        if !whole {
+            // What is downloaded belongs to the grant that ends.
+            edit = edited(&edit, "[items.events]", "[items.events, items.list]");
+            edit = edited(&edit, "items.list, items.create", "items.create");
+        }
+        let gate = setup.registry(&edit).start();
+        block_on(async {
+            let mut conn = Http2::open(&gate.dial().identity(&gate.acme)).await;
+            let (answer, _) = conn.begin(request("GET", &format!("/items?{LONG}")), true).await;
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let error = crate::harness::http2::whole(answer).await.unwrap_err();
+            let late = from_now(0.0) - ends;
+            assert!((0.0..1.0).contains(&late), "{reason}: {late} s after its end");
+            assert!(error.is_reset() || error.is_go_away() || error.is_io(), "{reason}: {error:?}");
+            if whole {
+                // Nothing is left of the identity's right: the connection goes as well.
+                conn.end.await.unwrap().ok();
+            } else {
+                assert_eq!(conn.request(request("POST", "/items"), b"x").await.status, 200);
+            }
+        });
+        assert_eq!(cut(&gate)["reason"], reason);
+    }
+}
+
 #[test]
 fn certificate_that_expires_takes_its_open_connection_with_it() {
     let setup = setup();

@@ -41,7 +41,9 @@ impl OpensslCa {
             "[ca]\ndefault_ca=it\n[it]\ndatabase={}\ncrlnumber={}\ndefault_md=default\ndefault_crl_days=7\n\
              [number]\nauthorityKeyIdentifier=keyid:always\n\
              [users]\nissuingDistributionPoint=critical,@idp\n[idp]\nfullname=URI:http://crl.example/users.crl\n\
-             onlyuser=TRUE\n[delta]\n2.5.29.27=critical,DER:020101\n\
+             onlyuser=TRUE\n[indirect]\nissuingDistributionPoint=critical,@all\n[all]\nindirectCRL=TRUE\n\
+             [some]\nissuingDistributionPoint=critical,@compromised\n[compromised]\n\
+             fullname=URI:http://crl.example/users.crl\nonlysomereasons=keyCompromise\n[delta]\n2.5.29.27=critical,DER:020101\n\
              [req]\ndistinguished_name=name\n[name]\n[ext]\nbasicConstraints=critical,CA:TRUE\n\
              keyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n",
             index.display(),

@@ -245,6 +245,60 @@ fn folder_holds_the_parts_of_a_list_and_a_bad_file_or_a_lost_one_costs_none_of_t
     refused(&gate, &gate.acme, "certificate-revoked");
 }
 
+#[test]
+fn list_that_is_not_sound_is_named_for_what_it_is_and_takes_no_place() {
+    let setup = revoking(Setup::new(), "acme-ca", "{crl: ['file:acme.crl']}");
+    let other = client(&setup, &setup.acme_ca, "other", &[]);
+    let (ca, globex) = (OpensslCa::of(&setup.acme_ca), OpensslCa::of(&setup.globex_ca));
+    let file = setup.dir.path().join("acme.crl");
+    ca.revoke(&setup.acme);
+    put(&file, &ca.der(WHOLE));
+    let gate = setup.start();
+    let forged = {
+        let mut list = ca.der(WHOLE);
+        *list.last_mut().unwrap() ^= 1;
+        list
+    };
+    let mut longer = ca.der(" -crlexts number");
+    longer.push(0);
+    for (list, said) in [
+        (forged, "the signature does not verify with the key of `CN=acme-ca,O=Tests`"),
+        (globex.der(WHOLE), "issued by `CN=globex-ca,O=Tests`, which is neither the anchor nor a CA below it"),
+        (ca.der(" -crlexts number -md sha1"), "signed with SHA-1 or MD5"),
+        (ca.der(" -crlexts delta"), "a delta list (deltaCRLIndicator)"),
+        (ca.der(" -crlexts indirect"), "an indirect list (indirectCRL or certificateIssuer)"),
+        (ca.der(" -crlexts some"), "a list for some reasons only (onlySomeReasons)"),
+        (
+            ca.der(" -crlexts number -crl_lastupdate 20891231000000Z -crl_nextupdate 20900131000000Z"),
+            "not valid before",
+        ),
+        (ca.der(" -crlexts number -crl_lastupdate 20200101000000Z -crl_nextupdate 20200201000000Z"), "its thisUpdate"),
+        (longer, "bytes follow the list"),
+        (ca.list(WHOLE).repeat(2), "more than one PEM block"),
+    ] {
+        put(&file, &list);
+        await_error(&gate, "acme-ca", said);
+        refused(&gate, &gate.acme, "certificate-revoked");
+        accepted(&gate, &other);
+    }
+    put(&file, &ca.der(WHOLE));
+    gate.await_metric("partnergate_crl_failing_sources{anchor=\"acme-ca\"}", 0.0);
+    refused(&gate, &gate.acme, "certificate-revoked");
+    accepted(&gate, &other);
+}
+
+#[test]
+fn ca_whose_key_usage_does_not_permit_it_signs_no_list() {
+    let setup = revoking(Setup::new(), "acme-ca", "{crl: ['file:acme.crl']}");
+    let mute = setup.pki.authority_with("mute-ca", |p| p.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign]);
+    let registry = setup.registry_text().replace("certificate: acme-ca.pem", "certificate: mute-ca.pem");
+    let who = client(&setup, &mute, "mute", &[]);
+    put(&setup.dir.path().join("acme.crl"), &OpensslCa::of(&mute).der(WHOLE));
+    let gate = setup.registry(&registry).start();
+    await_error(&gate, "acme-ca", "the keyUsage of `CN=mute-ca,O=Tests` does not permit cRLSign");
+    refused(&gate, &who, "revocation-unknown");
+}
+
 /// Threat 7: whoever serves lists has those of every scope that the CA has ever signed, and may not choose among them.
 #[test]
 fn list_of_another_scope_does_not_let_the_one_before_back_in() {

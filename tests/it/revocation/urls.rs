@@ -136,6 +136,33 @@ fn list_that_came_is_in_force_while_another_server_says_nothing() {
 }
 
 #[test]
+fn https_server_of_a_list_must_prove_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (setup, other, ca) = setup("");
+    let public = setup.pki.authority("public-ca");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let secure = |names: &[&str]| {
+        let server = setup.pki.server(&public, "lists", names);
+        let (chain, key) = (server.chain_file.display(), server.key_file.display());
+        format!("listen 127.0.0.1:{port} ssl;\nssl_certificate {chain};\nssl_certificate_key {key};")
+    };
+    let Some(mut nginx) = Nginx::start(folder.path(), &secure(&["lists.example"])) else { return };
+    ca.revoke(&setup.acme);
+    nginx.put("acme.crl", &ca.der(WHOLE));
+    let right = secure(&["localhost"]);
+    let setup = setup.env("SSL_CERT_FILE", public.pem_file.to_str().unwrap());
+    let setup = revoking(setup, "acme-ca", &format!("{{crl: ['https://localhost:{port}/acme.crl']}}"));
+    let gate = setup.start();
+    await_error(&gate, "acme-ca", "certificate");
+    refused(&gate, &other, "revocation-unknown");
+    assert_eq!(nginx.asked("/acme.crl"), Vec::<u16>::new());
+    nginx.restart(&right);
+    await_accepted(&gate, &other);
+    refused(&gate, &gate.acme, "certificate-revoked");
+    assert_eq!(nginx.asked("/acme.crl").first(), Some(&200));
+}
+
+#[test]
 fn distribution_point_of_a_certificate_is_asked_only_where_the_config_permits_its_host() {
     let folder = tempfile::tempdir().unwrap();
     let Some(nginx) = Nginx::start(folder.path(), "") else { return };
