@@ -208,7 +208,7 @@ fn admit<A>(
         Some(partner) => format!("`{partner}` has too many connections open"),
         None => "unknown identities have too many connections open".to_owned(),
     };
-    match shared.caps.shares.take(partner) {
+    match shared.caps.shares.take(partner, shared.recorder.metrics()) {
         Some(share) => Ok((peer, share)),
         None => {
             let leaf = Some(Box::new(Presented::from(&peer)));

@@ -3,7 +3,9 @@
 //! In: the partner of a connection. Out: a [`Share`] that is given back when the connection ends. Identities that
 //! belong to no partner have one share together. Must never: keep anything of a partner that has no connection.
 
+use super::Counted;
 use crate::name::PartnerId;
+use crate::record::Metrics;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +19,7 @@ pub(super) struct Shares {
 pub(super) struct Share {
     shares: Arc<Shares>,
     partner: Option<PartnerId>,
+    _shown: Counted,
 }
 
 impl Shares {
@@ -25,14 +28,16 @@ impl Shares {
     }
 
     /// A place for one more connection, unless the partner has all of its share.
-    pub(super) fn take(self: &Arc<Self>, partner: Option<PartnerId>) -> Option<Share> {
+    pub(super) fn take(self: &Arc<Self>, partner: Option<PartnerId>, metrics: &Metrics) -> Option<Share> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(partner.clone()).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(Share { shares: self.clone(), partner })
+        drop(open);
+        let shown = Counted::new(metrics.open_of(partner.as_ref().map(PartnerId::as_str)));
+        Some(Share { shares: self.clone(), partner, _shown: shown })
     }
 }
 
@@ -54,16 +59,17 @@ mod tests {
 
     #[test]
     fn each_partner_has_a_share_of_its_own_and_gets_it_back() {
+        let metrics = Metrics::new(100, false).unwrap();
         let shares = Shares::new(2);
         let acme = || Some(PartnerId::parse("acme").unwrap());
         let globex = || Some(PartnerId::parse("globex").unwrap());
-        let held: Vec<Share> = (0..2).map(|_| shares.take(acme()).unwrap()).collect();
-        assert!(shares.take(acme()).is_none());
-        let others = [shares.take(globex()), shares.take(None), shares.take(None)];
+        let held: Vec<Share> = (0..2).map(|_| shares.take(acme(), &metrics).unwrap()).collect();
+        assert!(shares.take(acme(), &metrics).is_none());
+        let others = [shares.take(globex(), &metrics), shares.take(None, &metrics), shares.take(None, &metrics)];
         assert!(others.iter().all(Option::is_some));
-        assert!(shares.take(None).is_none(), "unknown identities share one");
+        assert!(shares.take(None, &metrics).is_none(), "unknown identities share one");
         drop(held);
-        assert!(shares.take(acme()).is_some());
+        assert!(shares.take(acme(), &metrics).is_some());
         drop(others);
         assert!(shares.open.lock().unwrap().is_empty(), "nothing is kept");
     }

@@ -134,6 +134,7 @@ metrics! {
     anchor_connections: IntGaugeVec("partnergate_anchor_open_connections", "Open partner connections by the trust anchor that they came under.", labels ["anchor"]);
     anchor_last_used: GaugeVec("partnergate_anchor_last_used_timestamp_seconds", "When a credential under each trust anchor was used last; with no open connection under it, what says that an old one can go.", labels ["anchor"]);
     anchor_credentials: IntGaugeVec("partnergate_anchor_credentials", "Credentials under each trust anchor, in whatever state; an anchor with none can be removed.", labels ["anchor"]);
+    partner_connections: IntGaugeVec("partnergate_partner_open_connections", "Open connections by partner, which limits.connections_per_partner bounds; `unknown` for all that belong to none.", labels ["partner"]);
     handshakes_now: IntGauge("partnergate_handshakes_in_progress", "TLS handshakes in progress.");
     connections: IntGaugeVec("partnergate_open_connections", "Open partner connections by protocol (http/1.1, h2).", labels ["protocol"]);
     streams: IntGauge("partnergate_open_requests", "Requests in progress.");
@@ -198,6 +199,12 @@ impl Metrics {
     /// Connections that are open under an anchor.
     pub fn open_under(&self, anchor: &str) -> IntGauge {
         self.anchor_connections.with_label_values(&[self.label(&self.bound.anchors, anchor)])
+    }
+
+    /// Connections that a partner has open; `None` is every identity that belongs to none.
+    pub fn open_of(&self, partner: Option<&str>) -> IntGauge {
+        let partner = partner.map_or("unknown", |p| self.label(&self.bound.partners, p));
+        self.partner_connections.with_label_values(&[partner])
     }
 
     pub fn denial(&self, reason: &Reason) {
@@ -267,7 +274,8 @@ impl SeriesBound {
         SeriesBound {
             max,
             used: AtomicUsize::new(0),
-            partners: of(outcomes),
+            // And open connections.
+            partners: of(outcomes + 1),
             pairs: of(outcomes),
             operations: of(histogram),
             // Handshakes and open connections.

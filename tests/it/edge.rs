@@ -367,6 +367,7 @@ fn connections_of_one_partner_are_capped_and_others_are_served() {
     for conn in &mut held {
         conn.request(GOOD).expect(200);
     }
+    assert_eq!(gate.metric("partnergate_partner_open_connections{partner=\"acme\"}"), 2.0);
     gate.dial().identity(&gate.globex).open().request(GOOD).expect(200);
     // Identities that nobody knows have one share together.
     let strangers: Vec<_> = (0..2).map(|n| gate.pki.client(&gate.acme_ca, &format!("stranger-{n}"), |_| {})).collect();
@@ -375,7 +376,9 @@ fn connections_of_one_partner_are_capped_and_others_are_served() {
         conn.request(GOOD).expect(403);
     }
     gate.dial().identity(&strangers[0]).open().assert_closed();
+    assert_eq!(gate.metric("partnergate_partner_open_connections{partner=\"unknown\"}"), 2.0);
     drop(held);
     gate.await_metric("partnergate_open_connections{protocol=\"http/1.1\"}", 2.0);
+    gate.await_metric("partnergate_partner_open_connections{partner=\"acme\"}", 0.0);
     acme().open().request(GOOD).expect(200);
 }
