@@ -276,7 +276,7 @@ fn judge(
         return Err(one(if route.is_none() { Reason::RouteUnknown } else { Reason::OperationUnknown }));
     };
     let operation = resolved.operation;
-    upgrade_is_served(operation, request.upgrade).map_err(one)?;
+    upgrade_is_served(operation, &request.upgrade).map_err(one)?;
     match policy(&facts) {
         Verdict::Allow { grant } => {
             let mut allowed = check_grant(snapshot, record, credential, operation, route, &grant, now)?;
@@ -350,10 +350,11 @@ fn check_trust_domain(snapshot: &Snapshot, peer: &Peer, matched_by: MatchKind) -
     }
 }
 
-fn upgrade_is_served(operation: &Operation, wanted: UpgradeWanted) -> Result<(), Reason> {
-    match (wanted, operation.upgrade) {
-        (UpgradeWanted::No, _) | (UpgradeWanted::WebSocket, Some(_)) => Ok(()),
-        (UpgradeWanted::WebSocket, None) | (UpgradeWanted::Other, _) => Err(Reason::UpgradeNotAllowed),
+fn upgrade_is_served(operation: &Operation, wanted: &UpgradeWanted) -> Result<(), Reason> {
+    match (wanted, &operation.upgrade) {
+        (UpgradeWanted::No, _) => Ok(()),
+        (UpgradeWanted::To(wanted), Some(served)) if wanted == served => Ok(()),
+        (UpgradeWanted::To(_) | UpgradeWanted::Unclear, _) => Err(Reason::UpgradeNotAllowed),
     }
 }
 

@@ -191,7 +191,7 @@ impl Upstream {
         &self,
         permit: &Permit,
         tried: &[SocketAddr],
-        websocket: bool,
+        upgraded: bool,
     ) -> Result<(Arc<Endpoint>, Box<HttpPeer>), Reason> {
         if permit.upstream() != &self.spec.name {
             return Err(Reason::Internal);
@@ -207,10 +207,10 @@ impl Upstream {
             .or_else(|| checked().find(|e| !tried.contains(&e.address)))
             .or_else(|| checked().next());
         let Some(endpoint) = chosen else { return Err(Reason::UpstreamUnavailable) };
-        Ok((endpoint.clone(), Box::new(self.peer(endpoint.address, websocket))))
+        Ok((endpoint.clone(), Box::new(self.peer(endpoint.address, upgraded))))
     }
 
-    fn peer(&self, address: SocketAddr, websocket: bool) -> HttpPeer {
+    fn peer(&self, address: SocketAddr, upgraded: bool) -> HttpPeer {
         let tls = self.spec.tls.as_ref();
         let server_name = tls.map(|t| t.server_name.clone()).unwrap_or_default();
         let mut peer = HttpPeer::new(address, tls.is_some(), server_name);
@@ -227,7 +227,7 @@ impl Upstream {
         options.verify_hostname = true;
         options.ca = self.ca.clone();
         options.max_h2_streams = 100;
-        if websocket {
+        if upgraded {
             // Not from the pool of other connections: they are read as soon as there is something.
             peer.group_key = !self.group_key;
             options.custom_l4 = Some(Arc::new(Patient { timeout: timeouts.connect }));
@@ -236,8 +236,8 @@ impl Upstream {
             UpstreamProtocol::H2 => ALPN::H2,
             UpstreamProtocol::H1 => ALPN::H1,
         };
-        options.http_upstream_request_policy =
-            if websocket { HttpUpstreamRequestPolicy::standard() } else { HttpUpstreamRequestPolicy::deny_upgrades() };
+        // The fields of an upgrade that was allowed are set when the head is built.
+        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         peer.options = options;
         peer
     }

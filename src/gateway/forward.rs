@@ -29,21 +29,25 @@ pub(super) fn build_head(
     let fields = Some(from.headers.len() + OURS);
     let mut head = RequestHeader::build(canonical.method.clone(), target.as_bytes(), fields)?;
     head.set_version(from.version);
-    let upgrade = request.upgrade == UpgradeWanted::WebSocket;
     let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
     let (trace, continued) = traceparent(parent);
     for (name, value) in &from.headers {
         let text = name.as_str();
+        // pingora has taken them off; what an upgrade needs is set below.
         let hop = matches!(text, "connection" | "upgrade");
         // The state of a trace means nothing to another trace.
         let stray = text == "tracestate" && !continued;
-        if name == header::HOST || is_reserved(text) || (hop && !upgrade) || stray {
+        if name == header::HOST || is_reserved(text) || hop || stray {
             continue;
         }
         head.append_header(name.clone(), value.clone())?;
     }
     let client_host = canonical.host.as_str();
     head.insert_header(header::HOST, host.unwrap_or(client_host))?;
+    if let UpgradeWanted::To(protocol) = &request.upgrade {
+        head.insert_header(header::CONNECTION, "Upgrade")?;
+        head.insert_header(header::UPGRADE, &**protocol)?;
+    }
 
     head.insert_header("X-Partner-Id", permit.partner().as_str())?;
     head.insert_header("X-Partner-Grant", permit.grant().as_str())?;

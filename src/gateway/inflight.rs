@@ -12,7 +12,7 @@ use crate::name::{PartnerId, UpstreamName};
 use crate::operation::OperationId;
 use crate::reason::Reason;
 use crate::record::{Entry, Kind, Metrics, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
-use crate::request::{RequestFacts, TlsFacts, UpgradeWanted};
+use crate::request::{RequestFacts, TlsFacts};
 use crate::route::Route;
 use crate::upstream::Upstreams;
 use std::net::SocketAddr;
@@ -233,7 +233,7 @@ impl InFlight {
         }
         self.body = self.body.saturating_add(u64::try_from(got).unwrap_or(u64::MAX));
         // What goes through an upgraded connection is no request body: it has no size and no pace of its own.
-        if self.stream.request.upgrade == UpgradeWanted::WebSocket {
+        if self.stream.request.upgrade.is_wanted() {
             return Ok(());
         }
         if self.route().is_some_and(|r| self.body > r.max_body) {

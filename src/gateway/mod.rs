@@ -332,9 +332,17 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> pingora_error::Result<()> {
-        let asked = context.flight.as_ref().is_some_and(|f| f.request().upgrade == UpgradeWanted::WebSocket);
+        // To what the client asked for, and to nothing else (RFC 9110 section 7.8).
+        let asked = context.flight.as_ref().is_some_and(|flight| match &flight.request().upgrade {
+            UpgradeWanted::To(wanted) => {
+                let mut named = response.headers.get_all(http::header::UPGRADE).iter();
+                named.next().is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(wanted.as_bytes()))
+                    && named.next().is_none()
+            }
+            _ => false,
+        });
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS && !asked {
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 without a request for an upgrade").into_up());
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 that the client has not asked for").into_up());
         }
         Ok(())
     }
@@ -462,10 +470,10 @@ impl Gateway {
         let flight = context.flight.as_mut().ok_or(Reason::Internal)?;
         let permit = flight.permit().ok_or(Reason::Internal)?;
         let name: UpstreamName = permit.upstream().clone();
-        let websocket = flight.request().upgrade == UpgradeWanted::WebSocket;
+        let upgraded = flight.request().upgrade.is_wanted();
         let upstream = flight.upstreams().get(&name).ok_or(Reason::UpstreamUnavailable)?.clone();
-        let (endpoint, mut peer) = upstream.choose(permit, &context.tried, websocket)?;
-        if websocket {
+        let (endpoint, mut peer) = upstream.choose(permit, &context.tried, upgraded)?;
+        if upgraded {
             peer.options.read_timeout = flight.route().map(|r| r.stream_idle);
         }
         if context.attempts > 0 {
@@ -486,7 +494,7 @@ impl Gateway {
     /// Deadlines for what is still to come of an allowed request.
     fn prepare_body(&self, session: &mut Session, context: &Context) {
         let Some(flight) = &context.flight else { return };
-        let stream = flight.grpc || flight.request().upgrade == UpgradeWanted::WebSocket;
+        let stream = flight.grpc || flight.request().upgrade.is_wanted();
         let idle = match flight.route() {
             Some(route) if stream => route.stream_idle,
             _ => self.limits.progress,

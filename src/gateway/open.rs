@@ -14,7 +14,7 @@ use crate::name::{AnchorName, GrantId, PartnerId};
 use crate::policy::LastVerdict;
 use crate::record::{Entry, Kind, Recorder, RequestEntry};
 use crate::registry::Resolution;
-use crate::request::{RequestFacts, UpgradeWanted};
+use crate::request::RequestFacts;
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,7 +80,7 @@ impl Stream {
 
     /// Whether it may be about to end by itself.
     fn is_young(&self) -> bool {
-        self.request.upgrade == UpgradeWanted::No && self.started.elapsed() < YOUNG
+        !self.request.upgrade.is_wanted() && self.started.elapsed() < YOUNG
     }
 
     /// Ends it, unless it has ended: what is on the connection then is another request.

@@ -2,6 +2,7 @@
 
 use super::{Connection, forward};
 use crate::clock::UnixNanos;
+use crate::operation::parse_upgrade;
 use crate::reason::Reason;
 use crate::request::{Refusal, RequestFacts, UpgradeWanted, canonicalise};
 use crate::snapshot::RequestSettings;
@@ -127,21 +128,22 @@ fn host_of(head: &RequestHeader, http2: bool) -> Result<&str, Refusal> {
     }
 }
 
-/// A WebSocket is asked for in one way (RFC 6455 section 4.1); everything else that mentions an upgrade is another one.
+/// One protocol, asked for with a GET of HTTP/1.1 whose Connection names the field (RFC 9110 section 7.8, RFC 6455
+/// section 4.1); everything else that mentions an upgrade is unclear.
 fn upgrade_of(head: &RequestHeader) -> UpgradeWanted {
     let mut values = head.headers.get_all(header::UPGRADE).iter();
-    match (values.next(), values.next()) {
-        (None, _) => UpgradeWanted::No,
+    let wanted = match (values.next(), values.next()) {
+        (None, _) => return UpgradeWanted::No,
         (Some(value), None)
-            if value.as_bytes().eq_ignore_ascii_case(b"websocket")
-                && head.version == http::Version::HTTP_11
+            if head.version == http::Version::HTTP_11
                 && head.method == http::Method::GET
                 && forward::connection_names(&head.headers).any(|t| t.eq_ignore_ascii_case("upgrade")) =>
         {
-            UpgradeWanted::WebSocket
+            value.to_str().ok().and_then(|text| parse_upgrade(text).ok())
         }
-        _ => UpgradeWanted::Other,
-    }
+        _ => None,
+    };
+    wanted.map_or(UpgradeWanted::Unclear, UpgradeWanted::To)
 }
 
 pub(super) fn is_grpc(head: &RequestHeader) -> bool {

@@ -1,8 +1,9 @@
 //! Operations that are listed in the gateway's config, where there is no OpenAPI document, and gRPC methods.
 
-use super::{Operation, OperationId, OperationKind, Place, Template, Upgrade, shown};
+use super::{Operation, OperationId, OperationKind, Place, Template, parse_upgrade, shown};
 use crate::document::{Field, Kind, Node, Presence, Problems, Section};
 use http::Method;
+use std::sync::Arc;
 
 /// One listed operation.
 pub static LISTED: &[Field] = &[
@@ -39,9 +40,9 @@ pub static LISTED: &[Field] = &[
     },
     Field {
         key: "upgrade",
-        kind: Kind::Choice(&["websocket"]),
+        kind: Kind::Text,
         presence: Presence::Optional("websocket"),
-        doc: "What a GET may turn its connection into; without it an upgrade is refused.",
+        doc: "The protocol that a GET may turn its connection into (RFC 9110 section 7.8), such as `websocket`; without it an upgrade is refused.",
     },
 ];
 
@@ -145,19 +146,25 @@ impl Listing<'_, '_> {
     }
 
     /// Nothing inside when the operation has no upgrade.
-    fn upgrade(&mut self, endpoint: Option<&Endpoint>) -> Option<Option<Upgrade>> {
+    fn upgrade(&mut self, endpoint: Option<&Endpoint>) -> Option<Option<Arc<str>>> {
         let Some(text) = self.section.text("upgrade") else {
             return Some(None);
         };
         if endpoint.is_some_and(|e| e.method != Method::GET) {
             self.wrong(
                 "upgrade",
-                "a WebSocket starts with a GET".into(),
+                "an upgrade starts with a GET".into(),
                 Some("remove `upgrade`, or write `method: GET`"),
             );
             return None;
         }
-        Upgrade::parse(text).map(Some)
+        match parse_upgrade(text) {
+            Ok(upgrade) => Some(Some(upgrade)),
+            Err(reason) => {
+                self.wrong("upgrade", reason, Some("write `websocket`"));
+                None
+            }
+        }
     }
 
     /// An error at the value of `key`; at the operation itself when `key` is empty.
@@ -204,7 +211,7 @@ mod tests {
         assert_eq!(problems, "");
         assert_eq!((operation.id.as_str(), operation.method.as_str()), ("feed.open", "GET"));
         assert_eq!(operation.template.as_str(), "/v1/feeds/{feed}");
-        assert_eq!(operation.upgrade, Some(Upgrade::WebSocket));
+        assert_eq!(operation.upgrade, Some("websocket".into()));
         assert_eq!(operation.kind, OperationKind::Http);
         assert_eq!(operation.tags.len(), 2);
         assert_eq!(operation.place.to_string(), "partnergate.yaml:1");
@@ -237,7 +244,7 @@ mod tests {
             ("id: a\ngrpc: a.B\n", "`a.B` is not a gRPC method"),
             ("id: a\ngrpc: a..B/C\n", "is not a gRPC method"),
             ("id: a\ngrpc: a.B/C/D\n", "is not a gRPC method"),
-            ("id: a\ngrpc: a.B/C\nupgrade: websocket\n", "a WebSocket starts with a GET"),
+            ("id: a\ngrpc: a.B/C\nupgrade: websocket\n", "an upgrade starts with a GET"),
             ("id: a*\nmethod: GET\npath: /x\n", "`operations[0].id`: `a*` is not an operation id"),
             ("id: a\nmethod: TRACE\npath: /x\n", "`TRACE` is not one of GET"),
             ("id: a\nmethod: GET\npath: x\n", ":3:7: `operations[0].path`: `x` does not start with `/`"),

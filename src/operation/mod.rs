@@ -39,7 +39,8 @@ pub struct Operation {
     /// The full path from `/`, base path included.
     pub template: Template,
     pub tags: Vec<Arc<str>>,
-    pub upgrade: Option<Upgrade>,
+    /// What its connection may turn into, as [`parse_upgrade`] reads it.
+    pub upgrade: Option<Arc<str>>,
     pub kind: OperationKind,
     pub place: Place,
 }
@@ -58,16 +59,25 @@ pub enum OperationKind {
     Grpc,
 }
 
-/// What a connection may turn into. An operation without one is never upgraded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Upgrade {
-    WebSocket,
+/// A protocol that a connection may turn into (RFC 9110 section 7.8), in lower case: `websocket`, `example/2`.
+///
+/// # Errors
+/// What is wrong: no name of a protocol, or one in which there are requests that nobody would decide on.
+pub fn parse_upgrade(text: &str) -> Result<Arc<str>, String> {
+    let lower = text.to_ascii_lowercase();
+    let (name, version) = lower.split_once('/').unwrap_or((&lower, "1"));
+    if lower.len() > 100 || [name, version].iter().any(|part| part.is_empty() || !part.bytes().all(is_token)) {
+        return Err(format!("`{}` is no protocol that an Upgrade field could name", shown(text)));
+    }
+    if ["http", "h2", "h2c", "h3", "tls"].contains(&name) || name.starts_with("connect-") {
+        return Err(format!("`{}` would carry requests that are not decided on", shown(text)));
+    }
+    Ok(lower.into())
 }
 
-impl Upgrade {
-    fn parse(text: &str) -> Option<Upgrade> {
-        (text == "websocket").then_some(Upgrade::WebSocket)
-    }
+/// RFC 9110 section 5.6.2.
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 /// Where an operation was written.

@@ -2,17 +2,19 @@
 //!
 //! In: one document as text (JSON or YAML). Out: its operations, each with the place where it was written, and
 //! everything that is wrong with it. Only what decides which request is which operation is read: `paths`, `servers`,
-//! `operationId`, `tags` and `x-partnergate-upgrade`; schemas, parameters, webhooks and security are not.
+//! `operationId`, `tags` and `x-partnergate-upgrade`; schemas, parameters, webhooks and security are not, but a `$ref`
+//! into another document is refused wherever it is.
 //!
 //! Must never: fetch another document, choose between two base paths, or panic on any text.
 
 mod pointer;
 mod servers;
 
-use super::{Operation, OperationId, OperationKind, Place, Template, Upgrade, nearest, parse_base_path, shown};
+use super::{Operation, OperationId, OperationKind, Place, Template, nearest, parse_base_path, parse_upgrade, shown};
 use crate::document::{self, Node, Problems, Value};
 use http::Method;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const UPGRADE: &str = "x-partnergate-upgrade";
@@ -47,6 +49,12 @@ pub fn load(file: &str, text: &str, base_path: Option<&str>, problems: &mut Prob
         }
         None => Base::Servers(servers::base_path(&root, "servers", problems).unwrap_or_default()),
     };
+    let mut remote = BTreeMap::new();
+    pointer::remote(&root, &mut remote);
+    for (target, reference) in remote {
+        let (reason, fix) = pointer::elsewhere(target);
+        problems.push(reference.error("$ref", reason, Some(fix)));
+    }
     let mut reader = Reader { root: &root, base, operations: Vec::new(), problems };
     reader.paths();
     reader.operations
@@ -201,6 +209,8 @@ impl<'a> Reader<'a, '_> {
                 return None;
             }
             match pointer::follow(self.root, reference) {
+                // What leads out of the document is said already.
+                Err(_) if reference.text().is_some_and(|target| !target.starts_with('#')) => return None,
                 Ok(target) => item = PathItem { node: target, reference: Some(reference) },
                 Err((reason, fix)) => {
                     self.problems.push(reference.error(format!("{at}.$ref"), reason, Some(fix)));
@@ -325,7 +335,7 @@ impl<'a> Reader<'a, '_> {
         names
     }
 
-    fn upgrade(&mut self, method: &Method, node: &Node, at: &str) -> Option<Upgrade> {
+    fn upgrade(&mut self, method: &Method, node: &Node, at: &str) -> Option<Arc<str>> {
         for (key, _) in node.entries() {
             let name = key.text().unwrap_or_default();
             if name.starts_with("x-partnergate-") && name != UPGRADE {
@@ -335,15 +345,14 @@ impl<'a> Reader<'a, '_> {
             }
         }
         let written = node.get(UPGRADE)?;
-        let upgrade = written.text().and_then(Upgrade::parse);
-        let problem = match upgrade {
-            None => ("is not an upgrade that is known", "write `websocket`"),
-            Some(Upgrade::WebSocket) if *method != Method::GET => {
-                ("a WebSocket starts with a GET", "move it to the `get` of this path")
-            }
-            Some(Upgrade::WebSocket) => return upgrade,
+        let wrong = match written.text().map(parse_upgrade) {
+            None => format!("expected text, found {}", written.kind_name()),
+            Some(Err(reason)) => reason,
+            Some(Ok(_)) if *method != Method::GET => "an upgrade starts with a GET".into(),
+            Some(Ok(upgrade)) => return Some(upgrade),
         };
-        self.problems.push(written.error(format!("{at}.{UPGRADE}"), problem.0, Some(problem.1)));
+        let fix = "write `websocket`, on the `get` of a path";
+        self.problems.push(written.error(format!("{at}.{UPGRADE}"), wrong, Some(fix)));
         None
     }
 }

@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn ids_over_the_bound_are_counted_as_other() {
-        let metrics = Metrics::new(10, false).unwrap();
+        let metrics = Metrics::new(12, false).unwrap();
         for partner in ["a", "b", "c", "d", "a"] {
             metrics.request(Some(partner), None, Outcome::Allowed);
         }
@@ -356,7 +356,7 @@ mod tests {
         let quiet = Metrics::new(100, false).unwrap();
         quiet.request(Some("a"), Some("x.read"), Outcome::Allowed);
         assert!(!text(&quiet).contains("partner_operation_requests_total{"));
-        let metrics = Metrics::new(10, true).unwrap();
+        let metrics = Metrics::new(11, true).unwrap();
         for operation in ["x.read", "x.write"] {
             metrics.request(Some("a"), Some(operation), Outcome::Allowed);
         }

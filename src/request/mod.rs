@@ -57,12 +57,20 @@ pub struct RequestFacts {
 }
 
 /// Whether the request asks to leave HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpgradeWanted {
     No,
-    WebSocket,
-    /// Any other protocol: never served.
-    Other,
+    /// For this protocol, in lower case.
+    To(Arc<str>),
+    /// Several protocols, or asked for in another way than RFC 9110 section 7.8 has it: never served.
+    Unclear,
+}
+
+impl UpgradeWanted {
+    /// Whether what follows the head is no HTTP.
+    pub fn is_wanted(&self) -> bool {
+        *self != UpgradeWanted::No
+    }
 }
 
 /// An address as it is compared: IPv4-mapped IPv6 is IPv4.

@@ -63,7 +63,7 @@ impl Scripted {
         std::thread::spawn(move || {
             for (n, stream) in listener.incoming().flatten().enumerate() {
                 let (serve, requests) = (serve.clone(), counter.clone());
-                std::thread::spawn(move || serve(n, &mut Asked { stream, requests }));
+                std::thread::spawn(move || serve(n, &mut Asked { stream, head: String::new(), requests }));
             }
         });
         Scripted { address, requests }
@@ -76,6 +76,8 @@ impl Scripted {
 
 struct Asked {
     stream: TcpStream,
+    /// The last head that came.
+    head: String,
     requests: Arc<AtomicUsize>,
 }
 
@@ -91,6 +93,7 @@ impl Asked {
             }
         }
         self.requests.fetch_add(1, Ordering::SeqCst);
+        self.head = String::from_utf8_lossy(&head).into_owned();
         true
     }
 
@@ -733,4 +736,52 @@ fn answers_pass_unchanged() {
         let record = gate.record_of(large.id());
         assert_eq!(record["bytes_out"], 3_000_000, "{record}");
     }
+}
+
+/// Another protocol than WebSocket: where the operation names it, and only when the upstream answers with it.
+#[test]
+fn upgrade_is_to_the_protocol_that_the_operation_names() {
+    let scripted = Scripted::start(|_, asked| {
+        while asked.next() {
+            let named = if asked.head.contains("/other") { "else/2" } else { "Echo/2" };
+            asked.answer(&format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {named}\r\n\r\n"
+            ));
+            let mut piece = [0; 100];
+            while let Ok(n @ 1..) = asked.stream.read(&mut piece) {
+                asked.stream.write_all(&piece[..n]).unwrap();
+            }
+        }
+    });
+    let gate = Setup::new()
+        .set("upstreams.api.endpoints", json!([scripted.address.to_string()]))
+        .set("routes.api.operations.2.upgrade", "echo/2")
+        .start();
+    let ask = |target: &str, protocol: &str| {
+        let mut conn = gate.dial().identity(&gate.acme).open();
+        let head =
+            format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n");
+        let answer = conn.request(head);
+        (conn, answer)
+    };
+    for (target, protocol) in
+        [("/items", "echo/2"), ("/items/7", "echo"), ("/items/7", "websocket"), ("/events", "echo/2")]
+    {
+        let (_, answer) = ask(target, protocol);
+        assert_eq!(answer.expect(403).code(), "not-permitted", "{target} {protocol}");
+        assert_eq!(gate.record_of(answer.id())["reason"], "upgrade-not-allowed", "{target} {protocol}");
+    }
+    assert_eq!(scripted.asked(), 0);
+    let (mut conn, answer) = ask("/items/7", "ECHO/2");
+    assert_eq!(answer.expect(101).header("upgrade"), Some("Echo/2"));
+    for message in ["one", "two"] {
+        conn.send(message);
+        assert_eq!(conn.take(3).unwrap(), message.as_bytes());
+    }
+    // Not what was asked for.
+    let (_, answer) = ask("/items/other", "echo/2");
+    answer.expect(502);
+    // And it ends with the right to it.
+    gate.apply(&gate.registry_text().replace("name: Acme GmbH", "name: Acme GmbH\n    state: suspended"));
+    conn.assert_closed();
 }

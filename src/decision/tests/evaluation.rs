@@ -68,7 +68,7 @@ fn an_allow_opens_no_unknown_route_operation_or_upgrade() {
         ("/v1/invoices/7", "other.example", UpgradeWanted::No, "host-mismatch"),
         ("/elsewhere", "api.example", UpgradeWanted::No, "route-unknown"),
         ("/v1/elsewhere", "api.example", UpgradeWanted::No, "operation-unknown"),
-        ("/v1/invoices/7", "api.example", UpgradeWanted::WebSocket, "upgrade-not-allowed"),
+        ("/v1/invoices/7", "api.example", UpgradeWanted::To("websocket".into()), "upgrade-not-allowed"),
     ] {
         let world = allowing("acme-reads").with(|w| {
             w.request = request(Method::GET, target, host);

@@ -58,11 +58,12 @@ fn an_upgrade_is_for_operations_that_have_it() {
             w.request.upgrade = wanted;
         })
     };
-    assert_eq!(upgrade("/v1/feed", UpgradeWanted::WebSocket), "allowed by all");
+    assert_eq!(upgrade("/v1/feed", UpgradeWanted::To("websocket".into())), "allowed by all");
     assert_eq!(upgrade("/v1/feed", UpgradeWanted::No), "allowed by all");
-    assert_eq!(upgrade("/v1/feed", UpgradeWanted::Other), "upgrade-not-allowed");
-    assert_eq!(upgrade("/v1/invoices/7", UpgradeWanted::WebSocket), "upgrade-not-allowed");
-    assert_eq!(upgrade("/v1/invoices/7", UpgradeWanted::Other), "upgrade-not-allowed");
+    assert_eq!(upgrade("/v1/feed", UpgradeWanted::Unclear), "upgrade-not-allowed");
+    assert_eq!(upgrade("/v1/feed", UpgradeWanted::To("websocket/2".into())), "upgrade-not-allowed");
+    assert_eq!(upgrade("/v1/invoices/7", UpgradeWanted::To("websocket".into())), "upgrade-not-allowed");
+    assert_eq!(upgrade("/v1/invoices/7", UpgradeWanted::Unclear), "upgrade-not-allowed");
 }
 
 #[test]

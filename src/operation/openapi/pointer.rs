@@ -2,6 +2,7 @@
 
 use super::shown;
 use crate::document::{Node, Value};
+use std::collections::BTreeMap;
 
 /// How many `$ref`s may lead to one another.
 const LONGEST_CHAIN: usize = 16;
@@ -42,11 +43,26 @@ pub(super) fn follow<'a>(root: &'a Node, reference: &'a Node) -> Result<&'a Node
     }
 }
 
+/// Adds every `$ref` into another document, one for each target. Those that an example shows, or an extension has, are
+/// no `$ref`s of this document's.
+pub(super) fn remote<'a>(node: &'a Node, found: &mut BTreeMap<&'a str, &'a Node>) {
+    const TEXT: [&str; 5] = ["example", "examples", "default", "enum", "const"];
+    for item in node.items() {
+        remote(item, found);
+    }
+    for (key, value) in node.entries() {
+        match (key.text().unwrap_or_default(), value.text()) {
+            ("$ref", Some(target)) if !target.starts_with('#') => {
+                found.entry(target).or_insert(value);
+            }
+            (name, _) if TEXT.contains(&name) || name.starts_with("x-") => {}
+            _ => remote(value, found),
+        }
+    }
+}
+
 fn find<'a>(root: &'a Node, text: &str) -> Result<&'a Node, Wrong> {
-    let Some(fragment) = text.strip_prefix('#') else {
-        let reason = format!("`{}` is in another document, and the gateway reads only this one", shown(text));
-        return Err((reason, "copy it into this document, or bundle the documents into one"));
-    };
+    let Some(fragment) = text.strip_prefix('#') else { return Err(elsewhere(text)) };
     let nothing = || (format!("`{}` points to nothing", shown(text)), "write it like `#/components/pathItems/x`");
     let pointer = percent_decoded(fragment).ok_or_else(nothing)?;
     let mut node = root;
@@ -61,6 +77,12 @@ fn find<'a>(root: &'a Node, text: &str) -> Result<&'a Node, Wrong> {
         .ok_or_else(nothing)?;
     }
     Ok(node)
+}
+
+/// What is wrong with a `$ref` into another document.
+pub(super) fn elsewhere(text: &str) -> Wrong {
+    let reason = format!("`{}` is in another document, and the gateway reads only this one", shown(text));
+    (reason, "copy it into this document, or bundle the documents into one")
 }
 
 fn percent_decoded(text: &str) -> Option<String> {

@@ -112,7 +112,7 @@ fn tags_parameters_and_upgrades_are_kept() {
     assert_eq!(read.tags.iter().map(|t| &**t).collect::<Vec<_>>(), ["billing", "read"]);
     assert_eq!(read.params().iter().map(|p| &**p).collect::<Vec<_>>(), ["invoiceId"]);
     assert_eq!(read.upgrade, None);
-    assert_eq!(operations.last().unwrap().upgrade, Some(Upgrade::WebSocket));
+    assert_eq!(operations.last().unwrap().upgrade, Some("websocket".into()));
 }
 
 #[test]
@@ -171,9 +171,24 @@ fn a_document_without_paths_is_warned_about() {
 fn a_reference_into_another_document_is_refused_with_its_line() {
     for target in ["other.yaml", "./other.yaml#/paths/~1a", "https://example.com/api.yaml", "//h/x#/y"] {
         let text = problems_of(&format!("  /a:\n    $ref: '{target}'\n"));
-        let expected = format!("error: api.yaml:4:11: `paths./a.$ref`: `{target}` is in another document");
+        let expected = format!("error: api.yaml:4:11: `$ref`: `{target}` is in another document");
         assert!(text.contains(&expected), "{text}");
+        assert_eq!(text.matches(target).count(), 1, "{text}");
     }
+    // Wherever it is, once for each target.
+    let text = problems_of(
+        "  /a:\n    get:\n      operationId: a\n      parameters: [{$ref: 'p.yaml#/x'}]\n      responses:\n        \
+         '200': {content: {application/json: {schema: {$ref: s.yaml}}}}\n        \
+         '404': {content: {application/json: {schema: {$ref: s.yaml}}}}\n",
+    );
+    for (place, target) in [("6:27", "p.yaml#/x"), ("8:61", "s.yaml")] {
+        let expected = format!("error: api.yaml:{place}: `$ref`: `{target}` is in another document");
+        assert!(text.contains(&expected) && text.matches(target).count() == 1, "{text}");
+    }
+    // What is shown or said is not meant.
+    let harmless = "  /a:\n    get:\n      operationId: a\n      x-more: {$ref: x.yaml}\n      responses:\n        \
+                    '200': {content: {application/json: {example: {$ref: a.yaml}}}}\n";
+    assert_eq!(problems_of(harmless), "");
 }
 
 #[test]
@@ -209,8 +224,12 @@ fn what_is_no_operation_is_reported_with_line_and_fix() {
         ("  /a:\n    get: {operationId: [x]}\n", "is not an operation id"),
         ("  /a:\n    get: {operationId: x, tags: x}\n", "expected a list of text"),
         ("  /a:\n    get: {operationId: x, tags: [1]}\n", "a tag is text"),
-        ("  /a:\n    get: {operationId: x, x-partnergate-upgrade: h2c}\n", "fix: write `websocket`"),
-        ("  /a:\n    post: {operationId: x, x-partnergate-upgrade: websocket}\n", "starts with a GET"),
+        (
+            "  /a:\n    get: {operationId: x, x-partnergate-upgrade: h2c}\n",
+            "would carry requests that are not decided on",
+        ),
+        ("  /a:\n    get: {operationId: x, x-partnergate-upgrade: a b}\n", "is no protocol that an Upgrade field"),
+        ("  /a:\n    post: {operationId: x, x-partnergate-upgrade: websocket}\n", "an upgrade starts with a GET"),
         ("  /a:\n    get: {operationId: x, x-partnergate-upgrad: websocket}\n", "did you mean `x-partnergate-upgrade`"),
         ("  /a:\n    x-partnergate-upgrade: websocket\n", "has no meaning on a path"),
     ] {
