@@ -1,7 +1,7 @@
 //! Reading the files that a config names, and noticing that they have changed.
 
 use crate::disk::{self, Stamp, Watched, plain};
-use crate::document::{Node, Problems, SecretRef, parse_secret};
+use crate::document::{Node, Problem, Problems, SecretRef, parse_secret};
 use crate::policy::PolicySource;
 use ring::digest;
 use rustls::pki_types::pem::PemObject;
@@ -15,6 +15,18 @@ use std::sync::Arc;
 const MAX_FILE: usize = 64 * 1024 * 1024;
 /// Most files of a policy folder.
 const MAX_POLICY_FILES: usize = 2_000;
+
+/// A value of the config and the key that it is under, for messages.
+pub(super) struct At<'a> {
+    pub node: &'a Node,
+    pub key: String,
+}
+
+impl At<'_> {
+    fn error(&self, reason: impl Into<String>, fix: Option<&str>) -> Problem {
+        self.node.error(self.key.as_str(), reason, fix)
+    }
+}
 
 /// Reads files relative to the config's folder and remembers which.
 pub(super) struct Reader {
@@ -53,30 +65,31 @@ impl Reader {
         }
     }
 
-    pub(super) fn text_of(&mut self, node: &Node, file: &str, problems: &mut Problems) -> Option<String> {
-        let bytes = self.bytes_of(node, file, problems)?;
+    pub(super) fn text_of(&mut self, at: &At<'_>, file: &str, problems: &mut Problems) -> Option<String> {
+        let bytes = self.bytes_of(at, file, problems)?;
         self.utf8(file, bytes, problems)
     }
 
-    pub(super) fn bytes_of(&mut self, node: &Node, file: &str, problems: &mut Problems) -> Option<Vec<u8>> {
+    pub(super) fn bytes_of(&mut self, at: &At<'_>, file: &str, problems: &mut Problems) -> Option<Vec<u8>> {
         let path = self.resolve(Path::new(file));
         match self.read(&path) {
             Ok(bytes) => Some(bytes),
             Err(reason) => {
-                problems.push(node.error("", format!("`{}`: {reason}", path.display()), None));
+                let fix = "put the file there, or write where it is";
+                problems.push(at.error(format!("`{}`: {reason}", path.display()), Some(fix)));
                 None
             }
         }
     }
 
     /// DER certificates of a PEM file.
-    pub(super) fn certificates(&mut self, node: &Node, file: &str, problems: &mut Problems) -> Option<Vec<Vec<u8>>> {
-        let bytes = self.bytes_of(node, file, problems)?;
+    pub(super) fn certificates(&mut self, at: &At<'_>, file: &str, problems: &mut Problems) -> Option<Vec<Vec<u8>>> {
+        let bytes = self.bytes_of(at, file, problems)?;
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).map(|c| c.map(|c| c.to_vec())).collect();
         match found {
             Ok(list) if !list.is_empty() => Some(list),
             _ => {
-                problems.push(node.error("", format!("`{file}` contains no certificates in PEM"), None));
+                problems.push(at.error(format!("`{file}` contains no certificates in PEM"), None));
                 None
             }
         }
@@ -85,12 +98,12 @@ impl Reader {
     /// The secret that a reference names, and where it came from.
     pub(super) fn secret(
         &mut self,
-        node: &Node,
+        at: &At<'_>,
         reference: &str,
         problems: &mut Problems,
     ) -> Option<(String, Vec<u8>)> {
         let mut refuse = |reason: String, fix: Option<&str>| {
-            problems.push(node.error("", reason, fix));
+            problems.push(at.error(reason, fix));
             None
         };
         match parse_secret(reference) {
@@ -133,28 +146,29 @@ impl Reader {
         }
     }
 
-    /// The DER key of a PEM, checked against its certificate.
+    /// The DER key of a PEM, checked against its certificate. `file` is where it came from.
     pub(super) fn matched_key(
         &self,
-        node: &Node,
+        at: &At<'_>,
         chain: &[Vec<u8>],
-        pem: &[u8],
+        (file, pem): (&str, &[u8]),
         problems: &mut Problems,
     ) -> Option<Vec<u8>> {
         let reason = match PrivateKeyDer::from_pem_slice(pem) {
             Err(_) => "contains no private key in PEM (PKCS#8, PKCS#1 or SEC1, not encrypted)",
             Ok(key) => match rustls::crypto::ring::sign::any_supported_type(&key) {
-                Err(_) => "the key is of a kind that is not supported: use RSA, P-256, P-384 or Ed25519",
+                Err(_) => "has a key of a kind that is not supported: use RSA, P-256, P-384 or Ed25519",
                 Ok(signer) => {
                     let chain = chain.iter().map(|c| CertificateDer::from(c.clone())).collect();
                     if CertifiedKey::new(chain, signer).keys_match().is_ok() {
                         return Some(key.secret_der().to_vec());
                     }
-                    "the key does not fit the certificate"
+                    "holds a key that does not fit the certificate"
                 }
             },
         };
-        problems.push(node.error("", reason, None));
+        let fix = "name the key that the certificate was issued for";
+        problems.push(at.error(format!("`{file}` {reason}"), Some(fix)));
         None
     }
 

@@ -24,7 +24,7 @@ use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
 use crate::snapshot::{RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
-use files::Reader;
+use files::{At, Reader};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -205,8 +205,9 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let revocation = root.section("revocation");
     let policy = root.section("policy");
 
+    let certificates = partner.tables("certificates").into_iter().enumerate();
     let certificates: Vec<ServerCertificateSource> =
-        partner.tables("certificates").into_iter().filter_map(|(_, c)| certificate(c, reader, problems)).collect();
+        certificates.filter_map(|(n, (_, section))| certificate(n, section, reader, problems)).collect();
     if partner.tables("certificates").is_empty() {
         if let Some(node) = partner.node("certificates") {
             problems.push(node.error("partner.certificates", "at least one certificate is needed", None));
@@ -332,11 +333,21 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "node".to_owned(), |t| t.trim().to_owned())
 }
 
-fn certificate(section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<ServerCertificateSource> {
+fn certificate(
+    n: usize,
+    section: Section<'_>,
+    reader: &mut Reader,
+    problems: &mut Problems,
+) -> Option<ServerCertificateSource> {
+    let at = |key| Some(At { node: section.node(key)?, key: format!("partner.certificates[{n}].{key}") });
+    let (chain_at, key_at) = (at("chain")?, at("key")?);
     let chain_file = section.text("chain")?;
-    let chain = reader.bytes_of(section.node("chain")?, chain_file, problems);
-    let (key_file, key) = reader.secret(section.node("key")?, section.text("key")?, problems)?;
-    Some(ServerCertificateSource { chain_file: chain_file.to_owned(), key_file, chain: chain?, key })
+    let chain = reader.bytes_of(&chain_at, chain_file, problems);
+    let key = reader.secret(&key_at, section.text("key")?, problems);
+    let (chain, (key_file, key)) = (chain?, key?);
+    let certificates = reader.certificates(&chain_at, chain_file, problems)?;
+    reader.matched_key(&key_at, &certificates, (&key_file, &key), problems)?;
+    Some(ServerCertificateSource { chain_file: chain_file.to_owned(), key_file, chain, key })
 }
 
 fn upstream(name: &str, section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<UpstreamSpec> {
@@ -398,15 +409,17 @@ fn upstream_tls(name: &str, section: Section<'_>, reader: &mut Reader, problems:
         ));
     }
     let ca = match (section.node("ca"), section.text("ca")) {
-        (Some(node), Some(file)) => Some(reader.certificates(node, file, problems)?),
+        (Some(node), Some(file)) => Some(reader.certificates(&At { node, key: at("ca") }, file, problems)?),
         _ => None,
     };
     let client = match (section.node("client_chain"), section.node("client_key")) {
         (None, None) => None,
         (Some(chain), Some(key)) => {
-            let chain_der = reader.certificates(chain, chain.text()?, problems)?;
-            let (_, key_pem) = reader.secret(key, key.text()?, problems)?;
-            let key_der = reader.matched_key(key, &chain_der, &key_pem, problems)?;
+            let (chain_file, key_file) = (chain.text()?, key.text()?);
+            let (chain, key) = (At { node: chain, key: at("client_chain") }, At { node: key, key: at("client_key") });
+            let chain_der = reader.certificates(&chain, chain_file, problems)?;
+            let (key_file, key_pem) = reader.secret(&key, key_file, problems)?;
+            let key_der = reader.matched_key(&key, &chain_der, (&key_file, &key_pem), problems)?;
             Some((chain_der, key_der))
         }
         (Some(node), None) => {
@@ -458,9 +471,9 @@ fn route(
         ));
     }
     let mut operations = Vec::new();
-    for (_, document) in section.tables("openapi") {
+    for (n, (_, document)) in section.tables("openapi").into_iter().enumerate() {
         let (Some(node), Some(file)) = (document.node("file"), document.text("file")) else { continue };
-        if let Some(text) = reader.text_of(node, file, problems) {
+        if let Some(text) = reader.text_of(&At { node, key: at(&format!("openapi[{n}].file")) }, file, problems) {
             operations.extend(openapi::load(file, &text, document.text("base_path"), problems));
         }
     }
