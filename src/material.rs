@@ -107,7 +107,12 @@ impl MaterialFiles {
             if let Err(why) = fits(&good) {
                 let kept = current.bundles.get(name).is_some_and(|b| b.trust_domain == bundle.trust_domain);
                 good.bundles.insert(name.clone(), old);
-                reading.refused.push(Refused { anchor: name.clone(), file: path, reason: why.join("; "), kept });
+                reading.refused.push(Refused {
+                    anchor: name.clone(),
+                    file: path,
+                    reason: why.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+                    kept,
+                });
             }
         }
         reading.material = Arc::new(good);

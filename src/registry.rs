@@ -43,9 +43,16 @@ impl Inconsistent {
     }
 }
 
+impl Inconsistent {
+    /// Where in the registry.
+    pub fn key(&self) -> String {
+        format!("partners.{}.{}", self.partner, self.keys.join("."))
+    }
+}
+
 impl fmt::Display for Inconsistent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`partners.{}.{}`: {}", self.partner, self.keys.join("."), self.reason)
+        write!(f, "`{}`: {}", self.key(), self.reason)
     }
 }
 

@@ -336,7 +336,7 @@ impl Publisher {
         let declaration = parse_declaration(files, &running.environment)?;
         let planned = plan(declaration, &live.snapshot.registry, &live.snapshot.operations, options)?;
         let revision = live.snapshot.registry.revision();
-        let (next, outside) = self.prepare(&live, &planned)?;
+        let (next, outside) = self.prepare(&live, &planned).map_err(|found| planned.places.locate(found))?;
         if dry_run || planned.changes.is_empty() {
             return Ok(Applied { lines: planned.lines, revision, changed: false });
         }

@@ -12,7 +12,7 @@ mod schema;
 mod value;
 
 pub use parse::{Node, Value, parse};
-pub use problem::{Problem, Problems, Severity};
+pub use problem::{Problem, Problems, REGISTRY, Severity};
 pub use schema::{Field, Kind, Presence, Section, check, example, json_schema, reference};
 pub use value::{
     SecretRef, format_time, parse_cidr, parse_duration, parse_id, parse_secret, parse_size, parse_time, parse_zone,

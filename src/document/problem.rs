@@ -12,6 +12,9 @@ pub enum Severity {
     Warning,
 }
 
+/// What stands for the file of problems that were found in the registry.
+pub const REGISTRY: &str = "registry";
+
 /// One thing that is wrong: where (file, line, column, key), what, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -77,6 +80,20 @@ impl Problems {
             line: 0,
             column: 0,
             key: String::new(),
+            reason: reason.into(),
+            fix: fix.map(str::to_owned),
+        });
+    }
+
+    /// A problem about what the registry has under a key, such as `anchors.acme-ca`; whoever knows where that is written
+    /// can say so.
+    pub fn registry(&mut self, key: impl Into<String>, reason: impl Into<String>, fix: Option<&str>) {
+        self.list.push(Problem {
+            severity: Severity::Error,
+            file: REGISTRY.into(),
+            line: 0,
+            column: 0,
+            key: key.into(),
             reason: reason.into(),
             fix: fix.map(str::to_owned),
         });

@@ -66,7 +66,7 @@ impl Publisher {
         let changes = [Change::Anchor(name.clone(), Some(next))];
         let built = registry.with(registry.revision() + 1, &changes).map_err(|found| {
             let mut problems = Problems::new();
-            found.iter().for_each(|wrong| problems.file("registry", wrong.to_string(), None));
+            found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
             problems
         })?;
         let snapshot =

@@ -17,7 +17,7 @@ use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource, ValueCache};
 use crate::registry::Registry;
 use crate::request::HeadLimits;
 use crate::route::{Route, Routes};
-use crate::trust::{Material, Trust};
+use crate::trust::{Material, Trust, WrongAnchor};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,9 +116,7 @@ impl Snapshot {
                 match Trust::build(generation, sources.registry.anchors(), &sources.material) {
                     Ok(trust) => Some(Arc::new(trust)),
                     Err(found) => {
-                        for reason in found {
-                            problems.file("registry", reason, None);
-                        }
+                        not_anchors(found, &mut problems);
                         None
                     }
                 }
@@ -182,9 +180,7 @@ impl Snapshot {
             match Trust::build(self.trust.generation() + 1, registry.anchors(), material) {
                 Ok(next) => trust = Arc::new(next),
                 Err(found) => {
-                    for reason in found {
-                        problems.file("registry", reason, None);
-                    }
+                    not_anchors(found, &mut problems);
                 }
             }
         }
@@ -218,7 +214,8 @@ impl Snapshot {
 fn check_record(record: &PartnerRecord, policy: &Policy, operations: &Operations, problems: &mut Problems) {
     for grant in &record.grants {
         for reason in policy.check_conditions(&grant.conditions) {
-            problems.file("registry", format!("grant `{}` of `{}`: {reason}", grant.id, record.partner.id), None);
+            let key = format!("partners.{}.grants.{}.conditions", record.partner.id, grant.id);
+            problems.registry(key, reason, None);
         }
         for operation in grant.operations.iter().filter(|o| operations.get(o).is_none()) {
             let reason = format!(
@@ -227,6 +224,12 @@ fn check_record(record: &PartnerRecord, policy: &Policy, operations: &Operations
             );
             problems.warning("registry", "", reason, None);
         }
+    }
+}
+
+fn not_anchors(found: Vec<WrongAnchor>, problems: &mut Problems) {
+    for wrong in found {
+        problems.registry(format!("anchors.{}", wrong.anchor), wrong.reason, None);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod anchor;
 
+use super::Places;
 use super::keys::{MATCH, REGISTRY_FILE};
 use crate::clock::{UnixNanos, Zone};
 use crate::document::{self, Node, Problems, Section};
@@ -23,9 +24,10 @@ pub struct DeclaredFile {
 /// What the files of a folder declare. Grants are not expanded yet: their `operations` are empty.
 #[derive(Clone, Debug, Default)]
 pub struct Declaration {
-    pub partners: Vec<(PartnerRecord, Node)>,
+    pub partners: Vec<PartnerRecord>,
     pub networks: Vec<Network>,
     pub anchors: Vec<Anchor>,
+    pub places: Places,
 }
 
 /// Reads the files of a folder for a gateway of `environment`.
@@ -74,11 +76,10 @@ pub fn parse(files: &[DeclaredFile], environment: &Environment) -> Result<Declar
                 match kind {
                     "networks" => declaration.networks.extend(reader.network(id, table)),
                     "anchors" => declaration.anchors.extend(reader.anchor(id, table)),
-                    _ => {
-                        if let (Some(record), Some(at)) = (reader.partner(id, table), table.own_node()) {
-                            declaration.partners.push((record, at.clone()));
-                        }
-                    }
+                    _ => declaration.partners.extend(reader.partner(id, table)),
+                }
+                if let Some(at) = table.own_node() {
+                    declaration.places.insert(format!("{kind}.{id}"), at);
                 }
             }
         }

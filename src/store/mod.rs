@@ -8,6 +8,7 @@ mod expiry;
 mod export;
 mod history;
 mod keys;
+mod places;
 mod plan;
 
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
@@ -15,6 +16,7 @@ pub use expiry::set_expiry_gauges;
 pub use export::Export;
 pub use history::{HistoryQuery, Verified};
 pub use keys::REGISTRY_FILE;
+pub use places::Places;
 pub use plan::{Plan, PlanLine, PlanOptions, differences, plan};
 
 use crate::clock::UnixNanos;

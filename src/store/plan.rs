@@ -1,12 +1,13 @@
 //! What applying a declaration would change: computed first, shown, then done all or nothing.
 
+use super::Places;
 use super::declaration::Declaration;
 use super::export::partner_document;
-use crate::document::{Node, Problem, Problems, Severity};
+use crate::document::Problems;
 use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
 use crate::partner::{Anchor, Denied, Grant, PartnerRecord};
-use crate::registry::{Change, Compact, Inconsistent, Registry};
+use crate::registry::{Change, Compact, Registry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub struct Plan {
     pub lines: Vec<PlanLine>,
     /// The registry with the changes in it, one revision on.
     pub next: Registry,
+    /// Where what it came from is written.
+    pub places: Places,
 }
 
 /// Compares a declaration with the registry and expands its grants with the operations of the live config.
@@ -79,18 +82,15 @@ pub fn plan(
             draft.changes.push(Change::Anchor(anchor.name.clone(), Some(anchor)));
         }
     }
-    let mut places: HashMap<PartnerId, Node> = HashMap::new();
     let mut compact = Compact::default();
-    for (mut record, node) in declaration.partners {
+    for mut record in declaration.partners {
         let id = record.partner.id.clone();
         let old = registry.partner(&id);
         for grant in &mut record.grants {
             let before = old.and_then(|r| r.grants.iter().find(|g| g.id == grant.id));
             if let Err(reasons) = expand(grant, before, operations, options, &mut draft) {
-                let keys = ["grants".to_owned(), grant.id.to_string(), "operations".to_owned()];
                 for reason in reasons {
-                    let wrong = Inconsistent { partner: id.clone(), keys: keys.to_vec(), reason };
-                    problems.push(at_its_place(Some(&node), &wrong));
+                    problems.registry(format!("partners.{id}.grants.{}.operations", grant.id), reason, None);
                 }
             }
         }
@@ -98,46 +98,14 @@ pub fn plan(
             draft.line(action(old.is_some()), "partner", id.as_str(), difference(old.map(|o| &**o), &record));
             draft.changes.push(Change::Partner(id.clone(), Some(Arc::new(compact.record(record)))));
         }
-        places.insert(id, node);
     }
-    match registry.with(registry.revision() + 1, &draft.changes) {
-        Ok(next) if !problems.has_errors() => Ok(Plan { changes: draft.changes, lines: draft.lines, next }),
-        Ok(_) => Err(problems),
-        Err(found) => {
-            for wrong in &found {
-                problems.push(at_its_place(places.get(&wrong.partner), wrong));
-            }
-            problems.sort();
-            Err(problems)
-        }
-    }
-}
-
-/// What is wrong, at the line of the partner's document where it is written; where it is not in the files that are
-/// applied, the place in the registry.
-fn at_its_place(partner: Option<&Node>, wrong: &Inconsistent) -> Problem {
-    let key = format!("partners.{}.{}", wrong.partner, wrong.keys.join("."));
-    match partner {
-        Some(node) => {
-            let below = |at: &Node, key: &str| {
-                at.get(key).or_else(|| at.items().iter().find(|item| item.text() == Some(key))).cloned()
-            };
-            let mut place = node.clone();
-            for key in &wrong.keys {
-                let Some(next) = below(&place, key) else { break };
-                place = next;
-            }
-            place.error(key, wrong.reason.clone(), None)
-        }
-        None => Problem {
-            severity: Severity::Error,
-            file: "registry".into(),
-            line: 0,
-            column: 0,
-            key,
-            reason: wrong.reason.clone(),
-            fix: None,
-        },
+    let places = declaration.places;
+    let next = registry.with(registry.revision() + 1, &draft.changes).map_err(|found| {
+        found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
+    });
+    match next {
+        Ok(next) if !problems.has_errors() => Ok(Plan { changes: draft.changes, lines: draft.lines, next, places }),
+        _ => Err(places.locate(problems)),
     }
 }
 
@@ -153,7 +121,7 @@ impl Draft {
     }
 
     fn prune(&mut self, declaration: &Declaration, registry: &Registry, problems: &mut Problems) {
-        let kept: HashSet<_> = declaration.partners.iter().map(|(r, _)| &r.partner.id).collect();
+        let kept: HashSet<_> = declaration.partners.iter().map(|r| &r.partner.id).collect();
         for id in registry.partners().map(|r| &r.partner.id).filter(|id| !kept.contains(id)) {
             self.line("remove", "partner", id.as_str(), "not declared".into());
             self.changes.push(Change::Partner(id.clone(), None));
@@ -167,12 +135,12 @@ impl Draft {
         for anchor in registry.anchors().filter(|a| !kept.contains(&a.name)) {
             if !anchor.denied.is_empty() {
                 let reason = format!(
-                    "{} certificates under the anchor are denied, and with it that would be forgotten",
+                    "certificates under the anchor are denied ({}), and with it that would be forgotten",
                     anchor.denied.len()
                 );
                 let fix =
                     format!("see `partnergate anchor show {}`; declare the anchor, or undeny them first", anchor.name);
-                problems.file("registry", format!("anchor `{}`: {reason}", anchor.name), Some(&fix));
+                problems.registry(format!("anchors.{}", anchor.name), reason, Some(&fix));
             }
             self.line("remove", "anchor", anchor.name.as_str(), "not declared".into());
             self.changes.push(Change::Anchor(anchor.name.clone(), None));

@@ -266,7 +266,7 @@ fn applying_never_lets_a_denied_certificate_in_again() {
     // Without the anchor.
     let empty = [DeclaredFile { name: "none.yaml".into(), text: "environment: production\n".into() }];
     let problems = planned(&empty, &first, PlanOptions { prune: true, widen: false }).err().unwrap().to_string();
-    assert!(problems.contains("anchor `acme-ca`: 1 certificates under the anchor are denied"), "{problems}");
+    assert!(problems.contains("`anchors.acme-ca`: certificates under the anchor are denied (1)"), "{problems}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ use crate::partner::{Anchor, ClientAuthUsage, DeniedCertificate, Root};
 use crate::reason::Reason;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use webpki::{EndEntityCert, KeyUsage};
@@ -82,6 +83,19 @@ struct Rules {
     denied_fingerprints: HashSet<Fingerprint>,
 }
 
+/// Why an anchor cannot be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrongAnchor {
+    pub anchor: AnchorName,
+    pub reason: String,
+}
+
+impl fmt::Display for WrongAnchor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "anchor `{}`: {}", self.anchor, self.reason)
+    }
+}
+
 impl Trust {
     /// # Errors
     /// Every anchor that is not a usable CA certificate or has no bundle in `material`, every pair of anchors with equal
@@ -90,7 +104,7 @@ impl Trust {
         generation: u64,
         anchors: impl Iterator<Item = &'a Arc<Anchor>>,
         material: &Material,
-    ) -> Result<Trust, Vec<String>> {
+    ) -> Result<Trust, Vec<WrongAnchor>> {
         let mut trust = Trust {
             generation,
             anchors: Vec::new(),
@@ -105,14 +119,16 @@ impl Trust {
                 Root::Certificate { certificate } => (std::slice::from_ref(certificate), None),
                 Root::Bundle { bundle } => {
                     if let Some(other) = trust.domains.insert(bundle.trust_domain.clone(), name.clone()) {
-                        problems.push(format!(
-                            "anchors `{other}` and `{name}` are both of the trust domain `{}`: keep one",
+                        let reason = format!(
+                            "is of the trust domain `{}`, as the anchor `{other}` is: keep one",
                             bundle.trust_domain
-                        ));
+                        );
+                        problems.push(WrongAnchor { anchor: name.clone(), reason });
                     }
                     let read = material.bundles.get(name).filter(|read| read.trust_domain == bundle.trust_domain);
                     let Some(read) = read else {
-                        problems.push(format!("anchor `{name}`: its trust bundle has not been read"));
+                        let reason = "its trust bundle has not been read".to_owned();
+                        problems.push(WrongAnchor { anchor: name.clone(), reason });
                         continue;
                     };
                     (read.certificates.as_slice(), Some(Arc::from(bundle.trust_domain.as_str())))
@@ -120,8 +136,8 @@ impl Trust {
             };
             let rules = Arc::new(Rules::of(anchor, material.lists.get(name)));
             for certificate in certificates {
-                if let Err(why) = trust.add(anchor, &certificate.0, trust_domain.clone(), rules.clone()) {
-                    problems.push(why);
+                if let Err(reason) = trust.add(anchor, &certificate.0, trust_domain.clone(), rules.clone()) {
+                    problems.push(WrongAnchor { anchor: name.clone(), reason });
                 }
             }
         }
@@ -136,17 +152,17 @@ impl Trust {
         rules: Arc<Rules>,
     ) -> Result<(), String> {
         let name = &anchor.name;
-        let facts = check_anchor(der).map_err(|why| format!("anchor `{name}`: {why}"))?;
+        let facts = check_anchor(der)?;
         if let Some(other) = self.by_key.get(&facts.spki_sha256).and_then(|place| self.anchors.get(*place)) {
             return Err(format!(
-                "anchors `{}` and `{name}` have the same public key, so that one could speak for the other's partners: \
-                 keep one and bind it to both lists of partners",
+                "has the same public key as the anchor `{}`, so that one could speak for the other's partners: keep one \
+                 and bind it to both lists of partners",
                 other.name
             ));
         }
         let der = CertificateDer::from(der);
-        let trusted = webpki::anchor_from_trusted_cert(&der)
-            .map_err(|e| format!("anchor `{name}`: cannot be used as a trust anchor ({e})"))?;
+        let trusted =
+            webpki::anchor_from_trusted_cert(&der).map_err(|e| format!("cannot be used as a trust anchor ({e})"))?;
         self.webpki.push(trusted.to_owned());
         self.by_key.insert(facts.spki_sha256, self.anchors.len());
         self.anchors.push(Trusted {

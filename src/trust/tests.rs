@@ -85,7 +85,7 @@ fn anchors_with_equal_keys_are_refused_at_load() {
     let problems =
         Trust::build(1, [anchor("one", &one), anchor("two", &one)].iter(), &Material::default()).err().unwrap();
     assert!(
-        problems[0].contains("`one`") && problems[0].contains("`two`") && problems[0].contains("public key"),
+        problems[0].anchor.as_str() == "two" && problems[0].reason.contains("the same public key as the anchor `one`"),
         "{problems:?}"
     );
 }
@@ -179,5 +179,5 @@ fn an_anchor_must_be_a_ca_certificate() {
     let mut wrong = (*anchor("wrong", &good)).clone();
     wrong.root = Root::Certificate { certificate: Der(leaf(&good, |_| {})) };
     let problems = Trust::build(1, [Arc::new(wrong)].iter(), &Material::default()).err().unwrap();
-    assert!(problems[0].contains("not a CA certificate"), "{problems:?}");
+    assert!(problems[0].reason.contains("not a CA certificate"), "{problems:?}");
 }

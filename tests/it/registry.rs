@@ -870,12 +870,16 @@ fn an_authority_cannot_be_made_to_speak_for_a_partner_it_is_not_bound_to() {
     let text = edited(gate.registry_text(), "certificate: globex-ca.pem", "certificate: acme-ca.pem");
     let refused = apply(&gate, &gate.write_registry(&text), &["--yes"]);
     assert_eq!(refused.exit, Some(3), "{}", refused.text());
-    assert!(refused.stderr.contains("acme-ca") && refused.stderr.contains("same public key"), "{}", refused.stderr);
+    let said = "`anchors.globex-ca`: has the same public key as the anchor `acme-ca`";
+    // At its line: the registry starts with an empty one.
+    assert!(refused.stderr.contains(".yaml:7:") && refused.stderr.contains(said), "{}", refused.stderr);
     // A certificate that is no authority is no anchor.
     let folder = gate.write_registry(gate.registry_text());
     std::fs::copy(&gate.acme.chain_file, folder.join("acme-ca.pem")).unwrap();
     let refused = apply(&gate, &folder, &["--yes"]);
-    assert!(refused.exit == Some(3) && refused.stderr.contains("`acme-ca`"), "{}{}", refused.text(), refused.stderr);
+    let said = "`anchors.acme-ca`: not a CA certificate";
+    assert!(refused.exit == Some(3) && refused.stderr.contains(said), "{}{}", refused.text(), refused.stderr);
+    assert!(refused.stderr.contains(".yaml:6:"), "{}", refused.stderr);
     assert_eq!(gate.metric(REVISION), 1.0);
     get(&mut gate.dial().identity(&gate.acme).open(), "/items").expect(200);
 }

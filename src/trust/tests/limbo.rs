@@ -53,7 +53,7 @@ fn outcome(case: &Value) -> Result<(), Fault> {
     };
     let material = Material { lists: anchors.iter().map(read).collect(), ..Material::default() };
     let trust = Trust::build(1, anchors.iter(), &material)
-        .map_err(|problems| Fault::new(Reason::CertificateUnknownIssuer, problems.join("; ")))?;
+        .map_err(|problems| Fault::new(Reason::CertificateUnknownIssuer, format!("{problems:?}")))?;
     let mut chain = certificates(&case["peer_certificate"]);
     chain.extend(certificates(&case["untrusted_intermediates"]));
     let chain: Vec<CertificateDer<'_>> = chain.into_iter().map(CertificateDer::from).collect();
