@@ -142,7 +142,9 @@ async fn secure<A>(shared: &Shared<A>, mut stream: TcpStream, coming: &mut Comin
     coming.stage = Stage::Handshake;
     let _counted = Counted::new(shared.recorder.metrics().handshakes_now.clone());
     let Some(current) = shared.tls.current() else { return Err(Refused::new(Reason::NotReady, "no snapshot is live")) };
-    let accept = start.into_stream(current.config.clone()).into_fallible();
+    let config = current.config.clone();
+    // The first step answers the ClientHello, with a signature: it is the longest of all.
+    let accept = async { start.into_stream(config).into_fallible().await };
     let accept = EVIDENCE.scope(RefCell::new(Evidence::default()), async {
         let outcome = shared.caps.turns.take(accept).await;
         (outcome, EVIDENCE.with(RefCell::take))
@@ -151,6 +153,8 @@ async fn secure<A>(shared: &Shared<A>, mut stream: TcpStream, coming: &mut Comin
         biased;
         found = accept => found,
         () = shared.caps.overdue() => {
+            // Many came together and go together: one after another, since letting go takes a while too.
+            shared.caps.turns.take(ready(())).await;
             return Err(Refused::new(Reason::HandshakeOverload, "the handshake took long while others waited"));
         }
     };

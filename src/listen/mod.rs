@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 use turns::Turns;
 
 /// Connections that are accepted before whatever else is ready has its turn.
-const ACCEPTS: u32 = 16;
+const ACCEPTS: u32 = 4;
 
 /// Bounds and deadlines of the partner listener. Each holds for the first request of a connection and for every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
