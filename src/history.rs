@@ -120,6 +120,7 @@ pub fn difference(before: &Value, after: &Value) -> (Value, Value) {
             (was.into(), is.into())
         }
         (Value::Array(old), Value::Array(new)) => {
+            let (old, new) = middles(old, new);
             let texts = |list: &[Value]| list.iter().map(Value::to_string).collect::<HashSet<String>>();
             let without = |list: &[Value], others: HashSet<String>| {
                 list.iter().filter(|item| !others.contains(&item.to_string())).cloned().collect::<Vec<_>>()
@@ -128,6 +129,14 @@ pub fn difference(before: &Value, after: &Value) -> (Value, Value) {
         }
         _ => (before.clone(), after.clone()),
     }
+}
+
+/// Two lists without what both begin and end with: of long lists that differ in a few places, little is left.
+pub fn middles<'a, T: PartialEq>(a: &'a [T], b: &'a [T]) -> (&'a [T], &'a [T]) {
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (a.get(same..).unwrap_or_default(), b.get(same..).unwrap_or_default());
+    let same = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    (a.get(..a.len() - same).unwrap_or_default(), b.get(..b.len() - same).unwrap_or_default())
 }
 
 /// SHA-256 of a stored noun, hex.
@@ -400,6 +409,22 @@ mod tests {
             verifier.event(*seq, text, hash)?;
         }
         verifier.finish()
+    }
+
+    #[test]
+    fn of_long_lists_only_what_differs_is_left() {
+        for (a, b, left) in [
+            ("abcd", "abcd", ("", "")),
+            ("abcd", "abxcd", ("", "x")),
+            ("abcd", "xabcd", ("", "x")),
+            ("abcd", "abc", ("d", "")),
+            ("abcd", "axyd", ("bc", "xy")),
+            ("aa", "aaa", ("", "a")),
+            ("", "ab", ("", "ab")),
+        ] {
+            let (was, is) = middles(a.as_bytes(), b.as_bytes());
+            assert_eq!((was, is), (left.0.as_bytes(), left.1.as_bytes()), "{a} {b}");
+        }
     }
 
     #[test]

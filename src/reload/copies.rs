@@ -5,13 +5,15 @@
 use super::Publisher;
 use crate::store::{HistoryQuery, StoreError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
 /// How long the record sink may take to take copies before it is tried again.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Events that are copied at once.
-const AT_ONCE: u32 = 500;
+/// Events that are copied at once. An import of a hundred thousand partners leaves as many; requests come first.
+const AT_ONCE: u32 = 100;
+/// How much longer than it took to copy some it is waited before more are.
+const PAUSE: u32 = 3;
 /// How often it is tried again what the sink or the database did not take.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -36,6 +38,7 @@ impl Publisher {
     /// Returns whether the sink has a copy of everything.
     async fn copy_events(&self, given: &mut u64) -> Result<bool, StoreError> {
         let recorder = &self.open.recorder;
+        let mut began = Instant::now();
         loop {
             let copied = self.store.copied().await?;
             if *given > copied {
@@ -43,6 +46,8 @@ impl Publisher {
                     return Ok(false);
                 }
                 self.store.set_copied(*given).await?;
+                tokio::time::sleep(began.elapsed() * PAUSE).await;
+                began = Instant::now();
                 continue;
             }
             let wanted = HistoryQuery { after: copied, limit: AT_ONCE, ..HistoryQuery::default() };

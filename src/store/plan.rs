@@ -4,6 +4,7 @@ use super::Places;
 use super::declaration::Declaration;
 use super::export::partner_document;
 use crate::document::Problems;
+use crate::history::middles;
 use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
 use crate::partner::{Anchor, Denied, Grant, PartnerRecord};
@@ -201,17 +202,17 @@ fn keep_denied(anchor: &mut Anchor, old: Option<&Anchor>) {
 
 /// What becomes different for an anchor. It may speak for very many partners: the difference is shown, not the list.
 fn rebound(old: Option<&Anchor>, new: &Anchor) -> String {
-    let ids: HashSet<&PartnerId> = new.partners.iter().collect();
     let Some(old) = old else {
         return format!("may speak for {}", listed(new.partners.iter().map(ToString::to_string)));
     };
-    let before: HashSet<&PartnerId> = old.partners.iter().collect();
-    let added = new.partners.iter().filter(|id| !before.contains(id)).map(|id| format!("+{id}"));
-    let removed = old.partners.iter().filter(|id| !ids.contains(id)).map(|id| format!("-{id}"));
+    let (before, after) = middles(&old.partners, &new.partners);
+    let (was, is): (HashSet<&PartnerId>, HashSet<&PartnerId>) = (before.iter().collect(), after.iter().collect());
+    let added = after.iter().filter(|id| !was.contains(id)).map(|id| format!("+{id}"));
+    let removed = before.iter().filter(|id| !is.contains(id)).map(|id| format!("-{id}"));
     let mut out = Vec::new();
     let change = listed(added.chain(removed));
     if !change.is_empty() {
-        out.push(format!("may speak for {} partners: {change}", ids.len()));
+        out.push(format!("may speak for {} partners: {change}", new.partners.len()));
     }
     for (key, same) in [
         ("certificate", old.root == new.root),
