@@ -59,6 +59,8 @@ pub enum Verb {
     Create,
     Change,
     Remove,
+    /// The whole registry was taken back from a copy.
+    Restore,
 }
 
 impl Verb {
@@ -68,6 +70,7 @@ impl Verb {
             Verb::Create => "create",
             Verb::Change => "change",
             Verb::Remove => "remove",
+            Verb::Restore => "restore",
         }
     }
 }

@@ -67,6 +67,11 @@ impl From<Problems> for StartError {
     }
 }
 
+/// What a backup of a state folder has beside the database: keys, and what is kept of lists and bundles.
+pub const BESIDE_THE_DATABASE: &[&str] = &["history.key", RECORD_KEY, "crl", "bundles"];
+/// Of these, what is in its place already is newer than a copy.
+pub const KEPT_COPIES: &[&str] = &["crl", "bundles"];
+
 /// The database of a state folder.
 pub fn database_path(state_dir: &Path) -> PathBuf {
     state_dir.join(DATABASE)

@@ -56,7 +56,7 @@ impl HistoryAnswer {
 }
 
 /// Answer of `GET /v1/audit`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct AuditAnswer {
     pub ok: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,17 +69,19 @@ pub struct AuditAnswer {
     /// Signed checkpoints that were found good.
     #[serde(default)]
     pub checkpoints: u64,
+    /// Events that are in the records that were compared, and that a restore has taken back.
+    #[serde(default)]
+    pub taken_back: usize,
 }
 
 impl From<Result<Verified, Fault>> for AuditAnswer {
     fn from(found: Result<Verified, Fault>) -> Self {
         match found {
             Ok(Verified { end, checkpoints }) => {
-                AuditAnswer { ok: true, fault: None, events: end.seq, hash: Some(end.hash.to_string()), checkpoints }
+                let (events, hash) = (end.seq, Some(end.hash.to_string()));
+                AuditAnswer { ok: true, events, hash, checkpoints, ..AuditAnswer::default() }
             }
-            Err(fault) => {
-                AuditAnswer { ok: false, fault: Some(fault.to_string()), events: 0, hash: None, checkpoints: 0 }
-            }
+            Err(fault) => AuditAnswer { fault: Some(fault.to_string()), ..AuditAnswer::default() },
         }
     }
 }

@@ -4,11 +4,11 @@ use super::registry::{Output, Wanted, look};
 use super::{Exit, complain, say};
 use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
 use crate::document::parse_id;
-use crate::history::Event;
+use crate::history::{Event, Verb};
 use crate::store::differences;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -139,19 +139,30 @@ async fn verify(path: &Path, offline: bool, records: &[PathBuf]) -> Result<Audit
         complain(&reason);
         Exit::Failed
     })?;
-    let mut fault = None;
+    let (mut there, mut restored) = (HashSet::new(), None);
     let compare = |text: &str| {
-        let seq = parse(text)?.seq;
-        if copies.events.remove(&seq).is_some_and(|copy| copy != text) {
-            fault.get_or_insert_with(|| format!("event {seq} is another one in the records than in the database"));
+        let event = parse(text)?;
+        copies.found(event.seq, text);
+        there.insert(event.seq);
+        if event.verb == Verb::Restore {
+            restored.get_or_insert(event.seq);
         }
         Ok(())
     };
     each(path, offline, HistoryCall::default(), compare).await?;
-    let gone = copies.events.keys().min().map(|seq| format!("event {seq} is in the records and not in the database"));
-    match fault.or(gone) {
-        Some(fault) => Ok(AuditAnswer { ok: false, fault: Some(fault), events: 0, hash: None, checkpoints: 0 }),
-        None => Ok(answer),
+    // What a restore took back is in the records alone, from the place of its event on.
+    let (taken_back, unknown): (Vec<u64>, Vec<u64>) =
+        copies.left().partition(|seq| restored.is_some_and(|restored| *seq >= restored));
+    match unknown.iter().min() {
+        None => Ok(AuditAnswer { taken_back: taken_back.len(), ..answer }),
+        Some(seq) => {
+            let fault = if there.contains(seq) {
+                format!("event {seq} is another one in the records than in the database")
+            } else {
+                format!("event {seq} is in the records and not in the database")
+            };
+            Ok(AuditAnswer { ok: false, fault: Some(fault), ..AuditAnswer::default() })
+        }
     }
 }
 
@@ -162,6 +173,9 @@ fn report(answer: &AuditAnswer, output: Output) {
         (Output::Text, None, hash) => {
             say(&format!("good: {} events, {} signed checkpoints", answer.events, answer.checkpoints));
             say(&format!("ends in {}", hash.as_deref().unwrap_or("nothing")));
+            if answer.taken_back > 0 {
+                say(&format!("{} events in the records were taken back by a restore", answer.taken_back));
+            }
         }
     }
 }
@@ -241,25 +255,38 @@ fn show(event: &Event, of_grant: Option<&str>) {
 
 /// Copies of events in files of records.
 struct Copies {
-    /// By seq.
-    events: HashMap<u64, String>,
+    /// By seq; more than one where a restore has taken some back.
+    events: HashMap<u64, Vec<String>>,
 }
 
 impl Copies {
     fn read(files: &[PathBuf]) -> Result<Copies, String> {
-        let mut events = HashMap::new();
+        let mut events: HashMap<u64, Vec<String>> = HashMap::new();
         for file in files {
             let fail = |e: std::io::Error| format!("{}: {e}", file.display());
             for line in BufReader::new(File::open(file).map_err(fail)?).lines() {
                 let line = line.map_err(fail)?;
                 if let Some((seq, text)) = copy(&line) {
-                    if events.insert(seq, text.to_owned()).is_some_and(|other| other != text) {
-                        return Err(format!("{}: there are two events {seq} in the records", file.display()));
+                    let known = events.entry(seq).or_default();
+                    if known.iter().all(|other| other != text) {
+                        known.push(text.to_owned());
                     }
                 }
             }
         }
         Ok(Copies { events })
+    }
+
+    /// The database has this event.
+    fn found(&mut self, seq: u64, text: &str) {
+        if let Some(copies) = self.events.get_mut(&seq) {
+            copies.retain(|copy| copy != text);
+        }
+    }
+
+    /// The places of events that the database has not.
+    fn left(self) -> impl Iterator<Item = u64> {
+        self.events.into_iter().flat_map(|(seq, texts)| texts.into_iter().map(move |_| seq))
     }
 }
 

@@ -6,6 +6,7 @@ mod anchor;
 mod check;
 mod client;
 mod config;
+mod db;
 mod history;
 mod registry;
 mod serve;
@@ -49,6 +50,8 @@ enum Command {
     History(history::HistoryArgs),
     /// Verify and export the history.
     Audit(history::AuditArgs),
+    /// Look at the database, copy it with its keys, and take a copy back.
+    Db(db::Args),
     /// Look at partners.
     Partner(registry::PartnerArgs),
     /// Show what the running gateway decides on.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
             Command::Anchor(args) => anchor::run(path, args).await,
             Command::History(args) => history::history(path, &args).await,
             Command::Audit(args) => history::audit(path, &args).await,
+            Command::Db(args) => db::run(path, args).await,
             Command::Partner(args) => registry::partner(path, &args).await,
             Command::Status(args) => registry::status(path, &args).await,
             Command::Reload => registry::reload(path).await,

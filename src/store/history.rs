@@ -1,6 +1,6 @@
 //! The history's tables: events and checkpoints, written in the transaction of the change that they tell of.
 
-use super::{Store, StoreError, TABLES, Table, Tx, id_of};
+use super::{Manifest, Store, StoreError, TABLES, Table, Tx, id_of};
 use crate::clock::UnixNanos;
 use crate::disk;
 use crate::history::{
@@ -8,13 +8,13 @@ use crate::history::{
 };
 use crate::registry::Change;
 use futures::TryStreamExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Row, Sqlite};
 use std::collections::HashMap;
 use std::path::Path;
 
 /// The key of `meta` with the last event that was copied to the record sink.
-const COPIED: &str = "copied";
+pub(super) const COPIED: &str = "copied";
 /// The noun of the first event.
 const HISTORY: &str = "history";
 /// Largest key file that is read.
@@ -101,6 +101,37 @@ pub(super) async fn begin(tx: &mut Tx<'_>, signer: &Signer, now: UnixNanos) -> R
         }
     }
     checkpoint(tx, &signer.sign(&end, now)).await
+}
+
+/// An event that says that all of this was taken back from a copy, and which.
+pub(super) async fn restored(
+    store: &Store,
+    manifest: &Manifest,
+    cause: &Cause,
+    now: UnixNanos,
+) -> Result<(), StoreError> {
+    let signer = store.signer.as_ref().ok_or(StoreError::ReadOnly)?;
+    let mut tx = store.pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut end = end(&mut tx).await?;
+    let revision = super::revision(&mut tx).await?;
+    let text = end.append(Event {
+        seq: 0,
+        time: now.to_string(),
+        cause: cause.clone(),
+        verb: Verb::Restore,
+        noun: HISTORY.into(),
+        id: HISTORY.into(),
+        revision,
+        before: None,
+        after: Some(json!({
+            "backup": manifest.time, "revision": manifest.revision, "events": manifest.events, "hash": manifest.hash,
+        })),
+        document_sha256: None,
+    });
+    insert(&mut tx, &[(HISTORY, HISTORY, end.seq, text, end.hash)]).await?;
+    checkpoint(&mut tx, &signer.sign(&end, now)).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// What the events of one commit have in common.

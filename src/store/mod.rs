@@ -3,6 +3,7 @@
 //! In: changes that `registry` and `snapshot` have accepted. Out: all of it at start, one revision per change. SQLite
 //! is the embedded default. Must never: keep half of a change; open a database that a newer version has written.
 
+mod backup;
 mod declaration;
 mod expiry;
 mod export;
@@ -11,6 +12,7 @@ mod keys;
 mod places;
 mod plan;
 
+pub use backup::{BackupError, DatabaseStatus, Manifest, Restore, Restored, backup, restore, verify_backup};
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
 pub use export::Export;
@@ -154,13 +156,7 @@ impl Store {
         if !path.exists() {
             return Ok(None);
         }
-        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
-            .await
-            .map_err(|source| StoreError::Open { path: path.display().to_string(), source })?;
-        let store = Store { pool, signer: None, verifying: Arc::new(Semaphore::new(1)) };
+        let store = Store { pool: read_only(path).await?, signer: None, verifying: Arc::new(Semaphore::new(1)) };
         let mut tx = store.pool.begin().await?;
         match meta(&mut tx, "schema").await? {
             Some(found) if found > SCHEMA => Err(StoreError::Newer { found }),
@@ -447,6 +443,12 @@ static ANCHORS: Table = Table {
 };
 
 static TABLES: [&Table; 3] = [&PARTNERS, &NETWORKS, &ANCHORS];
+
+async fn read_only(path: &Path) -> Result<SqlitePool, StoreError> {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options);
+    pool.await.map_err(|source| StoreError::Open { path: path.display().to_string(), source })
+}
 
 /// Where the change is written, and whether its noun is gone.
 fn kept_in(change: &Change) -> (&'static Table, bool) {

@@ -12,6 +12,7 @@
 #![allow(clippy::print_stderr, reason = "what a gateway said is shown when its test fails")]
 
 mod crl;
+mod database;
 mod decision;
 mod edge;
 mod enforcement;

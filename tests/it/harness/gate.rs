@@ -302,8 +302,20 @@ impl Gate {
     /// Stops it with a signal, waits for its end, and starts it again on the same state; ports change.
     #[track_caller]
     pub fn restart(&mut self, signal: &str) {
+        self.stop(signal);
+        self.begin();
+    }
+
+    /// Stops it with a signal and waits for its end.
+    #[track_caller]
+    pub fn stop(&mut self, signal: &str) {
         self.process.signal(signal);
         self.process.ended();
+    }
+
+    /// Starts it again after [`Gate::stop`].
+    #[track_caller]
+    pub fn begin(&mut self) {
         self.process = self.setup.spawn();
         self.await_ready();
     }

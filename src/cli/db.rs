@@ -1,0 +1,206 @@
+//! `db`: the database and its keys as files: what state they are in, a copy of them, and back from a copy.
+
+use super::registry::Output;
+use super::{Exit, complain, say};
+use crate::admin::user_name;
+use crate::clock::{Clock, UnixNanos};
+use crate::config::Config;
+use crate::history::{Actor, Cause, Way};
+use crate::server::{BESIDE_THE_DATABASE, KEPT_COPIES, database_path, lock_state_dir};
+use crate::store::{BackupError, DatabaseStatus, Manifest, Restore, Store, backup, restore, verify_backup};
+use nix::unistd::Uid;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// What is in the database, and whether the file is sound. A gateway may be running on it.
+    Status {
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Copy the database as of one moment, its keys, and what is kept of lists and bundles, into a new folder. A gateway
+    /// may be running on it.
+    Backup {
+        /// The folder for the copy. It has keys in it: keep it as safe as the gateway.
+        folder: PathBuf,
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Look whether a copy is what was backed up, and whole.
+    Verify {
+        folder: PathBuf,
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Take a copy back, with the gateway stopped.
+    Restore(RestoreArgs),
+    /// Bring the tables to the version of this program, with the gateway stopped. `serve` does it too.
+    Migrate,
+}
+
+#[derive(Debug, clap::Args)]
+struct RestoreArgs {
+    /// The folder that `db backup` made.
+    folder: PathBuf,
+    /// Move what is in its place aside.
+    #[arg(long)]
+    replace: bool,
+    /// Also where certificates are let in again that were denied after the copy was made.
+    #[arg(long)]
+    forget_denials: bool,
+    /// Why; kept in the history.
+    #[arg(long)]
+    reason: String,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
+    /// For people or for programs.
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+pub(super) async fn run(path: &Path, args: Args) -> Exit {
+    // Of the config no more is read: a mistake elsewhere must not keep anybody from a copy.
+    let state_dir = match Config::state_dir(path) {
+        Ok(state_dir) => state_dir,
+        Err(problems) => {
+            complain(&problems.to_string());
+            return Exit::Problems;
+        }
+    };
+    let database = database_path(&state_dir);
+    let now = Clock::new().now();
+    let outcome = match args.command {
+        Command::Status { output } => status(&database, output).await,
+        Command::Backup { folder, output } => match backup(&database, BESIDE_THE_DATABASE, &folder, now).await {
+            Ok(manifest) => {
+                told(&manifest, output, "backed up");
+                Ok(Exit::Done)
+            }
+            Err(e) => Err(failed(&e)),
+        },
+        Command::Verify { folder, output } => {
+            let name = database.file_name().unwrap_or_default().to_string_lossy();
+            match verify_backup(&folder, &name).await {
+                Ok(manifest) => {
+                    told(&manifest, output, "good");
+                    Ok(Exit::Done)
+                }
+                Err(e) => Err(failed(&e)),
+            }
+        }
+        Command::Restore(args) => take_back(&state_dir, &args, now).await,
+        Command::Migrate => migrate(&state_dir, now).await,
+    };
+    outcome.unwrap_or_else(|exit| exit)
+}
+
+fn failed(e: &BackupError) -> Exit {
+    complain(&format!("error: {e}"));
+    match e {
+        BackupError::Store(_) => Exit::Failed,
+        _ => Exit::Problems,
+    }
+}
+
+fn fail(e: &dyn std::fmt::Display) -> Exit {
+    complain(&format!("error: {e}"));
+    Exit::Failed
+}
+
+async fn status(database: &Path, output: Output) -> Result<Exit, Exit> {
+    let Some(store) = Store::open_to_read(database).await.map_err(|e| fail(&e))? else {
+        return Err(fail(&format!("there is no database `{}` yet", database.display())));
+    };
+    let status = store.status().await.map_err(|e| fail(&e))?;
+    store.close().await;
+    match output {
+        Output::Json => say(&json!(status).to_string()),
+        Output::Text => shown(database, &status),
+    }
+    Ok(if status.faults.is_empty() { Exit::Done } else { Exit::Problems })
+}
+
+fn shown(database: &Path, status: &DatabaseStatus) {
+    let DatabaseStatus { schema, schema_known, revision, partners, networks, anchors, events, copied, bytes, .. } =
+        status;
+    say(&format!("database  {} ({} kB)", database.display(), bytes / 1024));
+    let next =
+        if schema < schema_known { format!(", which becomes {schema_known} at the next start") } else { String::new() };
+    say(&format!("tables    version {schema}{next}"));
+    say(&format!("registry  revision {revision}: {partners} partners, {networks} networks, {anchors} anchors"));
+    say(&format!(
+        "history   {events} events, {} of them not copied to the record sink yet",
+        events.saturating_sub(*copied)
+    ));
+    match status.faults.split_first() {
+        None => say("file      sound"),
+        Some(_) => status.faults.iter().for_each(|fault| say(&format!("file      NOT SOUND: {fault}"))),
+    }
+}
+
+fn told(manifest: &Manifest, output: Output, what: &str) {
+    if output == Output::Json {
+        say(&json!(manifest).to_string());
+        return;
+    }
+    let Manifest { time, revision, events, hash, files, .. } = manifest;
+    say(&format!("{what}: registry revision {revision} of {time}, {events} events, {} files", files.len()));
+    say(&format!("the history ends in {hash}"));
+}
+
+async fn take_back(state_dir: &Path, args: &RestoreArgs, now: UnixNanos) -> Result<Exit, Exit> {
+    if args.reason.trim().is_empty() {
+        return Err(fail(&"a reason is needed: it is kept in the history"));
+    }
+    let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
+    let uid = Uid::current().as_raw();
+    let actor = Actor { name: user_name(uid), uid: Some(uid), way: Way::Offline };
+    let cause = Cause { actor, reason: Some(args.reason.clone()), ticket: args.ticket.clone() };
+    let how = Restore { replace: args.replace, forget_denials: args.forget_denials };
+    let restored = restore(&args.folder, &database_path(state_dir), KEPT_COPIES, how, &cause, now).await;
+    let restored = restored.map_err(|e| failed(&e))?;
+    match args.output {
+        Output::Json => say(&json!(restored).to_string()),
+        Output::Text => {
+            told(&restored.manifest, Output::Text, "restored");
+            if let Some(aside) = &restored.aside {
+                say(&format!("what was there is in {}", aside.display()));
+            }
+            say("what was changed since that copy is not in it: compare `partnergate history all` with the records");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn migrate(state_dir: &Path, now: UnixNanos) -> Result<Exit, Exit> {
+    let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
+    let database = database_path(state_dir);
+    let before = match Store::open_to_read(&database).await.map_err(|e| fail(&e))? {
+        Some(store) => {
+            let status = store.status().await.map_err(|e| fail(&e))?;
+            store.close().await;
+            status.schema
+        }
+        None => 0,
+    };
+    let store = Store::open(&database, now).await.map_err(|e| fail(&e))?;
+    let after = store.status().await.map_err(|e| fail(&e))?.schema;
+    store.close().await;
+    say(&if before == after {
+        format!("the tables are of version {after} already")
+    } else {
+        format!("the tables were of version {before} and are of version {after} now")
+    });
+    Ok(Exit::Done)
+}

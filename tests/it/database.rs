@@ -1,0 +1,181 @@
+//! The database as files: copies of it with its keys, and back from one.
+
+use crate::harness::{Finished, Gate, HOST, Setup, await_some};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+fn status(gate: &Gate, who: &crate::harness::Identity) -> Option<u16> {
+    let mut conn = match gate.dial().identity(who).handshake() {
+        crate::harness::Tried::Open(conn) => conn,
+        _ => return None,
+    };
+    conn.try_send(format!("GET /items HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).ok()?;
+    conn.try_response().ok().map(|answer| answer.status)
+}
+
+fn db(gate: &Gate, arguments: &[&str]) -> Finished {
+    gate.cli(&[&["db"], arguments].concat())
+}
+
+fn suspended(gate: &Gate) -> String {
+    gate.registry_text().replace("name: Globex Corporation", "name: Globex Corporation\n    state: suspended")
+}
+
+fn backed_up(gate: &Gate, name: &str) -> PathBuf {
+    let folder = gate.dir.path().join(name);
+    db(gate, &["backup", folder.to_str().unwrap()]).ok();
+    folder
+}
+
+fn refused(finished: &Finished, said: &str) {
+    assert_eq!(finished.exit, Some(3), "{}{}", finished.text(), finished.stderr);
+    assert!(finished.stderr.contains(said), "no `{said}` in {}", finished.stderr);
+}
+
+#[test]
+fn copy_of_a_running_gateway_is_whole_and_a_gateway_goes_on_from_it() {
+    let mut gate = Gate::start();
+    gate.apply(&suspended(&gate));
+    assert_eq!((status(&gate, &gate.acme), status(&gate, &gate.globex)), (Some(200), Some(403)));
+    let masked = |gate: &Gate| {
+        let answer =
+            gate.dial().identity(&gate.acme).open().request(format!("GET /items/7 HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+        gate.record_of(answer.id())["input"]["request"]["path"].clone()
+    };
+    let hidden = masked(&gate);
+    let folder = backed_up(&gate, "copy");
+    for file in ["registry.db", "history.key", "record.key", "manifest.json"] {
+        let mode = fs::metadata(folder.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{file}");
+    }
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    refused(&db(&gate, &["backup", folder.to_str().unwrap()]), "is there already and not empty");
+    assert!(db(&gate, &["verify", folder.to_str().unwrap()]).ok().starts_with("good: registry revision 2 of "));
+
+    // The drill: a machine that has nothing but the config and the copy.
+    let state = gate.dir.path().join("state");
+    let running = db(&gate, &["restore", folder.to_str().unwrap(), "--reason", "drill"]);
+    assert_eq!(running.exit, Some(1), "{}", running.stderr);
+    assert!(running.stderr.contains("another partnergate is using"), "{}", running.stderr);
+    gate.stop("TERM");
+    fs::remove_dir_all(&state).unwrap();
+    let said = db(&gate, &["restore", folder.to_str().unwrap(), "--reason", "drill", "--ticket", "OPS-1"]).ok();
+    assert!(said.starts_with("restored: registry revision 2 of "), "{said}");
+    gate.begin();
+    assert_eq!((status(&gate, &gate.acme), status(&gate, &gate.globex)), (Some(200), Some(403)));
+    assert_eq!(masked(&gate), hidden, "the key of the hashes in records came along");
+    gate.cli(&["audit", "verify"]).ok();
+    let history = gate.cli(&["history", "all", "--output", "json"]).ok();
+    let last: Value = serde_json::from_str(history.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["verb"], &last["noun"], &last["reason"]),
+        (&"restore".into(), &"history".into(), &"drill".into())
+    );
+    assert_eq!((&last["ticket"], &last["after"]["revision"]), (&"OPS-1".into(), &2.into()));
+    // And life goes on.
+    gate.apply(gate.registry_text());
+    await_some("globex", || (status(&gate, &gate.globex) == Some(200)).then_some(()));
+    gate.cli(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn copy_that_was_touched_or_is_not_whole_is_not_taken_back() {
+    let mut gate = Gate::start();
+    let folder = backed_up(&gate, "copy");
+    gate.stop("TERM");
+    fs::remove_dir_all(gate.dir.path().join("state")).unwrap();
+    let restore = |gate: &Gate| db(gate, &["restore", folder.to_str().unwrap(), "--reason", "x"]);
+    let database = folder.join("registry.db");
+    let good = fs::read(&database).unwrap();
+    let mut other = good.clone();
+    *other.last_mut().unwrap() ^= 1;
+    for (bytes, said) in
+        [(&other[..], "is not what was backed up"), (&good[..good.len() / 2], "is not what was backed up")]
+    {
+        fs::write(&database, bytes).unwrap();
+        refused(&db(&gate, &["verify", folder.to_str().unwrap()]), said);
+        refused(&restore(&gate), said);
+    }
+    fs::remove_file(&database).unwrap();
+    refused(&restore(&gate), "registry.db`: does not exist");
+    fs::write(&database, &good).unwrap();
+    // A manifest that leads out of the copy.
+    let manifest = folder.join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"record.key\"", "\"../records.jsonl\"")).unwrap();
+    refused(&restore(&gate), "is not what was backed up");
+    fs::remove_file(&manifest).unwrap();
+    refused(&restore(&gate), "manifest.json`: does not exist");
+    assert!(!gate.dir.path().join("state/registry.db").exists());
+    fs::write(&manifest, text).unwrap();
+    restore(&gate).ok();
+}
+
+/// Going back to an older state must not let in who was thrown out since.
+#[test]
+fn restore_over_a_registry_names_the_denials_that_it_would_forget() {
+    let mut gate = Gate::start();
+    let folder = backed_up(&gate, "copy");
+    let serial = gate.acme.serial();
+    gate.cli(&["anchor", "deny", "acme-ca", "--serial", &serial, "--reason", "stolen"]).ok();
+    gate.stop("KILL");
+    let restore = |gate: &Gate, more: &[&str]| {
+        db(gate, &[&["restore", folder.to_str().unwrap(), "--reason", "x"], more].concat())
+    };
+    refused(&restore(&gate, &[]), "--replace moves what is in its place aside");
+    refused(&restore(&gate, &["--replace"]), "let in again by it: serial ");
+    // What cannot be read could deny anybody.
+    let database = gate.dir.path().join("state/registry.db");
+    let current = fs::read(&database).unwrap();
+    gate.begin();
+    assert_eq!(status(&gate, &gate.acme), None, "nothing was changed");
+    gate.stop("TERM");
+    fs::write(&database, &current[..100]).unwrap();
+    refused(&restore(&gate, &["--replace"]), "nobody knows which certificates it denies");
+    let said = restore(&gate, &["--replace", "--forget-denials"]).ok();
+    let aside = said.lines().find_map(|line| line.strip_prefix("what was there is in ")).unwrap();
+    assert_eq!(fs::read(Path::new(aside).join("registry.db")).unwrap(), current[..100]);
+    gate.begin();
+    assert_eq!(status(&gate, &gate.acme), Some(200));
+    // The records know of the denial, and the auditor is told that it was taken back.
+    let records = gate.dir.path().join("records.jsonl");
+    let verify = |gate: &Gate| gate.cli(&["audit", "verify", "--records", records.to_str().unwrap()]);
+    await_some("the copy of the restore", || gate.records_text().contains("\"verb\":\"restore\"").then_some(()));
+    let said = verify(&gate).ok();
+    assert!(
+        said.starts_with("good: ") && said.contains("\n1 events in the records were taken back by a restore"),
+        "{said}"
+    );
+    // What was before the restore's place is no less than it was.
+    let text = fs::read_to_string(&records).unwrap();
+    let forged = text
+        .lines()
+        .find(|line| line.contains("\"event\":{\"seq\":3,"))
+        .unwrap()
+        .replace("\"revision\":1", "\"revision\":9");
+    fs::write(&records, format!("{text}{forged}\n")).unwrap();
+    let finished = verify(&gate);
+    assert_eq!(finished.exit, Some(3), "{}", finished.text());
+    assert!(finished.text().contains("event 3 is another one in the records"), "{}", finished.text());
+}
+
+#[test]
+fn status_of_a_database_and_its_migration_are_told() {
+    let mut gate = Gate::start();
+    let said = db(&gate, &["status"]).ok();
+    assert!(
+        said.contains("registry  revision 1: 2 partners, 1 networks, 2 anchors") && said.contains("file      sound"),
+        "{said}"
+    );
+    let told: Value = serde_json::from_str(&db(&gate, &["status", "--output", "json"]).ok()).unwrap();
+    assert_eq!((&told["schema"], &told["revision"], &told["faults"]), (&2.into(), &1.into(), &Value::Array(vec![])));
+    let migrate = db(&gate, &["migrate"]);
+    assert_eq!(migrate.exit, Some(1), "a gateway runs on it: {}", migrate.stderr);
+    gate.stop("TERM");
+    assert_eq!(db(&gate, &["migrate"]).ok().trim(), "the tables are of version 2 already");
+    let setup = Setup::new();
+    fs::write(setup.config_file(), setup.config().to_string()).unwrap();
+    assert!(setup.cli(&["db", "status"]).stderr.contains("there is no database"));
+}
