@@ -84,6 +84,7 @@ fn world(partners: usize) -> World {
                 name: format!("Partner {n}"),
                 owner: "team".into(),
                 state: PartnerState::Active,
+                suspension: None,
                 labels: Default::default(),
                 time_zone: Zone::parse("Europe/Berlin").unwrap(),
                 engagement: Period { starts: Some(UnixNanos(0)), ends: Some(UnixNanos(i64::MAX)) },

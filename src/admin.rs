@@ -6,9 +6,11 @@
 
 mod anchors;
 mod history;
+mod suspend;
 
 pub use anchors::{DenyCall, anchors_document};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
+pub use suspend::StopCall;
 
 use crate::document::Problems;
 use crate::history::{Actor, Cause, Way};
@@ -119,6 +121,8 @@ pub async fn serve(listener: UnixListener, publisher: Arc<Publisher>, uid: u32) 
         .route("/v1/export", get(export_all))
         .route("/v1/partners", get(partners))
         .route("/v1/partners/{id}", get(partner))
+        .route("/v1/partners/{id}/suspend", post(suspend::suspend))
+        .route("/v1/partners/{id}/resume", post(suspend::resume))
         .route("/v1/anchors", get(anchors::list))
         .route("/v1/anchors/{name}", get(anchors::show))
         .route("/v1/anchors/{name}/deny", post(anchors::deny))
@@ -258,7 +262,7 @@ impl Serialize for Row<'_> {
         row.serialize_entry("id", &partner.id)?;
         row.serialize_entry("name", &partner.name)?;
         row.serialize_entry("owner", &partner.owner)?;
-        row.serialize_entry("state", partner.state.as_str())?;
+        row.serialize_entry("state", partner.standing().as_str())?;
         row.serialize_entry("credentials", &credentials.len())?;
         row.serialize_entry("grants", &grants.len())?;
         row.serialize_entry("engagement_ends", &partner.engagement.ends.map(|e| e.to_string()))?;
@@ -284,14 +288,26 @@ async fn usage(State(shared): State<Shared>, Query(query): Query<UsageQuery>) ->
     }
 }
 
+/// Partners that an operator has stopped.
+fn suspended(registry: &Registry) -> Vec<Value> {
+    let stopped = registry.partners().filter_map(|r| Some((&r.partner.id, r.partner.suspension.as_ref()?)));
+    stopped
+        .map(|(id, s)| json!({"partner": id, "reason": s.reason, "author": s.author, "at": s.at.to_string()}))
+        .collect()
+}
+
 async fn status(State(shared): State<Shared>) -> Response {
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
     let publisher = shared.publisher.clone();
     // Every credential is looked at.
-    let ends = async move { Ok((publisher.expiring(publisher.now()).await?, publisher.outgoing().await?)) };
-    let (expiring, outgoing) = match looked_up(ends).await {
+    let (of, now) = (live.clone(), publisher.now());
+    let looked = async move {
+        let suspended = suspended(&of.snapshot.registry);
+        Ok((publisher.expiring(now).await?, publisher.outgoing().await?, suspended))
+    };
+    let (expiring, outgoing, suspended) = match looked_up(looked).await {
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -337,6 +353,7 @@ async fn status(State(shared): State<Shared>) -> Response {
             |f| json!({"ok": false, "failing_since": f.at.to_string(), "stale": f.is_stale(), "problems": f.problems}),
         ),
         "partners": s.registry.partner_count(),
+        "suspended": suspended,
         "operations": s.operations.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(),
         "anchors": anchors,
         "bundles": bundles,

@@ -323,7 +323,7 @@ fn floor<'a>(
     if credential.state != CredentialState::Active {
         return Err(Reason::CredentialNotActive);
     }
-    if record.partner.state != PartnerState::Active {
+    if record.partner.standing() != PartnerState::Active {
         return Err(Reason::PartnerNotActive);
     }
     let engagement = &record.partner.engagement;

@@ -96,12 +96,62 @@ pub struct Partner {
     /// Who answers for this partner on our side.
     pub owner: String,
     pub state: PartnerState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspension: Option<Suspension>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     pub time_zone: Zone,
     pub engagement: Period,
     /// Where the partner may call from. Empty denies every address; `any` must be written.
     pub networks: Vec<NetworkName>,
+}
+
+/// An operator has stopped a partner. It lasts until an operator lets the partner go on, whatever files are applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    pub reason: String,
+    pub author: String,
+    pub at: UnixNanos,
+}
+
+impl Partner {
+    /// What it counts as: its state, and `suspended` where an operator has stopped it.
+    pub fn standing(&self) -> PartnerState {
+        match self.suspension {
+            Some(_) if self.state != PartnerState::Ended => PartnerState::Suspended,
+            _ => self.state,
+        }
+    }
+
+    /// Stops it, reversibly. Returns whether it was not stopped already.
+    ///
+    /// # Errors
+    /// Why that is not legal now.
+    pub fn suspend(&mut self, suspension: Suspension) -> Result<bool, String> {
+        match (&self.suspension, self.state) {
+            (_, PartnerState::Ended) => Err(format!("`{}` has ended: there is nothing to suspend", self.id)),
+            (Some(_), _) => Ok(false),
+            (None, PartnerState::Draft | PartnerState::Active | PartnerState::Suspended) => {
+                self.suspension = Some(suspension);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Takes a suspension back; the partner is then what it was before. Returns whether there was one.
+    ///
+    /// # Errors
+    /// Why that is not legal now, and what is.
+    pub fn resume(&mut self) -> Result<bool, String> {
+        match (self.suspension.take(), self.state) {
+            (Some(_), _) => Ok(true),
+            (None, PartnerState::Suspended) => Err(format!(
+                "`{}` is suspended by the file that was applied: write another `state` there and apply it",
+                self.id
+            )),
+            (None, PartnerState::Draft | PartnerState::Active | PartnerState::Ended) => Ok(false),
+        }
+    }
 }
 
 /// What a partner proves itself with.
@@ -168,6 +218,39 @@ pub const ANY_NETWORK: &str = "any";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn partner(state: PartnerState) -> Partner {
+        Partner {
+            id: PartnerId::parse("acme").unwrap(),
+            name: "Acme".into(),
+            owner: "o".into(),
+            state,
+            suspension: None,
+            labels: BTreeMap::new(),
+            time_zone: Zone::parse("UTC").unwrap(),
+            engagement: Period::default(),
+            networks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn suspension_stops_every_state_but_the_end_and_gives_it_back() {
+        let suspension = || Suspension { reason: "r".into(), author: "a".into(), at: UnixNanos(1) };
+        for state in [PartnerState::Draft, PartnerState::Active, PartnerState::Suspended] {
+            let mut acme = partner(state);
+            assert_eq!((acme.standing(), acme.suspend(suspension())), (state, Ok(true)));
+            assert_eq!(acme.standing(), PartnerState::Suspended);
+            // The first reason stays.
+            let later = Suspension { reason: "later".into(), ..suspension() };
+            assert_eq!((acme.suspend(later), acme.suspension.clone()), (Ok(false), Some(suspension())));
+            assert_eq!((acme.resume(), acme.standing()), (Ok(true), state));
+        }
+        assert!(partner(PartnerState::Ended).suspend(suspension()).is_err());
+        assert!(partner(PartnerState::Suspended).resume().is_err(), "the files say so");
+        assert_eq!(partner(PartnerState::Active).resume(), Ok(false));
+        let mut over = Partner { suspension: Some(suspension()), ..partner(PartnerState::Ended) };
+        assert_eq!((over.standing(), over.resume()), (PartnerState::Ended, Ok(true)));
+    }
 
     #[test]
     fn starts_are_inclusive_and_ends_exclusive() {

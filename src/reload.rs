@@ -8,9 +8,11 @@
 mod copies;
 mod deny;
 mod outside;
+mod suspend;
 
 pub use deny::{Denial, no_anchor};
 use outside::{Looked, Outside};
+pub use suspend::Stop;
 
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;

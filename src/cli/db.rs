@@ -55,7 +55,7 @@ struct RestoreArgs {
     /// Move what is in its place aside.
     #[arg(long)]
     replace: bool,
-    /// Also where certificates are let in again that were denied after the copy was made.
+    /// Also where it lets in again what was denied or suspended after the copy was made.
     #[arg(long)]
     forget_denials: bool,
     /// Why; kept in the history.

@@ -5,7 +5,7 @@
 
 use super::client::{Answer, call};
 use super::{Exit, complain, say};
-use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, user_name};
+use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, StopCall, user_name};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::{format_time, parse_time, parse_zone};
@@ -88,6 +88,24 @@ enum PartnerCommand {
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
     },
+    /// Stop a partner at once, on everything that is open too. Applying files does not take that back.
+    Suspend(StopArgs),
+    /// Let a partner go on that was stopped with `suspend`.
+    Resume(StopArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct StopArgs {
+    id: String,
+    /// Why; kept with the partner and in the history.
+    #[arg(long)]
+    reason: String,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
+    /// For people or for programs.
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
 }
 
 #[derive(Debug, clap::Args)]
@@ -391,6 +409,46 @@ pub(super) async fn partner(path: &Path, args: &PartnerArgs) -> Exit {
                 Err(exit) => exit,
             }
         }
+        PartnerCommand::Suspend(_) | PartnerCommand::Resume(_) if args.offline => {
+            complain(
+                "this is for a gateway that runs: while none does, write `state` in the partner's file and apply that",
+            );
+            Exit::Failed
+        }
+        PartnerCommand::Suspend(stopping) => stop(path, stopping, "suspend").await,
+        PartnerCommand::Resume(stopping) => stop(path, stopping, "resume").await,
+    }
+}
+
+async fn stop(path: &Path, args: &StopArgs, verb: &str) -> Exit {
+    // What is no id would be no part of a call either.
+    if let Err(reason) = PartnerId::parse(&args.id) {
+        complain(&format!("there is no such partner: {reason}"));
+        return Exit::Problems;
+    }
+    let call = json!(StopCall { reason: args.reason.clone(), ticket: args.ticket.clone() });
+    match ask(path, Method::POST, &format!("/v1/partners/{}/{verb}", args.id), Some(&call)).await {
+        Ok(value) if args.output == Output::Json => {
+            say(&value.to_string());
+            Exit::Done
+        }
+        Ok(value) => {
+            let said = match (verb, value["changed"].as_bool() == Some(true)) {
+                ("suspend", true) => "is suspended from now on".to_owned(),
+                ("suspend", false) => {
+                    let by = value["suspension"]["author"].as_str().unwrap_or("nobody");
+                    format!(
+                        "is suspended already, by {by}: {}",
+                        value["suspension"]["reason"].as_str().unwrap_or_default()
+                    )
+                }
+                (_, true) => format!("goes on as {}", value["state"].as_str().unwrap_or_default()),
+                (_, false) => format!("is not suspended: it is {}", value["state"].as_str().unwrap_or_default()),
+            };
+            say(&format!("`{}` {said} (registry revision {})", args.id, value["revision"]));
+            Exit::Done
+        }
+        Err(exit) => exit,
     }
 }
 
@@ -431,6 +489,11 @@ fn show(value: &Value) {
     let join = |v: &Value| v.as_array().map(|l| l.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default();
     say(&format!("{} — {}", text(&partner["id"]), text(&partner["name"])));
     say(&format!("  state       {}", text(&partner["state"])));
+    let suspension = &partner["suspension"];
+    if suspension.is_object() {
+        let (author, reason) = (text(&suspension["author"]), text(&suspension["reason"]));
+        say(&format!("  SUSPENDED   by {author} since {}: {reason}", time(&suspension["at"], "")));
+    }
     say(&format!("  owner       {}", text(&partner["owner"])));
     say(&format!("  engagement  from {}", time(&partner["engagement"]["starts"], "ever")));
     say(&format!("              to   {}", time(&partner["engagement"]["ends"], "open")));
@@ -487,6 +550,10 @@ pub(super) async fn status(path: &Path, args: &StatusArgs) -> Exit {
                 for problem in failing["problems"].as_array().into_iter().flatten() {
                     text(problem).lines().for_each(|line| say(&format!("               {line}")));
                 }
+            }
+            for s in value["suspended"].as_array().into_iter().flatten() {
+                let (id, author, reason) = (text(&s["partner"]), text(&s["author"]), text(&s["reason"]));
+                say(&format!("  suspended    {id} by {author} since {}: {reason}", text(&s["at"])));
             }
             for a in value["anchors"].as_array().into_iter().flatten() {
                 say(&format!("  anchor       {} until {}", text(&a["name"]), text(&a["not_after"])));

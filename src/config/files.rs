@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// Largest file that is read.
 const MAX_FILE: usize = 64 * 1024 * 1024;
+/// What to do about a file that cannot be read.
+const MISSING: &str = "put the file there, or write where it is";
 /// Most files of a policy folder.
 const MAX_POLICY_FILES: usize = 2_000;
 
@@ -75,8 +77,7 @@ impl Reader {
         match self.read(&path) {
             Ok(bytes) => Some(bytes),
             Err(reason) => {
-                let fix = "put the file there, or write where it is";
-                problems.push(at.error(format!("`{}`: {reason}", path.display()), Some(fix)));
+                problems.push(at.error(format!("`{}`: {reason}", path.display()), Some(MISSING)));
                 None
             }
         }
@@ -119,7 +120,7 @@ impl Reader {
                         );
                     }
                     Ok(_) => {}
-                    Err(e) => return refuse(format!("`{shown}`: {}", plain(&e)), None),
+                    Err(e) => return refuse(format!("`{shown}`: {}", plain(&e)), Some(MISSING)),
                 }
                 match self.read(&path) {
                     Ok(bytes) => Some((shown, bytes)),
@@ -174,13 +175,18 @@ impl Reader {
 
     /// Every file below the policy folder.
     pub(super) fn policy_folder(&mut self, folder: &Path, problems: &mut Problems) -> PolicySource {
+        const FIX: &str = "set `policy.dir` to the folder that holds `partnergate/`";
         let root = self.resolve(folder);
         let mut found = Vec::new();
+        if !root.is_dir() {
+            self.watched.insert(root.clone(), Stamp::of(&root));
+            problems.file(&root.display().to_string(), "there is no such policy folder", Some(FIX));
+            return PolicySource { files: found };
+        }
         self.walk(&root, &root, &mut found, problems);
         found.sort();
         if !found.iter().any(|(path, _)| path.ends_with(".rego")) {
-            let fix = "set `policy.dir` to the folder that holds `partnergate/`";
-            problems.file(&root.display().to_string(), "the policy folder has no .rego files", Some(fix));
+            problems.file(&root.display().to_string(), "the policy folder has no .rego files", Some(FIX));
         }
         PolicySource { files: found }
     }

@@ -291,6 +291,7 @@ fn record(id: &str, leaf: &[u8], grants: Vec<Grant>) -> PartnerRecord {
             name: id.to_uppercase(),
             owner: "payments".into(),
             state: PartnerState::Active,
+            suspension: None,
             labels: Default::default(),
             time_zone: Zone::parse("UTC").unwrap(),
             engagement: Period::default(),

@@ -371,7 +371,7 @@ fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
     object([
         (&k.id, Value::from(partner.id.as_str())),
         (&k.name, Value::from(partner.name.as_str())),
-        (&k.state, Value::from(partner.state.as_str())),
+        (&k.state, Value::from(partner.standing().as_str())),
         (&k.owner, Value::from(partner.owner.as_str())),
         (&k.labels, labels(&partner.labels)),
         (&k.time_zone, Value::from(partner.time_zone.name())),

@@ -556,7 +556,7 @@ fn partner_json(record: &PartnerRecord, snapshot: &Snapshot) -> Value {
     json!({
         "id": partner.id,
         "name": partner.name,
-        "state": partner.state.as_str(),
+        "state": partner.standing().as_str(),
         "owner": partner.owner,
         "labels": partner.labels,
         "time_zone": partner.time_zone,

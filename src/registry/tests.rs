@@ -58,6 +58,7 @@ fn partner(id: &str, credentials: &[(&str, &str, Match)]) -> Change {
         name: "n".into(),
         owner: "o".into(),
         state: PartnerState::Active,
+        suspension: None,
         labels: Default::default(),
         time_zone: Zone::parse("UTC").unwrap(),
         engagement: Period { starts: Some(UnixNanos(0)), ends: None },

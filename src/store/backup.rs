@@ -61,8 +61,8 @@ pub enum BackupError {
     #[error("`{0}` is there already: --replace moves what is in its place aside")]
     InPlace(String),
     #[error(
-        "denied after this copy was made, and let in again by it: {0}; --forget-denials goes on, and `partnergate anchor \
-         deny` denies them again"
+        "denied or suspended after this copy was made, and let in again by it: {0}; --forget-denials goes on, and \
+         `anchor deny` and `partner suspend` stop them again"
     )]
     LetsIn(String),
     #[error(
@@ -153,7 +153,7 @@ pub async fn verify_backup(from: &Path, name: &str) -> Result<Manifest, BackupEr
 pub struct Restore {
     /// What is in its place is moved aside.
     pub replace: bool,
-    /// Also where a certificate would be let in again that was denied after the copy was made.
+    /// Also where somebody would be let in again who was denied or suspended after the copy was made.
     pub forget_denials: bool,
 }
 
@@ -227,14 +227,19 @@ async fn registry_of(database: &Path) -> Result<Registry, BackupError> {
     Ok(registry?)
 }
 
-/// Certificates that are denied in `before` and not in `after`, where their anchor still is.
+/// Certificates that are denied in `before` and not in `after`, where their anchor still is, and partners that are
+/// suspended.
 fn forgotten(before: &Registry, after: &Registry) -> Vec<String> {
+    let stopped = before.partners().filter(|record| record.partner.suspension.is_some());
+    let stopped = stopped.filter_map(|record| after.partner(&record.partner.id));
+    let stopped = stopped.filter(|record| record.partner.suspension.is_none());
     let denied = before.anchors().filter_map(|anchor| Some((anchor, after.anchor(&anchor.name)?)));
     denied
         .flat_map(|(before, after)| {
             let gone = before.denied.iter().filter(|d| !after.denied.iter().any(|a| a.certificate == d.certificate));
             gone.map(|d| format!("{} under `{}`", d.certificate, before.name))
         })
+        .chain(stopped.map(|record| format!("the partner `{}`", record.partner.id)))
         .collect()
 }
 

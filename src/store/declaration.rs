@@ -10,6 +10,7 @@ use crate::identity::{Fingerprint, Match, Serial, parse_dn};
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
 use crate::partner::{
     ANY_NETWORK, Anchor, Credential, CredentialState, Grant, Network, Partner, PartnerRecord, PartnerState, Period,
+    Suspension,
 };
 use std::collections::BTreeMap;
 
@@ -133,6 +134,7 @@ impl Reader<'_> {
             name: section.text("name")?.to_owned(),
             owner: section.text("owner")?.to_owned(),
             state: PartnerState::parse(section.text("state")?)?,
+            suspension: suspension(section),
             labels: labels(section),
             time_zone: Zone::parse(section.text("time_zone")?).ok()?,
             engagement: engaged,
@@ -217,6 +219,16 @@ impl Reader<'_> {
             (None, None) => Vec::new(),
         }
     }
+}
+
+fn suspension(section: Section<'_>) -> Option<Suspension> {
+    section.own_node()?.get("suspension")?;
+    let section = section.section("suspension");
+    Some(Suspension {
+        reason: section.text("reason")?.to_owned(),
+        author: section.text("author")?.to_owned(),
+        at: UnixNanos(section.time("at")?),
+    })
 }
 
 fn labels(section: Section<'_>) -> BTreeMap<String, String> {

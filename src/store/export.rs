@@ -3,7 +3,7 @@
 use super::declaration::DeclaredFile;
 use crate::identity::Match;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Anchor, DeniedCertificate, Der, PartnerRecord, Revocation, Root};
+use crate::partner::{Anchor, DeniedCertificate, Der, PartnerRecord, Revocation, Root, Suspension};
 use crate::registry::Registry;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::json;
@@ -263,9 +263,14 @@ pub(super) fn partner_document(record: &PartnerRecord) -> serde_json::Value {
             engagement.insert(key.into(), json!(time.to_string()));
         }
     }
-    json!({
+    let mut document = json!({
         "name": partner.name, "owner": partner.owner, "state": partner.state.as_str(), "labels": partner.labels,
         "time_zone": partner.time_zone, "engagement": engagement, "networks": partner.networks,
         "credentials": credentials, "grants": grants,
-    })
+    });
+    if let (Some(object), Some(Suspension { reason, author, at })) = (document.as_object_mut(), &partner.suspension) {
+        let suspension = json!({"reason": reason, "author": author, "at": at.to_string()});
+        object.insert("suspension".into(), suspension);
+    }
+    document
 }

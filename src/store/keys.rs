@@ -188,6 +188,12 @@ static PARTNER: &[Field] = &[
         doc: "Only an active partner is served.",
     },
     Field {
+        key: "suspension",
+        kind: Kind::Table(SUSPENSION),
+        presence: Optional(""),
+        doc: "An operator has stopped the partner. Applying never takes that back; only `partner resume` does.",
+    },
+    Field {
         key: "labels",
         kind: Kind::Labels,
         presence: Optional("{tier: gold}"),
@@ -223,6 +229,12 @@ static PARTNER: &[Field] = &[
         presence: Optional("acme-invoices"),
         doc: "What it may call.",
     },
+];
+
+static SUSPENSION: &[Field] = &[
+    Field { key: "reason", kind: Kind::Text, presence: Required("odd traffic"), doc: "Why." },
+    Field { key: "author", kind: Kind::Text, presence: Required("on-call"), doc: "Who has stopped it." },
+    Field { key: "at", kind: Kind::Time, presence: Required("2026-01-01T00:00:00+01:00"), doc: "Since when." },
 ];
 
 static CREDENTIAL: &[Field] = &[

@@ -87,6 +87,10 @@ pub fn plan(
     for mut record in declaration.partners {
         let id = record.partner.id.clone();
         let old = registry.partner(&id);
+        // A file that does not know of a suspension does not take it back.
+        if let Some(before) = old.and_then(|old| old.partner.suspension.as_ref()) {
+            record.partner.suspension = Some(before.clone());
+        }
         for grant in &mut record.grants {
             let before = old.and_then(|r| r.grants.iter().find(|g| g.id == grant.id));
             if let Err(reasons) = expand(grant, before, operations, options, &mut draft) {

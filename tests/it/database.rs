@@ -120,12 +120,14 @@ fn restore_over_a_registry_names_the_denials_that_it_would_forget() {
     let folder = backed_up(&gate, "copy");
     let serial = gate.acme.serial();
     gate.cli(&["anchor", "deny", "acme-ca", "--serial", &serial, "--reason", "stolen"]).ok();
+    gate.cli(&["partner", "suspend", "globex", "--reason", "odd"]).ok();
     gate.stop("KILL");
     let restore = |gate: &Gate, more: &[&str]| {
         db(gate, &[&["restore", folder.to_str().unwrap(), "--reason", "x"], more].concat())
     };
     refused(&restore(&gate, &[]), "--replace moves what is in its place aside");
     refused(&restore(&gate, &["--replace"]), "let in again by it: serial ");
+    refused(&restore(&gate, &["--replace"]), "under `acme-ca`, the partner `globex`; --forget-denials");
     // What cannot be read could deny anybody.
     let database = gate.dir.path().join("state/registry.db");
     let current = fs::read(&database).unwrap();
@@ -145,7 +147,7 @@ fn restore_over_a_registry_names_the_denials_that_it_would_forget() {
     await_some("the copy of the restore", || gate.records_text().contains("\"verb\":\"restore\"").then_some(()));
     let said = verify(&gate).ok();
     assert!(
-        said.starts_with("good: ") && said.contains("\n1 events in the records were taken back by a restore"),
+        said.starts_with("good: ") && said.contains("\n2 events in the records were taken back by a restore"),
         "{said}"
     );
     // What was before the restore's place is no less than it was.

@@ -32,5 +32,6 @@ mod request;
 mod revocation;
 mod spiffe;
 mod status;
+mod suspension;
 mod upstream;
 mod websocket;

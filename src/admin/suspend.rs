@@ -1,0 +1,68 @@
+//! Partners over the admin API: stopped at once, and let go on.
+
+use super::{Caller, Shared, problem, refused};
+use crate::name::PartnerId;
+use crate::partner::Suspension;
+use crate::reload::Stop;
+use axum::Json;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Body of `POST /v1/partners/{id}/suspend` and `…/resume`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StopCall {
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+pub(super) async fn suspend(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(id): Path<String>,
+    Json(call): Json<StopCall>,
+) -> Response {
+    let at = shared.publisher.now();
+    let suspension = Suspension { reason: call.reason.clone(), author: caller.actor().name, at };
+    change(shared, caller, &id, call, Stop::Suspend(suspension)).await
+}
+
+pub(super) async fn resume(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(id): Path<String>,
+    Json(call): Json<StopCall>,
+) -> Response {
+    change(shared, caller, &id, call, Stop::Resume).await
+}
+
+async fn change(shared: Shared, caller: Caller, id: &str, call: StopCall, stop: Stop) -> Response {
+    let Ok(id) = PartnerId::parse(id) else {
+        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+    };
+    if call.reason.trim().is_empty() {
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, "a reason is needed: it is kept", Vec::new());
+    }
+    let verb = if matches!(stop, Stop::Resume) { "resumed" } else { "suspended" };
+    let author = caller.actor().name;
+    let cause = caller.cause(Some(call.reason.clone()), call.ticket);
+    match shared.publisher.stop(id, stop, cause).await {
+        Ok(done) => {
+            let partner = &done.partner;
+            if done.changed {
+                let (reason, revision) = (call.reason, done.revision);
+                tracing::warn!(partner = %partner.id, author, reason, revision, "a partner is {verb}");
+            }
+            Json(json!({
+                "partner": partner.id, "state": partner.standing().as_str(), "suspension": partner.suspension,
+                "revision": done.revision, "changed": done.changed,
+            }))
+            .into_response()
+        }
+        Err(e) => refused(e),
+    }
+}

@@ -1,0 +1,66 @@
+//! Stopping a partner at once, and letting it go on.
+
+use super::{ChangeError, Publisher, aside, interrupted, not_live};
+use crate::document::Problems;
+use crate::history::Cause;
+use crate::name::PartnerId;
+use crate::partner::{Partner, PartnerRecord, Suspension};
+use crate::registry::Change;
+use std::sync::Arc;
+
+/// What is to become of a partner.
+#[derive(Clone, Debug)]
+pub enum Stop {
+    Suspend(Suspension),
+    Resume,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    /// As it is now.
+    pub partner: Partner,
+    pub revision: u64,
+    pub changed: bool,
+}
+
+impl Publisher {
+    /// Stops a partner, or lets it go on; live at once, and on what is open.
+    ///
+    /// # Errors
+    /// There is no such partner, what is wanted is not legal now, or the database failed; nothing was changed.
+    pub async fn stop(self: &Arc<Self>, id: PartnerId, stop: Stop, cause: Cause) -> Result<Stopped, ChangeError> {
+        let this = self.clone();
+        aside(async move { this.stop_now(&id, stop, &cause).await })
+            .await
+            .unwrap_or_else(|e| Err(interrupted("registry", &e)))
+    }
+
+    async fn stop_now(&self, id: &PartnerId, stop: Stop, cause: &Cause) -> Result<Stopped, ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let Some(record) = live.snapshot.registry.partner(id) else {
+            return Err(not_legal(id, "there is no such partner").into());
+        };
+        let mut next = PartnerRecord::clone(record);
+        let done = match stop {
+            Stop::Suspend(suspension) => next.partner.suspend(suspension),
+            Stop::Resume => next.partner.resume(),
+        };
+        let changed = done.map_err(|reason| not_legal(id, &reason))?;
+        let partner = next.partner.clone();
+        let revision = if changed {
+            self.switch(&live, Change::Partner(id.clone(), Some(Arc::new(next))), cause).await?
+        } else {
+            live.snapshot.registry.revision()
+        };
+        Ok(Stopped { partner, revision, changed })
+    }
+}
+
+fn not_legal(id: &PartnerId, reason: &str) -> Problems {
+    let mut problems = Problems::new();
+    problems.registry(format!("partners.{id}"), reason, None);
+    problems
+}
