@@ -85,7 +85,7 @@ pub struct Clock {
     high_water: AtomicI64,
     /// Nanoseconds added to the system's time: what it has lost in steps back.
     correction: AtomicI64,
-    /// Monotonic and wall time at the last [`Clock::check_step`].
+    /// Monotonic and wall time at the last step.
     reference: Mutex<(Instant, i64)>,
 }
 
@@ -112,18 +112,22 @@ impl Clock {
         UnixNanos(self.high_water.fetch_max(now, Ordering::AcqRel).max(now))
     }
 
-    /// Compares the wall clock with the monotonic clock since the last call; to be called about once a second.
-    /// A difference above `tolerance` is a step, and is returned so that it can be logged and counted.
+    /// Compares the wall clock with the monotonic clock since the last step; to be called about once a second.
+    /// A difference above `tolerance` is a step, and is returned so that it can be logged and counted. Smaller ones add
+    /// up, so that nobody gains time by many of them; what slows both clocks down makes none.
     pub fn check_step(&self, tolerance: Duration) -> Option<Step> {
+        self.seen(Instant::now(), system_nanos(), tolerance)
+    }
+
+    fn seen(&self, instant: Instant, wall: i64, tolerance: Duration) -> Option<Step> {
         let Ok(mut reference) = self.reference.lock() else { return None };
-        let (instant, wall) = (Instant::now(), system_nanos());
         let elapsed = i64::try_from(instant.duration_since(reference.0).as_nanos()).unwrap_or(i64::MAX);
         let difference = wall.saturating_sub(reference.1.saturating_add(elapsed));
-        *reference = (instant, wall);
         let size = Duration::from_nanos(difference.unsigned_abs());
         if size <= tolerance {
             return None;
         }
+        *reference = (instant, wall);
         // A step back is added to what we correct; a step forward first takes back earlier corrections.
         let correction = self.correction.load(Ordering::Acquire).saturating_sub(difference).max(0);
         self.correction.store(correction, Ordering::Release);
@@ -141,5 +145,44 @@ fn system_nanos() -> i64 {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
         Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLERANCE: Duration = Duration::from_millis(500);
+    const SECOND: i64 = 1_000_000_000;
+
+    /// What is seen of a wall clock that is so many milliseconds off after each second.
+    fn seen(off: &[i64]) -> (Vec<Option<Step>>, i64) {
+        let clock = Clock::new();
+        let (start, wall) = *clock.reference.lock().unwrap();
+        let steps = (1..).zip(off).map(|(n, off)| {
+            clock.seen(
+                start + Duration::from_secs(n),
+                wall + i64::try_from(n).unwrap() * SECOND + off * 1_000_000,
+                TOLERANCE,
+            )
+        });
+        let steps = steps.collect();
+        (steps, clock.correction.load(Ordering::Acquire) / 1_000_000)
+    }
+
+    #[test]
+    fn small_steps_back_add_up_to_one_that_is_made_good() {
+        let back = |ms| Some(Step::Back(Duration::from_millis(ms)));
+        assert_eq!(seen(&[0, -400, -800, -1200, -1600, -2000]).0, [None, None, back(800), None, back(800), None]);
+        assert_eq!(seen(&[0, -400, -800, -1200, -1600]).1, 1600);
+        assert_eq!(seen(&[-400, 0, -400, 0]), (vec![None; 4], 0));
+    }
+
+    #[test]
+    fn step_forward_takes_back_what_was_made_good() {
+        let (steps, correction) = seen(&[-3000, -3000, 0, 2000]);
+        let forward = |ms| Some(Step::Forward(Duration::from_millis(ms)));
+        assert_eq!(steps, [Some(Step::Back(Duration::from_secs(3))), None, forward(3000), forward(2000)]);
+        assert_eq!(correction, 0);
     }
 }
