@@ -249,7 +249,7 @@ impl Open {
                 // What the clock comes upon while a change is being enforced is the change's doing.
                 let change = self.enforcing().upgrade();
                 let cause = change.unwrap_or_else(|| self.enforcement(since));
-                let next = self.look(&connection, Look::Requests, &cause, &mut turn);
+                let next = self.look(&connection, Look::Requests, &cause, &mut turn).await;
                 self.schedule(&connection, next);
                 turn.breathe().await;
             }
@@ -285,7 +285,7 @@ impl Open {
     async fn look_at(&self, connections: &[Arc<Connection>], look: Look, cause: &Arc<Enforcement>) {
         let mut turn = Turn::new(&self.clock);
         for connection in connections {
-            let next = self.look(connection, look, cause, &mut turn);
+            let next = self.look(connection, look, cause, &mut turn).await;
             if next < connection.running().due {
                 self.schedule(connection, next);
             }
@@ -293,8 +293,9 @@ impl Open {
         }
     }
 
-    /// Looks at one connection and returns when to look again.
-    fn look(
+    /// Looks at one connection and returns when to look again. It may have a hundred streams: others have their turn
+    /// between them too.
+    async fn look(
         &self,
         connection: &Arc<Connection>,
         look: Look,
@@ -334,6 +335,10 @@ impl Open {
                 }
             }
             Ok(who) => {
+                // Before others have their turn: a change may be published in it.
+                if connection.running().partner.as_ref() != Some(who.partner()) {
+                    self.index().rename(connection, Some(who.partner().clone()));
+                }
                 next = next.min(who.until());
                 for stream in &streams {
                     match who.decide_again(&stream.request, &mut turn.last) {
@@ -346,9 +351,7 @@ impl Open {
                     } else {
                         next = next.min(now.saturating_add(AGAIN.saturating_sub(age)));
                     }
-                }
-                if connection.running().partner.as_ref() != Some(who.partner()) {
-                    self.index().rename(connection, Some(who.partner().clone()));
+                    turn.breathe().await;
                 }
             }
         }
