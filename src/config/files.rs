@@ -180,7 +180,8 @@ impl Reader {
         let mut found = Vec::new();
         if !root.is_dir() {
             self.watched.insert(root.clone(), Stamp::of(&root));
-            problems.file(&root.display().to_string(), "there is no such policy folder", Some(FIX));
+            let reason = if root.exists() { "is not a folder" } else { "does not exist" };
+            problems.file(&root.display().to_string(), reason, Some(FIX));
             return PolicySource { files: found };
         }
         self.walk(&root, &root, &mut found, problems);
