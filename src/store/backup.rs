@@ -133,6 +133,11 @@ pub async fn verify_backup(from: &Path, name: &str) -> Result<Manifest, BackupEr
         .map_err(|reason| BackupError::File { path: path.display().to_string(), reason })?;
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|e| BackupError::File { path: path.display().to_string(), reason: e.to_string() })?;
+    // Without the database in it there is nothing that a digest would be of.
+    if manifest.form != FORM || !manifest.files.contains_key(name) {
+        let reason = format!("is no manifest of form {FORM} with `{name}` in it");
+        return Err(BackupError::File { path: path.display().to_string(), reason });
+    }
     for (name, expected) in &manifest.files {
         // No path that leads out of the copy.
         let inside = Path::new(name).components().all(|c| matches!(c, std::path::Component::Normal(_)));
@@ -180,12 +185,17 @@ pub async fn restore(
 ) -> Result<Restored, BackupError> {
     let manifest = verify_backup(from, &file_name(at)).await?;
     let folder = at.parent().unwrap_or(Path::new("."));
+    // What would be written over, with what SQLite has not put into the database yet: left there, it would be put into
+    // the one that is restored.
+    let journals = ["-wal", "-shm"].map(|end| format!("{}{end}", file_name(at)));
+    let names = manifest.files.keys().filter(|name| !name.contains('/')).chain(&journals);
+    let in_place: Vec<&String> = names.filter(|name| folder.join(name).exists()).collect();
     let mut aside = None;
-    if at.exists() {
+    if let Some(first) = in_place.first() {
         if !how.replace {
-            return Err(BackupError::InPlace(at.display().to_string()));
+            return Err(BackupError::InPlace(folder.join(first).display().to_string()));
         }
-        if !how.forget_denials {
+        if at.exists() && !how.forget_denials {
             let before = registry_of(at).await.map_err(|e| BackupError::Unreadable(e.to_string()))?;
             let after = registry_of(&from.join(file_name(at))).await?;
             let forgotten = forgotten(&before, &after);
@@ -195,12 +205,11 @@ pub async fn restore(
         }
         let place = folder.join(format!("before-restore-{}", now.seconds()));
         DirBuilder::new().mode(0o700).create(&place).map_err(failed(&place))?;
-        // With what SQLite has not put into the database yet.
-        let journals = ["-wal", "-shm"].map(|end| format!("{}{end}", file_name(at)));
-        for name in manifest.files.keys().filter(|name| !name.contains('/')).chain(&journals) {
-            let there = folder.join(name);
-            if there.exists() {
-                std::fs::rename(&there, place.join(name)).map_err(failed(&there))?;
+        for name in in_place {
+            // Opening the database to look at it may have put its journal away.
+            match std::fs::rename(folder.join(name), place.join(name)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&folder.join(name))(e)),
+                _ => {}
             }
         }
         aside = Some(place);

@@ -106,10 +106,24 @@ fn copy_that_was_touched_or_is_not_whole_is_not_taken_back() {
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("\"record.key\"", "\"../records.jsonl\"")).unwrap();
     refused(&restore(&gate), "is not what was backed up");
+    for (from, to) in [("\"registry.db\"", "\"registry\""), ("\"form\": 1", "\"form\": 2")] {
+        assert!(text.contains(from));
+        fs::write(&manifest, text.replace(from, to)).unwrap();
+        refused(&restore(&gate), "is no manifest of form 1 with `registry.db` in it");
+    }
     fs::remove_file(&manifest).unwrap();
     refused(&restore(&gate), "manifest.json`: does not exist");
     assert!(!gate.dir.path().join("state/registry.db").exists());
     fs::write(&manifest, text).unwrap();
+    // A key without its database, and a journal that would be put into another one, are not written over either.
+    for left in ["history.key", "registry.db-wal"] {
+        let left = gate.dir.path().join("state").join(left);
+        fs::create_dir_all(left.parent().unwrap()).unwrap();
+        fs::write(&left, "left").unwrap();
+        refused(&restore(&gate), "is there already: --replace moves what is in its place aside");
+        assert_eq!(fs::read(&left).unwrap(), b"left");
+        fs::remove_file(&left).unwrap();
+    }
     restore(&gate).ok();
 }
 
