@@ -9,6 +9,7 @@ mod copies;
 mod deny;
 mod outside;
 mod suspend;
+mod switch;
 
 pub use deny::{Denial, no_anchor};
 use outside::{Looked, Outside};
