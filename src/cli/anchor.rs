@@ -2,8 +2,8 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
-use super::registry::{Output, ask};
-use super::{Exit, complain, say};
+use super::client::ask;
+use super::{Exit, Form, complain, say};
 use crate::admin::DenyCall;
 use crate::name::AnchorName;
 use http::Method;
@@ -20,16 +20,14 @@ pub(super) struct Args {
 enum Command {
     /// All anchors in a table.
     List {
-        /// For people or for programs.
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        form: Form,
     },
     /// One anchor: its certificates, what is asked of those under it, who is, and what is denied.
     Show {
         name: String,
-        /// For people or for programs.
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        form: Form,
     },
     /// Refuse one certificate under an anchor, at once, as if a revocation list named it.
     Deny(Certificate),
@@ -64,9 +62,9 @@ struct Named {
 
 pub(super) async fn run(path: &Path, args: Args) -> Exit {
     match args.command {
-        Command::List { output } => see(path, "/v1/anchors", output, list).await,
-        Command::Show { name, output } => match known_form(&name) {
-            Ok(()) => see(path, &format!("/v1/anchors/{name}"), output, show).await,
+        Command::List { form } => see(path, "/v1/anchors", form, list).await,
+        Command::Show { name, form } => match known_form(&name) {
+            Ok(()) => see(path, &format!("/v1/anchors/{name}"), form, show).await,
             Err(exit) => exit,
         },
         Command::Deny(certificate) => change(path, certificate, "deny").await,
@@ -82,17 +80,8 @@ fn known_form(name: &str) -> Result<(), Exit> {
     })
 }
 
-async fn see(path: &Path, call: &str, output: Output, print: fn(&Value)) -> Exit {
-    match ask(path, Method::GET, call, None).await {
-        Ok(value) => {
-            match output {
-                Output::Json => say(&value.to_string()),
-                Output::Text => print(&value),
-            }
-            Exit::Done
-        }
-        Err(exit) => exit,
-    }
+async fn see(path: &Path, call: &str, form: Form, print: fn(&Value)) -> Exit {
+    form.show(ask(path, Method::GET, call, None).await, print)
 }
 
 async fn change(path: &Path, certificate: Certificate, verb: &str) -> Exit {

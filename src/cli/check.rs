@@ -1,6 +1,6 @@
 //! `partnergate check`: the same snapshot build that `serve` and reload run.
 
-use super::registry::read_folder;
+use super::apply::read_folder;
 use super::{Exit, complain, say};
 use crate::clock::Clock;
 use crate::config::Config;

@@ -2,6 +2,9 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
+use super::{Exit, complain};
+use crate::config::Config;
+use crate::server::socket_path;
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -10,17 +13,37 @@ use serde_json::Value;
 use std::path::Path;
 use tokio::net::UnixStream;
 
+/// Sends one call to the gateway of a config. What it says against it goes to stderr.
+pub(super) async fn ask(path: &Path, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Exit> {
+    let state_dir = Config::state_dir(path).map_err(|problems| {
+        complain(&problems.to_string());
+        Exit::Problems
+    })?;
+    let answer: Result<Answer, String> = call(&socket_path(&state_dir), method, target, body).await;
+    match answer.map(Answer::accepted) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err((problems, text))) => {
+            complain(&text);
+            Err(if problems { Exit::Problems } else { Exit::Failed })
+        }
+        Err(text) => {
+            complain(&text);
+            Err(Exit::Failed)
+        }
+    }
+}
+
 /// An answer: status and JSON body.
-pub(super) struct Answer {
-    pub status: u16,
-    pub body: Value,
+struct Answer {
+    status: u16,
+    body: Value,
 }
 
 /// Sends one call.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub(super) async fn call(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
+async fn call(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
     let stream = UnixStream::connect(socket).await.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
             format!(
@@ -55,7 +78,7 @@ pub(super) async fn call(socket: &Path, method: Method, path: &str, body: Option
 
 impl Answer {
     /// The body, or what the gateway said against it.
-    pub(super) fn accepted(self) -> Result<Value, (bool, String)> {
+    fn accepted(self) -> Result<Value, (bool, String)> {
         if self.status < 300 {
             return Ok(self.body);
         }

@@ -1,14 +1,12 @@
 //! `db`: the database and its keys as files: what state they are in, a copy of them, and back from a copy.
 
-use super::registry::Output;
-use super::{Exit, complain, say};
-use crate::admin::user_name;
+use super::offline::this_user;
+use super::{Exit, Form, Output, complain, say};
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
-use crate::history::{Actor, Cause, Way};
+use crate::history::Cause;
 use crate::server::{BESIDE_THE_DATABASE, KEPT_COPIES, database_path, lock_state_dir};
 use crate::store::{BackupError, DatabaseStatus, Manifest, Restore, Store, backup, restore, verify_backup};
-use nix::unistd::Uid;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -22,25 +20,22 @@ pub(super) struct Args {
 enum Command {
     /// What is in the database, and whether the file is sound. A gateway may be running on it.
     Status {
-        /// For people or for programs.
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        form: Form,
     },
     /// Copy the database as of one moment, its keys, and what is kept of lists and bundles, into a new folder. A gateway
     /// may be running on it.
     Backup {
         /// The folder for the copy. It has keys in it: keep it as safe as the gateway.
         folder: PathBuf,
-        /// For people or for programs.
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        form: Form,
     },
     /// Look whether a copy is what was backed up, and whole.
     Verify {
         folder: PathBuf,
-        /// For people or for programs.
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        form: Form,
     },
     /// Take a copy back, with the gateway stopped.
     Restore(RestoreArgs),
@@ -64,9 +59,8 @@ struct RestoreArgs {
     /// The ticket that it belongs to; kept in the history.
     #[arg(long)]
     ticket: Option<String>,
-    /// For people or for programs.
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
+    #[command(flatten)]
+    form: Form,
 }
 
 pub(super) async fn run(path: &Path, args: Args) -> Exit {
@@ -81,19 +75,19 @@ pub(super) async fn run(path: &Path, args: Args) -> Exit {
     let database = database_path(&state_dir);
     let now = Clock::new().now();
     let outcome = match args.command {
-        Command::Status { output } => status(&database, output).await,
-        Command::Backup { folder, output } => match backup(&database, BESIDE_THE_DATABASE, &folder, now).await {
+        Command::Status { form } => status(&database, form.output).await,
+        Command::Backup { folder, form } => match backup(&database, BESIDE_THE_DATABASE, &folder, now).await {
             Ok(manifest) => {
-                told(&manifest, output, "backed up");
+                told(&manifest, form.output, "backed up");
                 Ok(Exit::Done)
             }
             Err(e) => Err(failed(&e)),
         },
-        Command::Verify { folder, output } => {
+        Command::Verify { folder, form } => {
             let name = database.file_name().unwrap_or_default().to_string_lossy();
             match verify_backup(&folder, &name).await {
                 Ok(manifest) => {
-                    told(&manifest, output, "good");
+                    told(&manifest, form.output, "good");
                     Ok(Exit::Done)
                 }
                 Err(e) => Err(failed(&e)),
@@ -164,13 +158,11 @@ async fn take_back(state_dir: &Path, args: &RestoreArgs, now: UnixNanos) -> Resu
         return Err(fail(&"a reason is needed: it is kept in the history"));
     }
     let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
-    let uid = Uid::current().as_raw();
-    let actor = Actor { name: user_name(uid), uid: Some(uid), way: Way::Offline };
-    let cause = Cause { actor, reason: Some(args.reason.clone()), ticket: args.ticket.clone() };
+    let cause = Cause { actor: this_user(), reason: Some(args.reason.clone()), ticket: args.ticket.clone() };
     let how = Restore { replace: args.replace, forget_denials: args.forget_denials };
     let restored = restore(&args.folder, &database_path(state_dir), KEPT_COPIES, how, &cause, now).await;
     let restored = restored.map_err(|e| failed(&e))?;
-    match args.output {
+    match args.form.output {
         Output::Json => say(&json!(restored).to_string()),
         Output::Text => {
             told(&restored.manifest, Output::Text, "restored");

@@ -1,7 +1,7 @@
 //! `history` and `audit`: what was changed, by whom and why, and whether somebody has altered what is said of it.
 
-use super::registry::{Output, Wanted, look};
-use super::{Exit, complain, say};
+use super::offline::{Wanted, look};
+use super::{Exit, Form, Output, complain, say};
 use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
 use crate::document::parse_id;
 use crate::history::{Event, Verb};
@@ -59,9 +59,8 @@ enum AuditCommand {
         /// Files of records, oldest first: the copies of events in them must be those of the database.
         #[arg(long, value_name = "FILE", num_args = 1..)]
         records: Vec<PathBuf>,
-        /// For people or for programs.
-        #[arg(long, value_enum, default_value = "text")]
-        output: Output,
+        #[command(flatten)]
+        form: Form,
     },
     /// Every event as it is chained, one a line: the SHA-256 of 32 zero bytes and the first line, and so on with that hash
     /// and the next line, ends in the hash that `verify` shows.
@@ -120,9 +119,9 @@ pub(super) async fn audit(path: &Path, args: &AuditArgs) -> Exit {
             };
             each(path, args.offline, HistoryCall::default(), print).await.err().unwrap_or(Exit::Done)
         }
-        AuditCommand::Verify { records, output } => match verify(path, args.offline, records).await {
+        AuditCommand::Verify { records, form } => match verify(path, args.offline, records).await {
             Ok(answer) => {
-                report(&answer, *output);
+                report(&answer, form.output);
                 if answer.ok { Exit::Done } else { Exit::Problems }
             }
             Err(exit) => exit,

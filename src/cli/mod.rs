@@ -3,15 +3,20 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was given has problems (they are listed).
 
 mod anchor;
+mod apply;
 mod check;
 mod client;
 mod config;
 mod db;
+mod export;
 mod history;
-mod registry;
+mod offline;
+mod partner;
 mod serve;
+mod status;
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,9 +46,9 @@ enum Command {
     /// Print the config's schema, a commented example or the reference.
     Config(config::Args),
     /// Apply a folder of registry files: show the plan, then change all or nothing.
-    Apply(registry::ApplyArgs),
+    Apply(apply::Args),
     /// Write the registry as files that `apply` reads.
-    Export(registry::ExportArgs),
+    Export(export::Args),
     /// Look at trust anchors, and deny single certificates.
     Anchor(anchor::Args),
     /// Show what was changed, by whom and why.
@@ -53,11 +58,45 @@ enum Command {
     /// Look at the database, copy it with its keys, and take a copy back.
     Db(db::Args),
     /// Look at partners.
-    Partner(registry::PartnerArgs),
+    Partner(partner::Args),
     /// Show what the running gateway decides on.
-    Status(registry::StatusArgs),
+    Status(status::Args),
     /// Make the running gateway read its files again.
     Reload,
+}
+
+/// Flattened into the arguments of whatever answers.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Form {
+    /// For people or for programs.
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+impl Form {
+    fn is_json(self) -> bool {
+        self.output == Output::Json
+    }
+
+    /// Shows an answer as it came, or as `print` puts it for people.
+    fn show(self, answer: Result<Value, Exit>, print: impl FnOnce(&Value)) -> Exit {
+        match answer {
+            Ok(value) => {
+                match self.output {
+                    Output::Json => say(&value.to_string()),
+                    Output::Text => print(&value),
+                }
+                Exit::Done
+            }
+            Err(exit) => exit,
+        }
+    }
 }
 
 /// What a command came to.
@@ -94,15 +133,15 @@ pub fn main() -> ExitCode {
             Command::Serve => serve::run(path).await,
             Command::Check(args) => check::run(path, &args).await,
             Command::Config(args) => config::run(&args),
-            Command::Apply(args) => registry::apply(path, &args).await,
-            Command::Export(args) => registry::export(path, &args).await,
+            Command::Apply(args) => apply::run(path, &args).await,
+            Command::Export(args) => export::run(path, &args).await,
             Command::Anchor(args) => anchor::run(path, args).await,
             Command::History(args) => history::history(path, &args).await,
             Command::Audit(args) => history::audit(path, &args).await,
             Command::Db(args) => db::run(path, args).await,
-            Command::Partner(args) => registry::partner(path, &args).await,
-            Command::Status(args) => registry::status(path, &args).await,
-            Command::Reload => registry::reload(path).await,
+            Command::Partner(args) => partner::run(path, &args).await,
+            Command::Status(args) => status::run(path, &args).await,
+            Command::Reload => status::reload(path).await,
         }
     });
     // Requests that are cut here are recorded when they are dropped, which takes no time; a plan or an export that is

@@ -1,0 +1,186 @@
+//! `apply`: a folder of registry files, its plan shown first, and then all or nothing of it.
+
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
+
+use super::client::ask;
+use super::offline::{load, this_user};
+use super::{Exit, Form, complain, say};
+use crate::clock::Clock;
+use crate::history::Cause;
+use crate::material::MaterialFiles;
+use crate::registry::Change;
+use crate::reload::newly_named;
+use crate::server::{database_path, lock_state_dir};
+use crate::snapshot::{Snapshot, Sources};
+use crate::store::{DeclaredFile, PlanLine, PlanOptions, Store, parse_declaration, plan};
+use http::Method;
+use serde_json::{Value, json};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder of registry files (YAML or JSON) and the anchors' PEM files.
+    #[arg(short = 'f', long = "files", value_name = "DIR")]
+    files: PathBuf,
+    /// Do it without asking.
+    #[arg(short, long)]
+    yes: bool,
+    /// Show the plan only.
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove what the files do not declare.
+    #[arg(long)]
+    prune: bool,
+    /// Let unchanged patterns of grants cover operations that have appeared since.
+    #[arg(long)]
+    widen: bool,
+    /// Work on the database directly; refused while a gateway runs.
+    #[arg(long)]
+    offline: bool,
+    /// Why; kept in the history.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// Registry files of a folder and the certificates beside them, sorted by name.
+pub(super) fn read_folder(folder: &Path) -> Result<Vec<DeclaredFile>, String> {
+    let mut files = Vec::new();
+    let entries = std::fs::read_dir(folder).map_err(|e| e.to_string())?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let wanted = [".yaml", ".yml", ".json", ".pem", ".crt"].iter().any(|end| name.ends_with(end));
+        if wanted && !name.starts_with('.') {
+            let text = std::fs::read_to_string(entry.path()).map_err(|e| format!("`{name}`: {e}"))?;
+            if text.contains("PRIVATE KEY-----") {
+                return Err(format!("`{name}` holds a private key: it has no place in a registry folder"));
+            }
+            files.push(DeclaredFile { name, text });
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    if files.iter().any(|f| !f.name.ends_with(".pem") && !f.name.ends_with(".crt")) {
+        Ok(files)
+    } else {
+        Err("holds no .yaml, .yml or .json file".into())
+    }
+}
+
+pub(super) async fn run(path: &Path, args: &Args) -> Exit {
+    match try_apply(path, args).await {
+        Ok(exit) | Err(exit) => exit,
+    }
+}
+
+async fn try_apply(path: &Path, args: &Args) -> Result<Exit, Exit> {
+    let files = read_folder(&args.files).map_err(|reason| {
+        complain(&format!("error: {}: {reason}", args.files.display()));
+        Exit::Problems
+    })?;
+    let options = PlanOptions { prune: args.prune, widen: args.widen };
+    if args.offline {
+        return apply_offline(path, args, &files, options).await;
+    }
+    // Where nobody is asked, nothing is planned for show first.
+    let asked = args.dry_run || !args.yes;
+    let mut call = json!({
+        "files": files, "options": options, "dry_run": asked, "reason": args.reason, "ticket": args.ticket,
+    });
+    let mut answer = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
+    let lines: Vec<PlanLine> = serde_json::from_value(answer["lines"].clone()).unwrap_or_default();
+    if !agreed(args, &lines) {
+        return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
+    }
+    if asked {
+        call["dry_run"] = json!(false);
+        answer = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
+    }
+    report(args, &answer);
+    Ok(Exit::Done)
+}
+
+async fn apply_offline(path: &Path, args: &Args, files: &[DeclaredFile], options: PlanOptions) -> Result<Exit, Exit> {
+    let config = load(path)?;
+    let fail = |e: &dyn std::fmt::Display| {
+        complain(&e.to_string());
+        Exit::Failed
+    };
+    let problems = |e: &dyn std::fmt::Display| {
+        complain(&e.to_string());
+        Exit::Problems
+    };
+    let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
+    let now = Clock::new().now();
+    let store = Store::open(&database_path(&config.state_dir), now).await.map_err(|e| fail(&e))?;
+    let registry = store.load().await.map_err(|e| fail(&e))?;
+    let revision = registry.revision();
+    let material = MaterialFiles::new(path, &config.state_dir);
+    let reading = material.read(&registry, &material.kept(&registry));
+    let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
+    let (snapshot, _) = Snapshot::build(sources, None, now).map_err(|e| problems(&e))?;
+    let declaration = parse_declaration(files, &config.environment).map_err(|e| problems(&e))?;
+    let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options).map_err(|e| problems(&e))?;
+    let reading = material.read(&planned.next, &reading.material);
+    let refused = reading.problems(newly_named(&snapshot.registry, &planned.changes));
+    if refused.has_errors() {
+        return Err(problems(&refused));
+    }
+    let sources = Sources { material: reading.material, ..config.sources(planned.next) };
+    Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
+    if !agreed(args, &planned.lines) {
+        return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
+    }
+    let changes: &[Change] = &planned.changes;
+    let cause = Cause { actor: this_user(), reason: args.reason.clone(), ticket: args.ticket.clone() };
+    let revision = if changes.is_empty() {
+        revision
+    } else {
+        store.commit(revision, changes, &cause, now).await.map_err(|e| fail(&e))?
+    };
+    store.close().await;
+    report(args, &json!({"lines": planned.lines, "revision": revision, "changed": !changes.is_empty()}));
+    Ok(Exit::Done)
+}
+
+/// Shows the plan and asks, unless told not to.
+fn agreed(args: &Args, lines: &[PlanLine]) -> bool {
+    if args.form.is_json() {
+        if args.dry_run {
+            say(&json!({"lines": lines}).to_string());
+        }
+        return args.yes && !args.dry_run;
+    }
+    if lines.is_empty() {
+        say("nothing to change");
+    }
+    for line in lines {
+        say(&format!("{:<12} {:<8} {:<24} {}", line.action, line.noun, line.id, line.detail));
+    }
+    if args.dry_run {
+        return false;
+    }
+    if args.yes || lines.is_empty() {
+        return true;
+    }
+    if !std::io::stdin().is_terminal() {
+        complain("nothing was changed: say --yes where nobody can be asked");
+        return false;
+    }
+    let _ = write!(std::io::stderr(), "Apply? [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+fn report(args: &Args, applied: &Value) {
+    if args.form.is_json() {
+        say(&applied.to_string());
+    } else if applied["changed"] == json!(true) {
+        say(&format!("applied; registry revision {}", applied["revision"]));
+    }
+}

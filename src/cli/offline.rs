@@ -1,0 +1,78 @@
+//! What is read from the running gateway or, with `--offline`, from the database of one that does not run.
+
+use super::client::ask;
+use super::{Exit, complain};
+use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, user_name};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::history::{Actor, Way};
+use crate::material::MaterialFiles;
+use crate::name::PartnerId;
+use crate::server::{database_path, lock_state_dir};
+use crate::snapshot::{Snapshot, Sources};
+use crate::store::Store;
+use http::Method;
+use nix::unistd::Uid;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// What is read.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    Export,
+    List,
+    Partner(&'a str),
+    History(&'a HistoryCall),
+    Audit,
+}
+
+pub(super) async fn look(path: &Path, offline: bool, target: &str, wanted: Wanted<'_>) -> Result<Value, Exit> {
+    if offline { read_offline(path, wanted).await } else { ask(path, Method::GET, target, None).await }
+}
+
+/// What the admin API would answer, from the database of a gateway that does not run.
+async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
+    let config = load(path)?;
+    let fail = |e: &dyn std::fmt::Display| {
+        complain(&e.to_string());
+        Exit::Failed
+    };
+    let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
+    let store = Store::open(&database_path(&config.state_dir), Clock::new().now()).await.map_err(|e| fail(&e))?;
+    let registry = store.load().await.map_err(|e| fail(&e))?;
+    let value = match wanted {
+        Wanted::Export => {
+            let material = MaterialFiles::new(path, &config.state_dir);
+            let material = material.read(&registry, &material.kept(&registry)).material;
+            let sources = Sources { material, ..config.sources(registry) };
+            let (snapshot, _) = Snapshot::build(sources, None, Clock::new().now()).map_err(|e| fail(&e))?;
+            serde_json::to_value(admin::export_document(&snapshot)).map_err(|e| fail(&e))?
+        }
+        Wanted::List => serde_json::to_value(admin::list_document(&registry)).map_err(|e| fail(&e))?,
+        Wanted::Partner(id) => {
+            let id = PartnerId::parse(id).map_err(|e| fail(&e))?;
+            let record = registry.partner(&id).ok_or_else(|| fail(&"there is no such partner"))?;
+            admin::partner_document(record, &store.usage(Some(&id)).await.map_err(|e| fail(&e))?)
+        }
+        Wanted::History(call) => {
+            let events = store.history(&call.query()).await.map_err(|e| fail(&e))?;
+            json!(HistoryAnswer::of(events))
+        }
+        Wanted::Audit => json!(AuditAnswer::from(store.verify_history().await.map_err(|e| fail(&e))?)),
+    };
+    store.close().await;
+    Ok(value)
+}
+
+pub(super) fn load(path: &Path) -> Result<Config, Exit> {
+    Config::load(path).map_err(|problems| {
+        complain(&problems.to_string());
+        Exit::Problems
+    })
+}
+
+/// Who works on the database of a gateway that does not run.
+pub(super) fn this_user() -> Actor {
+    let uid = Uid::current().as_raw();
+    Actor { name: user_name(uid), uid: Some(uid), way: Way::Offline }
+}

@@ -1,0 +1,167 @@
+//! `partner`: who they are, what they may do and did; stopped at once, and let go on.
+
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
+
+use super::client::ask;
+use super::offline::{Wanted, look};
+use super::{Exit, Form, complain, say};
+use crate::admin::StopCall;
+use crate::document::{format_time, parse_time, parse_zone};
+use crate::name::PartnerId;
+use http::Method;
+use serde_json::{Value, json};
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Read the database directly; refused while a gateway runs.
+    #[arg(long, global = true)]
+    offline: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// All partners in a table.
+    List {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// One partner: engagement, credentials, grants, and the use that was made of them.
+    Show {
+        id: String,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Stop a partner at once, on everything that is open too. Applying files does not take that back.
+    Suspend(StopArgs),
+    /// Let a partner go on that was stopped with `suspend`.
+    Resume(StopArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct StopArgs {
+    id: String,
+    /// Why; kept with the partner and in the history.
+    #[arg(long)]
+    reason: String,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
+pub(super) async fn run(path: &Path, args: &Args) -> Exit {
+    match &args.command {
+        Command::List { form } => form.show(look(path, args.offline, "/v1/partners", Wanted::List).await, list),
+        Command::Show { id, form } => {
+            form.show(look(path, args.offline, &format!("/v1/partners/{id}"), Wanted::Partner(id)).await, show)
+        }
+        Command::Suspend(_) | Command::Resume(_) if args.offline => {
+            complain(
+                "this is for a gateway that runs: while none does, write `state` in the partner's file and apply that",
+            );
+            Exit::Failed
+        }
+        Command::Suspend(stopping) => stop(path, stopping, "suspend").await,
+        Command::Resume(stopping) => stop(path, stopping, "resume").await,
+    }
+}
+
+async fn stop(path: &Path, args: &StopArgs, verb: &str) -> Exit {
+    // What is no id would be no part of a call either.
+    if let Err(reason) = PartnerId::parse(&args.id) {
+        complain(&format!("there is no such partner: {reason}"));
+        return Exit::Problems;
+    }
+    let call = json!(StopCall { reason: args.reason.clone(), ticket: args.ticket.clone() });
+    let answer = ask(path, Method::POST, &format!("/v1/partners/{}/{verb}", args.id), Some(&call)).await;
+    args.form.show(answer, |value| {
+        let said = match (verb, value["changed"].as_bool() == Some(true)) {
+            ("suspend", true) => "is suspended from now on".to_owned(),
+            ("suspend", false) => {
+                let by = value["suspension"]["author"].as_str().unwrap_or("nobody");
+                format!("is suspended already, by {by}: {}", value["suspension"]["reason"].as_str().unwrap_or_default())
+            }
+            (_, true) => format!("goes on as {}", value["state"].as_str().unwrap_or_default()),
+            (_, false) => format!("is not suspended: it is {}", value["state"].as_str().unwrap_or_default()),
+        };
+        say(&format!("`{}` {said} (registry revision {})", args.id, value["revision"]));
+    })
+}
+
+fn list(value: &Value) {
+    let row = |id: &str, state: &str, credentials: &str, grants: &str, ends: &str, name: &str| {
+        say(format!("{id:<20} {state:<10} {credentials:>11} {grants:>6}  {ends:<26} {name}").trim_end());
+    };
+    row("ID", "STATE", "CREDENTIALS", "GRANTS", "ENGAGEMENT ENDS (UTC)", "NAME");
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    for p in value["partners"].as_array().into_iter().flatten() {
+        let ends = p["engagement_ends"].as_str().unwrap_or("open");
+        row(
+            &text(&p["id"]),
+            &text(&p["state"]),
+            &text(&p["credentials"]),
+            &text(&p["grants"]),
+            ends,
+            &text(&p["name"]),
+        );
+    }
+}
+
+/// Times in UTC and, where it is another, in the partner's zone.
+fn show(value: &Value) {
+    let record = &value["record"];
+    let partner = &record["partner"];
+    let zone_name = partner["time_zone"].as_str().unwrap_or("UTC").to_owned();
+    let zone = parse_zone(&zone_name).ok();
+    let time = |v: &Value, none: &str| match (v.as_i64(), &zone) {
+        (None, _) => none.to_owned(),
+        (Some(nanos), Some(zone)) if zone_name != "UTC" => {
+            let instant = jiff::Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+            format!("{} ({} {zone_name})", format_time(nanos), zone.to_datetime(instant))
+        }
+        (Some(nanos), _) => format_time(nanos),
+    };
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let join = |v: &Value| v.as_array().map(|l| l.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default();
+    say(&format!("{} — {}", text(&partner["id"]), text(&partner["name"])));
+    say(&format!("  state       {}", text(&partner["state"])));
+    let suspension = &partner["suspension"];
+    if suspension.is_object() {
+        let (author, reason) = (text(&suspension["author"]), text(&suspension["reason"]));
+        say(&format!("  SUSPENDED   by {author} since {}: {reason}", time(&suspension["at"], "")));
+    }
+    say(&format!("  owner       {}", text(&partner["owner"])));
+    say(&format!("  engagement  from {}", time(&partner["engagement"]["starts"], "ever")));
+    say(&format!("              to   {}", time(&partner["engagement"]["ends"], "open")));
+    say(&format!("  networks    {}", join(&partner["networks"])));
+    for c in record["credentials"].as_array().into_iter().flatten() {
+        say(&format!("  credential  {} ({}, under {})", text(&c["id"]), text(&c["state"]), text(&c["anchor"])));
+        say(&format!("              matches {}", c["match"]));
+    }
+    for g in record["grants"].as_array().into_iter().flatten() {
+        say(&format!("  grant       {} (owner {})", text(&g["id"]), text(&g["owner"])));
+        say(&format!("              {}", join(&g["operations"])));
+        say(&format!("              from {}", time(&g["period"]["starts"], "ever")));
+        say(&format!("              to   {}", time(&g["period"]["ends"], "the end of the engagement")));
+        if g["networks"].is_array() {
+            say(&format!("              only from {}", join(&g["networks"])));
+        }
+        if g["credentials"].is_array() {
+            say(&format!("              only with {}", join(&g["credentials"])));
+        }
+    }
+    for u in value["usage"].as_array().into_iter().flatten() {
+        say(&format!(
+            "  used        {} × {} by {} from {}, last {}",
+            u["count"],
+            text(&u["operation"]),
+            text(&u["credential"]),
+            text(&u["network"]),
+            time(&json!(u["last"].as_str().and_then(|t| parse_time(t).ok())), "never")
+        ));
+    }
+}

@@ -1,0 +1,93 @@
+//! `status`, `reload`: what the running gateway decides on, and that it is to read its files again.
+
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
+
+use super::client::ask;
+use super::{Exit, Form, complain, say};
+use http::Method;
+use serde_json::Value;
+use std::path::Path;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    form: Form,
+}
+
+pub(super) async fn run(path: &Path, args: &Args) -> Exit {
+    args.form.show(ask(path, Method::GET, "/v1/status", None).await, show)
+}
+
+fn show(value: &Value) {
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let snapshot = &value["snapshot"];
+    say(&format!("partnergate {} in {}", text(&value["version"]), text(&value["environment"])));
+    say(&format!("  snapshot     built {}", text(&snapshot["built"])));
+    say(&format!("  registry     revision {}, {} partners", snapshot["registry"], value["partners"]));
+    say(&format!("  policy       {}", text(&snapshot["policy"])));
+    say(&format!("  config       {}", text(&snapshot["config"])));
+    say(&format!("  trust        generation {}", snapshot["trust"]));
+    if value["last_reload"]["ok"].as_bool() == Some(false) {
+        let failing = &value["last_reload"];
+        say(&format!(
+            "  reload       FAILS since {}; the last good state is served. The files say:",
+            text(&failing["failing_since"])
+        ));
+        for problem in failing["problems"].as_array().into_iter().flatten() {
+            text(problem).lines().for_each(|line| say(&format!("               {line}")));
+        }
+    }
+    for s in value["suspended"].as_array().into_iter().flatten() {
+        let (id, author, reason) = (text(&s["partner"]), text(&s["author"]), text(&s["reason"]));
+        say(&format!("  suspended    {id} by {author} since {}: {reason}", text(&s["at"])));
+    }
+    for a in value["anchors"].as_array().into_iter().flatten() {
+        say(&format!("  anchor       {} until {}", text(&a["name"]), text(&a["not_after"])));
+    }
+    for b in value["bundles"].as_array().into_iter().flatten() {
+        let sequence = b["sequence"].as_u64().map_or_else(|| "no sequence".into(), |s| format!("sequence {s}"));
+        let (name, domain) = (text(&b["anchor"]), text(&b["trust_domain"]));
+        say(&format!("  bundle       {name} of {domain}, {sequence}, {} certificates", b["certificates"]));
+    }
+    for c in value["certificates"].as_array().into_iter().flatten() {
+        say(&format!("  certificate  {} until {}", text(&c["file"]), text(&c["not_after"])));
+    }
+    for list in value["revocation_lists"].as_array().into_iter().flatten() {
+        let (anchor, source) = (text(&list["anchor"]), text(&list["source"]));
+        match list["error"].as_str() {
+            Some(error) => say(&format!("  list         of {anchor} fails: {source}: {error}")),
+            None => say(&format!("  list         of {anchor} until {} ({source})", text(&list["next_update"]))),
+        }
+    }
+    for o in value["outgoing_anchors"].as_array().into_iter().flatten() {
+        let open = &o["open_connections"];
+        let then = match open.as_u64() {
+            Some(0) => "nothing is open under it".to_owned(),
+            _ => format!("{open} connections are open under it"),
+        };
+        say(&format!("  rotation     {}; {then}", text(&o["text"])));
+    }
+    for e in value["expiring"].as_array().into_iter().flatten() {
+        let of = e["partner"].as_str().map(|p| format!(" of {p}")).unwrap_or_default();
+        let successor = match (&e["successor"], e["successor"]["registered"].as_str()) {
+            (_, Some(name)) => format!("{name} succeeds it"),
+            (Value::String(s), _) if s == "missing" => "no successor".to_owned(),
+            _ => "a renewed one is recognised".to_owned(),
+        };
+        let (kind, name) = (text(&e["kind"]), text(&e["name"]));
+        say(&format!("  ends soon    {kind} {name}{of} at {}: {successor}", text(&e["ends"])));
+    }
+}
+
+pub(super) async fn reload(path: &Path) -> Exit {
+    match ask(path, Method::POST, "/v1/reload", None).await {
+        Ok(value) => {
+            say("reloaded");
+            for key in value["needs_restart"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                complain(&format!("`{key}` has changed and takes effect at the next start"));
+            }
+            Exit::Done
+        }
+        Err(exit) => exit,
+    }
+}
