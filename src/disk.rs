@@ -3,6 +3,7 @@
 //! In: paths. Out: bytes, or why there are none, for the operator. Must never: wait for somebody else, as opening a
 //! pipe would; leave half a file where a whole one was.
 
+use crate::document::SecretRef;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -32,6 +33,57 @@ pub fn read(path: &Path, max: usize) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+/// Why there is no secret, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSecret {
+    pub reason: String,
+    pub fix: Option<String>,
+}
+
+/// The secret that a reference names, at most `max` bytes, and where it came from, for messages.
+///
+/// # Errors
+/// It is not there, or others may read it.
+pub fn secret(reference: &SecretRef, max: usize) -> Result<(String, Vec<u8>), NoSecret> {
+    let refuse = |reason: String, fix: Option<&str>| NoSecret { reason, fix: fix.map(str::to_owned) };
+    match reference {
+        SecretRef::File(path) => {
+            let shown = path.display().to_string();
+            let meta = std::fs::metadata(path);
+            let meta = meta.map_err(|e| {
+                refuse(format!("`{shown}`: {}", plain(&e)), Some("put the file there, or write where it is"))
+            })?;
+            if meta.mode() & 0o077 != 0 {
+                let reason = format!("`{shown}` can be read by others (mode {:04o})", meta.mode() & 0o7777);
+                return Err(refuse(reason, Some(&format!("chmod 0600 {shown}"))));
+            }
+            match read(path, max) {
+                Ok(bytes) => Ok((shown, bytes)),
+                Err(reason) => Err(refuse(format!("`{shown}`: {reason}"), None)),
+            }
+        }
+        SecretRef::Env(name) => match std::env::var(name) {
+            Ok(value) => Ok((format!("env:{name}"), value.into_bytes())),
+            Err(_) => Err(refuse(format!("the environment variable `{name}` is not set"), None)),
+        },
+        SecretRef::Credential(name) => {
+            let path = credential_path(name).ok_or_else(|| {
+                let fix = Some("use `LoadCredential=` in the systemd unit");
+                refuse("`$CREDENTIALS_DIRECTORY` is not set".into(), fix)
+            })?;
+            match read(&path, max) {
+                Ok(bytes) => Ok((format!("credential:{name}"), bytes)),
+                Err(reason) => Err(refuse(format!("credential `{name}`: {reason}"), None)),
+            }
+        }
+    }
+}
+
+/// The file of a systemd credential.
+pub fn credential_path(name: &str) -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(name))
+}
+
 /// Puts a file in the place of what was there, whole or not at all, for this user only. Its folder is made where it
 /// does not exist.
 ///
@@ -46,6 +98,16 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(half, path)
+}
+
+/// Writes a new file, for this user only.
+///
+/// # Errors
+/// There is one already, or it cannot be written.
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// What an error of the system is called in front of an operator.

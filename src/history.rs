@@ -30,20 +30,38 @@ pub struct Cause {
 /// Who did it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
-    /// The user's name, or `uid N` where the system knows none.
+    /// The operator's name; of who is none the user's, or `uid N` where the system knows none.
     pub name: String,
+    pub way: Way,
     /// As the kernel gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    pub way: Way,
+    /// The id of the token that was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// SHA-256 of the certificate that was shown, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// Where the call came from, over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+impl Actor {
+    /// A user of this machine; `name` is its operator's, or its own.
+    pub fn user(name: impl Into<String>, uid: Option<u32>, way: Way) -> Self {
+        Actor { name: name.into(), way, uid, token: None, certificate: None, address: None }
+    }
 }
 
 /// The way that a change came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
-    /// Through the running gateway.
+    /// Through the running gateway, on this machine.
     AdminSocket,
+    /// Through the running gateway, over the network.
+    AdminTls,
     /// On the database of a gateway that did not run.
     Offline,
     /// The gateway itself: the beginning of the history.
@@ -59,6 +77,8 @@ pub enum Verb {
     Create,
     Change,
     Remove,
+    /// The first operators were named.
+    Bootstrap,
     /// The whole registry was taken back from a copy.
     Restore,
 }
@@ -70,6 +90,7 @@ impl Verb {
             Verb::Create => "create",
             Verb::Change => "change",
             Verb::Remove => "remove",
+            Verb::Bootstrap => "bootstrap",
             Verb::Restore => "restore",
         }
     }
@@ -85,7 +106,7 @@ pub struct Event {
     #[serde(flatten)]
     pub cause: Cause,
     pub verb: Verb,
-    /// `partner`, `network`, `anchor`; `history` for the beginning.
+    /// `partner`, `network`, `anchor`, `operator`; `history` for what is about all of it.
     pub noun: String,
     pub id: String,
     /// The registry's revision with the change in it.
@@ -372,7 +393,7 @@ mod tests {
     }
 
     fn event(id: &str) -> Event {
-        let actor = Actor { name: "alice".into(), uid: Some(1000), way: Way::AdminSocket };
+        let actor = Actor::user("alice", Some(1000), Way::AdminSocket);
         Event {
             seq: 0,
             time: NOW.to_string(),

@@ -18,6 +18,7 @@
 //! | [`operation`] | method + path → operation id, from OpenAPI or config |
 //! | [`route`] | host + path prefix → upstream |
 //! | [`partner`] | the nouns of the registry and what follows from time |
+//! | [`operator`] | who operates the gateway, and what a role permits |
 //! | [`history`] | who changed what and why, as a chain of hashes |
 //! | [`trust`] | which chains are believed: anchors, bundles, revocation lists, denials |
 //! | [`registry`] | certificate → exactly one partner, in O(1) |
@@ -35,7 +36,7 @@
 //! | [`material`] | what anchors need from files: trust bundles |
 //! | [`expiry`] | what is about to end, said before it hurts |
 //! | [`reload`] | the one place that publishes |
-//! | [`admin`], [`status`] | the operators' socket; metrics and health |
+//! | [`admin`], [`status`] | the operators' API; metrics and health |
 //! | [`server`], [`cli`] | the process |
 //!
 //! # One request
@@ -66,6 +67,7 @@ pub mod listen;
 pub mod material;
 pub mod name;
 pub mod operation;
+pub mod operator;
 pub mod partner;
 pub mod policy;
 pub mod reason;

@@ -67,4 +67,6 @@ names! {
     Environment;
     /// A named group of endpoints behind the gateway.
     UpstreamName;
+    /// Somebody who operates the gateway.
+    OperatorName;
 }

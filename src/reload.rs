@@ -7,6 +7,7 @@
 
 mod copies;
 mod deny;
+mod operators;
 mod outside;
 mod suspend;
 mod switch;
@@ -26,13 +27,15 @@ use crate::history::Cause;
 use crate::listen::{TlsSlot, told};
 use crate::material::MaterialFiles;
 use crate::name::{AnchorName, PartnerId};
+use crate::operator::Operators;
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::ServerConfig;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -144,6 +147,9 @@ pub struct Publisher {
     bundles: Mutex<Looked>,
     fetcher: Fetcher,
     failing: ArcSwapOption<Failing>,
+    operators: ArcSwap<Operators>,
+    /// Of the admin listener.
+    admin_tls: ArcSwapOption<ServerConfig>,
     /// There are events that the record sink has no copy of.
     committed: Notify,
 }
@@ -184,7 +190,8 @@ impl Publisher {
         let (snapshot, warnings) = Snapshot::build(sources, None, clock.now())?;
         let (seen, bundles) = (Mutex::new(config.watched.clone()), Mutex::default());
         let (state, started) = (Mutex::new(config.clone()), config.clone());
-        let failing = ArcSwapOption::empty();
+        let (failing, admin_tls) = (ArcSwapOption::empty(), ArcSwapOption::new(config.admin.tls.clone()));
+        let operators = ArcSwap::from_pointee(store.operators().await?);
         let publisher = Publisher {
             path,
             store,
@@ -200,6 +207,8 @@ impl Publisher {
             bundles,
             fetcher,
             failing,
+            operators,
+            admin_tls,
             committed: Notify::new(),
         };
         log_warnings(&config.warnings);
@@ -218,6 +227,15 @@ impl Publisher {
     /// Where the last reload failed.
     pub fn failing(&self) -> Option<Arc<Failing>> {
         self.failing.load_full()
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What the admin listener shows who it is with.
+    pub fn admin_tls(&self) -> Option<Arc<ServerConfig>> {
+        self.admin_tls.load_full()
     }
 
     pub fn now(&self) -> UnixNanos {
@@ -305,6 +323,7 @@ impl Publisher {
         log_warnings(&warnings);
         self.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
         self.taken(outside, before.as_deref()).await;
+        self.admin_tls.store(config.admin.tls.clone());
         Ok(config)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::admin;
 use crate::clock::{Clock, Step};
-use crate::config::Config;
+use crate::config::{AdminConfig, Config};
 use crate::document::Problems;
 use crate::expiry::{self, Reminder, Successor};
 use crate::gateway::{Gateway, Live, Open};
@@ -12,6 +12,7 @@ use crate::reload::{ChangeError, Publisher, aside};
 use crate::status::{self, StatusState};
 use crate::store::{Store, StoreError, set_expiry_gauges};
 use arc_swap::ArcSwapOption;
+use nix::unistd::Group;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use std::fs::File;
@@ -26,7 +27,6 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 const DATABASE: &str = "registry.db";
-const SOCKET: &str = "admin.sock";
 const RECORD_KEY: &str = "record.key";
 const LOCK: &str = "lock";
 
@@ -77,11 +77,6 @@ pub fn database_path(state_dir: &Path) -> PathBuf {
     state_dir.join(DATABASE)
 }
 
-/// The admin socket of a state folder.
-pub fn socket_path(state_dir: &Path) -> PathBuf {
-    state_dir.join(SOCKET)
-}
-
 /// Takes the state folder for this process, creating it where it does not exist. Held until dropped.
 ///
 /// # Errors
@@ -123,7 +118,8 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     // Listeners are bound before anything is said to be ready, and refused addresses stop the start.
     let partner_sockets = bind_all(&config.listen, "partner.listen").await?;
     let status_sockets = bind_all(&config.status_listen, "status.listen").await?;
-    let (admin_socket, uid) = bind_admin(&config.state_dir)?;
+    let (admin_socket, uid) = bind_admin(&config.admin)?;
+    let admin_listeners = bind_all(&config.admin.listen, "admin.listen").await?;
 
     let publisher =
         Arc::new(Publisher::start(path.to_owned(), config.clone(), store, tls.clone(), open.clone()).await?);
@@ -141,13 +137,13 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(tell_suppressed(recorder.clone(), clock.clone()));
     background.spawn(flush_usage(recorder.clone(), publisher.clone()));
     background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone(), stepped));
-    {
-        let publisher = publisher.clone();
-        background.spawn(async move {
-            if let Err(e) = admin::serve(admin_socket, publisher, uid).await {
-                tracing::error!(error = %e, "the admin socket has failed");
-            }
-        });
+    background.spawn(admin::serve(admin_socket, publisher.clone(), uid));
+    for socket in admin_listeners {
+        tracing::info!(address = %shown(&socket), "admin listener");
+        background.spawn(admin::serve_tls(socket, publisher.clone(), uid));
+    }
+    if publisher.operators().is_empty() {
+        tracing::warn!("there are no operators yet, so that nothing can be changed: `partnergate admin bootstrap`");
     }
     for socket in status_sockets {
         let state =
@@ -186,7 +182,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
         tracing::error!("not all records could be written");
     }
     publisher.store().close().await;
-    let _ = std::fs::remove_file(socket_path(&config.state_dir));
+    let _ = std::fs::remove_file(&config.admin.socket);
     drop(lock);
     tracing::info!("stopped");
     Ok(())
@@ -319,17 +315,26 @@ fn shown(socket: &TcpListener) -> String {
     socket.local_addr().map(|a| a.to_string()).unwrap_or_default()
 }
 
-fn bind_admin(state_dir: &Path) -> Result<(UnixListener, u32), StartError> {
-    let path = socket_path(state_dir);
+fn bind_admin(admin: &AdminConfig) -> Result<(UnixListener, u32), StartError> {
+    let path = &admin.socket;
     let fail = |source| StartError::Io { what: path.display().to_string(), source };
     // The state folder is locked, so what lies there is left over.
-    match std::fs::remove_file(&path) {
+    match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
         _ => {}
     }
-    let listener = UnixListener::bind(&path).map_err(fail)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
-    let uid = std::fs::metadata(&path).map_err(fail)?.uid();
+    let listener = UnixListener::bind(path).map_err(fail)?;
+    let mode = match &admin.group {
+        None => 0o600,
+        Some(group) => {
+            let unknown = || io::Error::other(format!("this machine has no group `{group}` (admin.group)"));
+            let found = Group::from_name(group).ok().flatten().ok_or_else(unknown).map_err(fail)?;
+            std::os::unix::fs::chown(path, None, Some(found.gid.as_raw())).map_err(fail)?;
+            0o660
+        }
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(fail)?;
+    let uid = std::fs::metadata(path).map_err(fail)?.uid();
     Ok((listener, uid))
 }
 

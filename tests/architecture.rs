@@ -18,6 +18,7 @@ const ROOMS: &[&str] = &[
     "operation",
     "route",
     "partner",
+    "operator",
     "history",
     "trust",
     "registry",

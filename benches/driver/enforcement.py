@@ -142,6 +142,7 @@ def run(tools: peers.Tools, upstream_program: Path, pki: Path, where: Path, roun
 
     lists()
     gate = [tools.partnergate, "--config", str(config)]
+    peers.operated(gate)
 
     def cli(*arguments: str) -> None:
         output_of([*gate, *arguments])

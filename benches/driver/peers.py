@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import shutil
 import signal
@@ -165,7 +166,7 @@ def start(
         registry.mkdir()
         shutil.copy(TEMPLATES / "registry.yaml", registry)
         shutil.copy(pki / "partner-ca.pem", registry)
-        output_of([*command, "apply", "--offline", "--yes", "-f", str(registry)])
+        output_of([*command, "db", "import", "-f", str(registry)])
         command.append("serve")
     try:
         with running(name, command, PROXY_CORE, folder / "log", stop) as process:
@@ -177,6 +178,12 @@ def start(
             yield proxy
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def operated(command: list[str]) -> None:
+    """Makes this user an operator of a gateway that does not run yet."""
+    me = f"bench=user:{os.getuid()}"
+    output_of([*command, "db", "operator", me, "--reason", "a benchmark changes what it measures"])
 
 
 def is_ready(status_port: int) -> bool:

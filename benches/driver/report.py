@@ -234,7 +234,7 @@ def micro_table(raw: Raw) -> str:
 
 def scale_table(s: dict[str, Any]) -> str:
     rows = [
-        ("`apply --offline` of the whole registry", f"{s['apply_s']:.1f} s"),
+        ("`db import` of the whole registry", f"{s['apply_s']:.1f} s"),
         ("from exec to `/readyz` 200", f"{s['start_s']:.2f} s"),
         ("RSS once ready", f"{s['rss_at_start_mb']:.0f} MB"),
         ("RSS after two seconds of full load", f"{s['rss_after_load_mb']:.0f} MB"),

@@ -45,8 +45,9 @@ def run(tools: peers.Tools, pki: Path, where: Path, partners: int) -> dict[str, 
             per_source=0,
         )
         command = [tools.partnergate, "--config", str(config)]
-        results["apply_s"] = timed([*command, "apply", "--offline", "--yes", "-f", str(registry)])
-        say(f"{partners} partners applied offline in {results['apply_s']:.1f} s")
+        results["apply_s"] = timed([*command, "db", "import", "-f", str(registry)])
+        peers.operated(command)
+        say(f"{partners} partners imported offline in {results['apply_s']:.1f} s")
 
         starting = time.monotonic()
         with running("partnergate", [*command, "serve"], PROXY_CORE, folder / "log") as process:

@@ -1,6 +1,8 @@
 //! Anchors over the admin API: who is under them, and single certificates that are denied.
 
-use super::{Caller, Shared, problem, refused};
+use super::Shared;
+use super::answer::{problem, refused};
+use super::caller::Caller;
 use crate::clock::UnixNanos;
 use crate::fetch::Overview;
 use crate::identity::{Fingerprint, Serial};
@@ -9,11 +11,10 @@ use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
 use crate::registry::Registry;
 use crate::reload::{Denial, aside, no_anchor};
 use crate::snapshot::Snapshot;
-use axum::Json;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -82,7 +83,7 @@ pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>)
 
 pub(super) async fn deny(
     State(shared): State<Shared>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     Json(call): Json<DenyCall>,
 ) -> Response {
@@ -91,7 +92,7 @@ pub(super) async fn deny(
 
 pub(super) async fn undeny(
     State(shared): State<Shared>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     Json(call): Json<DenyCall>,
 ) -> Response {
@@ -111,7 +112,7 @@ async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, de
     if call.reason.trim().is_empty() {
         return wrong("a reason is needed: it is kept with the denial");
     }
-    let author = caller.actor().name;
+    let author = caller.actor.name.clone();
     let at: UnixNanos = shared.publisher.now();
     let denial = if deny {
         let denied =
@@ -120,7 +121,7 @@ async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, de
     } else {
         Denial::Undeny(certificate.clone())
     };
-    let cause = caller.cause(Some(call.reason.clone()), call.ticket.clone());
+    let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.deny(name.clone(), denial, cause).await {
         Ok((revision, changed)) => {
             let verb = if deny { "denied" } else { "no longer denied" };

@@ -1,6 +1,7 @@
 //! The history over the admin API: events, and whether their chain is whole.
 
-use super::{Shared, looked_up, problem};
+use super::Shared;
+use super::answer::{looked_up, problem};
 use crate::history::Fault;
 use crate::store::{HistoryQuery, Verified};
 use axum::Json;

@@ -1,46 +1,38 @@
 //! Partners over the admin API: stopped at once, and let go on.
 
-use super::{Caller, Shared, problem, refused};
+use super::answer::{problem, refused};
+use super::caller::Caller;
+use super::{Shared, WhyCall};
 use crate::name::PartnerId;
 use crate::partner::Suspension;
 use crate::reload::Stop;
-use axum::Json;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use axum::{Extension, Json};
 use serde_json::json;
-
-/// Body of `POST /v1/partners/{id}/suspend` and `…/resume`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct StopCall {
-    pub reason: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ticket: Option<String>,
-}
 
 pub(super) async fn suspend(
     State(shared): State<Shared>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    Json(call): Json<StopCall>,
+    Json(call): Json<WhyCall>,
 ) -> Response {
     let at = shared.publisher.now();
-    let suspension = Suspension { reason: call.reason.clone(), author: caller.actor().name, at };
+    let suspension = Suspension { reason: call.reason.clone(), author: caller.actor.name.clone(), at };
     change(shared, caller, &id, call, Stop::Suspend(suspension)).await
 }
 
 pub(super) async fn resume(
     State(shared): State<Shared>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    Json(call): Json<StopCall>,
+    Json(call): Json<WhyCall>,
 ) -> Response {
     change(shared, caller, &id, call, Stop::Resume).await
 }
 
-async fn change(shared: Shared, caller: Caller, id: &str, call: StopCall, stop: Stop) -> Response {
+async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: Stop) -> Response {
     let Ok(id) = PartnerId::parse(id) else {
         return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
     };
@@ -48,8 +40,8 @@ async fn change(shared: Shared, caller: Caller, id: &str, call: StopCall, stop: 
         return problem(StatusCode::UNPROCESSABLE_ENTITY, "a reason is needed: it is kept", Vec::new());
     }
     let verb = if matches!(stop, Stop::Resume) { "resumed" } else { "suspended" };
-    let author = caller.actor().name;
-    let cause = caller.cause(Some(call.reason.clone()), call.ticket);
+    let author = caller.actor.name.clone();
+    let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.stop(id, stop, cause).await {
         Ok(done) => {
             let partner = &done.partner;

@@ -2,13 +2,12 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
-use super::client::ask;
+use super::client::{Gateway, ask};
 use super::{Exit, Form, complain, say};
 use crate::admin::DenyCall;
 use crate::name::AnchorName;
 use http::Method;
 use serde_json::{Value, json};
-use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -60,15 +59,15 @@ struct Named {
     fingerprint: Option<String>,
 }
 
-pub(super) async fn run(path: &Path, args: Args) -> Exit {
+pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
     match args.command {
-        Command::List { form } => see(path, "/v1/anchors", form, list).await,
+        Command::List { form } => see(gateway, "/v1/anchors", form, list).await,
         Command::Show { name, form } => match known_form(&name) {
-            Ok(()) => see(path, &format!("/v1/anchors/{name}"), form, show).await,
+            Ok(()) => see(gateway, &format!("/v1/anchors/{name}"), form, show).await,
             Err(exit) => exit,
         },
-        Command::Deny(certificate) => change(path, certificate, "deny").await,
-        Command::Undeny(certificate) => change(path, certificate, "undeny").await,
+        Command::Deny(certificate) => change(gateway, certificate, "deny").await,
+        Command::Undeny(certificate) => change(gateway, certificate, "undeny").await,
     }
 }
 
@@ -80,17 +79,17 @@ fn known_form(name: &str) -> Result<(), Exit> {
     })
 }
 
-async fn see(path: &Path, call: &str, form: Form, print: fn(&Value)) -> Exit {
-    form.show(ask(path, Method::GET, call, None).await, print)
+async fn see(gateway: &Gateway, call: &str, form: Form, print: fn(&Value)) -> Exit {
+    form.show(ask(gateway, Method::GET, call, None).await, print)
 }
 
-async fn change(path: &Path, certificate: Certificate, verb: &str) -> Exit {
+async fn change(gateway: &Gateway, certificate: Certificate, verb: &str) -> Exit {
     let Certificate { name, named: Named { serial, fingerprint }, reason, ticket } = certificate;
     if let Err(exit) = known_form(&name) {
         return exit;
     }
     let call = json!(DenyCall { serial, fingerprint, reason, ticket });
-    match ask(path, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
+    match ask(gateway, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
         Ok(value) => {
             let certificate = &value["certificate"];
             let shown = ["serial", "fingerprint"]

@@ -2,17 +2,9 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
-use super::client::ask;
-use super::offline::{load, this_user};
+use super::client::{Gateway, ask};
 use super::{Exit, Form, complain, say};
-use crate::clock::Clock;
-use crate::history::Cause;
-use crate::material::MaterialFiles;
-use crate::registry::Change;
-use crate::reload::newly_named;
-use crate::server::{database_path, lock_state_dir};
-use crate::snapshot::{Snapshot, Sources};
-use crate::store::{DeclaredFile, PlanLine, PlanOptions, Store, parse_declaration, plan};
+use crate::store::{DeclaredFile, PlanLine, PlanOptions};
 use http::Method;
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Write};
@@ -35,9 +27,6 @@ pub(super) struct Args {
     /// Let unchanged patterns of grants cover operations that have appeared since.
     #[arg(long)]
     widen: bool,
-    /// Work on the database directly; refused while a gateway runs.
-    #[arg(long)]
-    offline: bool,
     /// Why; kept in the history.
     #[arg(long)]
     reason: Option<String>,
@@ -71,79 +60,33 @@ pub(super) fn read_folder(folder: &Path) -> Result<Vec<DeclaredFile>, String> {
     }
 }
 
-pub(super) async fn run(path: &Path, args: &Args) -> Exit {
-    match try_apply(path, args).await {
+pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
+    match try_apply(gateway, args).await {
         Ok(exit) | Err(exit) => exit,
     }
 }
 
-async fn try_apply(path: &Path, args: &Args) -> Result<Exit, Exit> {
+async fn try_apply(gateway: &Gateway, args: &Args) -> Result<Exit, Exit> {
     let files = read_folder(&args.files).map_err(|reason| {
         complain(&format!("error: {}: {reason}", args.files.display()));
         Exit::Problems
     })?;
     let options = PlanOptions { prune: args.prune, widen: args.widen };
-    if args.offline {
-        return apply_offline(path, args, &files, options).await;
-    }
     // Where nobody is asked, nothing is planned for show first.
     let asked = args.dry_run || !args.yes;
     let mut call = json!({
         "files": files, "options": options, "dry_run": asked, "reason": args.reason, "ticket": args.ticket,
     });
-    let mut answer = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
+    let mut answer = ask(gateway, Method::POST, "/v1/apply", Some(&call)).await?;
     let lines: Vec<PlanLine> = serde_json::from_value(answer["lines"].clone()).unwrap_or_default();
     if !agreed(args, &lines) {
         return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
     }
     if asked {
         call["dry_run"] = json!(false);
-        answer = ask(path, Method::POST, "/v1/apply", Some(&call)).await?;
+        answer = ask(gateway, Method::POST, "/v1/apply", Some(&call)).await?;
     }
     report(args, &answer);
-    Ok(Exit::Done)
-}
-
-async fn apply_offline(path: &Path, args: &Args, files: &[DeclaredFile], options: PlanOptions) -> Result<Exit, Exit> {
-    let config = load(path)?;
-    let fail = |e: &dyn std::fmt::Display| {
-        complain(&e.to_string());
-        Exit::Failed
-    };
-    let problems = |e: &dyn std::fmt::Display| {
-        complain(&e.to_string());
-        Exit::Problems
-    };
-    let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
-    let now = Clock::new().now();
-    let store = Store::open(&database_path(&config.state_dir), now).await.map_err(|e| fail(&e))?;
-    let registry = store.load().await.map_err(|e| fail(&e))?;
-    let revision = registry.revision();
-    let material = MaterialFiles::new(path, &config.state_dir);
-    let reading = material.read(&registry, &material.kept(&registry));
-    let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
-    let (snapshot, _) = Snapshot::build(sources, None, now).map_err(|e| problems(&e))?;
-    let declaration = parse_declaration(files, &config.environment).map_err(|e| problems(&e))?;
-    let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options).map_err(|e| problems(&e))?;
-    let reading = material.read(&planned.next, &reading.material);
-    let refused = reading.problems(newly_named(&snapshot.registry, &planned.changes));
-    if refused.has_errors() {
-        return Err(problems(&refused));
-    }
-    let sources = Sources { material: reading.material, ..config.sources(planned.next) };
-    Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
-    if !agreed(args, &planned.lines) {
-        return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
-    }
-    let changes: &[Change] = &planned.changes;
-    let cause = Cause { actor: this_user(), reason: args.reason.clone(), ticket: args.ticket.clone() };
-    let revision = if changes.is_empty() {
-        revision
-    } else {
-        store.commit(revision, changes, &cause, now).await.map_err(|e| fail(&e))?
-    };
-    store.close().await;
-    report(args, &json!({"lines": planned.lines, "revision": revision, "changed": !changes.is_empty()}));
     Ok(Exit::Done)
 }
 
@@ -158,9 +101,7 @@ fn agreed(args: &Args, lines: &[PlanLine]) -> bool {
     if lines.is_empty() {
         say("nothing to change");
     }
-    for line in lines {
-        say(&format!("{:<12} {:<8} {:<24} {}", line.action, line.noun, line.id, line.detail));
-    }
+    show(lines);
     if args.dry_run {
         return false;
     }
@@ -175,6 +116,13 @@ fn agreed(args: &Args, lines: &[PlanLine]) -> bool {
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// The lines of a plan, for people.
+pub(super) fn show(lines: &[PlanLine]) {
+    for line in lines {
+        say(&format!("{:<12} {:<8} {:<24} {}", line.action, line.noun, line.id, line.detail));
+    }
 }
 
 fn report(args: &Args, applied: &Value) {

@@ -1,10 +1,13 @@
 //! `db`: the database and its keys as files: what state they are in, a copy of them, and back from a copy.
 
 use super::offline::this_user;
-use super::{Exit, Form, Output, complain, say};
+use super::operator::{first_operator, show_with_token};
+use super::{Exit, Form, Output, complain, import, say};
+use crate::admin::{Shown, new_operator};
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
 use crate::history::Cause;
+use crate::operator::Role;
 use crate::server::{BESIDE_THE_DATABASE, KEPT_COPIES, database_path, lock_state_dir};
 use crate::store::{BackupError, DatabaseStatus, Manifest, Restore, Store, backup, restore, verify_backup};
 use serde_json::json;
@@ -39,6 +42,10 @@ enum Command {
     },
     /// Take a copy back, with the gateway stopped.
     Restore(RestoreArgs),
+    /// Import a folder of registry files into a database that has no registry yet, with the gateway stopped.
+    Import(import::Args),
+    /// Add an operator with every role, with the gateway stopped: the way back in when nobody else has one.
+    Operator(OperatorArgs),
     /// Bring the tables to the version of this program, with the gateway stopped. `serve` does it too.
     Migrate,
 }
@@ -63,10 +70,25 @@ struct RestoreArgs {
     form: Form,
 }
 
+#[derive(Debug, clap::Args)]
+struct OperatorArgs {
+    /// NAME=user:USER, NAME=token or NAME=token:FILE, as `admin bootstrap` has it.
+    #[arg(value_name = "NAME=WAY")]
+    operator: String,
+    /// Why; kept in the history.
+    #[arg(long)]
+    reason: String,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
 pub(super) async fn run(path: &Path, args: Args) -> Exit {
     // Of the config no more is read: a mistake elsewhere must not keep anybody from a copy.
-    let state_dir = match Config::state_dir(path) {
-        Ok(state_dir) => state_dir,
+    let state_dir = match Config::places(path) {
+        Ok(places) => places.state_dir,
         Err(problems) => {
             complain(&problems.to_string());
             return Exit::Problems;
@@ -94,6 +116,8 @@ pub(super) async fn run(path: &Path, args: Args) -> Exit {
             }
         }
         Command::Restore(args) => take_back(&state_dir, &args, now).await,
+        Command::Import(args) => import::run(path, &args).await,
+        Command::Operator(args) => add_operator(&state_dir, args, now).await,
         Command::Migrate => migrate(&state_dir, now).await,
     };
     outcome.unwrap_or_else(|exit| exit)
@@ -126,13 +150,25 @@ async fn status(database: &Path, output: Output) -> Result<Exit, Exit> {
 }
 
 fn shown(database: &Path, status: &DatabaseStatus) {
-    let DatabaseStatus { schema, schema_known, revision, partners, networks, anchors, events, copied, bytes, .. } =
-        status;
+    let DatabaseStatus {
+        schema,
+        schema_known,
+        revision,
+        partners,
+        networks,
+        anchors,
+        operators,
+        events,
+        copied,
+        bytes,
+        ..
+    } = status;
     say(&format!("database  {} ({} kB)", database.display(), bytes / 1024));
     let next =
         if schema < schema_known { format!(", which becomes {schema_known} at the next start") } else { String::new() };
     say(&format!("tables    version {schema}{next}"));
     say(&format!("registry  revision {revision}: {partners} partners, {networks} networks, {anchors} anchors"));
+    say(&format!("operators {operators}"));
     say(&format!(
         "history   {events} events, {} of them not copied to the record sink yet",
         events.saturating_sub(*copied)
@@ -173,6 +209,29 @@ async fn take_back(state_dir: &Path, args: &RestoreArgs, now: UnixNanos) -> Resu
         }
     }
     Ok(Exit::Done)
+}
+
+async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> Result<Exit, Exit> {
+    let wrong = |reason: String| {
+        complain(&format!("error: {reason}"));
+        Exit::Problems
+    };
+    if args.reason.trim().is_empty() {
+        return Err(wrong("a reason is needed: it is kept in the history".into()));
+    }
+    let (call, file) = first_operator(&args.operator).map_err(wrong)?;
+    let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
+    let store = Store::open(&database_path(state_dir), now).await.map_err(|e| fail(&e))?;
+    let operators = store.operators().await.map_err(|e| fail(&e))?;
+    if operators.get(&call.name).is_some() {
+        return Err(wrong(format!("there is an operator `{}` already: name another one", call.name)));
+    }
+    let (operator, token) = new_operator(&call, Role::ALL.iter().copied().collect(), now).map_err(wrong)?;
+    operators.with(operator.clone()).map_err(wrong)?;
+    let cause = Cause { actor: this_user(), reason: Some(args.reason), ticket: args.ticket };
+    store.commit_operators(std::slice::from_ref(&operator), &cause, now).await.map_err(|e| fail(&e))?;
+    store.close().await;
+    Ok(show_with_token(json!(Shown::of(&operator, now, token)), file.as_deref(), args.form))
 }
 
 async fn migrate(state_dir: &Path, now: UnixNanos) -> Result<Exit, Exit> {

@@ -2,10 +2,11 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
+use super::client::Gateway;
 use super::offline::{Wanted, look};
 use super::{Exit, complain, say};
 use crate::store::DeclaredFile;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -17,8 +18,8 @@ pub(super) struct Args {
     offline: bool,
 }
 
-pub(super) async fn run(path: &Path, args: &Args) -> Exit {
-    let mut value = match look(path, args.offline, "/v1/export", Wanted::Export).await {
+pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
+    let mut value = match look(gateway, args.offline, "/v1/export", Wanted::Export).await {
         Ok(value) => value,
         Err(exit) => return exit,
     };

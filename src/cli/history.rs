@@ -1,5 +1,6 @@
 //! `history` and `audit`: what was changed, by whom and why, and whether somebody has altered what is said of it.
 
+use super::client::Gateway;
 use super::offline::{Wanted, look};
 use super::{Exit, Form, Output, complain, say};
 use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Characters of one difference that people are shown.
 const SHOWN: usize = 160;
@@ -40,6 +41,8 @@ enum Which {
     Network { name: String },
     /// Changes of one trust anchor.
     Anchor { name: String },
+    /// Changes of one operator.
+    Operator { name: String },
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,13 +70,14 @@ enum AuditCommand {
     Export,
 }
 
-pub(super) async fn history(path: &Path, args: &HistoryArgs) -> Exit {
+pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
     let (noun, id) = match &args.which {
         Which::All => ("", None),
         Which::Partner { id } => ("partner", Some(id)),
         Which::Grant { id } => ("grant", Some(id)),
         Which::Network { name } => ("network", Some(name)),
         Which::Anchor { name } => ("anchor", Some(name)),
+        Which::Operator { name } => ("operator", Some(name)),
     };
     // What is no id would be no part of a call either.
     if let Some(Err(reason)) = id.map(|id| parse_id(id)) {
@@ -86,7 +90,7 @@ pub(super) async fn history(path: &Path, args: &HistoryArgs) -> Exit {
         (_, None) => HistoryCall::default(),
     };
     let mut shown = 0_usize;
-    let outcome = each(path, args.offline, call, |text| {
+    let outcome = each(gateway, args.offline, call, |text| {
         let event = parse(text)?;
         let of_grant = match &args.which {
             Which::Grant { id } if !changes_grant(&event, id) => return Ok(()),
@@ -110,16 +114,16 @@ pub(super) async fn history(path: &Path, args: &HistoryArgs) -> Exit {
     Exit::Done
 }
 
-pub(super) async fn audit(path: &Path, args: &AuditArgs) -> Exit {
+pub(super) async fn audit(gateway: &Gateway, args: &AuditArgs) -> Exit {
     match &args.command {
         AuditCommand::Export => {
             let print = |text: &str| {
                 say(text);
                 Ok(())
             };
-            each(path, args.offline, HistoryCall::default(), print).await.err().unwrap_or(Exit::Done)
+            each(gateway, args.offline, HistoryCall::default(), print).await.err().unwrap_or(Exit::Done)
         }
-        AuditCommand::Verify { records, form } => match verify(path, args.offline, records).await {
+        AuditCommand::Verify { records, form } => match verify(gateway, args.offline, records).await {
             Ok(answer) => {
                 report(&answer, form.output);
                 if answer.ok { Exit::Done } else { Exit::Problems }
@@ -129,8 +133,8 @@ pub(super) async fn audit(path: &Path, args: &AuditArgs) -> Exit {
     }
 }
 
-async fn verify(path: &Path, offline: bool, records: &[PathBuf]) -> Result<AuditAnswer, Exit> {
-    let answer: AuditAnswer = typed(look(path, offline, "/v1/audit", Wanted::Audit).await?)?;
+async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result<AuditAnswer, Exit> {
+    let answer: AuditAnswer = typed(look(gateway, offline, "/v1/audit", Wanted::Audit).await?)?;
     if !answer.ok || records.is_empty() {
         return Ok(answer);
     }
@@ -148,7 +152,7 @@ async fn verify(path: &Path, offline: bool, records: &[PathBuf]) -> Result<Audit
         }
         Ok(())
     };
-    each(path, offline, HistoryCall::default(), compare).await?;
+    each(gateway, offline, HistoryCall::default(), compare).await?;
     // What a restore took back is in the records alone, from the place of its event on.
     let (taken_back, unknown): (Vec<u64>, Vec<u64>) =
         copies.left().partition(|seq| restored.is_some_and(|restored| *seq >= restored));
@@ -181,7 +185,7 @@ fn report(answer: &AuditAnswer, output: Output) {
 
 /// Gives the texts of events one after another, as many calls as that takes.
 async fn each(
-    path: &Path,
+    gateway: &Gateway,
     offline: bool,
     mut call: HistoryCall,
     mut take: impl FnMut(&str) -> Result<(), Exit>,
@@ -193,7 +197,7 @@ async fn each(
                 target.push_str(&format!("&{key}={value}"));
             }
         }
-        let answer: HistoryAnswer = typed(look(path, offline, &target, Wanted::History(&call)).await?)?;
+        let answer: HistoryAnswer = typed(look(gateway, offline, &target, Wanted::History(&call)).await?)?;
         for text in &answer.events {
             take(text)?;
         }
@@ -233,7 +237,15 @@ fn show(event: &Event, of_grant: Option<&str>) {
     let way = serde_json::json!(cause.actor.way);
     let why = cause.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let ticket = cause.ticket.as_deref().map(|ticket| format!(" [{ticket}]")).unwrap_or_default();
-    say(&format!("    by {} ({}){ticket}{why}", cause.actor.name, way.as_str().unwrap_or_default()));
+    let shown = cause.actor.token.as_deref().map(|id| format!(", token {id}"));
+    let shown = shown.or_else(|| cause.actor.certificate.as_deref().map(|hash| format!(", certificate {hash}")));
+    let from = cause.actor.address.as_deref().map(|address| format!(" from {address}")).unwrap_or_default();
+    say(&format!(
+        "    by {} ({}{}{from}){ticket}{why}",
+        cause.actor.name,
+        way.as_str().unwrap_or_default(),
+        shown.unwrap_or_default()
+    ));
     let (before, after) = match of_grant {
         Some(id) => (grant(event.before.as_ref(), id), grant(event.after.as_ref(), id)),
         None => (event.before.as_ref(), event.after.as_ref()),

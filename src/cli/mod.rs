@@ -1,6 +1,6 @@
 //! The command line: one file per group of commands, each an `Args` struct and one function.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was given has problems (they are listed).
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was given has problems (they are listed), 4 not permitted.
 
 mod anchor;
 mod apply;
@@ -10,7 +10,9 @@ mod config;
 mod db;
 mod export;
 mod history;
+mod import;
 mod offline;
+mod operator;
 mod partner;
 mod serve;
 mod status;
@@ -18,7 +20,6 @@ mod status;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -30,9 +31,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Parser)]
 #[command(name = "partnergate", version, max_term_width = 100)]
 struct Arguments {
-    /// The config file.
-    #[arg(short, long, global = true, default_value = "partnergate.yaml", env = "PARTNERGATE_CONFIG")]
-    config: PathBuf,
+    #[command(flatten)]
+    gateway: client::Gateway,
     #[command(subcommand)]
     command: Command,
 }
@@ -49,15 +49,19 @@ enum Command {
     Apply(apply::Args),
     /// Write the registry as files that `apply` reads.
     Export(export::Args),
+    /// Name the first operators of a gateway.
+    Admin(operator::AdminArgs),
+    /// Those who operate the gateway: who they are, what they may do, and their tokens.
+    Operator(operator::Args),
     /// Look at trust anchors, and deny single certificates.
     Anchor(anchor::Args),
     /// Show what was changed, by whom and why.
     History(history::HistoryArgs),
     /// Verify and export the history.
     Audit(history::AuditArgs),
-    /// Look at the database, copy it with its keys, and take a copy back.
+    /// Look at the database, fill a new one, copy it with its keys, and take a copy back.
     Db(db::Args),
-    /// Look at partners.
+    /// Look at partners, stop them at once, and let them go on.
     Partner(partner::Args),
     /// Show what the running gateway decides on.
     Status(status::Args),
@@ -105,6 +109,8 @@ enum Exit {
     Done,
     Failed,
     Problems,
+    /// Nobody knows who is calling, or no role of theirs permits it.
+    NotPermitted,
 }
 
 impl From<Exit> for ExitCode {
@@ -113,6 +119,7 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Problems => 3,
+            Exit::NotPermitted => 4,
         })
     }
 }
@@ -127,21 +134,24 @@ pub fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
-    let path = &arguments.config;
+    let gateway = &arguments.gateway;
+    let path = &gateway.config;
     let exit = runtime.block_on(async {
         match arguments.command {
             Command::Serve => serve::run(path).await,
             Command::Check(args) => check::run(path, &args).await,
             Command::Config(args) => config::run(&args),
-            Command::Apply(args) => apply::run(path, &args).await,
-            Command::Export(args) => export::run(path, &args).await,
-            Command::Anchor(args) => anchor::run(path, args).await,
-            Command::History(args) => history::history(path, &args).await,
-            Command::Audit(args) => history::audit(path, &args).await,
+            Command::Apply(args) => apply::run(gateway, &args).await,
+            Command::Export(args) => export::run(gateway, &args).await,
+            Command::Admin(args) => operator::bootstrap(gateway, args).await,
+            Command::Operator(args) => operator::run(gateway, args).await,
+            Command::Anchor(args) => anchor::run(gateway, args).await,
+            Command::History(args) => history::history(gateway, &args).await,
+            Command::Audit(args) => history::audit(gateway, &args).await,
             Command::Db(args) => db::run(path, args).await,
-            Command::Partner(args) => partner::run(path, &args).await,
-            Command::Status(args) => status::run(path, &args).await,
-            Command::Reload => status::reload(path).await,
+            Command::Partner(args) => partner::run(gateway, &args).await,
+            Command::Status(args) => status::run(gateway, &args).await,
+            Command::Reload => status::reload(gateway).await,
         }
     });
     // Requests that are cut here are recorded when they are dropped, which takes no time; a plan or an export that is

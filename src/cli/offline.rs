@@ -1,6 +1,6 @@
 //! What is read from the running gateway or, with `--offline`, from the database of one that does not run.
 
-use super::client::ask;
+use super::client::{Gateway, ask};
 use super::{Exit, complain};
 use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, user_name};
 use crate::clock::Clock;
@@ -26,13 +26,13 @@ pub(super) enum Wanted<'a> {
     Audit,
 }
 
-pub(super) async fn look(path: &Path, offline: bool, target: &str, wanted: Wanted<'_>) -> Result<Value, Exit> {
-    if offline { read_offline(path, wanted).await } else { ask(path, Method::GET, target, None).await }
+pub(super) async fn look(gateway: &Gateway, offline: bool, target: &str, wanted: Wanted<'_>) -> Result<Value, Exit> {
+    if offline { read_offline(gateway, wanted).await } else { ask(gateway, Method::GET, target, None).await }
 }
 
 /// What the admin API would answer, from the database of a gateway that does not run.
-async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
-    let config = load(path)?;
+async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Exit> {
+    let config = load(&gateway.config)?;
     let fail = |e: &dyn std::fmt::Display| {
         complain(&e.to_string());
         Exit::Failed
@@ -42,7 +42,7 @@ async fn read_offline(path: &Path, wanted: Wanted<'_>) -> Result<Value, Exit> {
     let registry = store.load().await.map_err(|e| fail(&e))?;
     let value = match wanted {
         Wanted::Export => {
-            let material = MaterialFiles::new(path, &config.state_dir);
+            let material = MaterialFiles::new(&gateway.config, &config.state_dir);
             let material = material.read(&registry, &material.kept(&registry)).material;
             let sources = Sources { material, ..config.sources(registry) };
             let (snapshot, _) = Snapshot::build(sources, None, Clock::new().now()).map_err(|e| fail(&e))?;
@@ -74,5 +74,5 @@ pub(super) fn load(path: &Path) -> Result<Config, Exit> {
 /// Who works on the database of a gateway that does not run.
 pub(super) fn this_user() -> Actor {
     let uid = Uid::current().as_raw();
-    Actor { name: user_name(uid), uid: Some(uid), way: Way::Offline }
+    Actor::user(user_name(uid), Some(uid), Way::Offline)
 }

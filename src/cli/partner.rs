@@ -2,15 +2,14 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
-use super::client::ask;
+use super::client::{Gateway, ask};
 use super::offline::{Wanted, look};
 use super::{Exit, Form, complain, say};
-use crate::admin::StopCall;
+use crate::admin::WhyCall;
 use crate::document::{format_time, parse_time, parse_zone};
 use crate::name::PartnerId;
 use http::Method;
 use serde_json::{Value, json};
-use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -53,31 +52,29 @@ struct StopArgs {
     form: Form,
 }
 
-pub(super) async fn run(path: &Path, args: &Args) -> Exit {
+pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
     match &args.command {
-        Command::List { form } => form.show(look(path, args.offline, "/v1/partners", Wanted::List).await, list),
+        Command::List { form } => form.show(look(gateway, args.offline, "/v1/partners", Wanted::List).await, list),
         Command::Show { id, form } => {
-            form.show(look(path, args.offline, &format!("/v1/partners/{id}"), Wanted::Partner(id)).await, show)
+            form.show(look(gateway, args.offline, &format!("/v1/partners/{id}"), Wanted::Partner(id)).await, show)
         }
         Command::Suspend(_) | Command::Resume(_) if args.offline => {
-            complain(
-                "this is for a gateway that runs: while none does, write `state` in the partner's file and apply that",
-            );
+            complain("this is for a gateway that runs; while none does, nobody is served");
             Exit::Failed
         }
-        Command::Suspend(stopping) => stop(path, stopping, "suspend").await,
-        Command::Resume(stopping) => stop(path, stopping, "resume").await,
+        Command::Suspend(stopping) => stop(gateway, stopping, "suspend").await,
+        Command::Resume(stopping) => stop(gateway, stopping, "resume").await,
     }
 }
 
-async fn stop(path: &Path, args: &StopArgs, verb: &str) -> Exit {
+async fn stop(gateway: &Gateway, args: &StopArgs, verb: &str) -> Exit {
     // What is no id would be no part of a call either.
     if let Err(reason) = PartnerId::parse(&args.id) {
         complain(&format!("there is no such partner: {reason}"));
         return Exit::Problems;
     }
-    let call = json!(StopCall { reason: args.reason.clone(), ticket: args.ticket.clone() });
-    let answer = ask(path, Method::POST, &format!("/v1/partners/{}/{verb}", args.id), Some(&call)).await;
+    let call = json!(WhyCall { reason: args.reason.clone(), ticket: args.ticket.clone() });
+    let answer = ask(gateway, Method::POST, &format!("/v1/partners/{}/{verb}", args.id), Some(&call)).await;
     args.form.show(answer, |value| {
         let said = match (verb, value["changed"].as_bool() == Some(true)) {
             ("suspend", true) => "is suspended from now on".to_owned(),

@@ -2,11 +2,10 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
-use super::client::ask;
+use super::client::{Gateway, ask};
 use super::{Exit, Form, complain, say};
 use http::Method;
 use serde_json::Value;
-use std::path::Path;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -14,8 +13,8 @@ pub(super) struct Args {
     form: Form,
 }
 
-pub(super) async fn run(path: &Path, args: &Args) -> Exit {
-    args.form.show(ask(path, Method::GET, "/v1/status", None).await, show)
+pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
+    args.form.show(ask(gateway, Method::GET, "/v1/status", None).await, show)
 }
 
 fn show(value: &Value) {
@@ -79,8 +78,8 @@ fn show(value: &Value) {
     }
 }
 
-pub(super) async fn reload(path: &Path) -> Exit {
-    match ask(path, Method::POST, "/v1/reload", None).await {
+pub(super) async fn reload(gateway: &Gateway) -> Exit {
+    match ask(gateway, Method::POST, "/v1/reload", None).await {
         Ok(value) => {
             say("reloaded");
             for key in value["needs_restart"].as_array().into_iter().flatten().filter_map(Value::as_str) {

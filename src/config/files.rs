@@ -1,13 +1,12 @@
 //! Reading the files that a config names, and noticing that they have changed.
 
-use crate::disk::{self, Stamp, Watched, plain};
+use crate::disk::{self, NoSecret, Stamp, Watched, plain};
 use crate::document::{Node, Problem, Problems, SecretRef, parse_secret};
 use crate::policy::PolicySource;
 use ring::digest;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -103,48 +102,23 @@ impl Reader {
         reference: &str,
         problems: &mut Problems,
     ) -> Option<(String, Vec<u8>)> {
-        let mut refuse = |reason: String, fix: Option<&str>| {
-            problems.push(at.error(reason, fix));
-            None
-        };
-        match parse_secret(reference) {
-            Ok(SecretRef::File(path)) => {
-                let path = self.resolve(&path);
-                let shown = path.display().to_string();
-                match std::fs::metadata(&path) {
-                    Ok(meta) if meta.mode() & 0o077 != 0 => {
-                        let fix = format!("chmod 0600 {shown}");
-                        return refuse(
-                            format!("`{shown}` can be read by others (mode {:04o})", meta.mode() & 0o7777),
-                            Some(&fix),
-                        );
+        let found = parse_secret(reference).map_err(|reason| NoSecret { reason, fix: None }).and_then(|reference| {
+            let reference = match reference {
+                SecretRef::File(path) => SecretRef::File(self.resolve(&path)),
+                other => other,
+            };
+            match &reference {
+                SecretRef::File(path) => self.watch(path),
+                SecretRef::Credential(name) => {
+                    if let Some(path) = disk::credential_path(name) {
+                        self.watch(&path);
                     }
-                    Ok(_) => {}
-                    Err(e) => return refuse(format!("`{shown}`: {}", plain(&e)), Some(MISSING)),
                 }
-                match self.read(&path) {
-                    Ok(bytes) => Some((shown, bytes)),
-                    Err(reason) => refuse(format!("`{shown}`: {reason}"), None),
-                }
+                SecretRef::Env(_) => {}
             }
-            Ok(SecretRef::Env(name)) => match std::env::var(&name) {
-                Ok(value) => Some((format!("env:{name}"), value.into_bytes())),
-                Err(_) => refuse(format!("the environment variable `{name}` is not set"), None),
-            },
-            Ok(SecretRef::Credential(name)) => {
-                let Some(folder) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
-                    return refuse(
-                        "`$CREDENTIALS_DIRECTORY` is not set".into(),
-                        Some("use `LoadCredential=` in the systemd unit"),
-                    );
-                };
-                match self.read(&Path::new(&folder).join(&name)) {
-                    Ok(bytes) => Some((format!("credential:{name}"), bytes)),
-                    Err(reason) => refuse(format!("credential `{name}`: {reason}"), None),
-                }
-            }
-            Err(reason) => refuse(reason, None),
-        }
+            disk::secret(&reference, MAX_FILE)
+        });
+        found.map_err(|NoSecret { reason, fix }| problems.push(at.error(reason, fix.as_deref()))).ok()
     }
 
     /// The DER key of a PEM, checked against its certificate. `file` is where it came from.
@@ -231,9 +205,13 @@ impl Reader {
     }
 
     fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        // Taken before the file is read, so that a change from then on is noticed.
-        self.watched.insert(path.to_owned(), Stamp::of(path));
+        self.watch(path);
         disk::read(path, MAX_FILE)
+    }
+
+    /// Before the file is read, so that a change from then on is noticed.
+    fn watch(&mut self, path: &Path) {
+        self.watched.insert(path.to_owned(), Stamp::of(path));
     }
 
     fn utf8(&mut self, file: &str, bytes: Vec<u8>, problems: &mut Problems) -> Option<String> {

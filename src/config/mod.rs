@@ -3,9 +3,11 @@
 //! In: a path. Out: [`Config`]. Relative paths start at the config file's folder. Must never: use a default for a file
 //! that is named but cannot be read; accept a secret that is written inline or that others may read.
 
+mod admin;
 mod files;
 mod spec;
 
+pub use admin::AdminConfig;
 pub use spec::CONFIG;
 
 use crate::clock::UnixNanos;
@@ -31,6 +33,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The admin socket's name in the state folder.
+const SOCKET: &str = "admin.sock";
+
 /// Everything that was read.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -43,6 +48,7 @@ pub struct Config {
     pub proxies: Arc<[IpNet]>,
     pub tls: TlsSettings,
     pub status_listen: Vec<SocketAddr>,
+    pub admin: AdminConfig,
     pub body: BodyLimits,
     pub fetch: FetchSettings,
     pub via: Arc<str>,
@@ -68,6 +74,13 @@ pub struct Config {
     pub watched: Watched,
     /// What does not stop the load.
     pub warnings: Problems,
+}
+
+/// Where a gateway is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigPlaces {
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,18 +109,23 @@ impl Config {
         Self::load_watched(path).0
     }
 
-    /// Where the gateway of this config keeps its admin socket. Nothing else is looked at: whoever has to revoke a
-    /// credential now must not be kept from it by a mistake elsewhere in the files.
+    /// What the gateway of this config keeps in which folder, and its admin socket. Nothing else is looked at: whoever
+    /// has to revoke a credential now must not be kept from it by a mistake elsewhere in the files.
     ///
     /// # Errors
     /// The file cannot be read, is not YAML, or names no `state_dir`.
-    pub fn state_dir(path: &Path) -> Result<PathBuf, Problems> {
+    pub fn places(path: &Path) -> Result<ConfigPlaces, Problems> {
         let (mut problems, mut reader) = (Problems::new(), Reader::new(path));
         let name = path.display().to_string();
         let text = reader.text(path, &mut problems);
         let document = text.map(|text| document::parse(&name, &text)).transpose()?;
         match document.as_ref().and_then(|d| d.get("state_dir")).and_then(document::Node::text) {
-            Some(state_dir) => Ok(reader.resolve(Path::new(state_dir))),
+            Some(state_dir) => {
+                let state_dir = reader.resolve(Path::new(state_dir));
+                let written = document.as_ref().and_then(|d| d.get("admin")).and_then(|admin| admin.get("socket"));
+                let socket = written.and_then(document::Node::text).map(|text| reader.resolve(Path::new(text)));
+                Ok(ConfigPlaces { socket: socket.unwrap_or_else(|| state_dir.join(SOCKET)), state_dir })
+            }
             None => {
                 if !problems.has_errors() {
                     problems.file(&name, "`state_dir` is missing, where the admin socket is", None);
@@ -184,6 +202,7 @@ impl Config {
         differ("state_dir", self.state_dir == running.state_dir);
         differ("partner.listen", self.listen == running.listen);
         differ("partner.limits and partner.timeouts", self.limits == running.limits);
+        differ("admin.socket, admin.group and admin.listen", self.admin.same_place(&running.admin));
         differ("status.listen", self.status_listen == running.status_listen);
         differ("request.via", self.via == running.via);
         differ("request.min_body_rate", self.body.min_rate == running.body.min_rate);
@@ -250,12 +269,16 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         }
         policy_headers.push(lower);
     }
+    let state_dir = reader.resolve(Path::new(root.text("state_dir")?));
+    let admin = root.section("admin");
+    let socket = admin.text("socket").map_or_else(|| state_dir.join(SOCKET), |text| reader.resolve(Path::new(text)));
+    let admin = admin::read(admin, socket, reader, problems);
     let policy_source = reader.policy_folder(Path::new(policy.text("dir")?), problems);
     let addresses = |texts: Vec<String>| texts.iter().filter_map(|t| t.parse().ok()).collect::<Vec<SocketAddr>>();
     Some(Config {
         environment: Environment::parse(root.text("environment")?).ok()?,
         node: root.text("node").map_or_else(host_name, str::to_owned),
-        state_dir: reader.resolve(Path::new(root.text("state_dir")?)),
+        state_dir,
         listen: addresses(partner.texts("listen")),
         limits: ListenLimits {
             max_connections: limits.count("max_connections"),
@@ -282,6 +305,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             allow_tls12: tls.text("min_version") == Some("1.2"),
             session_cache: tls.count("session_cache"),
         },
+        admin: admin?,
         status_listen: addresses(root.section("status").texts("listen")),
         body: BodyLimits {
             progress: timeouts.duration("body_progress"),

@@ -49,6 +49,12 @@ pub static CONFIG: &[Field] = &[
         doc: "The listener for metrics, health and version. It is read-only.",
     },
     Field {
+        key: "admin",
+        kind: Kind::Table(ADMIN),
+        presence: Optional(""),
+        doc: "Where operators come in. Who they are is in the database: see `partnergate admin bootstrap` and `partnergate operator`.",
+    },
+    Field {
         key: "upstreams",
         kind: Kind::Map(&Kind::Table(UPSTREAM)),
         presence: Required("billing"),
@@ -261,6 +267,45 @@ static STATUS: &[Field] = &[Field {
     presence: Default("[\"127.0.0.1:9090\"]"),
     doc: "Addresses of the status listener. An empty list turns it off. Takes effect at the next start.",
 }];
+
+static ADMIN: &[Field] = &[
+    Field {
+        key: "socket",
+        kind: Kind::Path,
+        presence: Optional("/run/partnergate/admin.sock"),
+        doc: "The admin socket; `admin.sock` in `state_dir` when absent. Takes effect at the next start.",
+    },
+    Field {
+        key: "group",
+        kind: Kind::Text,
+        presence: Optional("partnergate-operators"),
+        doc: "A group of this machine whose members may connect to the socket too, and are then judged by whom they are. They must be able to reach it: give `socket` a folder that they may enter. Takes effect at the next start.",
+    },
+    Field {
+        key: "listen",
+        kind: Kind::List(&Kind::Address),
+        presence: Default("[]"),
+        doc: "Addresses of the admin listener, over TLS, for operators with a token or a client certificate. Takes effect at the next start.",
+    },
+    Field {
+        key: "chain",
+        kind: Kind::Path,
+        presence: Optional("tls/admin.pem"),
+        doc: "PEM file with the listener's server certificate, first, and its intermediates.",
+    },
+    Field {
+        key: "key",
+        kind: Kind::Secret,
+        presence: Optional("file:tls/admin.key"),
+        doc: "Its private key in PEM, as a reference.",
+    },
+    Field {
+        key: "client_ca",
+        kind: Kind::Path,
+        presence: Optional("tls/operators-ca.pem"),
+        doc: "PEM file with the CA certificates that client certificates of operators are issued under. Without it only tokens show who an operator is. Partners' anchors are never used here.",
+    },
+];
 
 static UPSTREAM: &[Field] = &[
     Field {

@@ -65,6 +65,24 @@ pub struct MatchKey {
 }
 
 impl Match {
+    /// One line: `uri=…`, `dns=…`, `subject=…`, `spki_sha256=…` or `fingerprint_sha256=…`.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        match line.split_once('=') {
+            Some(("uri", text)) => Match::uri(text),
+            Some(("dns", text)) => Match::dns(text),
+            Some(("subject", text)) => Match::subject(text),
+            Some(("spki_sha256", text)) => Fingerprint::parse(text).map(Match::SpkiSha256),
+            Some(("fingerprint_sha256", text)) => Fingerprint::parse(text).map(Match::FingerprintSha256),
+            _ => Err(format!(
+                "`{}` is none of uri=…, dns=…, subject=…, spki_sha256=…, fingerprint_sha256=…",
+                line.escape_debug()
+            )),
+        }
+    }
+
     /// # Errors
     /// A sentence: a URI that is not a valid SPIFFE ID although it says so, or not a URI; a DNS name with a wildcard.
     pub fn uri(text: &str) -> Result<Self, String> {
@@ -123,6 +141,12 @@ impl Match {
             Match::FingerprintSha256(hash) | Match::SpkiSha256(hash) => Some((self.kind(), *hash)),
             _ => None,
         }
+    }
+
+    /// Whether a certificate is recognised by it, whatever its chain ends in.
+    pub fn is_met_by(&self, leaf: &Certificate) -> bool {
+        // Keys differ by anchor: any one will do.
+        AnchorName::parse("any").is_ok_and(|anchor| keys_of(leaf, &anchor).contains(&self.key(&anchor)))
     }
 
     /// The key under which a credential of this anchor is found.

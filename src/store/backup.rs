@@ -5,14 +5,14 @@
 //! is there; call a copy good that was not read back; let a certificate in again that was denied meanwhile, unless that is
 //! wanted.
 
-use super::{HISTORY_KEY, SCHEMA, Store, StoreError, history, meta, read_only};
+use super::{HISTORY_KEY, SCHEMA, Store, StoreError, history, meta, read_only, table};
 use crate::clock::UnixNanos;
 use crate::disk::{self, plain};
 use crate::history::Cause;
+use crate::operator::Operators;
 use crate::registry::Registry;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
@@ -61,8 +61,8 @@ pub enum BackupError {
     #[error("`{0}` is there already: --replace moves what is in its place aside")]
     InPlace(String),
     #[error(
-        "denied or suspended after this copy was made, and let in again by it: {0}; --forget-denials goes on, and \
-         `anchor deny` and `partner suspend` stop them again"
+        "shut out after this copy was made, and let in again by it: {0}; --forget-denials goes on, and `anchor deny`, \
+         `partner suspend`, `operator disable` and `operator token revoke` stop them again"
     )]
     LetsIn(String),
     #[error(
@@ -196,8 +196,8 @@ pub async fn restore(
             return Err(BackupError::InPlace(folder.join(first).display().to_string()));
         }
         if at.exists() && !how.forget_denials {
-            let before = registry_of(at).await.map_err(|e| BackupError::Unreadable(e.to_string()))?;
-            let after = registry_of(&from.join(file_name(at))).await?;
+            let before = contents_of(at).await.map_err(|e| BackupError::Unreadable(e.to_string()))?;
+            let after = contents_of(&from.join(file_name(at))).await?;
             let forgotten = forgotten(&before, &after);
             if !forgotten.is_empty() {
                 return Err(BackupError::LetsIn(forgotten.join(", ")));
@@ -228,27 +228,36 @@ pub async fn restore(
     Ok(Restored { manifest, aside })
 }
 
-async fn registry_of(database: &Path) -> Result<Registry, BackupError> {
+async fn contents_of(database: &Path) -> Result<(Registry, Operators), BackupError> {
     let store = Store::open_to_read(database).await?;
     let store = store.ok_or_else(|| BackupError::Nothing(database.display().to_string()))?;
-    let registry = store.load().await;
+    let contents = (store.load().await, store.operators().await);
     store.close().await;
-    Ok(registry?)
+    Ok((contents.0?, contents.1?))
 }
 
-/// Certificates that are denied in `before` and not in `after`, where their anchor still is, and partners that are
-/// suspended.
-fn forgotten(before: &Registry, after: &Registry) -> Vec<String> {
+/// Certificates that are denied before and not after, where their anchor still is; partners that are suspended; operators
+/// that are disabled, and tokens that are not there any more.
+fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(Registry, Operators)) -> Vec<String> {
     let stopped = before.partners().filter(|record| record.partner.suspension.is_some());
     let stopped = stopped.filter_map(|record| after.partner(&record.partner.id));
     let stopped = stopped.filter(|record| record.partner.suspension.is_none());
     let denied = before.anchors().filter_map(|anchor| Some((anchor, after.anchor(&anchor.name)?)));
+    let operators = operating.iter().filter_map(|now| Some((operated.get(now.name.as_str())?, now)));
+    let operators = operators.flat_map(|(before, now)| {
+        let disabled =
+            (before.disabled.is_some() && now.disabled.is_none()).then(|| format!("the operator `{}`", now.name));
+        let revoked = now.tokens.iter().filter(|t| before.tokens.iter().all(|b| b.id != t.id));
+        let revoked = revoked.map(|t| format!("the token {} of `{}`", t.id, now.name));
+        disabled.into_iter().chain(revoked).collect::<Vec<_>>()
+    });
     denied
         .flat_map(|(before, after)| {
             let gone = before.denied.iter().filter(|d| !after.denied.iter().any(|a| a.certificate == d.certificate));
             gone.map(|d| format!("{} under `{}`", d.certificate, before.name))
         })
         .chain(stopped.map(|record| format!("the partner `{}`", record.partner.id)))
+        .chain(operators)
         .collect()
 }
 
@@ -262,6 +271,7 @@ pub struct DatabaseStatus {
     pub partners: u64,
     pub networks: u64,
     pub anchors: u64,
+    pub operators: u64,
     pub events: u64,
     /// Of the last event that the record sink has a copy of.
     pub copied: u64,
@@ -280,18 +290,17 @@ impl Store {
         let schema = meta(&mut tx, "schema").await?.unwrap_or(0);
         let revision = super::revision(&mut tx).await?;
         let mut counts = Vec::new();
-        for table in ["partner", "network", "anchor", "event"] {
-            let there: i64 = sqlx::query("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?")
-                .bind(table)
-                .fetch_one(&mut *tx)
-                .await?
-                .try_get(0)?;
-            let count: i64 = match (there, table) {
-                (0, _) => 0,
-                (_, "partner") => sqlx::query_scalar("SELECT count(*) FROM partner").fetch_one(&mut *tx).await?,
-                (_, "network") => sqlx::query_scalar("SELECT count(*) FROM network").fetch_one(&mut *tx).await?,
-                (_, "anchor") => sqlx::query_scalar("SELECT count(*) FROM anchor").fetch_one(&mut *tx).await?,
-                _ => sqlx::query_scalar("SELECT count(*) FROM event").fetch_one(&mut *tx).await?,
+        for (table, count) in [
+            ("partner", "SELECT count(*) FROM partner"),
+            ("network", "SELECT count(*) FROM network"),
+            ("anchor", "SELECT count(*) FROM anchor"),
+            ("operator", "SELECT count(*) FROM operator"),
+            ("event", "SELECT count(*) FROM event"),
+        ] {
+            let count: i64 = if table::exists(&mut tx, table).await? {
+                sqlx::query_scalar(count).fetch_one(&mut *tx).await?
+            } else {
+                0
             };
             counts.push(u64::try_from(count).unwrap_or(0));
         }
@@ -311,6 +320,7 @@ impl Store {
             partners: next(),
             networks: next(),
             anchors: next(),
+            operators: next(),
             events: next(),
             copied,
             bytes,

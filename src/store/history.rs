@@ -1,12 +1,12 @@
 //! The history's tables: events and checkpoints, written in the transaction of the change that they tell of.
 
-use super::{Manifest, Store, StoreError, TABLES, Table, Tx, id_of};
+use super::table::{self, Kept, TABLES, Table};
+use super::{Manifest, Store, StoreError, Tx};
 use crate::clock::UnixNanos;
 use crate::disk;
 use crate::history::{
     Actor, Cause, Checkpoint, End, Event, Fault, Hash, Signer, Verb, Verifier, Way, difference, document_sha256,
 };
-use crate::registry::Change;
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Row, Sqlite};
@@ -60,15 +60,15 @@ pub(super) async fn end(tx: &mut Tx<'_>) -> Result<End, StoreError> {
     Ok(End { seq: u64::try_from(seq).unwrap_or(0), hash })
 }
 
-/// The first event, where there is none: from here on nothing is changed without one. What is in the registry already
-/// has an event each as well, so that all of it is accounted for.
+/// The first events of a registry that is older than its history: what is in it has an event each, so that all of it is
+/// accounted for. The history of an empty one begins with its first operators.
 pub(super) async fn begin(tx: &mut Tx<'_>, signer: &Signer, now: UnixNanos) -> Result<(), StoreError> {
     let mut end = end(tx).await?;
-    if end.seq > 0 {
+    if end.seq > 0 || is_empty(tx).await? {
         return Ok(());
     }
     let revision = super::revision(tx).await?;
-    let actor = Actor { name: "partnergate".into(), uid: None, way: Way::Gateway };
+    let actor = Actor::user("partnergate", None, Way::Gateway);
     let of = |verb: Verb, noun: &str, id: String, doc: Option<(&str, Value)>, reason: Option<&str>| Event {
         seq: 0,
         time: now.to_string(),
@@ -103,6 +103,38 @@ pub(super) async fn begin(tx: &mut Tx<'_>, signer: &Signer, now: UnixNanos) -> R
     checkpoint(tx, &signer.sign(&end, now)).await
 }
 
+async fn is_empty(tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+    for table in TABLES {
+        if sqlx::query(table.page).bind("").fetch_optional(&mut **tx).await?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Puts an event behind the chain that is about all of the registry.
+pub(super) async fn about_all(
+    tx: &mut Tx<'_>,
+    verb: Verb,
+    after: Value,
+    told: &Told<'_>,
+    end: &mut End,
+) -> Result<(), StoreError> {
+    let text = end.append(Event {
+        seq: 0,
+        time: told.now.to_string(),
+        cause: told.cause.clone(),
+        verb,
+        noun: HISTORY.into(),
+        id: HISTORY.into(),
+        revision: told.revision,
+        before: None,
+        after: Some(after),
+        document_sha256: None,
+    });
+    insert(tx, &[(HISTORY, HISTORY, end.seq, text, end.hash)]).await
+}
+
 /// An event that says that all of this was taken back from a copy, and which.
 pub(super) async fn restored(
     store: &Store,
@@ -114,21 +146,10 @@ pub(super) async fn restored(
     let mut tx = store.pool.begin_with("BEGIN IMMEDIATE").await?;
     let mut end = end(&mut tx).await?;
     let revision = super::revision(&mut tx).await?;
-    let text = end.append(Event {
-        seq: 0,
-        time: now.to_string(),
-        cause: cause.clone(),
-        verb: Verb::Restore,
-        noun: HISTORY.into(),
-        id: HISTORY.into(),
-        revision,
-        before: None,
-        after: Some(json!({
-            "backup": manifest.time, "revision": manifest.revision, "events": manifest.events, "hash": manifest.hash,
-        })),
-        document_sha256: None,
+    let after = json!({
+        "backup": manifest.time, "revision": manifest.revision, "events": manifest.events, "hash": manifest.hash,
     });
-    insert(&mut tx, &[(HISTORY, HISTORY, end.seq, text, end.hash)]).await?;
+    about_all(&mut tx, Verb::Restore, after, &Told { cause, now, revision }, &mut end).await?;
     checkpoint(&mut tx, &signer.sign(&end, now)).await?;
     tx.commit().await?;
     Ok(())
@@ -143,10 +164,10 @@ pub(super) struct Told<'a> {
 
 /// Puts the events of changes in one table behind the chain, before they are written. `documents` are those of the
 /// changes; none where the nouns go.
-pub(super) async fn append(
+pub(super) async fn append<K: Kept>(
     tx: &mut Tx<'_>,
     table: &Table,
-    batch: &[Change],
+    batch: &[K],
     documents: &[String],
     told: &Told<'_>,
     end: &mut End,
@@ -155,7 +176,7 @@ pub(super) async fn append(
     let mut rows = Vec::with_capacity(batch.len());
     let documents = documents.iter().map(|doc| Some(doc.as_str())).chain(std::iter::repeat(None));
     for (change, document) in batch.iter().zip(documents) {
-        let id = id_of(change);
+        let id = change.id();
         let after = document.map(|doc| parsed(id, doc)).transpose()?;
         let (verb, before, after) = match (before.remove(id), after) {
             (Some(before), Some(after)) => {
@@ -183,11 +204,11 @@ pub(super) async fn append(
 }
 
 /// The documents of these changes' nouns as they are stored now.
-async fn stored(tx: &mut Tx<'_>, table: &Table, batch: &[Change]) -> Result<HashMap<String, Value>, StoreError> {
+async fn stored<K: Kept>(tx: &mut Tx<'_>, table: &Table, batch: &[K]) -> Result<HashMap<String, Value>, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new(table.select);
     let mut ids = query.separated(", ");
     for change in batch {
-        ids.push_bind(id_of(change));
+        ids.push_bind(change.id());
     }
     let rows = query.push(")").build().fetch_all(&mut **tx).await?;
     rows.iter()
@@ -304,6 +325,9 @@ impl Store {
             Err(fault) => return Ok(Err(fault)),
         };
         for table in TABLES {
+            if !table::exists(&mut tx, table.noun).await? {
+                continue;
+            }
             let mut rows = sqlx::query(table.all).fetch(&mut *tx);
             while let Some(row) = rows.try_next().await? {
                 let (id, doc): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);

@@ -9,8 +9,10 @@ mod expiry;
 mod export;
 mod history;
 mod keys;
+mod operators;
 mod places;
 mod plan;
+mod table;
 
 pub use backup::{BackupError, DatabaseStatus, Manifest, Restore, Restored, backup, restore, verify_backup};
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
@@ -32,7 +34,7 @@ use history::Told;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{QueryBuilder, Row, Sqlite, SqlitePool, Transaction};
+use sqlx::{Row, Sqlite, SqlitePool, Transaction};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -42,12 +44,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
-const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY];
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -76,6 +78,9 @@ const HISTORY: &[&str] = &[
     "CREATE TRIGGER event_is_not_removed BEFORE DELETE ON event BEGIN SELECT raise(ABORT, 'events are only added'); END",
 ];
 
+const OPERATORS: &[&str] =
+    &["CREATE TABLE IF NOT EXISTS operator (name TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the database `{path}` cannot be used: {source}")]
@@ -94,14 +99,14 @@ pub enum StoreError {
     Inconsistent(String),
     #[error("the key of the history, `{path}`, {reason}")]
     Key { path: String, reason: String },
+    #[error("there are operators already: one of them who has the role `approver` adds more")]
+    HasOperators,
     #[error("the database is open for looking only")]
     ReadOnly,
 }
 
 /// One that verifies the history leaves the others for changes and what is asked meanwhile.
 const CONNECTIONS: u32 = 4;
-/// Documents that one statement writes.
-const BATCH: usize = 100;
 
 /// An open database.
 #[derive(Clone)]
@@ -236,19 +241,7 @@ impl Store {
         let next = found + 1;
         let mut end = history::end(&mut tx).await?;
         let told = Told { cause, now, revision: next };
-        for alike in changes.chunk_by(|a, b| kept_in(a) == kept_in(b)) {
-            for batch in alike.chunks(BATCH) {
-                let Some((table, gone)) = batch.first().map(kept_in) else { continue };
-                if gone {
-                    history::append(&mut tx, table, batch, &[], &told, &mut end).await?;
-                    remove(&mut tx, table, batch).await?;
-                } else {
-                    let documents = batch.iter().map(document).collect::<Result<Vec<String>, StoreError>>()?;
-                    history::append(&mut tx, table, batch, &documents, &told, &mut end).await?;
-                    write(&mut tx, table, batch, &documents, next).await?;
-                }
-            }
-        }
+        table::put(&mut tx, changes, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
@@ -401,106 +394,10 @@ async fn documents<N, T: DeserializeOwned>(
     Ok(())
 }
 
-/// A table of documents: how rows are found and put into it, what follows them, and how they are taken out.
-#[derive(PartialEq, Eq)]
-struct Table {
-    noun: &'static str,
-    all: &'static str,
-    /// What comes behind an id, a batch at most.
-    page: &'static str,
-    select: &'static str,
-    insert: &'static str,
-    replace: &'static str,
-    delete: &'static str,
-}
-
-static PARTNERS: Table = Table {
-    noun: "partner",
-    all: "SELECT id, doc FROM partner",
-    page: "SELECT id, doc FROM partner WHERE id > ?1 ORDER BY id LIMIT 100",
-    select: "SELECT id, doc FROM partner WHERE id IN (",
-    insert: "INSERT INTO partner (id, doc, revision) ",
-    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM partner WHERE id IN (",
-};
-static NETWORKS: Table = Table {
-    noun: "network",
-    all: "SELECT name, doc FROM network",
-    page: "SELECT name, doc FROM network WHERE name > ?1 ORDER BY name LIMIT 100",
-    select: "SELECT name, doc FROM network WHERE name IN (",
-    insert: "INSERT INTO network (name, doc, revision) ",
-    replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM network WHERE name IN (",
-};
-static ANCHORS: Table = Table {
-    noun: "anchor",
-    all: "SELECT name, doc FROM anchor",
-    page: "SELECT name, doc FROM anchor WHERE name > ?1 ORDER BY name LIMIT 100",
-    select: "SELECT name, doc FROM anchor WHERE name IN (",
-    insert: "INSERT INTO anchor (name, doc, revision) ",
-    replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM anchor WHERE name IN (",
-};
-
-static TABLES: [&Table; 3] = [&PARTNERS, &NETWORKS, &ANCHORS];
-
 async fn read_only(path: &Path) -> Result<SqlitePool, StoreError> {
     let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(Duration::from_secs(5));
     let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options);
     pool.await.map_err(|source| StoreError::Open { path: path.display().to_string(), source })
-}
-
-/// Where the change is written, and whether its noun is gone.
-fn kept_in(change: &Change) -> (&'static Table, bool) {
-    match change {
-        Change::Partner(_, doc) => (&PARTNERS, doc.is_none()),
-        Change::Network(_, doc) => (&NETWORKS, doc.is_none()),
-        Change::Anchor(_, doc) => (&ANCHORS, doc.is_none()),
-    }
-}
-
-async fn remove(tx: &mut Tx<'_>, table: &Table, batch: &[Change]) -> Result<(), StoreError> {
-    let mut query = QueryBuilder::<Sqlite>::new(table.delete);
-    let mut ids = query.separated(", ");
-    for change in batch {
-        ids.push_bind(id_of(change));
-    }
-    query.push(")").build().execute(&mut **tx).await?;
-    Ok(())
-}
-
-/// Writes the documents of changes that are all kept in one table.
-async fn write(
-    tx: &mut Tx<'_>,
-    table: &Table,
-    batch: &[Change],
-    documents: &[String],
-    revision: u64,
-) -> Result<(), StoreError> {
-    let revision = i64::try_from(revision).unwrap_or(i64::MAX);
-    let mut query = QueryBuilder::<Sqlite>::new(table.insert);
-    query.push_values(batch.iter().zip(documents), |mut row, (change, doc)| {
-        row.push_bind(id_of(change)).push_bind(doc).push_bind(revision);
-    });
-    query.push(table.replace).build().execute(&mut **tx).await?;
-    Ok(())
-}
-
-fn id_of(change: &Change) -> &str {
-    match change {
-        Change::Partner(id, _) => id.as_str(),
-        Change::Network(name, _) => name.as_str(),
-        Change::Anchor(name, _) => name.as_str(),
-    }
-}
-
-fn document(change: &Change) -> Result<String, StoreError> {
-    let written = match change {
-        Change::Partner(_, doc) => serde_json::to_string(&doc.as_deref()),
-        Change::Network(_, doc) => serde_json::to_string(doc),
-        Change::Anchor(_, doc) => serde_json::to_string(doc),
-    };
-    written.map_err(|e| StoreError::Document { id: id_of(change).to_owned(), reason: e.to_string() })
 }
 
 #[cfg(test)]

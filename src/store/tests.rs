@@ -1,3 +1,4 @@
+use super::table::BATCH;
 use super::*;
 use crate::document::Problems;
 use crate::history::{Actor, Event, Fault, Way};
@@ -7,7 +8,7 @@ use crate::operation::{Operations, RouteName, openapi};
 const NOW: UnixNanos = UnixNanos(1_772_627_400_000_000_000);
 
 fn cause() -> Cause {
-    let actor = Actor { name: "alice".into(), uid: Some(1000), way: Way::Offline };
+    let actor = Actor::user("alice", Some(1000), Way::Offline);
     Cause { actor, reason: Some("a new contract".into()), ticket: Some("T-1".into()) }
 }
 

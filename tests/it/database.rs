@@ -1,6 +1,6 @@
 //! The database as files: copies of it with its keys, and back from one.
 
-use crate::harness::{Finished, Gate, HOST, Setup, await_some};
+use crate::harness::{Finished, Gate, HOST, Setup, await_some, this_user};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -135,13 +135,18 @@ fn restore_over_a_registry_names_the_denials_that_it_would_forget() {
     let serial = gate.acme.serial();
     gate.cli(&["anchor", "deny", "acme-ca", "--serial", &serial, "--reason", "stolen"]).ok();
     gate.cli(&["partner", "suspend", "globex", "--reason", "odd"]).ok();
+    let shown = gate.cli(&["operator", "show", "second"]).ok();
+    let id = shown.lines().find_map(|l| l.trim().strip_prefix("shown by  token ")?.split(' ').next()).unwrap();
+    gate.cli(&["operator", "token", "revoke", "second", id, "--reason", "leaked"]).ok();
+    gate.cli(&["operator", "disable", "second", "--reason", "left"]).ok();
     gate.stop("KILL");
     let restore = |gate: &Gate, more: &[&str]| {
         db(gate, &[&["restore", folder.to_str().unwrap(), "--reason", "x"], more].concat())
     };
     refused(&restore(&gate, &[]), "--replace moves what is in its place aside");
     refused(&restore(&gate, &["--replace"]), "let in again by it: serial ");
-    refused(&restore(&gate, &["--replace"]), "under `acme-ca`, the partner `globex`; --forget-denials");
+    refused(&restore(&gate, &["--replace"]), "under `acme-ca`, the partner `globex`, the operator `second`, ");
+    refused(&restore(&gate, &["--replace"]), &format!("the token {id} of `second`; --forget-denials goes on"));
     // What cannot be read could deny anybody.
     let database = gate.dir.path().join("state/registry.db");
     let current = fs::read(&database).unwrap();
@@ -161,20 +166,20 @@ fn restore_over_a_registry_names_the_denials_that_it_would_forget() {
     await_some("the copy of the restore", || gate.records_text().contains("\"verb\":\"restore\"").then_some(()));
     let said = verify(&gate).ok();
     assert!(
-        said.starts_with("good: ") && said.contains("\n2 events in the records were taken back by a restore"),
+        said.starts_with("good: ") && said.contains("\n4 events in the records were taken back by a restore"),
         "{said}"
     );
     // What was before the restore's place is no less than it was.
     let text = fs::read_to_string(&records).unwrap();
     let forged = text
         .lines()
-        .find(|line| line.contains("\"event\":{\"seq\":3,"))
+        .find(|line| line.contains("\"event\":{\"seq\":5,"))
         .unwrap()
         .replace("\"revision\":1", "\"revision\":9");
     fs::write(&records, format!("{text}{forged}\n")).unwrap();
     let finished = verify(&gate);
     assert_eq!(finished.exit, Some(3), "{}", finished.text());
-    assert!(finished.text().contains("event 3 is another one in the records"), "{}", finished.text());
+    assert!(finished.text().contains("event 5 is another one in the records"), "{}", finished.text());
 }
 
 #[test]
@@ -186,12 +191,35 @@ fn status_of_a_database_and_its_migration_are_told() {
         "{said}"
     );
     let told: Value = serde_json::from_str(&db(&gate, &["status", "--output", "json"]).ok()).unwrap();
-    assert_eq!((&told["schema"], &told["revision"], &told["faults"]), (&2.into(), &1.into(), &Value::Array(vec![])));
+    assert_eq!((&told["schema"], &told["revision"], &told["faults"]), (&3.into(), &1.into(), &Value::Array(vec![])));
     let migrate = db(&gate, &["migrate"]);
     assert_eq!(migrate.exit, Some(1), "a gateway runs on it: {}", migrate.stderr);
     gate.stop("TERM");
-    assert_eq!(db(&gate, &["migrate"]).ok().trim(), "the tables are of version 2 already");
+    assert_eq!(db(&gate, &["migrate"]).ok().trim(), "the tables are of version 3 already");
     let setup = Setup::new();
     fs::write(setup.config_file(), setup.config().to_string()).unwrap();
     assert!(setup.cli(&["db", "status"]).stderr.contains("there is no database"));
+}
+
+/// Everybody who could let somebody in is gone: who has the machine gets back in, and it shows.
+#[test]
+fn operator_is_added_with_the_gateway_stopped() {
+    let mut gate = Gate::start();
+    let token = gate.dir.path().join("rescue");
+    let way = format!("rescue=token:{}", token.display());
+    let add = |gate: &Gate, operator: &str| db(gate, &["operator", operator, "--reason", "nobody else is left"]);
+    let running = add(&gate, &way);
+    assert_eq!(running.exit, Some(1), "{}", running.text());
+    assert!(running.stderr.contains("another partnergate"), "{}", running.stderr);
+    gate.stop("TERM");
+    refused(&add(&gate, "second=token"), "there is an operator `second` already");
+    refused(&add(&gate, "rescue"), "write NAME=user:USER");
+    let said = add(&gate, &way).ok();
+    assert!(said.contains("viewer, requester, approver, operator, auditor") && !said.contains("pgo_"), "{said}");
+    gate.begin();
+    let token = format!("file:{}", token.display());
+    gate.cli(&["--token", &token, "reload"]).ok();
+    let shown = gate.cli(&["history", "operator", "rescue"]).ok();
+    assert!(shown.contains(&format!("by {} (offline): nobody else is left", this_user())), "{shown}");
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }

@@ -25,6 +25,7 @@ mod history;
 mod http2;
 mod identity;
 mod lifecycle;
+mod operators;
 mod panic;
 mod registry;
 mod reload;

@@ -388,5 +388,5 @@ fn panic_in_a_handshake_ends_that_connection_alone_and_is_recorded() {
 }
 
 fn cause() -> Cause {
-    Cause { actor: Actor { name: "test".into(), uid: None, way: Way::Offline }, reason: None, ticket: None }
+    Cause { actor: Actor::user("test", None, Way::Offline), reason: None, ticket: None }
 }

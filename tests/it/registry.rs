@@ -2,18 +2,18 @@
 //! Threats 4 and 5, as far as registration refuses them.
 
 use crate::harness::http2::block_on;
-use crate::harness::{DEADLINE, Finished, Gate, HOST, Process, Response, Setup, TlsConn, await_some};
+use crate::harness::{DEADLINE, Finished, Gate, HOST, Response, Setup, TlsConn, await_some, this_user};
 use partnergate::clock::Clock;
 use partnergate::history::{Actor, Cause, Way};
 use partnergate::name::PartnerId;
 use partnergate::registry::Change;
 use partnergate::store::Store;
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const REVISION: &str = "partnergate_snapshot_registry_revision";
@@ -58,12 +58,6 @@ fn admin(socket: &Path, method: &str, path: &str, body: &Value) -> (u16, Value) 
 
 fn socket(gate: &Gate) -> PathBuf {
     gate.dir.path().join("state/admin.sock")
-}
-
-/// Starts a gateway that has ended: something else takes its place and is told to end.
-fn start_again(gate: &mut Gate) {
-    gate.process = Process::start(Command::new("sleep").arg("60"), gate.dir.path(), "nothing");
-    gate.restart("TERM");
 }
 
 /// Files of a folder as the admin API takes them.
@@ -547,37 +541,37 @@ fn use_survives_a_restart_and_goes_on() {
     assert!(last(&second) > last(&first), "{first}\n{second}");
 }
 
+/// What changes in a registry, operators ask for; who has the machine fills an empty one.
 #[test]
-fn without_a_gateway_the_database_is_changed_offline() {
-    let mut gate = Gate::start();
-    let narrowed = gate.write_registry(&edited(gate.registry_text(), ACME_ITEMS, "[items.read]"));
-    let refused = apply(&gate, &narrowed, &["--yes", "--offline"]);
-    assert_eq!(refused.exit, Some(1), "{}", refused.stderr);
-    assert!(refused.stderr.contains("another partnergate"), "{}", refused.stderr);
-    get(&mut gate.dial().identity(&gate.acme).open(), "/items").expect(200);
-
-    gate.signal("TERM");
-    gate.process.ended();
-    let nobody = apply(&gate, &narrowed, &["--yes"]);
-    assert_eq!(nobody.exit, Some(1));
-    assert!(
-        nobody.stderr.contains("no gateway is running") && nobody.stderr.contains("--offline"),
-        "{}",
-        nobody.stderr
-    );
-    let done = apply(&gate, &narrowed, &["--yes", "--offline"]).ok();
-    assert!(done.contains("items.list") && done.contains("revision 2"), "{done}");
-    // The same errors, too.
-    let bad = gate.write_registry(&edited(gate.registry_text(), "owner: payments-team", "ownr: x"));
-    let refused = apply(&gate, &bad, &["--yes", "--offline"]);
+fn empty_database_is_filled_offline_and_no_other() {
+    let setup = Setup::new();
+    fs::write(setup.config_file(), setup.config().to_string()).unwrap();
+    let folder = setup.write_registry(setup.registry_text());
+    let import = |setup: &Setup, more: &[&str]| {
+        setup.cli(&[&["db", "import", "-f", folder.to_str().unwrap(), "--reason", "moved here"], more].concat())
+    };
+    // The same errors as of an apply.
+    fs::write(folder.join("more.yaml"), "environment: test\nnetworks: {a: {cidr: [10.0.0.0/8]}}\n").unwrap();
+    let refused = import(&setup, &[]);
     assert_eq!(refused.exit, Some(3));
-    assert!(refused.stderr.contains("registry.yaml:") && refused.stderr.contains("ownr"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("more.yaml:2:16: `networks.a.cidr`: unknown key"), "{}", refused.stderr);
+    fs::remove_file(folder.join("more.yaml")).unwrap();
+    let planned = import(&setup, &["--dry-run"]).ok();
+    assert!(planned.contains("create       partner  acme") && !planned.contains("imported"), "{planned}");
+    let done = import(&setup, &[]).ok();
+    assert!(done.ends_with("imported; registry revision 1\n"), "{done}");
+    let again = import(&setup, &[]);
+    assert_eq!(again.exit, Some(3), "{}", again.text());
+    assert!(again.stderr.contains("there is a registry already"), "{}", again.stderr);
 
-    start_again(&mut gate);
-    assert_eq!(gate.metric(REVISION), 2.0);
-    let mut conn = gate.dial().identity(&gate.acme).open();
-    get(&mut conn, "/items").expect(403);
-    get(&mut conn, "/items/7").expect(200);
+    let gate = setup.registry("").start();
+    let running = import(&gate, &[]);
+    assert_eq!(running.exit, Some(1), "{}", running.text());
+    assert!(running.stderr.contains("another partnergate"), "{}", running.stderr);
+    assert_eq!(gate.metric(REVISION), 1.0);
+    get(&mut gate.dial().identity(&gate.acme).open(), "/items").expect(200);
+    let shown = gate.cli(&["history", "partner", "acme"]).ok();
+    assert!(shown.contains(&format!("by {} (offline): moved here", this_user())), "{shown}");
 }
 
 #[test]
@@ -807,7 +801,7 @@ fn a_database_that_is_ahead_of_what_is_live_is_caught_up_with() {
             let now = Clock::new().now();
             let store = Store::open(&gate.dir.path().join("state/registry.db"), now).await.unwrap();
             let acme = PartnerId::parse("acme").unwrap();
-            let actor = Actor { name: "test".into(), uid: None, way: Way::Offline };
+            let actor = Actor::user("test", None, Way::Offline);
             let cause = Cause { actor, reason: None, ticket: None };
             assert_eq!(store.commit(1, &[Change::Partner(acme, None)], &cause, now).await.unwrap(), 2);
             store.close().await;

@@ -8,6 +8,8 @@ use super::upstream::Upstream;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,6 +51,11 @@ partners:
       globex-items: {owner: items-team, operations: [items.list], ends: 2100-01-01T00:00:00Z}
 "#;
 
+/// The name of the user that runs the tests: of the operator that a gate's commands come from.
+pub fn this_user() -> String {
+    String::from_utf8(Command::new("id").arg("-un").output().unwrap().stdout).unwrap().trim().to_owned()
+}
+
 /// The binary under test; another build of it with `PARTNERGATE_TEST_BINARY`.
 pub(super) fn program() -> PathBuf {
     std::env::var_os("PARTNERGATE_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_partnergate").into(), PathBuf::from)
@@ -72,6 +79,7 @@ pub struct Setup {
     config: Value,
     registry: String,
     environment: Vec<(String, String)>,
+    operators: bool,
 }
 
 impl Setup {
@@ -138,6 +146,7 @@ impl Setup {
             config,
             registry: REGISTRY.into(),
             environment: Vec::new(),
+            operators: true,
         }
     }
 
@@ -160,6 +169,13 @@ impl Setup {
     pub fn registry(mut self, yaml: &str) -> Self {
         self.registry = yaml.into();
         self
+    }
+
+    /// Nobody operates it yet, and so it has no registry either.
+    #[must_use]
+    pub fn without_operators(mut self) -> Self {
+        self.operators = false;
+        self.registry("")
     }
 
     /// The registry as it stands, for tests that change a part of it.
@@ -207,6 +223,9 @@ impl Setup {
         let registry = self.registry.clone();
         let mut gate = Gate { process, partners: Vec::new(), status: None, settled: AtomicU32::new(0), setup: self };
         gate.await_ready();
+        if gate.operators {
+            gate.bootstrap();
+        }
         if !registry.is_empty() {
             gate.apply(&registry);
         }
@@ -299,6 +318,39 @@ impl Gate {
         }
     }
 
+    /// Names the first operators: this user, with every role, and `second`, whose token is in the file `second.token`.
+    #[track_caller]
+    fn bootstrap(&self) {
+        let call =
+            json!({"operators": [{"name": this_user(), "user": this_user()}, {"name": "second", "token": true}]});
+        let (status, answer) = self.admin("POST", "/v1/bootstrap", &call.to_string());
+        assert_eq!(status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let token = answer["operators"][1]["token"].as_str().unwrap();
+        let mut file = std::fs::File::options();
+        file.create_new(true).write(true).mode(0o600);
+        file.open(self.dir.path().join("second.token")).unwrap().write_all(token.as_bytes()).unwrap();
+    }
+
+    /// A call on the admin socket as it stands: status and body.
+    #[track_caller]
+    pub fn admin(&self, method: &str, target: &str, body: &str) -> (u16, String) {
+        let socket =
+            self.config()["admin"]["socket"].as_str().map_or(self.dir.path().join("state/admin.sock"), Into::into);
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(super::DEADLINE)).unwrap();
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
     /// Stops it with a signal, waits for its end, and starts it again on the same state; ports change.
     #[track_caller]
     pub fn restart(&mut self, signal: &str) {
@@ -332,6 +384,14 @@ impl Gate {
 
     pub fn status_address(&self) -> SocketAddr {
         self.status.expect("the status listener is off")
+    }
+
+    /// The admin listener over TLS.
+    #[track_caller]
+    pub fn admin_address(&self) -> SocketAddr {
+        let log = self.log();
+        let line = log.lines().find(|l| l.contains("admin listener")).expect("the admin listener is off");
+        line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// GET on the status listener: status and body.

@@ -1,0 +1,97 @@
+//! Answers: problems as RFC 9457 has them, and what is as long as the registry is large.
+
+use crate::document::Problems;
+use crate::reload::{ChangeError, aside};
+use crate::store::StoreError;
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use std::io::{self, BufWriter, Write};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Answers are sent in pieces of this size, and so many wait for a caller that reads slowly.
+const PIECE: usize = 64 * 1024;
+const PIECES: usize = 4;
+/// Answers that are being written; more wait.
+static WRITERS: Semaphore = Semaphore::const_new(8);
+/// How long a caller may take nothing of its answer.
+const SEND_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the database answers, asked aside.
+pub(super) async fn looked_up<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, Response> {
+    match aside(work).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(e)) => Err(refused(e.into())),
+        Err(e) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new())),
+    }
+}
+
+pub(super) fn refused(e: ChangeError) -> Response {
+    match e {
+        ChangeError::Invalid(problems) => {
+            problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", lines(&problems))
+        }
+        ChangeError::Store(StoreError::Conflict { .. } | StoreError::HasOperators) => {
+            problem(StatusCode::CONFLICT, &e.to_string(), Vec::new())
+        }
+        ChangeError::Store(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    }
+}
+
+fn lines(problems: &Problems) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+pub(super) fn problem(status: StatusCode, title: &str, problems: Vec<String>) -> Response {
+    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "problems": problems});
+    (status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+}
+
+/// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole. A few at a time, since
+/// each has a thread, and no longer than its caller takes what is sent.
+pub(super) async fn written(write: impl FnOnce(&mut dyn Write) -> serde_json::Result<()> + Send + 'static) -> Response {
+    let Ok(writing) = WRITERS.acquire().await else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping", Vec::new());
+    };
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let runtime = Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut out = BufWriter::with_capacity(PIECE, Pieces { sender: sender.clone(), runtime });
+        let done = write(&mut out).map_err(io::Error::from).and_then(|()| out.flush());
+        drop(writing);
+        // An answer that is not whole must not look as if it were. A caller that takes nothing is told nothing.
+        if let Err(e) = done {
+            drop(sender.try_send(Err(e)));
+        }
+    });
+    let pieces = futures::stream::unfold(receiver, |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
+    ([("content-type", "application/json")], Body::from_stream(pieces)).into_response()
+}
+
+struct Pieces {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    runtime: Handle,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        let send = self.sender.send_timeout(Ok(Bytes::copy_from_slice(piece)), SEND_LIMIT);
+        match self.runtime.block_on(send) {
+            Ok(()) => Ok(piece.len()),
+            Err(SendTimeoutError::Timeout(_)) => Err(io::ErrorKind::TimedOut.into()),
+            Err(SendTimeoutError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! Who calls, and whether a role of theirs permits what they call for.
+
+use super::Shared;
+use super::answer::problem;
+use crate::history::{Actor, Cause, Way};
+use crate::identity::Certificate;
+use crate::operator::{Act, Operator, Role, Unrecognised};
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use nix::unistd::{Uid, User};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a connection shows of who is at its other end.
+#[derive(Clone, Debug)]
+pub(super) enum Connection {
+    /// The admin socket; the user is as the kernel names it.
+    Socket { uid: Option<u32> },
+    /// The admin listener. The chain of the certificate was verified.
+    Tls { address: SocketAddr, certificate: Option<Arc<Certificate>> },
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub actor: Actor,
+    /// Absent for the gateway's own user and root of this machine, who may look without being operators.
+    operator: Option<Arc<Operator>>,
+}
+
+impl Caller {
+    pub fn cause(&self, reason: Option<&String>, ticket: Option<&String>) -> Cause {
+        Cause { actor: self.actor.clone(), reason: reason.cloned(), ticket: ticket.cloned() }
+    }
+
+    /// Who owns the machine that the gateway runs on, and is no operator.
+    pub fn is_host(&self) -> bool {
+        self.operator.is_none()
+    }
+
+    /// # Errors
+    /// What to tell who may not.
+    fn may(&self, act: Act) -> Result<(), String> {
+        let named = |roles: &[Role]| roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", ");
+        match &self.operator {
+            Some(operator) if operator.may(act) => Ok(()),
+            Some(operator) => {
+                let has: Vec<Role> = operator.roles.iter().copied().collect();
+                Err(format!(
+                    "the operator `{}` has the roles {}; this takes one of: {}",
+                    operator.name,
+                    named(&has),
+                    named(act.roles())
+                ))
+            }
+            None if matches!(act, Act::Look | Act::LookBack) => Ok(()),
+            None => Err(format!(
+                "`{}` may look, and is no operator: this takes one with a role of: {}; `partnergate admin bootstrap` \
+                 makes the first operators, an approver adds more",
+                self.actor.name,
+                named(act.roles())
+            )),
+        }
+    }
+}
+
+/// For people: the user's name, or its number where the system knows none.
+pub fn user_name(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {uid}"),
+    }
+}
+
+/// Finds out who calls; nobody else comes further. What is logged of a call is who, what and how it went.
+pub(super) async fn recognised(
+    State(shared): State<Shared>,
+    Extension(connection): Extension<Connection>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let metrics = shared.publisher.metrics();
+    let from_browser =
+        |headers: &HeaderMap| headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+    if from_browser(request.headers()) {
+        metrics.admin_calls.with_label_values(&["refused"]).inc();
+        return problem(StatusCode::FORBIDDEN, "calls from pages in a browser are refused", Vec::new());
+    }
+    let caller = match recognise(&shared, &connection, request.headers()) {
+        Ok(caller) => caller,
+        Err(e) => {
+            metrics.admin_calls.with_label_values(&["unrecognised"]).inc();
+            tracing::warn!(?connection, %method, path = %path.escape_debug(), reason = %e, "an admin call of nobody");
+            // Whom the kernel names has nothing else to show.
+            if matches!(e, Unrecognised::User(_) | Unrecognised::Disabled(_)) {
+                return problem(StatusCode::FORBIDDEN, &e.to_string(), Vec::new());
+            }
+            let mut answer = problem(StatusCode::UNAUTHORIZED, &e.to_string(), Vec::new());
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            return answer;
+        }
+    };
+    let actor = caller.actor.clone();
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    let result = match status {
+        0..400 => "ok",
+        403 => "refused",
+        _ => "failed",
+    };
+    metrics.admin_calls.with_label_values(&[result]).inc();
+    let (operator, token, address) = (&actor.name, actor.token.as_deref(), actor.address.as_deref());
+    let path = path.escape_debug().to_string();
+    tracing::info!(operator, uid = actor.uid, token, address, %method, path, status, "admin call");
+    response
+}
+
+/// A token says more than the connection: who sends one is whom it shows, or nobody.
+fn recognise(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> Result<Caller, Unrecognised> {
+    let operators = shared.publisher.operators();
+    let way = match connection {
+        Connection::Socket { .. } => Way::AdminSocket,
+        Connection::Tls { .. } => Way::AdminTls,
+    };
+    let address = match connection {
+        Connection::Socket { .. } => None,
+        Connection::Tls { address, .. } => Some(address.to_string()),
+    };
+    let known = |operator: &Arc<Operator>, uid, token, certificate| Caller {
+        actor: Actor { name: operator.name.to_string(), way, uid, token, certificate, address: address.clone() },
+        operator: Some(operator.clone()),
+    };
+    if let Some(shown) = headers.get(header::AUTHORIZATION) {
+        let uid = match connection {
+            Connection::Socket { uid } => *uid,
+            Connection::Tls { .. } => None,
+        };
+        let (scheme, token) = shown.to_str().ok().and_then(|s| s.split_once(' ')).ok_or(Unrecognised::Token)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Unrecognised::Token);
+        }
+        let (operator, token) = operators.by_token(token.trim(), shared.publisher.now())?;
+        return Ok(known(operator, uid, Some(token.id.clone()), None));
+    }
+    match connection {
+        Connection::Socket { uid: Some(uid) } => match operators.by_uid(*uid) {
+            Ok(operator) => Ok(known(operator, Some(*uid), None, None)),
+            Err(Unrecognised::User(_)) if *uid == shared.uid || *uid == 0 => {
+                Ok(Caller { actor: Actor::user(user_name(*uid), Some(*uid), way), operator: None })
+            }
+            Err(e) => Err(e),
+        },
+        Connection::Tls { certificate: Some(certificate), .. } => {
+            let operator = operators.by_certificate(certificate)?;
+            Ok(known(operator, None, None, Some(certificate.fingerprint.to_string())))
+        }
+        Connection::Socket { uid: None } | Connection::Tls { certificate: None, .. } => Err(Unrecognised::Nothing),
+    }
+}
+
+/// Lets through whoever has a role for it.
+pub(super) async fn needs(act: Act, caller: Extension<Caller>, request: Request, next: Next) -> Response {
+    match caller.may(act) {
+        Ok(()) => next.run(request).await,
+        Err(why) => problem(StatusCode::FORBIDDEN, &why, Vec::new()).into_response(),
+    }
+}

@@ -1,0 +1,149 @@
+//! The registry over the admin API: files applied, and what there is.
+
+use super::Shared;
+use super::answer::{looked_up, problem, refused, written};
+use super::caller::Caller;
+use crate::name::PartnerId;
+use crate::partner::PartnerRecord;
+use crate::registry::Registry;
+use crate::reload::aside;
+use crate::snapshot::Snapshot;
+use crate::store::{DeclaredFile, Export, PlanOptions, UsageRow};
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Body of `POST /v1/apply`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ApplyCall {
+    pub files: Vec<DeclaredFile>,
+    #[serde(default)]
+    pub options: PlanOptions,
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Why; kept in the history.
+    #[serde(default)]
+    pub reason: Option<String>,
+    #[serde(default)]
+    pub ticket: Option<String>,
+}
+
+pub(super) async fn apply(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let kind = headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a call is `application/json`", Vec::new());
+    }
+    let call: ApplyCall = match aside(async move { Json::from_bytes(&body).map(|Json(call)| call) }).await {
+        Ok(Ok(call)) => call,
+        Ok(Err(e)) => return e.into_response(),
+        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+    };
+    let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
+    match shared.publisher.apply(call.files, call.options, call.dry_run, cause).await {
+        // Not through `written`: whoever changes something does not wait for those who read.
+        Ok(applied) => match aside(async move { Json(applied).into_response() }).await {
+            Ok(answer) => answer,
+            Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+        },
+        Err(e) => refused(e),
+    }
+}
+
+pub(super) async fn export_all(State(shared): State<Shared>) -> Response {
+    match shared.publisher.live() {
+        Some(live) => written(move |out| serde_json::to_writer(out, &export_document(&live.snapshot))).await,
+        None => problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new()),
+    }
+}
+
+pub(super) async fn partners(State(shared): State<Shared>) -> Response {
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry))).await
+}
+
+pub(super) async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+    let found = PartnerId::parse(&id).ok().zip(shared.publisher.live());
+    let record = found.as_ref().and_then(|(id, live)| live.snapshot.registry.partner(id));
+    let (Some((id, _)), Some(record)) = (&found, record) else {
+        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+    };
+    match shared.publisher.store().usage(Some(id)).await {
+        Ok(usage) => Json(partner_document(record, &usage)).into_response(),
+        Err(e) => refused(e.into()),
+    }
+}
+
+/// Body of `GET /v1/export`.
+pub fn export_document(snapshot: &Snapshot) -> impl Serialize + '_ {
+    Exported { files: Export::new(&snapshot.registry, &snapshot.operations) }
+}
+
+#[derive(Serialize)]
+struct Exported<'a> {
+    files: Export<'a>,
+}
+
+/// Body of `GET /v1/partners`.
+pub fn list_document(registry: &Registry) -> impl Serialize + '_ {
+    Listed { partners: Rows(registry) }
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    partners: Rows<'a>,
+}
+
+struct Rows<'a>(&'a Registry);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.partners().map(|record| Row(record)))
+    }
+}
+
+struct Row<'a>(&'a PartnerRecord);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let PartnerRecord { partner, credentials, grants } = self.0;
+        let mut row = serializer.serialize_map(Some(7))?;
+        row.serialize_entry("id", &partner.id)?;
+        row.serialize_entry("name", &partner.name)?;
+        row.serialize_entry("owner", &partner.owner)?;
+        row.serialize_entry("state", partner.standing().as_str())?;
+        row.serialize_entry("credentials", &credentials.len())?;
+        row.serialize_entry("grants", &grants.len())?;
+        row.serialize_entry("engagement_ends", &partner.engagement.ends.map(|e| e.to_string()))?;
+        row.end()
+    }
+}
+
+/// Body of `GET /v1/partners/{id}`.
+pub fn partner_document(record: &PartnerRecord, usage: &[UsageRow]) -> Value {
+    json!({"record": record, "usage": usage})
+}
+
+#[derive(Deserialize)]
+pub(super) struct UsageQuery {
+    partner: Option<String>,
+}
+
+pub(super) async fn usage(State(shared): State<Shared>, Query(query): Query<UsageQuery>) -> Response {
+    let partner = query.partner.as_deref().and_then(|p| PartnerId::parse(p).ok());
+    match looked_up(async move { shared.publisher.store().usage(partner.as_ref()).await }).await {
+        Ok(usage) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))).await,
+        Err(answer) => answer,
+    }
+}

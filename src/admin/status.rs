@@ -1,0 +1,94 @@
+//! What the gateway decides on, and that it is to read its files again.
+
+use super::Shared;
+use super::answer::{looked_up, problem, refused};
+use crate::registry::Registry;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+pub(super) async fn reload(State(shared): State<Shared>) -> Response {
+    match shared.publisher.reload().await {
+        Ok(waiting) => Json(json!({"reloaded": true, "needs_restart": waiting})).into_response(),
+        Err(e) => refused(e),
+    }
+}
+
+/// Partners that an operator has stopped.
+fn suspended(registry: &Registry) -> Vec<Value> {
+    let stopped = registry.partners().filter_map(|r| Some((&r.partner.id, r.partner.suspension.as_ref()?)));
+    stopped
+        .map(|(id, s)| json!({"partner": id, "reason": s.reason, "author": s.author, "at": s.at.to_string()}))
+        .collect()
+}
+
+pub(super) async fn status(State(shared): State<Shared>) -> Response {
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    let publisher = shared.publisher.clone();
+    // Every credential is looked at.
+    let (of, now) = (live.clone(), publisher.now());
+    let looked = async move {
+        let suspended = suspended(&of.snapshot.registry);
+        Ok((publisher.expiring(now).await?, publisher.outgoing().await?, suspended))
+    };
+    let (expiring, outgoing, suspended) = match looked_up(looked).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let outgoing: Vec<Value> = outgoing
+        .iter()
+        .map(|(one, open)| {
+            json!({
+                "anchor": one.anchor, "credentials": one.credentials, "last_used": one.last_used,
+                "open_connections": open, "text": one.to_string(),
+            })
+        })
+        .collect();
+    let s = &live.snapshot;
+    let anchors: Vec<Value> = s
+        .trust
+        .anchors()
+        .iter()
+        .map(|a| json!({"name": a.name, "subject": a.subject.to_string(), "not_after": a.not_after.to_string()}))
+        .collect();
+    let mut bundles: Vec<_> = s.material.bundles.iter().collect();
+    bundles.sort_by_key(|(name, _)| *name);
+    let bundles: Vec<Value> = bundles
+        .into_iter()
+        .map(|(name, bundle)| {
+            json!({
+                "anchor": name, "trust_domain": bundle.trust_domain, "sequence": bundle.sequence,
+                "refresh_hint_s": bundle.refresh_hint.map(|hint| hint.as_secs()),
+                "certificates": bundle.certificates.len(),
+            })
+        })
+        .collect();
+    let certificates: Vec<Value> =
+        s.certificates.iter().map(|c| json!({"file": c.file, "not_after": c.facts.not_after.to_string()})).collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "environment": s.environment,
+        "snapshot": {
+            "built": s.built.to_string(), "registry": s.revision.registry, "policy": &*s.revision.policy,
+            "trust": s.revision.trust, "config": &*s.revision.config,
+        },
+        "last_reload": shared.publisher.failing().map_or_else(
+            || json!({"ok": true}),
+            |f| json!({"ok": false, "failing_since": f.at.to_string(), "stale": f.is_stale(), "problems": f.problems}),
+        ),
+        "partners": s.registry.partner_count(),
+        "suspended": suspended,
+        "operations": s.operations.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(),
+        "anchors": anchors,
+        "bundles": bundles,
+        "certificates": certificates,
+        "revocation_lists": shared.publisher.lists(),
+        "expiring": expiring,
+        "outgoing_anchors": outgoing,
+    }))
+    .into_response()
+}

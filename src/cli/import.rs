@@ -1,0 +1,97 @@
+//! `db import`: the first registry of a gateway that has none yet, as fast as the disk is.
+
+use super::apply::{read_folder, show};
+use super::offline::{load, this_user};
+use super::{Exit, Form, Output, complain, say};
+use crate::clock::Clock;
+use crate::history::Cause;
+use crate::material::MaterialFiles;
+use crate::reload::newly_named;
+use crate::server::{database_path, lock_state_dir};
+use crate::snapshot::{Snapshot, Sources};
+use crate::store::{PlanOptions, Store, parse_declaration, plan};
+use serde_json::json;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Lines of a plan that people are shown.
+const SHOWN: usize = 20;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Folder of registry files (YAML or JSON) and the anchors' PEM files.
+    #[arg(short = 'f', long = "files", value_name = "DIR")]
+    files: PathBuf,
+    /// Show the plan only.
+    #[arg(long)]
+    dry_run: bool,
+    /// Why; kept in the history.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
+fn fail(e: &dyn Display) -> Exit {
+    complain(&format!("error: {e}"));
+    Exit::Failed
+}
+
+fn problems(e: &dyn Display) -> Exit {
+    complain(&e.to_string());
+    Exit::Problems
+}
+
+pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
+    let files =
+        read_folder(&args.files).map_err(|reason| problems(&format!("error: {}: {reason}", args.files.display())))?;
+    let config = load(path)?;
+    let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
+    let now = Clock::new().now();
+    let store = Store::open(&database_path(&config.state_dir), now).await.map_err(|e| fail(&e))?;
+    let registry = store.load().await.map_err(|e| fail(&e))?;
+    let revision = registry.revision();
+    if registry.partner_count() > 0 || registry.anchors().next().is_some() || registry.networks().next().is_some() {
+        let reason = "error: there is a registry already: start the gateway and `partnergate apply` the files, so that \
+                      operators ask for what changes in it";
+        return Err(problems(&reason));
+    }
+    let material = MaterialFiles::new(path, &config.state_dir);
+    let reading = material.read(&registry, &material.kept(&registry));
+    let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
+    let (snapshot, _) = Snapshot::build(sources, None, now).map_err(|e| problems(&e))?;
+    let declaration = parse_declaration(&files, &config.environment).map_err(|e| problems(&e))?;
+    let planned = plan(declaration, &snapshot.registry, &snapshot.operations, PlanOptions::default());
+    let planned = planned.map_err(|e| problems(&e))?;
+    let reading = material.read(&planned.next, &reading.material);
+    let refused = reading.problems(newly_named(&snapshot.registry, &planned.changes));
+    if refused.has_errors() {
+        return Err(problems(&refused));
+    }
+    let sources = Sources { material: reading.material, ..config.sources(planned.next) };
+    Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
+    let cause = Cause { actor: this_user(), reason: args.reason.clone(), ticket: args.ticket.clone() };
+    let changed = !args.dry_run && !planned.changes.is_empty();
+    let revision = if changed {
+        store.commit(revision, &planned.changes, &cause, now).await.map_err(|e| fail(&e))?
+    } else {
+        revision
+    };
+    store.close().await;
+    match args.form.output {
+        Output::Json => say(&json!({"lines": planned.lines, "revision": revision, "changed": changed}).to_string()),
+        Output::Text => {
+            show(planned.lines.get(..SHOWN).unwrap_or(&planned.lines));
+            if let Some(more) = planned.lines.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+                say(&format!("… and {more} more"));
+            }
+            if changed {
+                say(&format!("imported; registry revision {revision}"));
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
