@@ -2,8 +2,9 @@ use super::table::BATCH;
 use super::*;
 use crate::document::Problems;
 use crate::history::{Actor, Event, Fault, Way};
-use crate::name::Environment;
+use crate::name::{Environment, OperatorName};
 use crate::operation::{Operations, RouteName, openapi};
+use crate::operator::{Disabled, Operator, Role};
 
 const NOW: UnixNanos = UnixNanos(1_772_627_400_000_000_000);
 
@@ -308,24 +309,23 @@ async fn every_change_leaves_an_event_with_who_why_before_and_after() {
     let events = events(&store).await;
     let shown: Vec<String> =
         events.iter().map(|e| format!("{} {} {} {} {}", e.seq, e.verb.as_str(), e.noun, e.id, e.revision)).collect();
-    assert_eq!(shown[0].split(' ').take(3).collect::<Vec<_>>(), ["1", "begin", "history"]);
     assert_eq!(
-        shown[1..],
+        shown,
         [
-            "2 create network acme-dc1 1",
-            "3 create anchor acme-ca 1",
-            "4 create partner acme 1",
+            "1 create network acme-dc1 1",
+            "2 create anchor acme-ca 1",
+            "3 create partner acme 1",
             // Another CA of the same name: the folder is made anew.
-            "5 change anchor acme-ca 2",
-            "6 change partner acme 2"
+            "4 change anchor acme-ca 2",
+            "5 change partner acme 2"
         ]
     );
-    assert!(events[1..].iter().all(|e| e.cause == cause() && e.time == NOW.to_string()));
+    assert!(events.iter().all(|e| e.cause == cause() && e.time == NOW.to_string()));
     let owner = |document: &Option<serde_json::Value>| document.as_ref().unwrap()["grants"][0]["owner"].clone();
-    assert_eq!((owner(&events[5].before), owner(&events[5].after)), ("billing".into(), "sales".into()));
-    assert_eq!((&events[3].before, &events[0].after), (&None, &None));
+    assert_eq!((owner(&events[4].before), owner(&events[4].after)), ("billing".into(), "sales".into()));
+    assert_eq!(&events[2].before, &None);
     let verified = store.verify_history().await.unwrap().unwrap();
-    assert_eq!((verified.end.seq, verified.checkpoints), (6, 3));
+    assert_eq!((verified.end.seq, verified.checkpoints), (5, 2));
     let of_acme = HistoryQuery { noun: Some(("partner".into(), "acme".into())), limit: 100, ..HistoryQuery::default() };
     assert_eq!(store.history(&of_acme).await.unwrap().len(), 2);
 }
@@ -337,7 +337,7 @@ async fn a_removed_noun_has_an_event_and_what_was_refused_has_none() {
     let acme = PartnerId::parse("acme").unwrap();
     let gone = [Change::Partner(acme, None)];
     assert!(matches!(store.commit(1, &gone, &cause(), NOW).await, Err(StoreError::Conflict { .. })));
-    assert_eq!(events(&store).await.len(), 6);
+    assert_eq!(events(&store).await.len(), 5);
     store.commit(2, &gone, &cause(), NOW).await.unwrap();
     let last = events(&store).await.pop().unwrap();
     assert_eq!((last.verb.as_str(), last.id.as_str(), last.after), ("remove", "acme", None));
@@ -351,15 +351,15 @@ async fn whatever_is_altered_behind_the_back_is_named() {
     for (what, said) in [
         ("UPDATE event SET event = replace(event, 'alice', 'mallory') WHERE seq = 4", "event 4 was altered"),
         ("DELETE FROM event WHERE seq = 4", "event 4 is missing"),
-        ("DELETE FROM event WHERE seq > 4", "event 5 is missing"),
+        ("DELETE FROM event WHERE seq > 3", "event 4 is missing"),
         (
             "UPDATE event SET seq = 100 WHERE seq = 4; UPDATE event SET seq = 4 WHERE seq = 5; \
              UPDATE event SET seq = 5 WHERE seq = 100",
             "event 4 is not in its place",
         ),
-        ("UPDATE checkpoint SET signature = '00' WHERE seq = 4", "the checkpoint of event 4 is not signed"),
+        ("UPDATE checkpoint SET signature = '00' WHERE seq = 3", "the checkpoint of event 3 is not signed"),
         ("UPDATE partner SET doc = replace(doc, 'sales', 'thieves')", "the partner `acme` is not what the history"),
-        ("DELETE FROM network", "the network `acme-dc1` is gone, and event 2 left it there"),
+        ("DELETE FROM network", "the network `acme-dc1` is gone, and event 1 left it there"),
         (
             "INSERT INTO network VALUES ('mine', '{}', 1)",
             "the network `mine` is not what the history made it: no event",
@@ -373,6 +373,34 @@ async fn whatever_is_altered_behind_the_back_is_named() {
         let fault: Fault = store.verify_history().await.unwrap().unwrap_err();
         assert!(fault.to_string().starts_with(said), "{what}: {fault}");
     }
+}
+
+fn operator(name: &str) -> Operator {
+    let (name, roles) = (OperatorName::parse(name).unwrap(), [Role::Approver].into());
+    Operator { name, roles, uid: None, certificate: None, tokens: Vec::new(), disabled: None }
+}
+
+#[tokio::test]
+async fn first_operators_are_what_a_history_begins_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("r.db"), NOW).await.unwrap();
+    assert!(store.operators().await.unwrap().is_empty());
+    store.bootstrap(&[operator("a"), operator("b")], &cause(), NOW).await.unwrap();
+    let refused = store.bootstrap(&[operator("c")], &cause(), NOW).await.unwrap_err();
+    assert!(matches!(refused, StoreError::HasOperators), "{refused}");
+    let mut disabled = operator("b");
+    disabled.disabled = Some(Disabled { reason: "left".into(), author: "a".into(), at: NOW });
+    store.commit_operators(&[disabled.clone()], &cause(), NOW).await.unwrap();
+    let shown: Vec<String> =
+        events(&store).await.iter().map(|e| format!("{} {} {} {}", e.seq, e.verb.as_str(), e.noun, e.id)).collect();
+    assert_eq!(
+        shown,
+        ["1 bootstrap history history", "2 create operator a", "3 create operator b", "4 change operator b"]
+    );
+    let operators = store.operators().await.unwrap();
+    assert_eq!(operators.iter().map(|o| (**o).clone()).collect::<Vec<_>>(), [operator("a"), disabled]);
+    assert_eq!(store.revision().await.unwrap(), 0, "the registry is as it was");
+    assert!(store.verify_history().await.unwrap().is_ok());
 }
 
 #[tokio::test]
@@ -394,7 +422,7 @@ async fn a_chain_made_anew_without_the_key_is_seen() {
     std::fs::remove_file(dir.path().join(HISTORY_KEY)).unwrap();
     let store = Store::open(&dir.path().join("r.db"), NOW).await.unwrap();
     let fault = store.verify_history().await.unwrap().unwrap_err();
-    assert!(matches!(fault, Fault::Signature { seq: 1, .. }), "{fault}");
+    assert!(matches!(fault, Fault::Signature { seq: 3, .. }), "{fault}");
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(dir.path().join(HISTORY_KEY)).unwrap().permissions(),
     );
