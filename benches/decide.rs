@@ -111,6 +111,7 @@ fn world(partners: usize) -> World {
                     period: Period { starts: None, ends: Some(UnixNanos(i64::MAX)) },
                     conditions: Default::default(),
                     environments: vec![environment.clone()],
+                    approval: None,
                 })
                 .collect(),
         };

@@ -8,6 +8,7 @@
 
 mod anchors;
 mod answer;
+mod approvals;
 mod caller;
 mod history;
 mod listener;
@@ -17,6 +18,7 @@ mod status;
 mod suspend;
 
 pub use anchors::{DenyCall, anchors_document};
+pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use listener::{serve, serve_tls};
@@ -61,10 +63,17 @@ fn router(shared: Shared) -> Router {
         .route("/v1/anchors/{name}", get(anchors::show))
         .route("/v1/usage", get(registry::usage))
         .route("/v1/status", get(status::status))
+        .route("/v1/approvals", get(approvals::list))
+        .route("/v1/approvals/{id}", get(approvals::show))
         .route("/v1/operators", get(operators::list))
         .route("/v1/operators/{name}", get(operators::show));
     let looks_back = Router::new().route("/v1/history", get(history::list)).route("/v1/audit", get(history::audit));
-    let requests = Router::new().route("/v1/apply", post(registry::apply));
+    let requests = Router::new()
+        .route("/v1/apply", post(registry::apply))
+        .route("/v1/approvals/{id}/withdraw", post(approvals::withdraw));
+    let approves = Router::new()
+        .route("/v1/approvals/{id}/approve", post(approvals::approve))
+        .route("/v1/approvals/{id}/reject", post(approvals::reject));
     let operates = Router::new()
         .route("/v1/partners/{id}/suspend", post(suspend::suspend))
         .route("/v1/partners/{id}/resume", post(suspend::resume))
@@ -84,6 +93,7 @@ fn router(shared: Shared) -> Router {
         (looks, Act::Look),
         (looks_back, Act::LookBack),
         (requests, Act::Request),
+        (approves, Act::Approve),
         (operates, Act::Operate),
         (governs, Act::Govern),
     ]

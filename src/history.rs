@@ -6,6 +6,7 @@
 //! do I/O; call an event a record.
 
 use crate::clock::UnixNanos;
+use crate::name::ApprovalId;
 use ring::digest;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,24 @@ pub struct Cause {
     /// Of whatever the operators keep their requests in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
+    /// What somebody else had asked for, and the actor has approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
+    /// Said where nobody else had to approve what permits more than there was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub four_eyes: Option<Off>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Off {
+    Off,
+}
+
+impl Cause {
+    pub fn new(actor: Actor, reason: Option<String>, ticket: Option<String>) -> Self {
+        Cause { actor, reason, ticket, approval: None, four_eyes: None }
+    }
 }
 
 /// Who did it.
@@ -397,7 +416,7 @@ mod tests {
         Event {
             seq: 0,
             time: NOW.to_string(),
-            cause: Cause { actor, reason: Some("new contract".into()), ticket: None },
+            cause: Cause::new(actor, Some("new contract".into()), None),
             verb: Verb::Create,
             noun: "partner".into(),
             id: id.into(),

@@ -22,6 +22,7 @@
 //! | [`history`] | who changed what and why, as a chain of hashes |
 //! | [`trust`] | which chains are believed: anchors, bundles, revocation lists, denials |
 //! | [`registry`] | certificate → exactly one partner, in O(1) |
+//! | [`approval`] | what would permit more, and waits for somebody else |
 //! | [`policy`] | Rego → program; facts → verdict, within limits |
 //! | [`snapshot`] | all of that as one validated, immutable state |
 //! | [`decision`] | the floor, policy, and the check that policy only narrowed |
@@ -52,6 +53,7 @@
 //! not be let in now is cut.
 
 pub mod admin;
+pub mod approval;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -69,4 +69,6 @@ names! {
     UpstreamName;
     /// Somebody who operates the gateway.
     OperatorName;
+    /// Something that waits for approval, or has.
+    ApprovalId;
 }

@@ -80,6 +80,8 @@ pub enum Act {
     LookBack,
     /// Changes of partners, networks and anchors.
     Request,
+    /// What others have asked for.
+    Approve,
     /// Stops, and what takes them back; reloads.
     Operate,
     /// Operators and their tokens.
@@ -94,7 +96,7 @@ impl Act {
             Act::LookBack => &[Role::Requester, Role::Approver, Role::Operator, Role::Auditor],
             Act::Request => &[Role::Requester],
             Act::Operate => &[Role::Operator],
-            Act::Govern => &[Role::Approver],
+            Act::Approve | Act::Govern => &[Role::Approver],
         }
     }
 }
@@ -329,11 +331,11 @@ mod tests {
         for (role, acts) in [
             (Role::Viewer, &[Act::Look][..]),
             (Role::Requester, &[Act::Look, Act::LookBack, Act::Request]),
-            (Role::Approver, &[Act::Look, Act::LookBack, Act::Govern]),
+            (Role::Approver, &[Act::Look, Act::LookBack, Act::Approve, Act::Govern]),
             (Role::Operator, &[Act::Look, Act::LookBack, Act::Operate]),
             (Role::Auditor, &[Act::Look, Act::LookBack]),
         ] {
-            for act in [Act::Look, Act::LookBack, Act::Request, Act::Operate, Act::Govern] {
+            for act in [Act::Look, Act::LookBack, Act::Request, Act::Approve, Act::Operate, Act::Govern] {
                 assert_eq!(operator("a", &[role]).may(act), acts.contains(&act), "{role} {act:?}");
                 assert!(!Operator { disabled: disabled(), ..operator("a", &[role]) }.may(act), "{role} {act:?}");
             }

@@ -32,11 +32,12 @@ pub use anchor::{
 
 use crate::clock::{UnixNanos, Zone};
 use crate::identity::Match;
-use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
+use crate::name::{AnchorName, ApprovalId, CredentialId, Environment, GrantId, NetworkName, PartnerId};
 use crate::operation::OperationId;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// From `starts` (inclusive) to `ends` (exclusive); an absent bound is open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +188,24 @@ pub struct Grant {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, serde_json::Value>,
     pub environments: Vec<Environment>,
+    /// Who asked for it and who approved it; absent for one that is older than approvals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Arc<Provenance>>,
+}
+
+/// Where a grant comes from, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Absent where nobody else had to approve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<ApprovalId>,
+    pub requester: String,
+    pub approver: String,
+    pub at: UnixNanos,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub justification: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
 }
 
 impl Grant {

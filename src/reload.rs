@@ -5,6 +5,8 @@
 //! to the database what no snapshot would accept; keep a thread waiting that requests are served on. Reading, planning
 //! and building take as long as the registry is large, and so does letting go of it: all of that is done aside.
 
+mod apply;
+mod approve;
 mod copies;
 mod deny;
 mod operators;
@@ -12,6 +14,8 @@ mod outside;
 mod suspend;
 mod switch;
 
+pub use apply::{Applied, Apply};
+pub use approve::{Decided, Verdicted};
 pub use deny::{Denial, no_anchor};
 use outside::{Looked, Outside};
 pub use suspend::Stop;
@@ -23,7 +27,6 @@ use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring, Outgoing};
 use crate::fetch::Fetcher;
 use crate::gateway::{Concerns, Live, Open};
-use crate::history::Cause;
 use crate::listen::{TlsSlot, told};
 use crate::material::MaterialFiles;
 use crate::name::{AnchorName, PartnerId};
@@ -31,7 +34,7 @@ use crate::operator::Operators;
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
 use crate::snapshot::{Snapshot, Sources};
-use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, Store, StoreError, parse_declaration, plan};
+use crate::store::{Store, StoreError};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -117,16 +120,6 @@ impl Failing {
     pub fn is_stale(&self) -> bool {
         self.stale_after.is_some_and(|limit| self.since.elapsed() >= limit)
     }
-}
-
-/// What came of an apply.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Applied {
-    pub lines: Vec<PlanLine>,
-    /// Registry revision that is live now.
-    pub revision: u64,
-    /// False for a dry run, and where nothing was to be changed.
-    pub changed: bool,
 }
 
 /// See the module.
@@ -327,59 +320,6 @@ impl Publisher {
         Ok(config)
     }
 
-    /// Plans what `files` declare and, unless `dry_run`, makes it live: database first, then requests.
-    ///
-    /// # Errors
-    /// Nothing was changed.
-    pub async fn apply(
-        self: &Arc<Self>,
-        files: Vec<DeclaredFile>,
-        options: PlanOptions,
-        dry_run: bool,
-        cause: Cause,
-    ) -> Result<Applied, ChangeError> {
-        let this = self.clone();
-        // Aside, and so to its end: a caller that goes away must not leave the database ahead of what is live.
-        aside(async move { this.apply_now(&files, options, dry_run, &cause).await })
-            .await
-            .unwrap_or_else(|e| Err(interrupted("registry", &e)))
-    }
-
-    async fn apply_now(
-        &self,
-        files: &[DeclaredFile],
-        options: PlanOptions,
-        dry_run: bool,
-        cause: &Cause,
-    ) -> Result<Applied, ChangeError> {
-        let running = self.state.lock().await;
-        self.catch_up(&running).await?;
-        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
-        let declaration = parse_declaration(files, &running.environment)?;
-        let planned = plan(declaration, &live.snapshot.registry, &live.snapshot.operations, options)?;
-        let revision = live.snapshot.registry.revision();
-        let (next, outside) = self.prepare(&live, &planned).map_err(|found| planned.places.locate(found))?;
-        if dry_run || planned.changes.is_empty() {
-            return Ok(Applied { lines: planned.lines, revision, changed: false });
-        }
-        let revision = match self.store.commit(revision, &planned.changes, cause, self.clock.now()).await {
-            Ok(revision) => revision,
-            Err(e) => {
-                self.metrics.registry_ok.set(0);
-                return Err(e.into());
-            }
-        };
-        let committed = Instant::now();
-        self.publish(next, None, concerned(&planned.changes), committed).await?;
-        if let Some(outside) = outside {
-            self.taken(outside, Some(&live.snapshot.material)).await;
-        }
-        self.metrics.registry_ok.set(1);
-        self.committed.notify_one();
-        tracing::info!(revision, changes = planned.changes.len(), "the registry has changed");
-        Ok(Applied { lines: planned.lines, revision, changed: true })
-    }
-
     /// Makes live what the database has and requests do not see yet: a change that was interrupted between the two.
     async fn catch_up(&self, running: &Config) -> Result<(), ChangeError> {
         let Some(live) = self.live.load_full() else { return Ok(()) };
@@ -397,25 +337,28 @@ impl Publisher {
         Ok(())
     }
 
-    /// The snapshot that the plan leads to, with what was read for its anchors where they change.
-    fn prepare(&self, live: &Live, planned: &Plan) -> Result<(Snapshot, Option<Outside>), Problems> {
-        let touched: Vec<PartnerId> = planned
-            .changes
+    /// The snapshot that changes lead to, with what was read for its anchors where they change.
+    fn prepare(
+        &self,
+        live: &Live,
+        changes: &[Change],
+        next: &Registry,
+    ) -> Result<(Snapshot, Option<Outside>), Problems> {
+        let touched: Vec<PartnerId> = changes
             .iter()
             .filter_map(|c| match c {
                 Change::Partner(id, Some(_)) => Some(id.clone()),
                 _ => None,
             })
             .collect();
-        let outside = planned
-            .changes
+        let outside = changes
             .iter()
             .any(|c| matches!(c, Change::Anchor(..)))
-            .then(|| Outside::read(&self.files, &self.fetcher, &planned.next, &live.snapshot.material));
+            .then(|| Outside::read(&self.files, &self.fetcher, next, &live.snapshot.material));
         let material = outside.as_ref().map(|o| o.reading.material.clone());
-        let snapshot = live.snapshot.with_registry(planned.next.clone(), &touched, material, self.clock.now())?;
+        let snapshot = live.snapshot.with_registry(next.clone(), &touched, material, self.clock.now())?;
         if let Some(outside) = &outside {
-            let problems = outside.reading.problems(newly_named(&live.snapshot.registry, &planned.changes));
+            let problems = outside.reading.problems(newly_named(&live.snapshot.registry, changes));
             if problems.has_errors() {
                 return Err(problems);
             }

@@ -379,6 +379,7 @@ async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: A
         // Every credential is looked at.
         let looked = aside(async move {
             let Some(live) = publisher.live() else { return Ok(Vec::new()) };
+            publisher.waiting().await?;
             set_expiry_gauges(publisher.store(), &live.snapshot.registry, &gauges, now).await?;
             publisher.expiring(now).await
         });

@@ -22,6 +22,7 @@ const ROOMS: &[&str] = &[
     "history",
     "trust",
     "registry",
+    "approval",
     "policy",
     "snapshot",
     "decision",

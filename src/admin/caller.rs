@@ -33,7 +33,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub fn cause(&self, reason: Option<&String>, ticket: Option<&String>) -> Cause {
-        Cause { actor: self.actor.clone(), reason: reason.cloned(), ticket: ticket.cloned() }
+        Cause::new(self.actor.clone(), reason.cloned(), ticket.cloned())
     }
 
     /// Who owns the machine that the gateway runs on, and is no operator.
@@ -43,7 +43,7 @@ impl Caller {
 
     /// # Errors
     /// What to tell who may not.
-    fn may(&self, act: Act) -> Result<(), String> {
+    pub fn may(&self, act: Act) -> Result<(), String> {
         let named = |roles: &[Role]| roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", ");
         match &self.operator {
             Some(operator) if operator.may(act) => Ok(()),

@@ -4,9 +4,10 @@ use super::Shared;
 use super::answer::{looked_up, problem, refused, written};
 use super::caller::Caller;
 use crate::name::PartnerId;
+use crate::operator::Act;
 use crate::partner::PartnerRecord;
 use crate::registry::Registry;
-use crate::reload::aside;
+use crate::reload::{Apply, aside};
 use crate::snapshot::Snapshot;
 use crate::store::{DeclaredFile, Export, PlanOptions, UsageRow};
 use axum::body::Bytes;
@@ -48,8 +49,14 @@ pub(super) async fn apply(
         Ok(Err(e)) => return e.into_response(),
         Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     };
-    let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
-    match shared.publisher.apply(call.files, call.options, call.dry_run, cause).await {
+    let apply = Apply {
+        cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
+        may_approve: caller.may(Act::Approve).is_ok(),
+        files: call.files,
+        options: call.options,
+        dry_run: call.dry_run,
+    };
+    match shared.publisher.apply(apply).await {
         // Not through `written`: whoever changes something does not wait for those who read.
         Ok(applied) => match aside(async move { Json(applied).into_response() }).await {
             Ok(answer) => answer,

@@ -33,9 +33,10 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
     let (of, now) = (live.clone(), publisher.now());
     let looked = async move {
         let suspended = suspended(&of.snapshot.registry);
-        Ok((publisher.expiring(now).await?, publisher.outgoing().await?, suspended))
+        let waiting = publisher.waiting().await?;
+        Ok((publisher.expiring(now).await?, publisher.outgoing().await?, suspended, waiting))
     };
-    let (expiring, outgoing, suspended) = match looked_up(looked).await {
+    let (expiring, outgoing, suspended, waiting) = match looked_up(looked).await {
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -82,6 +83,10 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
         ),
         "partners": s.registry.partner_count(),
         "suspended": suspended,
+        "approvals": waiting.iter().map(|a| json!({
+            "id": a.id, "requester": a.requester, "requested": a.requested.to_string(), "lapses": a.lapses.to_string(),
+            "parts": a.items.len(),
+        })).collect::<Vec<_>>(),
         "operations": s.operations.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(),
         "anchors": anchors,
         "bundles": bundles,

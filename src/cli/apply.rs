@@ -121,14 +121,19 @@ fn agreed(args: &Args, lines: &[PlanLine]) -> bool {
 /// The lines of a plan, for people.
 pub(super) fn show(lines: &[PlanLine]) {
     for line in lines {
-        say(&format!("{:<12} {:<8} {:<24} {}", line.action, line.noun, line.id, line.detail));
+        say(&format!("{:<12} {:<10} {:<24} {}", line.action, line.noun, line.id, line.detail));
     }
 }
 
 fn report(args: &Args, applied: &Value) {
     if args.form.is_json() {
         say(&applied.to_string());
-    } else if applied["changed"] == json!(true) {
+        return;
+    }
+    if applied["changed"] == json!(true) {
         say(&format!("applied; registry revision {}", applied["revision"]));
+    }
+    if let Some(id) = applied["approval"].as_str() {
+        say(&format!("{id} waits for another operator: `partnergate approval show {id}`, and `approve {id}`"));
     }
 }

@@ -194,7 +194,7 @@ async fn take_back(state_dir: &Path, args: &RestoreArgs, now: UnixNanos) -> Resu
         return Err(fail(&"a reason is needed: it is kept in the history"));
     }
     let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
-    let cause = Cause { actor: this_user(), reason: Some(args.reason.clone()), ticket: args.ticket.clone() };
+    let cause = Cause::new(this_user(), Some(args.reason.clone()), args.ticket.clone());
     let how = Restore { replace: args.replace, forget_denials: args.forget_denials };
     let restored = restore(&args.folder, &database_path(state_dir), KEPT_COPIES, how, &cause, now).await;
     let restored = restored.map_err(|e| failed(&e))?;
@@ -228,7 +228,7 @@ async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> R
     }
     let (operator, token) = new_operator(&call, Role::ALL.iter().copied().collect(), now).map_err(wrong)?;
     operators.with(operator.clone()).map_err(wrong)?;
-    let cause = Cause { actor: this_user(), reason: Some(args.reason), ticket: args.ticket };
+    let cause = Cause::new(this_user(), Some(args.reason), args.ticket);
     store.commit_operators(std::slice::from_ref(&operator), &cause, now).await.map_err(|e| fail(&e))?;
     store.close().await;
     Ok(show_with_token(json!(Shown::of(&operator, now, token)), file.as_deref(), args.form))

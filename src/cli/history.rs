@@ -43,6 +43,8 @@ enum Which {
     Anchor { name: String },
     /// Changes of one operator.
     Operator { name: String },
+    /// What became of something that was asked for.
+    Approval { id: String },
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,6 +80,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
         Which::Network { name } => ("network", Some(name)),
         Which::Anchor { name } => ("anchor", Some(name)),
         Which::Operator { name } => ("operator", Some(name)),
+        Which::Approval { id } => ("approval", Some(id)),
     };
     // What is no id would be no part of a call either.
     if let Some(Err(reason)) = id.map(|id| parse_id(id)) {
@@ -246,6 +249,12 @@ fn show(event: &Event, of_grant: Option<&str>) {
         way.as_str().unwrap_or_default(),
         shown.unwrap_or_default()
     ));
+    if let Some(approval) = &cause.approval {
+        say(&format!("    approval {approval}"));
+    }
+    if cause.four_eyes.is_some() {
+        say("    four eyes: off");
+    }
     let (before, after) = match of_grant {
         Some(id) => (grant(event.before.as_ref(), id), grant(event.after.as_ref(), id)),
         None => (event.before.as_ref(), event.after.as_ref()),

@@ -4,15 +4,17 @@ use super::apply::{read_folder, show};
 use super::offline::{load, this_user};
 use super::{Exit, Form, Output, complain, say};
 use crate::clock::Clock;
-use crate::history::Cause;
+use crate::history::{Cause, Off};
 use crate::material::MaterialFiles;
+use crate::partner::Provenance;
 use crate::reload::newly_named;
 use crate::server::{database_path, lock_state_dir};
 use crate::snapshot::{Snapshot, Sources};
-use crate::store::{PlanOptions, Store, parse_declaration, plan};
+use crate::store::{PlanOptions, Store, lines, parse_declaration, plan};
 use serde_json::json;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Lines of a plan that people are shown.
 const SHOWN: usize = 20;
@@ -64,8 +66,19 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
     let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
     let (snapshot, _) = Snapshot::build(sources, None, now).map_err(|e| problems(&e))?;
     let declaration = parse_declaration(&files, &config.environment).map_err(|e| problems(&e))?;
-    let planned = plan(declaration, &snapshot.registry, &snapshot.operations, PlanOptions::default());
+    let me = this_user();
+    let provenance = Arc::new(Provenance {
+        id: None,
+        requester: me.name.clone(),
+        approver: me.name.clone(),
+        at: now,
+        justification: args.reason.clone(),
+        ticket: args.ticket.clone(),
+    });
+    let options = PlanOptions::default();
+    let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options, Some(&provenance));
     let planned = planned.map_err(|e| problems(&e))?;
+    let shown = lines(&snapshot.registry, &planned.changes);
     let reading = material.read(&planned.next, &reading.material);
     let refused = reading.problems(newly_named(&snapshot.registry, &planned.changes));
     if refused.has_errors() {
@@ -73,7 +86,7 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
     }
     let sources = Sources { material: reading.material, ..config.sources(planned.next) };
     Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
-    let cause = Cause { actor: this_user(), reason: args.reason.clone(), ticket: args.ticket.clone() };
+    let cause = Cause { four_eyes: Some(Off::Off), ..Cause::new(me, args.reason.clone(), args.ticket.clone()) };
     let changed = !args.dry_run && !planned.changes.is_empty();
     let revision = if changed {
         store.commit(revision, &planned.changes, &cause, now).await.map_err(|e| fail(&e))?
@@ -82,10 +95,10 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
     };
     store.close().await;
     match args.form.output {
-        Output::Json => say(&json!({"lines": planned.lines, "revision": revision, "changed": changed}).to_string()),
+        Output::Json => say(&json!({"lines": shown, "revision": revision, "changed": changed}).to_string()),
         Output::Text => {
-            show(planned.lines.get(..SHOWN).unwrap_or(&planned.lines));
-            if let Some(more) = planned.lines.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            show(shown.get(..SHOWN).unwrap_or(&shown));
+            if let Some(more) = shown.len().checked_sub(SHOWN).filter(|more| *more > 0) {
                 say(&format!("… and {more} more"));
             }
             if changed {

@@ -4,6 +4,7 @@
 
 mod anchor;
 mod apply;
+mod approval;
 mod check;
 mod client;
 mod config;
@@ -47,6 +48,8 @@ enum Command {
     Config(config::Args),
     /// Apply a folder of registry files: show the plan, then change all or nothing.
     Apply(apply::Args),
+    /// What waits for a second pair of eyes: look at it, approve it, reject it.
+    Approval(approval::Args),
     /// Write the registry as files that `apply` reads.
     Export(export::Args),
     /// Name the first operators of a gateway.
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
             Command::Check(args) => check::run(path, &args).await,
             Command::Config(args) => config::run(&args),
             Command::Apply(args) => apply::run(gateway, &args).await,
+            Command::Approval(args) => approval::run(gateway, args).await,
             Command::Export(args) => export::run(gateway, &args).await,
             Command::Admin(args) => operator::bootstrap(gateway, args).await,
             Command::Operator(args) => operator::run(gateway, args).await,

@@ -144,6 +144,15 @@ fn show(value: &Value) {
         say(&format!("              {}", join(&g["operations"])));
         say(&format!("              from {}", time(&g["period"]["starts"], "ever")));
         say(&format!("              to   {}", time(&g["period"]["ends"], "the end of the engagement")));
+        let from = &g["approval"];
+        if from.is_object() {
+            let (requester, approver) = (text(&from["requester"]), text(&from["approver"]));
+            let id = from["id"].as_str().map(|id| format!(" as {id}")).unwrap_or_default();
+            say(&format!(
+                "              asked for by {requester}, approved by {approver}{id} at {}",
+                time(&from["at"], "")
+            ));
+        }
         if g["networks"].is_array() {
             say(&format!("              only from {}", join(&g["networks"])));
         }

@@ -40,6 +40,10 @@ fn show(value: &Value) {
         let (id, author, reason) = (text(&s["partner"]), text(&s["author"]), text(&s["reason"]));
         say(&format!("  suspended    {id} by {author} since {}: {reason}", text(&s["at"])));
     }
+    for a in value["approvals"].as_array().into_iter().flatten() {
+        let (id, requester) = (text(&a["id"]), text(&a["requester"]));
+        say(&format!("  approval     {id} of {requester} waits since {}: {} parts", text(&a["requested"]), a["parts"]));
+    }
     for a in value["anchors"].as_array().into_iter().flatten() {
         say(&format!("  anchor       {} until {}", text(&a["name"]), text(&a["not_after"])));
     }

@@ -10,6 +10,7 @@ mod spec;
 pub use admin::AdminConfig;
 pub use spec::CONFIG;
 
+use crate::approval::FourEyes;
 use crate::clock::UnixNanos;
 use crate::decision::WhenFull;
 use crate::disk::Watched;
@@ -49,6 +50,7 @@ pub struct Config {
     pub tls: TlsSettings,
     pub status_listen: Vec<SocketAddr>,
     pub admin: AdminConfig,
+    pub approval: ApprovalConfig,
     pub body: BodyLimits,
     pub fetch: FetchSettings,
     pub via: Arc<str>,
@@ -74,6 +76,16 @@ pub struct Config {
     pub watched: Watched,
     /// What does not stop the load.
     pub warnings: Problems,
+}
+
+/// What takes a second pair of eyes, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApprovalConfig {
+    pub four_eyes: FourEyes,
+    pub lapse_after: Duration,
+    pub require_ticket: bool,
+    /// How far ahead a grant may end.
+    pub max_grant: Option<Duration>,
 }
 
 /// Where a gateway is found.
@@ -307,6 +319,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         },
         admin: admin?,
         status_listen: addresses(root.section("status").texts("listen")),
+        approval: approval(root.section("approval")),
         body: BodyLimits {
             progress: timeouts.duration("body_progress"),
             min_rate: u64::try_from(request.integer("min_body_rate")).unwrap_or(0),
@@ -351,6 +364,16 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         watched: Watched::new(),
         warnings: Problems::new(),
     })
+}
+
+fn approval(section: Section<'_>) -> ApprovalConfig {
+    let days = section.has("max_grant_days").then(|| u64::try_from(section.integer("max_grant_days")).unwrap_or(1));
+    ApprovalConfig {
+        four_eyes: if section.text("four_eyes") == Some("off") { FourEyes::Off } else { FourEyes::Required },
+        lapse_after: section.duration("lapse_after"),
+        require_ticket: section.boolean("require_ticket"),
+        max_grant: days.map(|days| Duration::from_secs(days * 86_400)),
+    }
 }
 
 fn host_name() -> String {

@@ -55,6 +55,12 @@ pub static CONFIG: &[Field] = &[
         doc: "Where operators come in. Who they are is in the database: see `partnergate admin bootstrap` and `partnergate operator`.",
     },
     Field {
+        key: "approval",
+        kind: Kind::Table(APPROVAL),
+        presence: Optional(""),
+        doc: "What takes a second pair of eyes: whatever would permit more than is permitted now.",
+    },
+    Field {
         key: "upstreams",
         kind: Kind::Map(&Kind::Table(UPSTREAM)),
         presence: Required("billing"),
@@ -304,6 +310,33 @@ static ADMIN: &[Field] = &[
         kind: Kind::Path,
         presence: Optional("tls/operators-ca.pem"),
         doc: "PEM file with the CA certificates that client certificates of operators are issued under. Without it only tokens show who an operator is. Partners' anchors are never used here.",
+    },
+];
+
+static APPROVAL: &[Field] = &[
+    Field {
+        key: "four_eyes",
+        kind: Kind::Choice(&["required", "off"]),
+        presence: Default("required"),
+        doc: "`off` is for teams of one: who asks and has the role `approver` has approved as well, and every event of it says so.",
+    },
+    Field {
+        key: "lapse_after",
+        kind: seconds(60, 366 * DAY),
+        presence: Default("30d"),
+        doc: "How long what was asked for may wait for approval.",
+    },
+    Field {
+        key: "require_ticket",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Whether a ticket must be named with whatever would permit more.",
+    },
+    Field {
+        key: "max_grant_days",
+        kind: Kind::Integer { min: 1, max: 36_500 },
+        presence: Optional("366"),
+        doc: "How far ahead a grant that is asked for may end; as far as the engagement goes when absent.",
     },
 ];
 

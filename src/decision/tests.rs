@@ -329,6 +329,7 @@ fn grant(id: &str, operations: &[&str]) -> Grant {
         period: Period::default(),
         conditions: Default::default(),
         environments: vec![environment("production")],
+        approval: None,
     }
 }
 

@@ -148,6 +148,8 @@ metrics! {
     reload_ok: IntGauge("partnergate_config_last_reload_successful", "1 when the last reload of config, policy or certificates was accepted, 0 when the last good state was kept.");
     reload_time: Gauge("partnergate_config_last_reload_timestamp_seconds", "When the last reload was tried.");
     reloads: IntCounterVec("partnergate_reloads_total", "Reloads by result (ok, failed).", labels ["result"]);
+    approvals_waiting: IntGauge("partnergate_approvals_waiting", "What operators have asked for and nobody has approved or rejected yet.");
+    approval_oldest: Gauge("partnergate_approval_oldest_timestamp_seconds", "When the oldest of what waits for approval was asked for; 0 when nothing waits.");
     admin_calls: IntCounterVec("partnergate_admin_calls_total", "Calls of the admin API by result: `ok`, `refused` (no role permits it, or it came from a browser), `unrecognised` (nobody knows who it was), `failed`.", labels ["result"]);
     registry_ok: IntGauge("partnergate_registry_last_update_successful", "1 when the last change of the registry is live, 0 when the last good one was kept.");
     records_written: IntCounter("partnergate_records_written_total", "Records written to the sink.");

@@ -3,9 +3,10 @@
 use crate::clock::Zone;
 use crate::name::{AnchorName, CredentialId, Environment, NetworkName};
 use crate::operation::OperationId;
-use crate::partner::PartnerRecord;
+use crate::partner::{PartnerRecord, Provenance};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
+use std::sync::Arc;
 
 /// The names that records have in common. To be kept as long as records come, and no longer.
 #[derive(Default)]
@@ -15,6 +16,7 @@ pub struct Compact {
     networks: HashSet<NetworkName>,
     operations: HashSet<OperationId>,
     zones: HashMap<String, Zone>,
+    approvals: HashSet<Arc<Provenance>>,
 }
 
 impl Compact {
@@ -35,6 +37,9 @@ impl Compact {
         }
         for grant in &mut record.grants {
             grant.written.shrink_to_fit();
+            if let Some(approval) = &mut grant.approval {
+                share(&mut self.approvals, approval);
+            }
             share_all(&mut self.operations, &mut grant.operations);
             share_all(&mut self.environments, &mut grant.environments);
             if let Some(networks) = &mut grant.networks {

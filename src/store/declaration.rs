@@ -187,6 +187,7 @@ impl Reader<'_> {
             period: self.period(section, path),
             conditions,
             environments: self.environments(section, path),
+            approval: None,
         })
     }
 

@@ -3,10 +3,12 @@
 use super::declaration::DeclaredFile;
 use crate::identity::Match;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Anchor, DeniedCertificate, Der, PartnerRecord, Revocation, Root, Suspension};
+use crate::partner::{
+    Anchor, Credential, DeniedCertificate, Der, Grant, Partner, PartnerRecord, Period, Revocation, Root, Suspension,
+};
 use crate::registry::Registry;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, BufWriter, Write};
@@ -116,7 +118,7 @@ struct Content<'a>(Export<'a>);
 impl Serialize for Content<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Export { registry, operations } = self.0;
-        let networks: serde_json::Map<String, serde_json::Value> =
+        let networks: Map<String, Value> =
             registry.networks().map(|n| (n.name.to_string(), json!({"cidrs": n.cidrs}))).collect();
         let mut document = serializer.serialize_map(Some(3))?;
         document.serialize_entry("networks", &networks)?;
@@ -211,66 +213,76 @@ fn as_covered(record: &PartnerRecord, operations: &Operations) -> PartnerRecord 
 }
 
 /// A partner in the form of a registry file.
-pub(super) fn partner_document(record: &PartnerRecord) -> serde_json::Value {
-    let partner = &record.partner;
-    let credentials: serde_json::Map<String, serde_json::Value> = record
-        .credentials
-        .iter()
-        .map(|c| {
-            let matching = match &c.matching {
-                Match::FingerprintSha256(hash) => json!({"fingerprint_sha256": hash}),
-                Match::SpkiSha256(hash) => json!({"spki_sha256": hash}),
-                Match::IssuerSerial { issuer, serial } => json!({"issuer": issuer.to_string(), "serial": serial}),
-                Match::Uri(text) => json!({"uri": text}),
-                Match::Dns(text) => json!({"dns": text}),
-                Match::Subject(name) => json!({"subject": name.to_string()}),
-                Match::OrganizationId(text) => json!({"organization_id": text}),
-            };
-            let document = json!({
-                "anchor": c.anchor, "match": matching, "state": c.state.as_str(), "labels": c.labels,
-                "environments": c.environments,
-            });
-            (c.id.to_string(), document)
-        })
-        .collect();
-    let grants: serde_json::Map<String, serde_json::Value> = record
-        .grants
-        .iter()
-        .map(|g| {
-            let mut document = json!({"owner": g.owner, "operations": g.written, "environments": g.environments});
-            if let Some(object) = document.as_object_mut() {
-                if let Some(networks) = &g.networks {
-                    object.insert("networks".into(), json!(networks));
-                }
-                if let Some(credentials) = &g.credentials {
-                    object.insert("credentials".into(), json!(credentials));
-                }
-                for (key, value) in [("starts", g.period.starts), ("ends", g.period.ends)] {
-                    if let Some(time) = value {
-                        object.insert(key.into(), json!(time.to_string()));
-                    }
-                }
-                if !g.conditions.is_empty() {
-                    object.insert("conditions".into(), json!(g.conditions));
-                }
-            }
-            (g.id.to_string(), document)
-        })
-        .collect();
-    let mut engagement = serde_json::Map::new();
-    for (key, value) in [("starts", partner.engagement.starts), ("ends", partner.engagement.ends)] {
-        if let Some(time) = value {
-            engagement.insert(key.into(), json!(time.to_string()));
+pub(super) fn partner_document(record: &PartnerRecord) -> Value {
+    let mut document = own_document(&record.partner);
+    if let Some(object) = document.as_object_mut() {
+        let credentials: Map<String, Value> =
+            record.credentials.iter().map(|c| (c.id.to_string(), credential_document(c))).collect();
+        let grants: Map<String, Value> = record.grants.iter().map(|g| (g.id.to_string(), grant_document(g))).collect();
+        object.insert("credentials".into(), credentials.into());
+        object.insert("grants".into(), grants.into());
+        // Last, as it has always been written.
+        if let Some(suspension) = object.remove("suspension") {
+            object.insert("suspension".into(), suspension);
         }
     }
+    document
+}
+
+/// The same without its credentials and grants.
+pub fn own_document(partner: &Partner) -> Value {
     let mut document = json!({
         "name": partner.name, "owner": partner.owner, "state": partner.state.as_str(), "labels": partner.labels,
-        "time_zone": partner.time_zone, "engagement": engagement, "networks": partner.networks,
-        "credentials": credentials, "grants": grants,
+        "time_zone": partner.time_zone, "engagement": period(&partner.engagement), "networks": partner.networks,
     });
     if let (Some(object), Some(Suspension { reason, author, at })) = (document.as_object_mut(), &partner.suspension) {
         let suspension = json!({"reason": reason, "author": author, "at": at.to_string()});
         object.insert("suspension".into(), suspension);
     }
     document
+}
+
+/// A credential in the form of a registry file.
+pub fn credential_document(credential: &Credential) -> Value {
+    let matching = match &credential.matching {
+        Match::FingerprintSha256(hash) => json!({"fingerprint_sha256": hash}),
+        Match::SpkiSha256(hash) => json!({"spki_sha256": hash}),
+        Match::IssuerSerial { issuer, serial } => json!({"issuer": issuer.to_string(), "serial": serial}),
+        Match::Uri(text) => json!({"uri": text}),
+        Match::Dns(text) => json!({"dns": text}),
+        Match::Subject(name) => json!({"subject": name.to_string()}),
+        Match::OrganizationId(text) => json!({"organization_id": text}),
+    };
+    json!({
+        "anchor": credential.anchor, "match": matching, "state": credential.state.as_str(),
+        "labels": credential.labels, "environments": credential.environments,
+    })
+}
+
+/// A grant in the form of a registry file.
+pub fn grant_document(grant: &Grant) -> Value {
+    let mut document = json!({"owner": grant.owner, "operations": grant.written, "environments": grant.environments});
+    if let Some(object) = document.as_object_mut() {
+        if let Some(networks) = &grant.networks {
+            object.insert("networks".into(), json!(networks));
+        }
+        if let Some(credentials) = &grant.credentials {
+            object.insert("credentials".into(), json!(credentials));
+        }
+        object.extend(period(&grant.period));
+        if !grant.conditions.is_empty() {
+            object.insert("conditions".into(), json!(grant.conditions));
+        }
+    }
+    document
+}
+
+/// An anchor in the form of a registry file.
+pub fn anchor_document(anchor: &Anchor) -> Value {
+    json!(Named(anchor))
+}
+
+fn period(period: &Period) -> Map<String, Value> {
+    let bounds = [("starts", period.starts), ("ends", period.ends)];
+    bounds.into_iter().filter_map(|(key, time)| Some((key.to_owned(), json!(time?.to_string())))).collect()
 }

@@ -72,7 +72,7 @@ pub(super) async fn begin(tx: &mut Tx<'_>, signer: &Signer, now: UnixNanos) -> R
     let of = |verb: Verb, noun: &str, id: String, doc: Option<(&str, Value)>, reason: Option<&str>| Event {
         seq: 0,
         time: now.to_string(),
-        cause: Cause { actor: actor.clone(), reason: reason.map(str::to_owned), ticket: None },
+        cause: Cause::new(actor.clone(), reason.map(str::to_owned), None),
         verb,
         noun: noun.to_owned(),
         id,

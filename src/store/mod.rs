@@ -3,6 +3,7 @@
 //! In: changes that `registry` and `snapshot` have accepted. Out: all of it at start, one revision per change. SQLite
 //! is the embedded default. Must never: keep half of a change; open a database that a newer version has written.
 
+mod approvals;
 mod backup;
 mod declaration;
 mod expiry;
@@ -17,12 +18,13 @@ mod table;
 pub use backup::{BackupError, DatabaseStatus, Manifest, Restore, Restored, backup, restore, verify_backup};
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
-pub use export::Export;
+pub use export::{Export, anchor_document, credential_document, grant_document, own_document};
 pub use history::{HistoryQuery, Verified};
 pub use keys::REGISTRY_FILE;
 pub use places::Places;
-pub use plan::{Plan, PlanLine, PlanOptions, differences, plan};
+pub use plan::{Plan, PlanLine, PlanOptions, differences, lines, plan};
 
+use crate::approval::Approval;
 use crate::clock::UnixNanos;
 use crate::history::{Cause, Signer};
 use crate::name::{AnchorName, NetworkName, PartnerId};
@@ -44,12 +46,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
-const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS];
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -80,6 +82,12 @@ const HISTORY: &[&str] = &[
 
 const OPERATORS: &[&str] =
     &["CREATE TABLE IF NOT EXISTS operator (name TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
+
+/// Those that wait are few among those that have been: they are found by themselves.
+const APPROVALS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS approval (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS approval_open ON approval (id) WHERE doc ->> 'outcome' IS NULL",
+];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -232,16 +240,32 @@ impl Store {
         cause: &Cause,
         now: UnixNanos,
     ) -> Result<u64, StoreError> {
+        self.commit_with(expected, changes, &[], cause, now).await
+    }
+
+    /// The same with approvals, as they are after it. Where there are no changes, the registry stays at its revision.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn commit_with(
+        &self,
+        expected: u64,
+        changes: &[Change],
+        approvals: &[Approval],
+        cause: &Cause,
+        now: UnixNanos,
+    ) -> Result<u64, StoreError> {
         let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let found = revision(&mut tx).await?;
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        let next = found + 1;
+        let next = if changes.is_empty() { found } else { found + 1 };
         let mut end = history::end(&mut tx).await?;
         let told = Told { cause, now, revision: next };
         table::put(&mut tx, changes, &told, &mut end).await?;
+        table::put(&mut tx, approvals, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;

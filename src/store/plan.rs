@@ -3,11 +3,12 @@
 use super::Places;
 use super::declaration::Declaration;
 use super::export::partner_document;
+use crate::approval::permits_more;
 use crate::document::Problems;
 use crate::history::middles;
 use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Anchor, Denied, Grant, PartnerRecord};
+use crate::partner::{Anchor, Denied, Grant, Network, PartnerRecord, Provenance};
 use crate::registry::{Change, Compact, Registry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -30,7 +31,7 @@ pub struct PlanOptions {
 /// One line of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanLine {
-    /// `create`, `change`, `remove` or `would-widen`.
+    /// `create`, `change`, `remove`; `request` and `waits` for what somebody else approves; `would-widen`.
     pub action: String,
     /// `partner`, `network`, `anchor` or `grant`.
     pub noun: String,
@@ -39,17 +40,19 @@ pub struct PlanLine {
     pub detail: String,
 }
 
-/// Changes, how they look, and what they lead to.
+/// Changes, and what they lead to.
 pub struct Plan {
     pub changes: Vec<Change>,
-    pub lines: Vec<PlanLine>,
+    /// Grants whose patterns mean more than they did.
+    pub would_widen: Vec<PlanLine>,
     /// The registry with the changes in it, one revision on.
     pub next: Registry,
     /// Where what it came from is written.
     pub places: Places,
 }
 
-/// Compares a declaration with the registry and expands its grants with the operations of the live config.
+/// Compares a declaration with the registry and expands its grants with the operations of the live config. Grants that
+/// permit more than they did come from `provenance`, where nobody else has to approve them.
 ///
 /// # Errors
 /// Grants whose operations do not exist, and everything that would not be consistent, each at the place where it is
@@ -59,6 +62,7 @@ pub fn plan(
     registry: &Registry,
     operations: &Operations,
     options: PlanOptions,
+    provenance: Option<&Arc<Provenance>>,
 ) -> Result<Plan, Problems> {
     let mut problems = Problems::new();
     let mut draft = Draft::default();
@@ -69,8 +73,6 @@ pub fn plan(
     for network in declaration.networks {
         let old = networks.get(&network.name);
         if old.map(|o| &***o) != Some(&network) {
-            let cidrs = network.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            draft.line(action(old.is_some()), "network", network.name.as_str(), cidrs);
             draft.changes.push(Change::Network(network.name.clone(), Some(network)));
         }
     }
@@ -78,8 +80,6 @@ pub fn plan(
         let old = registry.anchor(&anchor.name);
         keep_denied(&mut anchor, old.map(|o| &**o));
         if old.map(|o| &**o) != Some(&anchor) {
-            let detail = rebound(old.map(|o| &**o), &anchor);
-            draft.line(action(old.is_some()), "anchor", anchor.name.as_str(), detail);
             draft.changes.push(Change::Anchor(anchor.name.clone(), Some(anchor)));
         }
     }
@@ -98,9 +98,12 @@ pub fn plan(
                     problems.registry(format!("partners.{id}.grants.{}.operations", grant.id), reason, None);
                 }
             }
+            grant.approval = match before {
+                Some(before) if !permits_more(before, grant) => before.approval.clone(),
+                _ => provenance.cloned(),
+            };
         }
         if old.map(|o| &**o) != Some(&record) {
-            draft.line(action(old.is_some()), "partner", id.as_str(), difference(old.map(|o| &**o), &record));
             draft.changes.push(Change::Partner(id.clone(), Some(Arc::new(compact.record(record)))));
         }
     }
@@ -109,31 +112,61 @@ pub fn plan(
         found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
     });
     match next {
-        Ok(next) if !problems.has_errors() => Ok(Plan { changes: draft.changes, lines: draft.lines, next, places }),
+        Ok(next) if !problems.has_errors() => {
+            Ok(Plan { changes: draft.changes, would_widen: draft.would_widen, next, places })
+        }
         _ => Err(places.locate(problems)),
+    }
+}
+
+/// How changes of a registry look.
+pub fn lines(registry: &Registry, changes: &[Change]) -> Vec<PlanLine> {
+    let networks: HashMap<_, _> = registry.networks().map(|n| (&n.name, n)).collect();
+    let one = |change: &Change| match change {
+        Change::Partner(id, after) => {
+            let old = registry.partner(id).map(|o| &**o);
+            let detail = after.as_ref().map(|after| difference(old, after));
+            PlanLine::of(old.is_some(), "partner", id.as_str(), detail)
+        }
+        Change::Network(name, after) => {
+            let cidrs = |n: &Network| n.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            PlanLine::of(networks.contains_key(name), "network", name.as_str(), after.as_ref().map(cidrs))
+        }
+        Change::Anchor(name, after) => {
+            let old = registry.anchor(name).map(|o| &**o);
+            PlanLine::of(old.is_some(), "anchor", name.as_str(), after.as_ref().map(|after| rebound(old, after)))
+        }
+    };
+    changes.iter().map(one).collect()
+}
+
+impl PlanLine {
+    /// `detail` is absent of what goes.
+    fn of(exists: bool, noun: &str, id: &str, detail: Option<String>) -> Self {
+        let action = match (exists, &detail) {
+            (_, None) => "remove",
+            (true, Some(_)) => "change",
+            (false, Some(_)) => "create",
+        };
+        let detail = detail.unwrap_or_else(|| "not declared".into());
+        PlanLine { action: action.into(), noun: noun.into(), id: id.into(), detail }
     }
 }
 
 #[derive(Default)]
 struct Draft {
     changes: Vec<Change>,
-    lines: Vec<PlanLine>,
+    would_widen: Vec<PlanLine>,
 }
 
 impl Draft {
-    fn line(&mut self, action: &str, noun: &str, id: &str, detail: String) {
-        self.lines.push(PlanLine { action: action.into(), noun: noun.into(), id: id.into(), detail });
-    }
-
     fn prune(&mut self, declaration: &Declaration, registry: &Registry, problems: &mut Problems) {
         let kept: HashSet<_> = declaration.partners.iter().map(|r| &r.partner.id).collect();
         for id in registry.partners().map(|r| &r.partner.id).filter(|id| !kept.contains(id)) {
-            self.line("remove", "partner", id.as_str(), "not declared".into());
             self.changes.push(Change::Partner(id.clone(), None));
         }
         let kept: HashSet<_> = declaration.networks.iter().map(|n| &n.name).collect();
         for network in registry.networks().filter(|n| !kept.contains(&n.name)) {
-            self.line("remove", "network", network.name.as_str(), "not declared".into());
             self.changes.push(Change::Network(network.name.clone(), None));
         }
         let kept: HashSet<_> = declaration.anchors.iter().map(|a| &a.name).collect();
@@ -147,14 +180,9 @@ impl Draft {
                     format!("see `partnergate anchor show {}`; declare the anchor, or undeny them first", anchor.name);
                 problems.registry(format!("anchors.{}", anchor.name), reason, Some(&fix));
             }
-            self.line("remove", "anchor", anchor.name.as_str(), "not declared".into());
             self.changes.push(Change::Anchor(anchor.name.clone(), None));
         }
     }
-}
-
-fn action(exists: bool) -> &'static str {
-    if exists { "change" } else { "create" }
 }
 
 /// Fills in the operations. A grant that is written as before keeps what it meant, so that an operation which appeared
@@ -183,7 +211,8 @@ fn expand(
                     grant.written.join(", "),
                     new.join(", ")
                 );
-                draft.line("would-widen", "grant", grant.id.as_str(), detail);
+                let (action, noun, id) = ("would-widen".into(), "grant".into(), grant.id.to_string());
+                draft.would_widen.push(PlanLine { action, noun, id, detail });
             }
             grant.operations = old.operations.clone();
             Ok(())

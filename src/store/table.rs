@@ -2,6 +2,7 @@
 
 use super::history::{self, Told};
 use super::{StoreError, Tx};
+use crate::approval::Approval;
 use crate::history::End;
 use crate::operator::Operator;
 use crate::registry::Change;
@@ -62,7 +63,17 @@ pub(super) static OPERATORS: Table = Table {
     delete: "DELETE FROM operator WHERE name IN (",
 };
 
-pub(super) static TABLES: [&Table; 4] = [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS];
+pub(super) static APPROVALS: Table = Table {
+    noun: "approval",
+    all: "SELECT id, doc FROM approval",
+    page: "SELECT id, doc FROM approval WHERE id > ?1 ORDER BY id LIMIT 100",
+    select: "SELECT id, doc FROM approval WHERE id IN (",
+    insert: "INSERT INTO approval (id, doc, revision) ",
+    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM approval WHERE id IN (",
+};
+
+pub(super) static TABLES: [&Table; 5] = [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS];
 
 /// Whether there is this table. A database that was written by an older version, and is looked at only, lacks some.
 pub(super) async fn exists(tx: &mut Tx<'_>, name: &str) -> Result<bool, StoreError> {
@@ -103,6 +114,20 @@ impl Kept for Change {
             Change::Network(_, doc) => serde_json::to_string(doc),
             Change::Anchor(_, doc) => serde_json::to_string(doc),
         }
+    }
+}
+
+impl Kept for Approval {
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn place(&self) -> (&'static Table, bool) {
+        (&APPROVALS, false)
+    }
+
+    fn document(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
     }
 }
 

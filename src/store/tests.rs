@@ -6,11 +6,29 @@ use crate::name::{Environment, OperatorName};
 use crate::operation::{Operations, RouteName, openapi};
 use crate::operator::{Disabled, Operator, Role};
 
+/// A plan, and how it looks.
+struct Planned {
+    changes: Vec<Change>,
+    lines: Vec<PlanLine>,
+    next: Registry,
+}
+
+fn plan(
+    declaration: Declaration,
+    registry: &Registry,
+    operations: &Operations,
+    options: PlanOptions,
+) -> Result<Planned, Problems> {
+    let Plan { changes, would_widen, next, .. } = super::plan(declaration, registry, operations, options, None)?;
+    let lines = [would_widen, lines(registry, &changes)].concat();
+    Ok(Planned { changes, lines, next })
+}
+
 const NOW: UnixNanos = UnixNanos(1_772_627_400_000_000_000);
 
 fn cause() -> Cause {
     let actor = Actor::user("alice", Some(1000), Way::Offline);
-    Cause { actor, reason: Some("a new contract".into()), ticket: Some("T-1".into()) }
+    Cause::new(actor, Some("a new contract".into()), Some("T-1".into()))
 }
 
 const OPENAPI: &str = "openapi: 3.0.3\ninfo: {title: t, version: '1'}\npaths:\n  /invoices:\n    get: {operationId: invoices.read, tags: [billing], responses: {}}\n    post: {operationId: invoices.create, responses: {}}\n  /orders:\n    get: {operationId: orders.read, responses: {}}\n";
@@ -54,8 +72,8 @@ async fn what_is_applied_is_there_after_a_restart_and_comes_back_from_an_export(
     let store = Store::open(&path, NOW).await.unwrap();
     let declared = parse_declaration(&folder(GRANT), &production()).unwrap();
     let registry = store.load().await.unwrap();
-    let plan = plan(declared, &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
-    assert_eq!(store.commit(0, &plan.changes, &cause(), NOW).await.unwrap(), 1);
+    let planned = plan(declared, &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
+    assert_eq!(store.commit(0, &planned.changes, &cause(), NOW).await.unwrap(), 1);
     store.close().await;
 
     let store = Store::open(&path, NOW).await.unwrap();
@@ -66,8 +84,7 @@ async fn what_is_applied_is_there_after_a_restart_and_comes_back_from_an_export(
     assert_eq!(ids, ["invoices.create", "invoices.read"]);
 
     let again = parse_declaration(&export(&registry, &operations(OPENAPI)), &production()).unwrap();
-    let nothing =
-        super::plan(again, &registry, &operations(OPENAPI), PlanOptions { prune: true, widen: true }).unwrap();
+    let nothing = plan(again, &registry, &operations(OPENAPI), PlanOptions { prune: true, widen: true }).unwrap();
     assert!(nothing.changes.is_empty(), "{:?}", nothing.lines);
 }
 
@@ -76,10 +93,10 @@ async fn a_change_that_was_planned_on_an_older_revision_is_refused_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("r.db"), NOW).await.unwrap();
     let declared = parse_declaration(&folder(GRANT), &production()).unwrap();
-    let plan = plan(declared, &store.load().await.unwrap(), &operations(OPENAPI), PlanOptions::default()).unwrap();
-    store.commit(0, &plan.changes, &cause(), NOW).await.unwrap();
+    let planned = plan(declared, &store.load().await.unwrap(), &operations(OPENAPI), PlanOptions::default()).unwrap();
+    store.commit(0, &planned.changes, &cause(), NOW).await.unwrap();
     assert!(matches!(
-        store.commit(0, &plan.changes, &cause(), NOW).await,
+        store.commit(0, &planned.changes, &cause(), NOW).await,
         Err(StoreError::Conflict { expected: 0, found: 1 })
     ));
     assert_eq!(store.load().await.unwrap().revision(), 1);
@@ -99,8 +116,8 @@ async fn more_partners_than_one_statement_writes_are_kept_and_removed() {
     };
     for (revision, owner) in [(0, "first"), (1, "second")] {
         let registry = store.load().await.unwrap();
-        let plan = plan(declared(owner), &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
-        store.commit(revision, &plan.changes, &cause(), NOW).await.unwrap();
+        let planned = plan(declared(owner), &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
+        store.commit(revision, &planned.changes, &cause(), NOW).await.unwrap();
         let registry = store.load().await.unwrap();
         assert_eq!(registry.partner_count(), count);
         assert!(registry.partners().all(|r| r.partner.owner == owner));
@@ -234,7 +251,7 @@ fn anchored(more: &str) -> Vec<DeclaredFile> {
     files
 }
 
-fn planned(files: &[DeclaredFile], registry: &Registry, options: PlanOptions) -> Result<Plan, Problems> {
+fn plan_of(files: &[DeclaredFile], registry: &Registry, options: PlanOptions) -> Result<Planned, Problems> {
     plan(parse_declaration(files, &production())?, registry, &operations(OPENAPI), options)
 }
 
@@ -244,30 +261,30 @@ fn what_is_asked_of_an_anchor_s_certificates_comes_back_from_an_export() {
         "max_lifetime: 90d, revocation: {crl: ['file:acme.crl', 'https://crl.example/a'], grace: 2h, intermediates: \
          [sub.pem]}, denied: [{serial: '0A1B', reason: leaked, author: sec, at: 2026-01-01T00:00:00Z}]",
     );
-    let first = planned(&files, &Registry::default(), PlanOptions::default()).unwrap().next;
+    let first = plan_of(&files, &Registry::default(), PlanOptions::default()).unwrap().next;
     let anchor = first.anchors().next().unwrap();
     assert_eq!(anchor.revocation.mode, crate::partner::RevocationMode::Required);
     assert_eq!(anchor.max_lifetime, Some(Duration::from_secs(90 * 86_400)));
     assert_eq!(anchor.denied[0].certificate.to_string(), "serial a1b");
     let again = export(&first, &operations(OPENAPI));
-    let second = planned(&again, &first, PlanOptions { prune: true, widen: true }).unwrap();
+    let second = plan_of(&again, &first, PlanOptions { prune: true, widen: true }).unwrap();
     assert!(second.changes.is_empty(), "{:?}", second.lines);
-    let afresh = planned(&again, &Registry::default(), PlanOptions::default()).unwrap().next;
+    let afresh = plan_of(&again, &Registry::default(), PlanOptions::default()).unwrap().next;
     assert_eq!(afresh.anchors().next(), first.anchors().next());
 }
 
 #[test]
 fn applying_never_lets_a_denied_certificate_in_again() {
     let denied = "denied: [{serial: '0A1B', reason: leaked, author: sec, at: 2026-01-01T00:00:00Z}]";
-    let first = planned(&anchored(denied), &Registry::default(), PlanOptions::default()).unwrap().next;
+    let first = plan_of(&anchored(denied), &Registry::default(), PlanOptions::default()).unwrap().next;
     // The same files without the word of it.
     let mut silent = anchored("client_auth: optional");
     silent[1] = export(&first, &operations(OPENAPI)).into_iter().find(|f| f.name == "acme-ca.pem").unwrap();
-    let second = planned(&silent, &first, PlanOptions::default()).unwrap().next;
+    let second = plan_of(&silent, &first, PlanOptions::default()).unwrap().next;
     assert_eq!(second.anchors().next().unwrap().denied, first.anchors().next().unwrap().denied);
     // Without the anchor.
     let empty = [DeclaredFile { name: "none.yaml".into(), text: "environment: production\n".into() }];
-    let problems = planned(&empty, &first, PlanOptions { prune: true, widen: false }).err().unwrap().to_string();
+    let problems = plan_of(&empty, &first, PlanOptions { prune: true, widen: false }).err().unwrap().to_string();
     assert!(problems.contains("`anchors.acme-ca`: certificates under the anchor are denied (1)"), "{problems}");
 }
 
@@ -291,8 +308,8 @@ async fn with_history(path: &Path) -> Store {
     for grants in [GRANT, &GRANT.replace("owner: billing", "owner: sales")] {
         let declared = parse_declaration(&folder(grants), &production()).unwrap();
         let registry = store.load().await.unwrap();
-        let plan = plan(declared, &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
-        store.commit(registry.revision(), &plan.changes, &cause(), NOW).await.unwrap();
+        let planned = plan(declared, &registry, &operations(OPENAPI), PlanOptions::default()).unwrap();
+        store.commit(registry.revision(), &planned.changes, &cause(), NOW).await.unwrap();
     }
     store
 }

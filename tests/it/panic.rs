@@ -14,7 +14,7 @@ use partnergate::gateway::{Gateway, Live, Open};
 use partnergate::history::{Actor, Cause, Way};
 use partnergate::listen::{Caps, Listener, TlsSlot};
 use partnergate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
-use partnergate::reload::Publisher;
+use partnergate::reload::{Apply, Publisher};
 use partnergate::snapshot::ServerCertificate;
 use partnergate::store::{DeclaredFile, PlanOptions, Store};
 use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
@@ -114,7 +114,9 @@ impl House {
             let publisher = Publisher::start(path.clone(), config.clone(), store, tls.clone(), open.clone());
             let publisher = Arc::new(publisher.await.unwrap_or_else(|e| panic!("{e}")));
             let files = declared(&setup.write_registry(setup.registry_text()));
-            publisher.apply(files, PlanOptions::default(), false, cause()).await.unwrap_or_else(|e| panic!("{e}"));
+            let apply =
+                Apply { files, options: PlanOptions::default(), dry_run: false, cause: cause(), may_approve: true };
+            publisher.apply(apply).await.unwrap_or_else(|e| panic!("{e}"));
             let registry = live.load_full().map(|l: Arc<Live>| l.snapshot.registry.clone()).unwrap();
             let built = partnergate::snapshot::Snapshot::build(config.sources(registry), None, clock.now());
             let mut shown = built.unwrap_or_else(|p| panic!("{p}")).0;
@@ -388,5 +390,5 @@ fn panic_in_a_handshake_ends_that_connection_alone_and_is_recorded() {
 }
 
 fn cause() -> Cause {
-    Cause { actor: Actor::user("test", None, Way::Offline), reason: None, ticket: None }
+    Cause::new(Actor::user("test", None, Way::Offline), None, None)
 }

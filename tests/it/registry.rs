@@ -557,7 +557,7 @@ fn empty_database_is_filled_offline_and_no_other() {
     assert!(refused.stderr.contains("more.yaml:2:16: `networks.a.cidr`: unknown key"), "{}", refused.stderr);
     fs::remove_file(folder.join("more.yaml")).unwrap();
     let planned = import(&setup, &["--dry-run"]).ok();
-    assert!(planned.contains("create       partner  acme") && !planned.contains("imported"), "{planned}");
+    assert!(planned.contains("create       partner    acme") && !planned.contains("imported"), "{planned}");
     let done = import(&setup, &[]).ok();
     assert!(done.ends_with("imported; registry revision 1\n"), "{done}");
     let again = import(&setup, &[]);
@@ -802,7 +802,7 @@ fn a_database_that_is_ahead_of_what_is_live_is_caught_up_with() {
             let store = Store::open(&gate.dir.path().join("state/registry.db"), now).await.unwrap();
             let acme = PartnerId::parse("acme").unwrap();
             let actor = Actor::user("test", None, Way::Offline);
-            let cause = Cause { actor, reason: None, ticket: None };
+            let cause = Cause::new(actor, None, None);
             assert_eq!(store.commit(1, &[Change::Partner(acme, None)], &cause, now).await.unwrap(), 2);
             store.close().await;
         });

@@ -133,6 +133,8 @@ impl Setup {
             "policy": {"dir": Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"), "time_limit": "1s"},
             "record": {"output": format!("file:{}", dir.path().join("records.jsonl").display())},
             "drain": {"delay": "0s", "grace": "5s"},
+            // One operator asks and approves, unless approvals are what a test is about.
+            "approval": {"four_eyes": "off"},
         });
         Setup {
             dir,

@@ -1,0 +1,313 @@
+//! Parts of the registry that are approved as a whole, taken out of changes and put back into them.
+
+use super::widening;
+use crate::history::document_sha256;
+use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
+use crate::partner::{Anchor, Credential, Grant, Network, Partner, PartnerRecord, Provenance};
+use crate::registry::{Change, Registry, find_credential, find_grant};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One part as it is to be, or gone, and a digest of what it takes the place of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "noun", rename_all = "kebab-case")]
+pub enum Item {
+    /// Without its credentials and grants.
+    Partner {
+        id: PartnerId,
+        before_sha256: Option<String>,
+        after: Option<Box<Partner>>,
+    },
+    Credential {
+        partner: PartnerId,
+        id: CredentialId,
+        before_sha256: Option<String>,
+        after: Option<Box<Credential>>,
+    },
+    Grant {
+        partner: PartnerId,
+        id: GrantId,
+        before_sha256: Option<String>,
+        after: Option<Box<Grant>>,
+    },
+    Network {
+        id: NetworkName,
+        before_sha256: Option<String>,
+        after: Option<Network>,
+    },
+    Anchor {
+        id: AnchorName,
+        before_sha256: Option<String>,
+        after: Option<Box<Anchor>>,
+    },
+}
+
+impl Item {
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Item::Partner { .. } => "partner",
+            Item::Credential { .. } => "credential",
+            Item::Grant { .. } => "grant",
+            Item::Network { .. } => "network",
+            Item::Anchor { .. } => "anchor",
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        match self {
+            Item::Partner { id, .. } => id.as_str(),
+            Item::Credential { id, .. } => id.as_str(),
+            Item::Grant { id, .. } => id.as_str(),
+            Item::Network { id, .. } => id.as_str(),
+            Item::Anchor { id, .. } => id.as_str(),
+        }
+    }
+
+    /// The partner that it is a part of.
+    pub fn partner(&self) -> Option<&PartnerId> {
+        match self {
+            Item::Partner { id, .. } => Some(id),
+            Item::Credential { partner, .. } | Item::Grant { partner, .. } => Some(partner),
+            Item::Network { .. } | Item::Anchor { .. } => None,
+        }
+    }
+
+    /// What it permits that is not permitted in `registry`.
+    pub fn widens(&self, registry: &Registry) -> Vec<String> {
+        let record = self.partner().and_then(|id| registry.partner(id));
+        match self {
+            Item::Partner { after: Some(after), .. } => widening::of_partner(record.map(|r| &r.partner), after),
+            Item::Credential { id, after: Some(after), .. } => {
+                widening::of_credential(record.and_then(|r| find_credential(r, id)), after)
+            }
+            Item::Grant { id, after: Some(after), .. } => {
+                widening::of_grant(record.and_then(|r| find_grant(r, id.as_str())), after)
+            }
+            Item::Network { id, after: Some(after), .. } => {
+                widening::of_network(registry.networks().find(|n| n.name == *id).map(|n| &**n), after)
+            }
+            Item::Anchor { id, after: Some(after), .. } => {
+                widening::of_anchor(registry.anchor(id).map(|a| &**a), after)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether what it takes the place of is still there as it was.
+    fn is_current(&self, registry: &Registry) -> bool {
+        let record = self.partner().and_then(|id| registry.partner(id));
+        let (now, before) = match self {
+            Item::Partner { before_sha256, .. } => (record.and_then(|r| digest(&r.partner)), before_sha256),
+            Item::Credential { id, before_sha256, .. } => {
+                (record.and_then(|r| find_credential(r, id)).and_then(digest), before_sha256)
+            }
+            Item::Grant { id, before_sha256, .. } => {
+                (record.and_then(|r| find_grant(r, id.as_str())).and_then(digest), before_sha256)
+            }
+            Item::Network { id, before_sha256, .. } => {
+                (registry.networks().find(|n| n.name == *id).and_then(|n| digest(&**n)), before_sha256)
+            }
+            Item::Anchor { id, before_sha256, .. } => (registry.anchor(id).and_then(|a| digest(&**a)), before_sha256),
+        };
+        now == *before
+    }
+}
+
+fn digest<T: Serialize>(part: &T) -> Option<String> {
+    serde_json::to_string(part).ok().map(|text| document_sha256(&text))
+}
+
+/// What of changes may be done now, and what waits for somebody else.
+#[derive(Clone, Debug, Default)]
+pub struct Split {
+    pub now: Vec<Change>,
+    pub waiting: Vec<Item>,
+}
+
+/// Takes out of `changes` every part that permits more than there was. Where the rest cannot stand without it, all of it
+/// waits.
+pub fn split(registry: &Registry, changes: Vec<Change>) -> Split {
+    let widened = parts(registry, &changes, false);
+    if widened.waiting.is_empty() {
+        return Split { now: changes, waiting: Vec::new() };
+    }
+    if registry.with(registry.revision() + 1, &widened.now).is_ok() { widened } else { parts(registry, &changes, true) }
+}
+
+fn parts(registry: &Registry, changes: &[Change], all: bool) -> Split {
+    let mut split = Split::default();
+    for change in changes {
+        match change {
+            Change::Partner(id, after) => of_record(registry.partner(id), id, after.as_deref(), all, &mut split),
+            Change::Network(id, after) => {
+                let before = registry.networks().find(|n| n.name == *id).map(|n| &**n);
+                if all || after.as_ref().is_some_and(|after| !widening::of_network(before, after).is_empty()) {
+                    let (id, before_sha256) = (id.clone(), before.and_then(digest));
+                    split.waiting.push(Item::Network { id, before_sha256, after: after.clone() });
+                } else {
+                    split.now.push(change.clone());
+                }
+            }
+            Change::Anchor(id, after) => {
+                let before = registry.anchor(id).map(|a| &**a);
+                if all || after.as_ref().is_some_and(|after| !widening::of_anchor(before, after).is_empty()) {
+                    let (id, before_sha256) = (id.clone(), before.and_then(digest));
+                    split.waiting.push(Item::Anchor { id, before_sha256, after: after.clone().map(Box::new) });
+                } else {
+                    split.now.push(change.clone());
+                }
+            }
+        }
+    }
+    split
+}
+
+fn of_record(
+    before: Option<&Arc<PartnerRecord>>,
+    id: &PartnerId,
+    after: Option<&PartnerRecord>,
+    all: bool,
+    split: &mut Split,
+) {
+    let waiting = split.waiting.len();
+    let old = before.map(|b| &**b);
+    let own = (old.map(|r| &r.partner), after.map(|r| &r.partner));
+    let waits = |widens: Vec<String>, changed: bool| changed && (all || !widens.is_empty());
+    if waits(own.1.map(|after| widening::of_partner(own.0, after)).unwrap_or_default(), own.0 != own.1) {
+        let (id, before_sha256) = (id.clone(), own.0.and_then(digest));
+        split.waiting.push(Item::Partner { id, before_sha256, after: own.1.cloned().map(Box::new) });
+    }
+    let ids =
+        |record: Option<&PartnerRecord>| record.map(|r| r.credentials.iter().map(|c| c.id.clone()).collect::<Vec<_>>());
+    for credential in union(ids(old), ids(after)) {
+        let was = old.and_then(|r| find_credential(r, &credential));
+        let is = after.and_then(|r| find_credential(r, &credential));
+        if waits(is.map(|is| widening::of_credential(was, is)).unwrap_or_default(), was != is) {
+            let (partner, before_sha256) = (id.clone(), was.and_then(digest));
+            let after = is.cloned().map(Box::new);
+            split.waiting.push(Item::Credential { partner, id: credential, before_sha256, after });
+        }
+    }
+    let ids =
+        |record: Option<&PartnerRecord>| record.map(|r| r.grants.iter().map(|g| g.id.clone()).collect::<Vec<_>>());
+    for grant in union(ids(old), ids(after)) {
+        let was = old.and_then(|r| find_grant(r, grant.as_str()));
+        let is = after.and_then(|r| find_grant(r, grant.as_str()));
+        if waits(is.map(|is| widening::of_grant(was, is)).unwrap_or_default(), was != is) {
+            let (partner, before_sha256) = (id.clone(), was.and_then(digest));
+            let after = is.cloned().map(Box::new);
+            split.waiting.push(Item::Grant { partner, id: grant, before_sha256, after });
+        }
+    }
+    let items = split.waiting.get(waiting..).unwrap_or_default();
+    if items.is_empty() {
+        split.now.push(Change::Partner(id.clone(), after.cloned().map(Arc::new)));
+        return;
+    }
+    // What waits is as it was; the rest is as it is to be.
+    let Some(mut rest) = after.cloned() else { return };
+    for item in items {
+        match item {
+            Item::Partner { .. } => match old {
+                Some(old) => rest.partner = old.partner.clone(),
+                None => return,
+            },
+            Item::Credential { id, .. } => {
+                put(
+                    &mut rest.credentials,
+                    old.and_then(|r| find_credential(r, id)).cloned(),
+                    |c| c.id == *id,
+                    |c| c.id.as_str().to_owned(),
+                );
+            }
+            Item::Grant { id, .. } => {
+                put(
+                    &mut rest.grants,
+                    old.and_then(|r| find_grant(r, id.as_str())).cloned(),
+                    |g| g.id == *id,
+                    |g| g.id.as_str().to_owned(),
+                );
+            }
+            Item::Network { .. } | Item::Anchor { .. } => {}
+        }
+    }
+    if old != Some(&rest) {
+        split.now.push(Change::Partner(id.clone(), Some(Arc::new(rest))));
+    }
+}
+
+fn union<T: Ord>(a: Option<Vec<T>>, b: Option<Vec<T>>) -> Vec<T> {
+    let mut all: Vec<T> = a.into_iter().flatten().chain(b.into_iter().flatten()).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// In place of what is like it; the list stays sorted.
+fn put<T>(list: &mut Vec<T>, one: Option<T>, is_it: impl Fn(&T) -> bool, id: impl Fn(&T) -> String) {
+    list.retain(|other| !is_it(other));
+    list.extend(one);
+    list.sort_by_key(id);
+}
+
+/// The changes that these parts come to now. Grants among them have where they come from.
+///
+/// # Errors
+/// What takes the place of something that is not what it was when it was asked for.
+pub fn changes(registry: &Registry, items: &[Item], provenance: &Arc<Provenance>) -> Result<Vec<Change>, Vec<String>> {
+    let stale: Vec<String> = items
+        .iter()
+        .filter(|item| !item.is_current(registry))
+        .map(|item| format!("the {} `{}` has changed since this was asked for: ask again", item.noun(), item.id()))
+        .collect();
+    if !stale.is_empty() {
+        return Err(stale);
+    }
+    let mut changes = Vec::new();
+    let mut records: BTreeMap<&PartnerId, Option<PartnerRecord>> = BTreeMap::new();
+    for item in items {
+        if let Some(id) = item.partner() {
+            let record = records.entry(id).or_insert_with(|| registry.partner(id).map(|r| PartnerRecord::clone(r)));
+            within(record, item, provenance)?;
+        }
+        match item {
+            Item::Network { id, after, .. } => changes.push(Change::Network(id.clone(), after.clone())),
+            Item::Anchor { id, after, .. } => changes.push(Change::Anchor(id.clone(), after.as_deref().cloned())),
+            Item::Partner { .. } | Item::Credential { .. } | Item::Grant { .. } => {}
+        }
+    }
+    changes.extend(records.into_iter().map(|(id, record)| Change::Partner(id.clone(), record.map(Arc::new))));
+    Ok(changes)
+}
+
+fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Provenance>) -> Result<(), Vec<String>> {
+    if let Item::Partner { after, .. } = item {
+        match (record.as_mut(), after) {
+            (Some(record), Some(partner)) => record.partner = Partner::clone(partner),
+            (None, Some(partner)) => {
+                let partner = Partner::clone(partner);
+                *record = Some(PartnerRecord { partner, credentials: Vec::new(), grants: Vec::new() });
+            }
+            (_, None) => *record = None,
+        }
+        return Ok(());
+    }
+    let Some(record) = record else {
+        // A partner that goes takes all of its own along.
+        let goes = matches!(item, Item::Credential { after: None, .. } | Item::Grant { after: None, .. });
+        let partner = item.partner().map(ToString::to_string).unwrap_or_default();
+        return if goes { Ok(()) } else { Err(vec![format!("there is no partner `{partner}` any more")]) };
+    };
+    match item {
+        Item::Credential { id, after, .. } => {
+            put(&mut record.credentials, after.as_deref().cloned(), |c| c.id == *id, |c| c.id.as_str().to_owned());
+        }
+        Item::Grant { id, after, .. } => {
+            let after = after.as_deref().cloned().map(|grant| Grant { approval: Some(provenance.clone()), ..grant });
+            put(&mut record.grants, after, |g| g.id == *id, |g| g.id.as_str().to_owned());
+        }
+        Item::Partner { .. } | Item::Network { .. } | Item::Anchor { .. } => {}
+    }
+    Ok(())
+}

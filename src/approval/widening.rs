@@ -1,0 +1,142 @@
+//! What a change permits that was not permitted before. Nothing said means: no more than there was.
+
+use crate::identity::Match;
+use crate::partner::{
+    Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerState, Period,
+};
+use std::fmt::Display;
+
+/// Names that one sentence has; of more it says how many.
+const SHOWN: usize = 10;
+
+/// A partner without its credentials and grants. One that is new may do nothing yet.
+pub(super) fn of_partner(before: Option<&Partner>, after: &Partner) -> Vec<String> {
+    let Some(before) = before else { return Vec::new() };
+    let mut widens = Vec::new();
+    added(&mut widens, "may call from", &before.networks, &after.networks);
+    period(&mut widens, "the engagement", &before.engagement, &after.engagement);
+    if before.state != PartnerState::Active && after.state == PartnerState::Active {
+        widens.push(format!("is active, and was {}", before.state.as_str()));
+    }
+    widens
+}
+
+/// A credential that one certificate or key is registered as is known for what it is. Whom a name shows, the CA says.
+pub(super) fn of_credential(before: Option<&Credential>, after: &Credential) -> Vec<String> {
+    let by_name =
+        !matches!(after.matching, Match::FingerprintSha256(_) | Match::SpkiSha256(_) | Match::IssuerSerial { .. });
+    let mut widens = Vec::new();
+    match before {
+        None if by_name => widens.push(format!("is recognised by {}", after.matching.kind().as_str())),
+        Some(before) if by_name && (&before.matching, &before.anchor) != (&after.matching, &after.anchor) => {
+            widens.push(format!("is recognised by another {}", after.matching.kind().as_str()));
+        }
+        Some(before) if by_name => added(&mut widens, "is accepted in", &before.environments, &after.environments),
+        _ => {}
+    }
+    if before.is_some_and(|b| b.state == CredentialState::Revoked) && after.state != CredentialState::Revoked {
+        widens.push("was revoked".into());
+    }
+    widens
+}
+
+pub(super) fn of_grant(before: Option<&Grant>, after: &Grant) -> Vec<String> {
+    let Some(before) = before else { return vec!["is new".into()] };
+    let mut widens = Vec::new();
+    added(&mut widens, "covers", &before.operations, &after.operations);
+    narrowed(&mut widens, "from", "every network of the partner", before.networks.as_ref(), after.networks.as_ref());
+    narrowed(
+        &mut widens,
+        "with",
+        "every credential of the partner",
+        before.credentials.as_ref(),
+        after.credentials.as_ref(),
+    );
+    added(&mut widens, "holds in", &before.environments, &after.environments);
+    period(&mut widens, "it", &before.period, &after.period);
+    if before.conditions != after.conditions {
+        widens.push("has other conditions".into());
+    }
+    widens
+}
+
+/// A network that is new is nobody's yet.
+pub(super) fn of_network(before: Option<&Network>, after: &Network) -> Vec<String> {
+    let Some(before) = before else { return Vec::new() };
+    let more = after.cidrs.iter().filter(|cidr| !before.cidrs.iter().any(|known| known.contains(*cidr)));
+    named("holds", more).into_iter().collect()
+}
+
+pub(super) fn of_anchor(before: Option<&Anchor>, after: &Anchor) -> Vec<String> {
+    let Some(before) = before else {
+        return named("is new, and may speak for", after.partners.iter())
+            .into_iter()
+            .chain(after.partners.is_empty().then(|| "is new".into()))
+            .collect();
+    };
+    let mut widens = Vec::new();
+    if before.root != after.root {
+        widens.push("has another certificate or bundle".into());
+    }
+    added(&mut widens, "may speak for", &before.partners, &after.partners);
+    added(&mut widens, "is accepted in", &before.environments, &after.environments);
+    if before.client_auth == ClientAuthUsage::Required && after.client_auth != before.client_auth {
+        widens.push("takes certificates without the clientAuth usage".into());
+    }
+    match (before.max_lifetime, after.max_lifetime) {
+        (Some(_), None) => widens.push("takes certificates of any lifetime".into()),
+        (Some(before), Some(after)) if after > before => widens.push("takes certificates of a longer lifetime".into()),
+        _ => {}
+    }
+    if before.revocation != after.revocation {
+        widens.push("finds out otherwise what is revoked".into());
+    }
+    widens
+}
+
+/// What is in a list and was not.
+fn added<T: Display + PartialEq + std::hash::Hash + Eq>(
+    widens: &mut Vec<String>,
+    what: &str,
+    before: &[T],
+    after: &[T],
+) {
+    let known: std::collections::HashSet<&T> = before.iter().collect();
+    widens.extend(named(what, after.iter().filter(|name| !known.contains(name))));
+}
+
+/// A list that narrows, where no list is all there is.
+fn narrowed<T: Display + Eq + std::hash::Hash>(
+    widens: &mut Vec<String>,
+    what: &str,
+    all: &str,
+    before: Option<&Vec<T>>,
+    after: Option<&Vec<T>>,
+) {
+    match (before, after) {
+        (Some(before), Some(after)) => added(widens, what, before, after),
+        (Some(_), None) => widens.push(format!("{what} {all}")),
+        (None, _) => {}
+    }
+}
+
+fn period(widens: &mut Vec<String>, what: &str, before: &Period, after: &Period) {
+    if before.starts.is_some() && after.starts.is_none_or(|starts| Some(starts) < before.starts) {
+        let from = after.starts.map_or_else(|| "ever".to_owned(), |starts| starts.to_string());
+        widens.push(format!("{what} starts earlier, from {from}"));
+    }
+    if before.ends.is_some() && after.ends.is_none_or(|ends| Some(ends) > before.ends) {
+        let to = after.ends.map_or_else(|| "for good".to_owned(), |ends| format!("until {ends}"));
+        widens.push(format!("{what} goes on longer, {to}"));
+    }
+}
+
+fn named<T: Display>(what: &str, names: impl Iterator<Item = T>) -> Option<String> {
+    let mut names = names;
+    let shown: Vec<String> = names.by_ref().take(SHOWN).map(|name| name.to_string()).collect();
+    match (shown.is_empty(), names.count()) {
+        (true, _) => None,
+        (false, 0) => Some(format!("{what} {}", shown.join(", "))),
+        (false, more) => Some(format!("{what} {} and {more} more", shown.join(", "))),
+    }
+}

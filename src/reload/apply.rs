@@ -1,0 +1,225 @@
+//! Files applied: what permits no more than there was is live at once, and the rest waits for somebody else.
+
+use super::outside::Outside;
+use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
+use crate::approval::{Approval, FourEyes, Item, split};
+use crate::config::ApprovalConfig;
+use crate::document::Problems;
+use crate::gateway::Live;
+use crate::history::{Cause, Off};
+use crate::name::ApprovalId;
+use crate::partner::Provenance;
+use crate::registry::{Change, Registry};
+use crate::snapshot::Snapshot;
+use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What is to be applied, and who asks for it.
+#[derive(Clone, Debug)]
+pub struct Apply {
+    pub files: Vec<DeclaredFile>,
+    pub options: PlanOptions,
+    pub dry_run: bool,
+    pub cause: Cause,
+    /// Whether who asks may approve, too; it counts where `approval.four_eyes` is off.
+    pub may_approve: bool,
+}
+
+/// What came of an apply.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Applied {
+    pub lines: Vec<PlanLine>,
+    /// Registry revision that is live now.
+    pub revision: u64,
+    /// False for a dry run, and where nothing was to be changed at once.
+    pub changed: bool,
+    /// What waits for somebody else to approve it, of what was asked for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
+}
+
+/// Changes that were prepared to be live.
+pub(super) struct Ready {
+    pub changes: Vec<Change>,
+    pub snapshot: Snapshot,
+    pub outside: Option<Outside>,
+}
+
+impl Publisher {
+    /// Plans what files declare and, unless it is a dry run, makes it live: database first, then requests.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub async fn apply(self: &Arc<Self>, apply: Apply) -> Result<Applied, ChangeError> {
+        let this = self.clone();
+        // Aside, and so to its end: a caller that goes away must not leave the database ahead of what is live.
+        aside(async move { this.apply_now(apply).await }).await.unwrap_or_else(|e| Err(interrupted("registry", &e)))
+    }
+
+    async fn apply_now(&self, apply: Apply) -> Result<Applied, ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let registry = &live.snapshot.registry;
+        let eyes = if apply.may_approve { running.approval.four_eyes } else { FourEyes::Required };
+        let own = (eyes == FourEyes::Off).then(|| Arc::new(self.own(&apply.cause)));
+        let declaration = parse_declaration(&apply.files, &running.environment)?;
+        let planned = plan(declaration, registry, &live.snapshot.operations, apply.options, own.as_ref())?;
+        let Plan { changes, would_widen, next, places } = planned;
+        // All of it is looked at, whether it is live at once or waits.
+        let whole = self.prepare(&live, &changes, &next).map_err(|found| places.locate(found))?;
+        let parts = split(registry, changes.clone());
+        self.within_limits(&parts.waiting, &next, &running.approval, &apply.cause)
+            .map_err(|found| places.locate(found))?;
+        let mut cause = apply.cause;
+        let (ready, approval, lines) = if eyes == FourEyes::Off || parts.waiting.is_empty() {
+            cause.four_eyes = (!parts.waiting.is_empty()).then_some(Off::Off);
+            let lines = lines(registry, &changes);
+            (Some(Ready { changes, snapshot: whole.0, outside: whole.1 }), None, lines)
+        } else {
+            let mut shown = lines(registry, &parts.now);
+            let fresh = self.not_asked_yet(parts.waiting, registry, &mut shown).await?;
+            let approval = self.asked(fresh, &running.approval, &cause)?;
+            (self.ready(&live, parts.now)?, approval, shown)
+        };
+        let lines = [would_widen, lines].concat();
+        let revision = registry.revision();
+        let ready = ready.filter(|ready| !ready.changes.is_empty());
+        if apply.dry_run || (ready.is_none() && approval.is_none()) {
+            return Ok(Applied { lines, revision, changed: false, approval: None });
+        }
+        let changed = ready.is_some();
+        let revision = self.commit_and_publish(&live, ready, approval.as_slice(), &cause).await?;
+        if let Some(approval) = &approval {
+            tracing::info!(approval = %approval.id, requester = approval.requester, "approval is asked for");
+        }
+        Ok(Applied { lines, revision, changed, approval: approval.map(|a| a.id) })
+    }
+
+    /// Who asks has approved as well.
+    fn own(&self, cause: &Cause) -> Provenance {
+        Provenance {
+            id: None,
+            requester: cause.actor.name.clone(),
+            approver: cause.actor.name.clone(),
+            at: self.clock.now(),
+            justification: cause.reason.clone(),
+            ticket: cause.ticket.clone(),
+        }
+    }
+
+    /// What a config says of whatever would permit more.
+    fn within_limits(
+        &self,
+        waiting: &[Item],
+        next: &Registry,
+        config: &ApprovalConfig,
+        cause: &Cause,
+    ) -> Result<(), Problems> {
+        let mut problems = Problems::new();
+        if config.require_ticket && !waiting.is_empty() && cause.ticket.as_deref().is_none_or(|t| t.trim().is_empty()) {
+            let reason = "this would permit more than there is, and `approval.require_ticket` asks for a ticket";
+            problems.registry("ticket", reason, Some("name it with --ticket"));
+        }
+        for item in waiting {
+            let Item::Grant { partner, id, after: Some(grant), .. } = item else { continue };
+            let Some(ends) = grant.period.ends else { continue };
+            let key = format!("partners.{partner}.grants.{id}.ends");
+            let begins = grant.period.starts.unwrap_or(self.clock.now()).max(self.clock.now());
+            if let Some(most) = config.max_grant.filter(|most| ends > begins.saturating_add(*most)) {
+                let days = most.as_secs() / 86_400;
+                let reason = format!("is more than {days} days ahead (`approval.max_grant_days`)");
+                problems.registry(key.clone(), reason, Some("let it end sooner, and extend it then"));
+            }
+            let engagement = next.partner(partner).and_then(|record| record.partner.engagement.ends);
+            if let Some(end) = engagement.filter(|end| ends > *end) {
+                let reason = format!("is after the engagement of `{partner}` has ended ({end})");
+                problems.registry(key, reason, Some("let it end with the engagement at the latest"));
+            }
+        }
+        if problems.has_errors() { Err(problems) } else { Ok(()) }
+    }
+
+    /// The parts that do not wait already. Each has a line.
+    async fn not_asked_yet(
+        &self,
+        waiting: Vec<Item>,
+        registry: &Registry,
+        lines: &mut Vec<PlanLine>,
+    ) -> Result<Vec<Item>, ChangeError> {
+        let open = self.waiting().await?;
+        let mut fresh = Vec::new();
+        for item in waiting {
+            let widens = item.widens(registry);
+            let why = if widens.is_empty() { "goes with the rest".to_owned() } else { widens.join("; ") };
+            let known = open.iter().find(|approval| approval.items.contains(&item));
+            let (action, detail) = match known {
+                Some(approval) => ("waits", format!("{}: {why}", approval.id)),
+                None => ("request", why),
+            };
+            lines.push(PlanLine { action: action.into(), noun: item.noun().into(), id: item.id().into(), detail });
+            if known.is_none() {
+                fresh.push(item);
+            }
+        }
+        Ok(fresh)
+    }
+
+    fn asked(&self, items: Vec<Item>, config: &ApprovalConfig, cause: &Cause) -> Result<Option<Approval>, Problems> {
+        if items.is_empty() {
+            return Ok(None);
+        }
+        let (requester, reason, ticket) = (&cause.actor.name, cause.reason.clone(), cause.ticket.clone());
+        match Approval::request(requester, items, reason, ticket, self.clock.now(), config.lapse_after) {
+            Ok(approval) => Ok(Some(approval)),
+            Err(reason) => {
+                let mut problems = Problems::new();
+                problems.registry("approval", reason, None);
+                Err(problems)
+            }
+        }
+    }
+
+    pub(super) fn ready(&self, live: &Live, changes: Vec<Change>) -> Result<Option<Ready>, Problems> {
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        let registry = &live.snapshot.registry;
+        let next = registry.with(registry.revision() + 1, &changes).map_err(|found| {
+            let mut problems = Problems::new();
+            found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
+            problems
+        })?;
+        let (snapshot, outside) = self.prepare(live, &changes, &next)?;
+        Ok(Some(Ready { changes, snapshot, outside }))
+    }
+
+    /// Database first, then requests.
+    pub(super) async fn commit_and_publish(
+        &self,
+        live: &Live,
+        ready: Option<Ready>,
+        approvals: &[Approval],
+        cause: &Cause,
+    ) -> Result<u64, ChangeError> {
+        let revision = live.snapshot.registry.revision();
+        let changes = ready.as_ref().map(|ready| ready.changes.as_slice()).unwrap_or_default();
+        let committed = self.store.commit_with(revision, changes, approvals, cause, self.clock.now()).await;
+        let revision = committed.inspect_err(|_| self.metrics.registry_ok.set(0))?;
+        let committed = Instant::now();
+        if let Some(Ready { changes, snapshot, outside }) = ready {
+            self.publish(snapshot, None, concerned(&changes), committed).await?;
+            if let Some(outside) = outside {
+                self.taken(outside, Some(&live.snapshot.material)).await;
+            }
+            tracing::info!(revision, changes = changes.len(), "the registry has changed");
+        }
+        self.metrics.registry_ok.set(1);
+        self.committed.notify_one();
+        if !approvals.is_empty() {
+            self.waiting().await?;
+        }
+        Ok(revision)
+    }
+}
