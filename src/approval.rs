@@ -7,7 +7,7 @@
 mod item;
 mod widening;
 
-pub use item::{Item, Split, changes, split};
+pub use item::{Becomes, Item, Present, Split, changes, split};
 
 /// Whether a grant permits more than it did.
 pub fn permits_more(before: &Grant, after: &Grant) -> bool {

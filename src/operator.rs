@@ -142,11 +142,29 @@ impl Operator {
         self.disabled.is_none() && act.roles().iter().any(|role| self.roles.contains(role))
     }
 
-    /// The ways in which it can show who it is, for people.
-    pub fn ways(&self) -> Vec<String> {
-        let uid = self.uid.map(|uid| format!("uid {uid}"));
-        let certificate = self.certificate.as_ref().map(|m| format!("certificate with {}", m.kind().as_str()));
-        uid.into_iter().chain(certificate).chain(self.tokens.iter().map(|t| format!("token {}", t.id))).collect()
+    /// What it may that `before` may not, or is shown by that does not show `before`.
+    pub fn widens(&self, before: Option<&Operator>) -> Vec<String> {
+        let roles = self.roles.iter().filter(|role| before.is_none_or(|b| !b.roles.contains(role)));
+        let roles: Vec<&str> = roles.map(|role| role.as_str()).collect();
+        let mut widens = Vec::new();
+        if before.is_none() {
+            widens.push(format!("is new, as {}", roles.join(", ")));
+        } else if !roles.is_empty() {
+            widens.push(format!("becomes {}", roles.join(", ")));
+        }
+        if before.is_some_and(|b| b.disabled.is_some()) && self.disabled.is_none() {
+            widens.push("is let in again".into());
+        }
+        let tokens = self.tokens.iter().filter(|t| before.is_none_or(|b| b.tokens.iter().all(|o| o.id != t.id)));
+        widens.extend(tokens.map(|t| format!("is shown by the token {} until {}", t.id, t.expires)));
+        if let Some(uid) = self.uid.filter(|uid| before.is_none_or(|b| b.uid != Some(*uid))) {
+            widens.push(format!("is shown by the user {uid}"));
+        }
+        if let Some(m) = self.certificate.as_ref().filter(|m| before.is_none_or(|b| b.certificate.as_ref() != Some(m)))
+        {
+            widens.push(format!("is shown by a certificate with {}", m.kind().as_str()));
+        }
+        widens
     }
 }
 

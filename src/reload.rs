@@ -17,6 +17,7 @@ mod switch;
 pub use apply::{Applied, Apply};
 pub use approve::{Decided, Verdicted};
 pub use deny::{Denial, no_anchor};
+pub use operators::Governed;
 use outside::{Looked, Outside};
 pub use suspend::Stop;
 

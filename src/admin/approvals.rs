@@ -3,10 +3,10 @@
 use super::Shared;
 use super::answer::{looked_up, problem, refused};
 use super::caller::Caller;
-use crate::approval::{Approval, Item, Verdict};
+use super::operators::Shown;
+use crate::approval::{Approval, Item, Present, Verdict};
 use crate::clock::UnixNanos;
 use crate::name::ApprovalId;
-use crate::registry::Registry;
 use crate::reload::Verdicted;
 use crate::store::{anchor_document, credential_document, grant_document, own_document};
 use axum::extract::{Path, Query, State};
@@ -67,15 +67,15 @@ pub struct Part {
     pub covers: Vec<String>,
 }
 
-/// An approval as it looks beside the registry of now.
-pub fn document(approval: &Approval, registry: &Registry, now: UnixNanos) -> ApprovalAnswer {
+/// An approval as it looks beside what there is now.
+pub fn document(approval: &Approval, present: Present<'_>, now: UnixNanos) -> ApprovalAnswer {
     let open = approval.is_open(now);
     let part = |item: &Item| Part {
         noun: item.noun().to_owned(),
         id: item.id().to_owned(),
         partner: item.partner().map(ToString::to_string),
-        widens: if open { item.widens(registry) } else { Vec::new() },
-        after: after(item),
+        widens: if open { item.widens(present) } else { Vec::new() },
+        after: after(item, now),
         covers: match item {
             Item::Grant { after: Some(grant), .. } => grant.operations.iter().map(ToString::to_string).collect(),
             _ => Vec::new(),
@@ -97,13 +97,14 @@ pub fn document(approval: &Approval, registry: &Registry, now: UnixNanos) -> App
     }
 }
 
-fn after(item: &Item) -> Option<Value> {
+fn after(item: &Item, now: UnixNanos) -> Option<Value> {
     match item {
         Item::Partner { after, .. } => after.as_deref().map(own_document),
         Item::Credential { after, .. } => after.as_deref().map(credential_document),
         Item::Grant { after, .. } => after.as_deref().map(grant_document),
         Item::Network { after, .. } => after.as_ref().map(|n| json!({"cidrs": n.cidrs})),
         Item::Anchor { after, .. } => after.as_deref().map(anchor_document),
+        Item::Operator { after, .. } => Some(json!(Shown::of(after, now, None))),
     }
 }
 
@@ -118,12 +119,13 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<ListQ
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
-    let now = shared.publisher.now();
+    let (now, operators) = (shared.publisher.now(), shared.publisher.operators());
     let found = looked_up(async move {
+        let present = Present { registry: &live.snapshot.registry, operators: &operators };
         let store = shared.publisher.store();
         let found = if query.all { store.approvals().await? } else { store.open_approvals().await? };
         let wanted = found.iter().filter(|approval| query.all || approval.is_open(now));
-        Ok(wanted.map(|approval| document(approval, &live.snapshot.registry, now)).collect::<Vec<_>>())
+        Ok(wanted.map(|approval| document(approval, present, now)).collect::<Vec<_>>())
     });
     match found.await {
         Ok(approvals) => Json(json!({"approvals": approvals})).into_response(),
@@ -136,9 +138,10 @@ pub(super) async fn show(State(shared): State<Shared>, Path(id): Path<String>) -
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
     let Ok(id) = ApprovalId::parse(&id) else { return unknown() };
-    let now = shared.publisher.now();
+    let (now, operators) = (shared.publisher.now(), shared.publisher.operators());
+    let present = Present { registry: &live.snapshot.registry, operators: &operators };
     match looked_up(async move { shared.publisher.store().approval(&id).await }).await {
-        Ok(Some(approval)) => Json(document(&approval, &live.snapshot.registry, now)).into_response(),
+        Ok(Some(approval)) => Json(document(&approval, present, now)).into_response(),
         Ok(None) => unknown(),
         Err(answer) => answer,
     }
@@ -183,7 +186,9 @@ async fn decide(shared: Shared, caller: Caller, id: &str, call: VerdictCall, ver
             let Some(live) = shared.publisher.live() else {
                 return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
             };
-            let approval = document(&decided.approval, &live.snapshot.registry, shared.publisher.now());
+            let operators = shared.publisher.operators();
+            let present = Present { registry: &live.snapshot.registry, operators: &operators };
+            let approval = document(&decided.approval, present, shared.publisher.now());
             Json(json!({"approval": approval, "revision": decided.revision})).into_response()
         }
         Err(e) => refused(e),

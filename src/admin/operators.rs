@@ -7,6 +7,7 @@ use crate::clock::UnixNanos;
 use crate::identity::Match;
 use crate::name::OperatorName;
 use crate::operator::{Disabled, Operator, Operators, Role, Token};
+use crate::reload::Governed;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -97,6 +98,9 @@ pub struct Shown {
     /// The text of a token that was just made. It is told this once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// It is to be so when somebody else has approved this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
 }
 
 /// A token as the API gives it. Times are RFC 3339.
@@ -138,7 +142,13 @@ impl Shown {
                 at: d.at.to_string(),
             }),
             token,
+            approval: None,
         }
+    }
+
+    fn governed(governed: &Governed, now: UnixNanos, token: Option<String>) -> Self {
+        let approval = governed.approval.as_ref().map(ToString::to_string);
+        Shown { approval, ..Shown::of(&governed.operator, now, token) }
     }
 }
 
@@ -211,7 +221,7 @@ pub(super) async fn add(
     };
     let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
     match shared.publisher.govern(change, cause).await {
-        Ok(operator) => Json(Shown::of(&operator, now, token)).into_response(),
+        Ok(done) => Json(Shown::governed(&done, now, token)).into_response(),
         Err(e) => refused(e),
     }
 }
@@ -275,7 +285,7 @@ pub(super) async fn add_token(
     };
     let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
     match shared.publisher.govern(change, cause).await {
-        Ok(operator) => Json(Shown::of(&operator, now, Some(text))).into_response(),
+        Ok(done) => Json(Shown::governed(&done, now, Some(text))).into_response(),
         Err(e) => refused(e),
     }
 }
@@ -309,7 +319,7 @@ async fn change(
     }
     let cause = caller.cause(Some(&why.reason), why.ticket.as_ref());
     match shared.publisher.govern(move |operators| change(existing(operators, &name)?), cause).await {
-        Ok(operator) => Json(Shown::of(&operator, shared.publisher.now(), None)).into_response(),
+        Ok(done) => Json(Shown::governed(&done, shared.publisher.now(), None)).into_response(),
         Err(e) => refused(e),
     }
 }

@@ -2,7 +2,8 @@
 
 use super::widening;
 use crate::history::document_sha256;
-use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
+use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, OperatorName, PartnerId};
+use crate::operator::{Operator, Operators};
 use crate::partner::{Anchor, Credential, Grant, Network, Partner, PartnerRecord, Provenance};
 use crate::registry::{Change, Registry, find_credential, find_grant};
 use serde::{Deserialize, Serialize};
@@ -41,9 +42,34 @@ pub enum Item {
         before_sha256: Option<String>,
         after: Option<Box<Anchor>>,
     },
+    Operator {
+        id: OperatorName,
+        before_sha256: Option<String>,
+        after: Box<Operator>,
+    },
+}
+
+/// What there is now.
+#[derive(Clone, Copy)]
+pub struct Present<'a> {
+    pub registry: &'a Registry,
+    pub operators: &'a Operators,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, Default)]
+pub struct Becomes {
+    pub changes: Vec<Change>,
+    pub operators: Vec<Operator>,
 }
 
 impl Item {
+    /// An operator as it is to be.
+    pub fn operator(operators: &Operators, after: Operator) -> Self {
+        let before_sha256 = operators.get(after.name.as_str()).and_then(|before| digest(&**before));
+        Item::Operator { id: after.name.clone(), before_sha256, after: Box::new(after) }
+    }
+
     pub fn noun(&self) -> &'static str {
         match self {
             Item::Partner { .. } => "partner",
@@ -51,6 +77,7 @@ impl Item {
             Item::Grant { .. } => "grant",
             Item::Network { .. } => "network",
             Item::Anchor { .. } => "anchor",
+            Item::Operator { .. } => "operator",
         }
     }
 
@@ -61,6 +88,7 @@ impl Item {
             Item::Grant { id, .. } => id.as_str(),
             Item::Network { id, .. } => id.as_str(),
             Item::Anchor { id, .. } => id.as_str(),
+            Item::Operator { id, .. } => id.as_str(),
         }
     }
 
@@ -69,12 +97,12 @@ impl Item {
         match self {
             Item::Partner { id, .. } => Some(id),
             Item::Credential { partner, .. } | Item::Grant { partner, .. } => Some(partner),
-            Item::Network { .. } | Item::Anchor { .. } => None,
+            Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => None,
         }
     }
 
-    /// What it permits that is not permitted in `registry`.
-    pub fn widens(&self, registry: &Registry) -> Vec<String> {
+    /// What it permits that is not permitted now.
+    pub fn widens(&self, Present { registry, operators }: Present<'_>) -> Vec<String> {
         let record = self.partner().and_then(|id| registry.partner(id));
         match self {
             Item::Partner { after: Some(after), .. } => widening::of_partner(record.map(|r| &r.partner), after),
@@ -90,12 +118,13 @@ impl Item {
             Item::Anchor { id, after: Some(after), .. } => {
                 widening::of_anchor(registry.anchor(id).map(|a| &**a), after)
             }
+            Item::Operator { id, after, .. } => after.widens(operators.get(id.as_str()).map(|o| &**o)),
             _ => Vec::new(),
         }
     }
 
     /// Whether what it takes the place of is still there as it was.
-    fn is_current(&self, registry: &Registry) -> bool {
+    fn is_current(&self, Present { registry, operators }: Present<'_>) -> bool {
         let record = self.partner().and_then(|id| registry.partner(id));
         let (now, before) = match self {
             Item::Partner { before_sha256, .. } => (record.and_then(|r| digest(&r.partner)), before_sha256),
@@ -109,6 +138,9 @@ impl Item {
                 (registry.networks().find(|n| n.name == *id).and_then(|n| digest(&**n)), before_sha256)
             }
             Item::Anchor { id, before_sha256, .. } => (registry.anchor(id).and_then(|a| digest(&**a)), before_sha256),
+            Item::Operator { id, before_sha256, .. } => {
+                (operators.get(id.as_str()).and_then(|o| digest(&**o)), before_sha256)
+            }
         };
         now == *before
     }
@@ -229,7 +261,7 @@ fn of_record(
                     |g| g.id.as_str().to_owned(),
                 );
             }
-            Item::Network { .. } | Item::Anchor { .. } => {}
+            Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}
         }
     }
     if old != Some(&rest) {
@@ -255,16 +287,17 @@ fn put<T>(list: &mut Vec<T>, one: Option<T>, is_it: impl Fn(&T) -> bool, id: imp
 ///
 /// # Errors
 /// What takes the place of something that is not what it was when it was asked for.
-pub fn changes(registry: &Registry, items: &[Item], provenance: &Arc<Provenance>) -> Result<Vec<Change>, Vec<String>> {
+pub fn changes(present: Present<'_>, items: &[Item], provenance: &Arc<Provenance>) -> Result<Becomes, Vec<String>> {
     let stale: Vec<String> = items
         .iter()
-        .filter(|item| !item.is_current(registry))
+        .filter(|item| !item.is_current(present))
         .map(|item| format!("the {} `{}` has changed since this was asked for: ask again", item.noun(), item.id()))
         .collect();
     if !stale.is_empty() {
         return Err(stale);
     }
-    let mut changes = Vec::new();
+    let registry = present.registry;
+    let Becomes { mut changes, mut operators } = Becomes::default();
     let mut records: BTreeMap<&PartnerId, Option<PartnerRecord>> = BTreeMap::new();
     for item in items {
         if let Some(id) = item.partner() {
@@ -274,11 +307,12 @@ pub fn changes(registry: &Registry, items: &[Item], provenance: &Arc<Provenance>
         match item {
             Item::Network { id, after, .. } => changes.push(Change::Network(id.clone(), after.clone())),
             Item::Anchor { id, after, .. } => changes.push(Change::Anchor(id.clone(), after.as_deref().cloned())),
+            Item::Operator { after, .. } => operators.push(Operator::clone(after)),
             Item::Partner { .. } | Item::Credential { .. } | Item::Grant { .. } => {}
         }
     }
     changes.extend(records.into_iter().map(|(id, record)| Change::Partner(id.clone(), record.map(Arc::new))));
-    Ok(changes)
+    Ok(Becomes { changes, operators })
 }
 
 fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Provenance>) -> Result<(), Vec<String>> {
@@ -307,7 +341,7 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
             let after = after.as_deref().cloned().map(|grant| Grant { approval: Some(provenance.clone()), ..grant });
             put(&mut record.grants, after, |g| g.id == *id, |g| g.id.as_str().to_owned());
         }
-        Item::Partner { .. } | Item::Network { .. } | Item::Anchor { .. } => {}
+        Item::Partner { .. } | Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}
     }
     Ok(())
 }

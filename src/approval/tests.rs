@@ -1,10 +1,11 @@
 use super::*;
 use crate::name::{GrantId, PartnerId};
+use crate::operator::Operators;
 use crate::partner::{PartnerRecord, Provenance, Revocation};
 use crate::registry::{Change, Registry};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const NOW: UnixNanos = UnixNanos(1_000);
 const LIFE: Duration = Duration::from_nanos(500);
@@ -81,13 +82,18 @@ fn registry() -> Registry {
         .unwrap()
 }
 
+fn now(registry: &Registry) -> Present<'_> {
+    static NOBODY: LazyLock<Operators> = LazyLock::new(Operators::default);
+    Present { registry, operators: &NOBODY }
+}
+
 fn waiting(changes: Vec<Change>) -> Vec<String> {
     let registry = registry();
     let parts = split(&registry, changes);
     parts
         .waiting
         .iter()
-        .map(|item| format!("{} {}: {}", item.noun(), item.id(), item.widens(&registry).join("; ")))
+        .map(|item| format!("{} {}: {}", item.noun(), item.id(), item.widens(now(&registry)).join("; ")))
         .collect()
 }
 
@@ -111,6 +117,16 @@ fn each_way_to_permit_more_waits_and_says_what_it_permits() {
         let one = grant("g", &["a"], json!({"networks": ["n"], "credentials": ["key"], "conditions": {"x": 1}}));
         vec![record(acme(networks, credentials, vec![one]))]
     };
+    let own_with = |more: Value| {
+        let one = grant("g", &["a"], json!({"networks": ["n"], "credentials": ["key"], "conditions": {"x": 1}}));
+        let mut acme = acme(&["n"], vec![by_key("key"), by_uri("name")], vec![one]);
+        acme["partner"].as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+        vec![record(acme)]
+    };
+    let labelled = |mut credential: Value| {
+        credential["labels"] = json!({"system": "erp"});
+        credential
+    };
     for (changes, said) in [
         (g(&["a", "b"], json!({})), "grant g: covers b"),
         (g(&["a"], json!({"networks": ["n", "m"]})), "grant g: from m"),
@@ -128,6 +144,12 @@ fn each_way_to_permit_more_waits_and_says_what_it_permits() {
         (with(grant("h", &["a"], json!({}))), "grant h: is new"),
         (own(&["n", "m"], vec![by_key("key"), by_uri("name")]), "partner acme: may call from m"),
         (own(&["n"], vec![by_key("key"), by_uri("name"), by_uri("other")]), "credential other: is recognised by uri"),
+        (own_with(json!({"time_zone": "Europe/Berlin"})), "partner acme: has a time zone that policy has not seen"),
+        (own_with(json!({"labels": {"tier": "gold"}})), "partner acme: has labels that policy has not seen"),
+        (
+            own(&["n"], vec![labelled(by_key("key")), by_uri("name")]),
+            "credential key: has labels that policy has not seen",
+        ),
         (lasting, "partner acme: the engagement goes on longer, for good"),
         (vec![network("n", &["10.0.0.0/8", "172.16.0.0/12"])], "network n: holds 172.16.0.0/12"),
         (vec![network("n", &["0.0.0.0/0"])], "network n: holds 0.0.0.0/0"),
@@ -187,8 +209,8 @@ fn rest_of_a_partner_does_not_wait_for_what_waits() {
     let next = registry.with(2, &parts.now).unwrap();
     let acme = next.partner(&PartnerId::parse("acme").unwrap()).unwrap();
     assert_eq!((acme.partner.name.as_str(), acme.grants[0].operations.len()), ("Acme AG", 1));
-    let changes = changes(&next, &parts.waiting, &provenance()).unwrap();
-    let then = next.with(3, &changes).unwrap();
+    let changes = changes(now(&next), &parts.waiting, &provenance()).unwrap();
+    let then = next.with(3, &changes.changes).unwrap();
     let acme = then.partner(&PartnerId::parse("acme").unwrap()).unwrap();
     assert_eq!((acme.partner.name.as_str(), acme.grants[0].operations.len()), ("Acme AG", 2));
     assert_eq!(acme.grants[0].approval.as_ref(), Some(&provenance()));
@@ -204,7 +226,7 @@ fn what_cannot_stand_without_the_rest_waits_with_it() {
     let mut waits: Vec<String> = parts.waiting.iter().map(|item| format!("{} {}", item.noun(), item.id())).collect();
     waits.sort();
     assert_eq!(waits, ["credential key", "grant g"]);
-    let next = registry.with(2, &changes(&registry, &parts.waiting, &provenance()).unwrap()).unwrap();
+    let next = registry.with(2, &changes(now(&registry), &parts.waiting, &provenance()).unwrap().changes).unwrap();
     let acme = next.partner(&PartnerId::parse("acme").unwrap()).unwrap();
     assert_eq!((acme.credentials.len(), acme.credentials[0].id.as_str()), (1, "name"));
 }
@@ -217,19 +239,19 @@ fn part_that_has_changed_meanwhile_is_not_what_was_asked_for() {
     // Somebody else takes the grant away, another one is added, and the first comes back as something else.
     let other = grant("h", &["a"], json!({}));
     let gone = registry.with(2, &[record(acme(&["n"], vec![by_key("key"), by_uri("name")], vec![other]))]).unwrap();
-    let refused = changes(&gone, &parts.waiting, &provenance()).unwrap_err();
+    let refused = changes(now(&gone), &parts.waiting, &provenance()).unwrap_err();
     assert_eq!(refused, ["the grant `g` has changed since this was asked for: ask again"]);
     let narrowed =
         grant("g", &["a"], json!({"networks": ["n"], "credentials": ["key"], "conditions": {"x": 1}, "owner": "p"}));
     let narrowed =
         registry.with(2, &[record(acme(&["n"], vec![by_key("key"), by_uri("name")], vec![narrowed]))]).unwrap();
-    assert!(changes(&narrowed, &parts.waiting, &provenance()).is_err());
+    assert!(changes(now(&narrowed), &parts.waiting, &provenance()).is_err());
     // What else has changed does not matter.
     let same = grant("g", &["a"], json!({"networks": ["n"], "credentials": ["key"], "conditions": {"x": 1}}));
     let more = registry.with(2, &[record(acme(&[], vec![by_key("key"), by_uri("name")], vec![same]))]).unwrap();
-    assert!(changes(&more, &parts.waiting, &provenance()).is_ok());
+    assert!(changes(now(&more), &parts.waiting, &provenance()).is_ok());
     let nobody = registry.with(2, &[Change::Partner(PartnerId::parse("acme").unwrap(), None)]).unwrap();
-    assert!(changes(&nobody, &parts.waiting, &provenance()).is_err());
+    assert!(changes(now(&nobody), &parts.waiting, &provenance()).is_err());
 }
 
 fn asked() -> Approval {
@@ -332,8 +354,8 @@ proptest! {
         let parts = split(&registry, after);
         let next = registry.with(2, &parts.now).unwrap();
         prop_assert!(split(&registry, parts.now.clone()).waiting.is_empty());
-        let rest = changes(&next, &parts.waiting, &provenance()).unwrap();
-        let then = next.with(3, &rest).unwrap();
+        let rest = changes(now(&next), &parts.waiting, &provenance()).unwrap();
+        let then = next.with(3, &rest.changes).unwrap();
         prop_assert_eq!(written(&then), written(&wanted));
         // Kept in a database, it is the same.
         let text = serde_json::to_string(&parts.waiting).unwrap();

@@ -18,6 +18,8 @@ pub(super) fn of_partner(before: Option<&Partner>, after: &Partner) -> Vec<Strin
     if before.state != PartnerState::Active && after.state == PartnerState::Active {
         widens.push(format!("is active, and was {}", before.state.as_str()));
     }
+    seen(&mut widens, "labels", before.labels != after.labels);
+    seen(&mut widens, "a time zone", before.time_zone != after.time_zone);
     widens
 }
 
@@ -37,6 +39,7 @@ pub(super) fn of_credential(before: Option<&Credential>, after: &Credential) -> 
     if before.is_some_and(|b| b.state == CredentialState::Revoked) && after.state != CredentialState::Revoked {
         widens.push("was revoked".into());
     }
+    seen(&mut widens, "labels", before.is_some_and(|b| b.labels != after.labels));
     widens
 }
 
@@ -92,6 +95,13 @@ pub(super) fn of_anchor(before: Option<&Anchor>, after: &Anchor) -> Vec<String> 
         widens.push("finds out otherwise what is revoked".into());
     }
     widens
+}
+
+/// What only policy knows the meaning of.
+fn seen(widens: &mut Vec<String>, what: &str, changed: bool) {
+    if changed {
+        widens.push(format!("has {what} that policy has not seen"));
+    }
 }
 
 /// What is in a list and was not.

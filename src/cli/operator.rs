@@ -362,6 +362,9 @@ fn told(operator: &Shown) {
     if let Some(end) = &operator.disabled {
         say(&format!("  DISABLED  by {} since {}: {}", end.author, end.at, end.reason));
     }
+    if let Some(id) = &operator.approval {
+        say(&format!("  WAITS     {id} waits for another operator: `partnergate approval show {id}`"));
+    }
     if let Some(token) = &operator.token {
         say(&format!("  token     {token}"));
         say("            keep it now: it is shown this once");

@@ -1,17 +1,19 @@
 //! Files applied: what permits no more than there was is live at once, and the rest waits for somebody else.
 
+use super::operators::objection;
 use super::outside::Outside;
 use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
-use crate::approval::{Approval, FourEyes, Item, split};
+use crate::approval::{Approval, FourEyes, Item, Present, split};
 use crate::config::ApprovalConfig;
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
+use crate::operator::{Operator, Operators};
 use crate::partner::Provenance;
 use crate::registry::{Change, Registry};
 use crate::snapshot::Snapshot;
-use crate::store::{DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
+use crate::store::{Commit, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -90,7 +92,7 @@ impl Publisher {
             return Ok(Applied { lines, revision, changed: false, approval: None });
         }
         let changed = ready.is_some();
-        let revision = self.commit_and_publish(&live, ready, approval.as_slice(), &cause).await?;
+        let revision = self.commit_and_publish(&live, ready, &[], approval.as_slice(), &cause).await?;
         if let Some(approval) = &approval {
             tracing::info!(approval = %approval.id, requester = approval.requester, "approval is asked for");
         }
@@ -148,10 +150,12 @@ impl Publisher {
         registry: &Registry,
         lines: &mut Vec<PlanLine>,
     ) -> Result<Vec<Item>, ChangeError> {
+        let operators = self.operators();
+        let present = Present { registry, operators: &operators };
         let open = self.waiting().await?;
         let mut fresh = Vec::new();
         for item in waiting {
-            let widens = item.widens(registry);
+            let widens = item.widens(present);
             let why = if widens.is_empty() { "goes with the rest".to_owned() } else { widens.join("; ") };
             let known = open.iter().find(|approval| approval.items.contains(&item));
             let (action, detail) = match known {
@@ -166,7 +170,12 @@ impl Publisher {
         Ok(fresh)
     }
 
-    fn asked(&self, items: Vec<Item>, config: &ApprovalConfig, cause: &Cause) -> Result<Option<Approval>, Problems> {
+    pub(super) fn asked(
+        &self,
+        items: Vec<Item>,
+        config: &ApprovalConfig,
+        cause: &Cause,
+    ) -> Result<Option<Approval>, Problems> {
         if items.is_empty() {
             return Ok(None);
         }
@@ -200,14 +209,21 @@ impl Publisher {
         &self,
         live: &Live,
         ready: Option<Ready>,
+        operators: &[Operator],
         approvals: &[Approval],
         cause: &Cause,
     ) -> Result<u64, ChangeError> {
         let revision = live.snapshot.registry.revision();
         let changes = ready.as_ref().map(|ready| ready.changes.as_slice()).unwrap_or_default();
-        let committed = self.store.commit_with(revision, changes, approvals, cause, self.clock.now()).await;
+        let next = operators.iter().try_fold(Operators::clone(&self.operators()), |all, one| all.changed(one.clone()));
+        let next = next.map_err(objection)?;
+        let commit = Commit { changes, operators, approvals };
+        let committed = self.store.commit_all(revision, commit, cause, self.clock.now()).await;
         let revision = committed.inspect_err(|_| self.metrics.registry_ok.set(0))?;
         let committed = Instant::now();
+        if !operators.is_empty() {
+            self.operated(next);
+        }
         if let Some(Ready { changes, snapshot, outside }) = ready {
             self.publish(snapshot, None, concerned(&changes), committed).await?;
             if let Some(outside) = outside {

@@ -1,7 +1,7 @@
 //! What operators make of what waits for them.
 
 use super::{ChangeError, Publisher, aside, interrupted, not_live};
-use crate::approval::{Approval, Outcome, Verdict, changes};
+use crate::approval::{Approval, Outcome, Present, Verdict, changes};
 use crate::document::Problems;
 use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
@@ -48,7 +48,7 @@ impl Publisher {
         let ended = approval.end(outcome, running.approval.four_eyes).map_err(|reason| wrong(&id, vec![reason]))?;
         let alone = verdict == Verdict::Approved && cause.actor.name == approval.requester;
         let cause = Cause { approval: Some(id.clone()), four_eyes: alone.then_some(Off::Off), ..cause };
-        let ready = if verdict == Verdict::Approved {
+        let (ready, operators) = if verdict == Verdict::Approved {
             let provenance = Arc::new(Provenance {
                 id: Some(id.clone()),
                 requester: approval.requester.clone(),
@@ -57,12 +57,15 @@ impl Publisher {
                 justification: approval.justification.clone(),
                 ticket: approval.ticket.clone(),
             });
-            let changes = changes(&live.snapshot.registry, &approval.items, &provenance);
-            self.ready(&live, changes.map_err(|reasons| wrong(&id, reasons))?)?
+            let operators = self.operators();
+            let present = Present { registry: &live.snapshot.registry, operators: &operators };
+            let becomes = changes(present, &approval.items, &provenance).map_err(|reasons| wrong(&id, reasons))?;
+            (self.ready(&live, becomes.changes)?, becomes.operators)
         } else {
-            None
+            (None, Vec::new())
         };
-        let revision = self.commit_and_publish(&live, ready, std::slice::from_ref(&ended), &cause).await?;
+        let ended_now = std::slice::from_ref(&ended);
+        let revision = self.commit_and_publish(&live, ready, &operators, ended_now, &cause).await?;
         tracing::info!(approval = %id, author = cause.actor.name, "approval is {}", verdict.as_str());
         Ok(Decided { approval: ended, revision })
     }

@@ -28,6 +28,7 @@ use crate::approval::Approval;
 use crate::clock::UnixNanos;
 use crate::history::{Cause, Signer};
 use crate::name::{AnchorName, NetworkName, PartnerId};
+use crate::operator::Operator;
 use crate::partner::{Anchor, Network};
 use crate::record::Batch;
 use crate::registry::{Change, Reading, Registry};
@@ -115,6 +116,14 @@ pub enum StoreError {
 
 /// One that verifies the history leaves the others for changes and what is asked meanwhile.
 const CONNECTIONS: u32 = 4;
+
+/// What is written together.
+#[derive(Clone, Copy, Default)]
+pub struct Commit<'a> {
+    pub changes: &'a [Change],
+    pub operators: &'a [Operator],
+    pub approvals: &'a [Approval],
+}
 
 /// An open database.
 #[derive(Clone)]
@@ -240,18 +249,17 @@ impl Store {
         cause: &Cause,
         now: UnixNanos,
     ) -> Result<u64, StoreError> {
-        self.commit_with(expected, changes, &[], cause, now).await
+        self.commit_all(expected, Commit { changes, ..Commit::default() }, cause, now).await
     }
 
-    /// The same with approvals, as they are after it. Where there are no changes, the registry stays at its revision.
+    /// The same with operators and approvals, as they are after it. Without changes the registry stays at its revision.
     ///
     /// # Errors
     /// As [`Store::commit`].
-    pub async fn commit_with(
+    pub async fn commit_all(
         &self,
         expected: u64,
-        changes: &[Change],
-        approvals: &[Approval],
+        Commit { changes, operators, approvals }: Commit<'_>,
         cause: &Cause,
         now: UnixNanos,
     ) -> Result<u64, StoreError> {
@@ -265,6 +273,7 @@ impl Store {
         let mut end = history::end(&mut tx).await?;
         let told = Told { cause, now, revision: next };
         table::put(&mut tx, changes, &told, &mut end).await?;
+        table::put(&mut tx, operators, &told, &mut end).await?;
         table::put(&mut tx, approvals, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;

@@ -326,3 +326,61 @@ fn approval_of_what_cannot_be_any_more_changes_nothing() {
     assert_eq!(status(&gate, "DELETE", "/items/1"), 403);
     assert!(gate.cli(&["approval", "list"]).ok().starts_with(&id), "it still waits");
 }
+
+/// Who could make operators alone would be as many as they like.
+#[test]
+fn operators_are_made_by_two() {
+    let gate = gate(|setup| setup);
+    let token = |name: &str| gate.dir.path().join(format!("{name}.token"));
+    let file = |name: &str| format!("file:{}", token(name).display());
+    let add = |name: &str, role: &str| {
+        let path = token(name);
+        let add = ["operator", "add", name, "--role", role, "--with-token", "--token-file", path.to_str().unwrap()];
+        gate.cli(&add).ok()
+    };
+    let waits = |said: &str| -> String {
+        let line =
+            said.lines().find(|line| line.contains("waits for another operator")).unwrap_or_else(|| panic!("{said}"));
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    let as_puppet = |arguments: &[&str]| gate.cli(&[&["--token", &file("puppet")], arguments].concat());
+    let id = waits(&add("puppet", "approver"));
+    refused(&as_puppet(&["status"]), 4, "the token is not good");
+    refused(&as_puppet(&["approval", "approve", &id]), 4, "the token is not good");
+    refused(&gate.cli(&["approval", "approve", &id]), 3, "another operator with the role `approver` approves it");
+    let shown = by_second(&gate, &["approval", "show", &id]).ok();
+    assert!(shown.contains("operator puppet: is new, as approver; is shown by the token "), "{shown}");
+    assert!(!shown.contains("sha256") && !shown.contains("pgo_"), "{shown}");
+    by_second(&gate, &["approval", "approve", &id]).ok();
+    as_puppet(&["status"]).ok();
+
+    // More for one who is there already, but for a token of one's own.
+    let me = this_user();
+    let path = token("second-too");
+    let to_second = ["operator", "token", "add", "second", "--token-file", path.to_str().unwrap()];
+    let id = waits(&gate.cli(&to_second).ok());
+    refused(&gate.cli(&["--token", &file("second-too"), "status"]), 4, "the token is not good");
+    gate.cli(&["approval", "withdraw", &id]).ok();
+    let path = token("mine");
+    gate.cli(&["operator", "token", "add", &me, "--token-file", path.to_str().unwrap()]).ok();
+    gate.cli(&["--token", &file("mine"), "status"]).ok();
+    let id = waits(&gate.cli(&["operator", "roles", "puppet", "--role", "operator", "--reason", "on call"]).ok());
+    refused(&as_puppet(&["reload"]), 4, "has the roles approver");
+    by_second(&gate, &["approval", "approve", &id]).ok();
+    as_puppet(&["reload"]).ok();
+    // Less is at once; back again is more.
+    gate.cli(&["operator", "disable", "puppet", "--reason", "left"]).ok();
+    refused(&as_puppet(&["status"]), 4, "is disabled");
+    let id = waits(&gate.cli(&["operator", "enable", "puppet", "--reason", "is back"]).ok());
+    refused(&as_puppet(&["status"]), 4, "is disabled");
+    // What has changed meanwhile is asked for again.
+    gate.cli(&["operator", "token", "revoke", "puppet", &token_id(&file("puppet")), "--reason", "old"]).ok();
+    let stale = by_second(&gate, &["approval", "approve", &id]);
+    refused(&stale, 3, "the operator `puppet` has changed since this was asked for");
+}
+
+/// The id of a token in a file.
+fn token_id(file: &str) -> String {
+    let token = fs::read_to_string(file.strip_prefix("file:").unwrap()).unwrap();
+    token.split('_').nth(1).unwrap().to_owned()
+}
