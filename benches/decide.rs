@@ -112,6 +112,8 @@ fn world(partners: usize) -> World {
                     conditions: Default::default(),
                     environments: vec![environment.clone()],
                     approval: None,
+                    revoked: None,
+                    emergency: None,
                 })
                 .collect(),
         };

@@ -10,6 +10,7 @@ mod anchors;
 mod answer;
 mod approvals;
 mod caller;
+mod grants;
 mod history;
 mod listener;
 mod operators;
@@ -20,6 +21,7 @@ mod suspend;
 pub use anchors::{DenyCall, anchors_document};
 pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
+pub use grants::{EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use listener::{serve, serve_tls};
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};
@@ -28,7 +30,7 @@ pub use registry::{ApplyCall, export_document, list_document, partner_document};
 use crate::operator::Act;
 use crate::reload::Publisher;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Router, middleware};
 use caller::{needs, recognised};
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/partners/{id}", get(registry::partner))
         .route("/v1/anchors", get(anchors::list))
         .route("/v1/anchors/{name}", get(anchors::show))
+        .route("/v1/grants", get(grants::list))
         .route("/v1/usage", get(registry::usage))
         .route("/v1/status", get(status::status))
         .route("/v1/approvals", get(approvals::list))
@@ -70,11 +73,21 @@ fn router(shared: Shared) -> Router {
     let looks_back = Router::new().route("/v1/history", get(history::list)).route("/v1/audit", get(history::audit));
     let requests = Router::new()
         .route("/v1/apply", post(registry::apply))
+        .route("/v1/partners/{id}", put(grants::add_partner).patch(grants::edit_partner))
+        .route("/v1/partners/{id}/grants/{grant}", put(|s, c, p, j| grants::add_below("grants", s, c, p, j)))
+        .route(
+            "/v1/partners/{id}/credentials/{credential}",
+            put(|s, c, p, j| grants::add_below("credentials", s, c, p, j)).patch(grants::edit_credential),
+        )
+        .route("/v1/grants/{id}", patch(grants::edit_grant))
         .route("/v1/approvals/{id}/withdraw", post(approvals::withdraw));
     let approves = Router::new()
         .route("/v1/approvals/{id}/approve", post(approvals::approve))
-        .route("/v1/approvals/{id}/reject", post(approvals::reject));
+        .route("/v1/approvals/{id}/reject", post(approvals::reject))
+        .route("/v1/grants/{id}/review", post(grants::review));
+    let ends = Router::new().route("/v1/grants/{id}/revoke", post(grants::revoke));
     let operates = Router::new()
+        .route("/v1/partners/{id}/grants/{grant}/emergency", post(grants::emergency))
         .route("/v1/partners/{id}/suspend", post(suspend::suspend))
         .route("/v1/partners/{id}/resume", post(suspend::resume))
         .route("/v1/anchors/{name}/deny", post(anchors::deny))
@@ -94,6 +107,7 @@ fn router(shared: Shared) -> Router {
         (looks_back, Act::LookBack),
         (requests, Act::Request),
         (approves, Act::Approve),
+        (ends, Act::End),
         (operates, Act::Operate),
         (governs, Act::Govern),
     ]

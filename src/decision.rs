@@ -11,7 +11,7 @@ use crate::clock::UnixNanos;
 use crate::identity::{MatchKind, Peer, Svid};
 use crate::name::{GrantId, PartnerId, UpstreamName};
 use crate::operation::{Operation, OperationId, Resolved, RouteId};
-use crate::partner::{Credential, CredentialState, PartnerRecord, PartnerState, Phase};
+use crate::partner::{Credential, CredentialState, Grant, PartnerRecord, PartnerState, Phase};
 use crate::policy::{Facts, LastVerdict, Verdict};
 use crate::reason::Reason;
 use crate::registry::{Resolution, find_grant};
@@ -284,8 +284,8 @@ fn judge(
             Ok(allowed)
         }
         Verdict::Deny { mut reasons, detail } => {
-            if reasons.contains(&Reason::OperationNotGranted) && granted_elsewhere(snapshot, record, operation) {
-                reasons.push(Reason::WrongEnvironment);
+            if reasons.contains(&Reason::OperationNotGranted) {
+                reasons.extend(granted_otherwise(snapshot, record, operation));
                 reasons.sort();
             }
             Err((reasons, detail))
@@ -380,6 +380,9 @@ fn check_grant(
     if !grant.environments.contains(&snapshot.environment) {
         return Err((vec![Reason::WrongEnvironment], None));
     }
+    if grant.revoked.is_some() {
+        return refuse("was revoked");
+    }
     if !grant.covers(&operation.id) {
         return refuse("does not cover this operation");
     }
@@ -398,8 +401,15 @@ fn check_grant(
     })
 }
 
-fn granted_elsewhere(snapshot: &Snapshot, record: &PartnerRecord, operation: &Operation) -> bool {
-    record.grants.iter().any(|g| !g.environments.contains(&snapshot.environment) && g.covers(&operation.id))
+/// Why a grant that covers the operation is none here and now.
+fn granted_otherwise(snapshot: &Snapshot, record: &PartnerRecord, operation: &Operation) -> Option<Reason> {
+    let mut covering = record.grants.iter().filter(|g| g.covers(&operation.id));
+    let here = |g: &Grant| g.environments.contains(&snapshot.environment);
+    covering
+        .clone()
+        .any(|g| here(g) && g.revoked.is_some())
+        .then_some(Reason::GrantRevoked)
+        .or_else(|| covering.any(|g| !here(g)).then_some(Reason::WrongEnvironment))
 }
 
 #[cfg(test)]

@@ -82,7 +82,9 @@ pub enum Act {
     Request,
     /// What others have asked for.
     Approve,
-    /// Stops, and what takes them back; reloads.
+    /// Ends of grants and credentials.
+    End,
+    /// Stops, and what takes them back; emergencies; reloads.
     Operate,
     /// Operators and their tokens.
     Govern,
@@ -95,6 +97,7 @@ impl Act {
             Act::Look => Role::ALL,
             Act::LookBack => &[Role::Requester, Role::Approver, Role::Operator, Role::Auditor],
             Act::Request => &[Role::Requester],
+            Act::End => &[Role::Requester, Role::Operator],
             Act::Operate => &[Role::Operator],
             Act::Approve | Act::Govern => &[Role::Approver],
         }
@@ -348,12 +351,12 @@ mod tests {
     fn each_act_has_its_roles() {
         for (role, acts) in [
             (Role::Viewer, &[Act::Look][..]),
-            (Role::Requester, &[Act::Look, Act::LookBack, Act::Request]),
+            (Role::Requester, &[Act::Look, Act::LookBack, Act::Request, Act::End]),
             (Role::Approver, &[Act::Look, Act::LookBack, Act::Approve, Act::Govern]),
-            (Role::Operator, &[Act::Look, Act::LookBack, Act::Operate]),
+            (Role::Operator, &[Act::Look, Act::LookBack, Act::End, Act::Operate]),
             (Role::Auditor, &[Act::Look, Act::LookBack]),
         ] {
-            for act in [Act::Look, Act::LookBack, Act::Request, Act::Approve, Act::Operate, Act::Govern] {
+            for act in [Act::Look, Act::LookBack, Act::Request, Act::Approve, Act::End, Act::Operate, Act::Govern] {
                 assert_eq!(operator("a", &[role]).may(act), acts.contains(&act), "{role} {act:?}");
                 assert!(!Operator { disabled: disabled(), ..operator("a", &[role]) }.may(act), "{role} {act:?}");
             }

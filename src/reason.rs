@@ -211,6 +211,7 @@ reasons! {
     // Scope, network, expiry: policy.
     RouteUnknown "route-unknown" NotPermitted "No route serves this path.";
     OperationUnknown "operation-unknown" NotPermitted "The method and path are no known operation.";
+    GrantRevoked "grant-revoked" AccessEnded "The only grant of the partner that covered the operation was revoked.";
     OperationNotGranted "operation-not-granted" NotPermitted "No grant of the partner covers the operation.";
     UpgradeNotAllowed "upgrade-not-allowed" NotPermitted "The request asks for an upgrade that the operation does not have.";
     CredentialNotGranted "credential-not-granted" NotPermitted "The grant is for other credentials of the partner.";

@@ -249,6 +249,11 @@ impl Registry {
         self.partners.len()
     }
 
+    /// The partner that has this grant.
+    pub fn with_grant(&self, id: &GrantId) -> Option<&Arc<PartnerRecord>> {
+        self.grants.get(id)
+    }
+
     pub fn anchor(&self, name: &AnchorName) -> Option<&Arc<Anchor>> {
         self.anchors.get(name)
     }

@@ -380,6 +380,7 @@ async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: A
         let looked = aside(async move {
             let Some(live) = publisher.live() else { return Ok(Vec::new()) };
             publisher.waiting().await?;
+            publisher.emergencies(now);
             set_expiry_gauges(publisher.store(), &live.snapshot.registry, &gauges, now).await?;
             publisher.expiring(now).await
         });

@@ -5,6 +5,7 @@ use super::answer::problem;
 use crate::history::{Actor, Cause, Way};
 use crate::identity::Certificate;
 use crate::operator::{Act, Operator, Role, Unrecognised};
+use crate::reload::Authority;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -34,6 +35,11 @@ pub(super) struct Caller {
 impl Caller {
     pub fn cause(&self, reason: Option<&String>, ticket: Option<&String>) -> Cause {
         Cause::new(self.actor.clone(), reason.cloned(), ticket.cloned())
+    }
+
+    /// What it may beside asking.
+    pub fn authority(&self) -> Authority {
+        if self.may(Act::Approve).is_ok() { Authority::Approve } else { Authority::Ask }
     }
 
     /// Who owns the machine that the gateway runs on, and is no operator.

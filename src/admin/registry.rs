@@ -4,10 +4,9 @@ use super::Shared;
 use super::answer::{looked_up, problem, refused, written};
 use super::caller::Caller;
 use crate::name::PartnerId;
-use crate::operator::Act;
 use crate::partner::PartnerRecord;
 use crate::registry::Registry;
-use crate::reload::{Apply, aside};
+use crate::reload::{Apply, Wanted, aside};
 use crate::snapshot::Snapshot;
 use crate::store::{DeclaredFile, Export, PlanOptions, UsageRow};
 use axum::body::Bytes;
@@ -51,8 +50,8 @@ pub(super) async fn apply(
     };
     let apply = Apply {
         cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
-        may_approve: caller.may(Act::Approve).is_ok(),
-        files: call.files,
+        authority: caller.authority(),
+        wanted: Wanted::Files(call.files),
         options: call.options,
         dry_run: call.dry_run,
     };

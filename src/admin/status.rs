@@ -2,7 +2,9 @@
 
 use super::Shared;
 use super::answer::{looked_up, problem, refused};
+use crate::partner::REVIEW_DUE;
 use crate::registry::Registry;
+use crate::store::emergency_document;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -33,10 +35,10 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
     let (of, now) = (live.clone(), publisher.now());
     let looked = async move {
         let suspended = suspended(&of.snapshot.registry);
-        let waiting = publisher.waiting().await?;
+        let waiting = (publisher.waiting().await?, publisher.emergencies(now));
         Ok((publisher.expiring(now).await?, publisher.outgoing().await?, suspended, waiting))
     };
-    let (expiring, outgoing, suspended, waiting) = match looked_up(looked).await {
+    let (expiring, outgoing, suspended, (waiting, emergencies)) = match looked_up(looked).await {
         Ok(found) => found,
         Err(answer) => return answer,
     };
@@ -83,6 +85,12 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
         ),
         "partners": s.registry.partner_count(),
         "suspended": suspended,
+        "emergencies": emergencies.iter().map(|(record, grant)| json!({
+            "grant": grant.id, "partner": record.partner.id, "state": grant.state(now).as_str(),
+            "ends": grant.period.ends.map(|t| t.to_string()),
+            "emergency": grant.emergency.as_deref().map(emergency_document),
+            "review_overdue": grant.emergency.as_deref().is_some_and(|e| now >= e.at.saturating_add(REVIEW_DUE)),
+        })).collect::<Vec<_>>(),
         "approvals": waiting.iter().map(|a| json!({
             "id": a.id, "requester": a.requester, "requested": a.requested.to_string(), "lapses": a.lapses.to_string(),
             "parts": a.items.len(),

@@ -60,6 +60,9 @@ pub(super) fn of_grant(before: Option<&Grant>, after: &Grant) -> Vec<String> {
     if before.conditions != after.conditions {
         widens.push("has other conditions".into());
     }
+    if before.revoked.is_some() && after.revoked.is_none() {
+        widens.push("was revoked".into());
+    }
     widens
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
+use super::edit::outcome;
 use super::{Exit, Form, complain, say};
 use crate::store::{DeclaredFile, PlanLine, PlanOptions};
 use http::Method;
@@ -128,12 +129,7 @@ pub(super) fn show(lines: &[PlanLine]) {
 fn report(args: &Args, applied: &Value) {
     if args.form.is_json() {
         say(&applied.to_string());
-        return;
-    }
-    if applied["changed"] == json!(true) {
-        say(&format!("applied; registry revision {}", applied["revision"]));
-    }
-    if let Some(id) = applied["approval"].as_str() {
-        say(&format!("{id} waits for another operator: `partnergate approval show {id}`, and `approve {id}`"));
+    } else {
+        outcome(applied);
     }
 }

@@ -84,7 +84,7 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     if let Some(folder) = &args.files {
         let files = read_folder(folder).map_err(|reason| failed(&folder.display().to_string(), reason))?;
         let declaration = parse_declaration(&files, &config.environment)?;
-        let planned = plan(declaration, &snapshot.registry, &snapshot.operations, PlanOptions::default(), None)?;
+        let planned = plan(declaration, &snapshot.registry, &snapshot.operations, PlanOptions::default(), None, now)?;
         reading = material.read(&planned.next, &reading.material);
         let (built, more) = with(planned.next, &reading)?;
         snapshot = built;

@@ -76,7 +76,7 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
         ticket: args.ticket.clone(),
     });
     let options = PlanOptions::default();
-    let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options, Some(&provenance));
+    let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options, Some(&provenance), now);
     let planned = planned.map_err(|e| problems(&e))?;
     let shown = lines(&snapshot.registry, &planned.changes);
     let reading = material.read(&planned.next, &reading.material);

@@ -8,8 +8,11 @@ mod approval;
 mod check;
 mod client;
 mod config;
+mod credential;
 mod db;
+mod edit;
 mod export;
+mod grant;
 mod history;
 mod import;
 mod offline;
@@ -56,6 +59,10 @@ enum Command {
     Admin(operator::AdminArgs),
     /// Those who operate the gateway: who they are, what they may do, and their tokens.
     Operator(operator::Args),
+    /// What partners may call: asked for, approved, extended, ended.
+    Grant(grant::Args),
+    /// What partners prove themselves with.
+    Credential(credential::Args),
     /// Look at trust anchors, and deny single certificates.
     Anchor(anchor::Args),
     /// Show what was changed, by whom and why.
@@ -64,7 +71,7 @@ enum Command {
     Audit(history::AuditArgs),
     /// Look at the database, fill a new one, copy it with its keys, and take a copy back.
     Db(db::Args),
-    /// Look at partners, stop them at once, and let them go on.
+    /// Partners: look at them, add and change them, stop them at once.
     Partner(partner::Args),
     /// Show what the running gateway decides on.
     Status(status::Args),
@@ -149,11 +156,13 @@ pub fn main() -> ExitCode {
             Command::Export(args) => export::run(gateway, &args).await,
             Command::Admin(args) => operator::bootstrap(gateway, args).await,
             Command::Operator(args) => operator::run(gateway, args).await,
+            Command::Grant(args) => grant::run(gateway, args).await,
+            Command::Credential(args) => credential::run(gateway, args).await,
             Command::Anchor(args) => anchor::run(gateway, args).await,
             Command::History(args) => history::history(gateway, &args).await,
             Command::Audit(args) => history::audit(gateway, &args).await,
             Command::Db(args) => db::run(path, args).await,
-            Command::Partner(args) => partner::run(gateway, &args).await,
+            Command::Partner(args) => partner::run(gateway, args).await,
             Command::Status(args) => status::run(gateway, &args).await,
             Command::Reload => status::reload(gateway).await,
         }

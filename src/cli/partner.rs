@@ -3,13 +3,14 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
+use super::edit::{self, Asking, pair, put, put_list, time};
 use super::offline::{Wanted, look};
 use super::{Exit, Form, complain, say};
 use crate::admin::WhyCall;
 use crate::document::{format_time, parse_time, parse_zone};
 use crate::name::PartnerId;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,10 +34,55 @@ enum Command {
         #[command(flatten)]
         form: Form,
     },
+    /// Add a partner. It may do nothing before it has credentials and grants.
+    Add {
+        id: String,
+        #[command(flatten)]
+        set: Own,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Change a partner. What would permit more waits for another operator.
+    Edit {
+        id: String,
+        #[command(flatten)]
+        set: Own,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Stop a partner at once, on everything that is open too. Applying files does not take that back.
     Suspend(StopArgs),
     /// Let a partner go on that was stopped with `suspend`.
     Resume(StopArgs),
+}
+
+/// What a partner is, without its credentials and grants.
+#[derive(Debug, clap::Args)]
+struct Own {
+    /// Name for people.
+    #[arg(long)]
+    name: Option<String>,
+    /// Who answers for it on our side.
+    #[arg(long)]
+    owner: Option<String>,
+    /// Begin of the engagement: 2026-01-01T00:00:00+01:00.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    starts: Option<String>,
+    /// Its end, exclusive.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    ends: Option<String>,
+    /// A network that it may call from; all of them, several times for several.
+    #[arg(long = "network", value_name = "NAME")]
+    networks: Vec<String>,
+    /// Free labels that policy sees.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// IANA name; policy sees the partner's local time.
+    #[arg(long)]
+    time_zone: Option<String>,
+    /// draft, active, suspended or ended.
+    #[arg(long)]
+    state: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,8 +98,16 @@ struct StopArgs {
     form: Form,
 }
 
-pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
+pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
     match &args.command {
+        Command::Add { .. } | Command::Edit { .. } => {
+            let (method, id, set, asking) = match args.command {
+                Command::Add { id, set, asking } => (Method::PUT, id, set, asking),
+                Command::Edit { id, set, asking } => (Method::PATCH, id, set, asking),
+                _ => return Exit::Failed,
+            };
+            own(gateway, method, &id, set, asking).await
+        }
         Command::List { form } => form.show(look(gateway, args.offline, "/v1/partners", Wanted::List).await, list),
         Command::Show { id, form } => {
             form.show(look(gateway, args.offline, &format!("/v1/partners/{id}"), Wanted::Partner(id)).await, show)
@@ -65,6 +119,27 @@ pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
         Command::Suspend(stopping) => stop(gateway, stopping, "suspend").await,
         Command::Resume(stopping) => stop(gateway, stopping, "resume").await,
     }
+}
+
+async fn own(gateway: &Gateway, method: Method, id: &str, own: Own, asking: Asking) -> Exit {
+    let path = match edit::id("partner", id) {
+        Ok(id) => format!("/v1/partners/{id}"),
+        Err(exit) => return exit,
+    };
+    let table =
+        |pairs: Vec<(String, String)>| pairs.into_iter().map(|(k, v)| (k, json!(v))).collect::<Map<String, Value>>();
+    let mut engagement = Map::new();
+    put(&mut engagement, "starts", own.starts);
+    put(&mut engagement, "ends", own.ends);
+    let mut set = Map::new();
+    put(&mut set, "name", own.name);
+    put(&mut set, "owner", own.owner);
+    put(&mut set, "state", own.state);
+    put(&mut set, "time_zone", own.time_zone);
+    put(&mut set, "engagement", (!engagement.is_empty() || method == Method::PUT).then_some(engagement));
+    put_list(&mut set, "networks", own.networks);
+    put(&mut set, "labels", (!own.labels.is_empty()).then(|| table(own.labels)));
+    edit::edit(gateway, method, &path, set, asking).await
 }
 
 async fn stop(gateway: &Gateway, args: &StopArgs, verb: &str) -> Exit {
@@ -144,6 +219,14 @@ fn show(value: &Value) {
         say(&format!("              {}", join(&g["operations"])));
         say(&format!("              from {}", time(&g["period"]["starts"], "ever")));
         say(&format!("              to   {}", time(&g["period"]["ends"], "the end of the engagement")));
+        if g["revoked"].is_object() {
+            let (author, reason) = (text(&g["revoked"]["author"]), text(&g["revoked"]["reason"]));
+            say(&format!("              REVOKED by {author} at {}: {reason}", time(&g["revoked"]["at"], "")));
+        }
+        if g["emergency"].is_object() {
+            let (author, ticket) = (text(&g["emergency"]["author"]), text(&g["emergency"]["ticket"]));
+            say(&format!("              EMERGENCY by {author} [{ticket}]: {}", text(&g["emergency"]["reason"])));
+        }
         let from = &g["approval"];
         if from.is_object() {
             let (requester, approver) = (text(&from["requester"]), text(&from["approver"]));

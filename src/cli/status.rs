@@ -44,6 +44,18 @@ fn show(value: &Value) {
         let (id, requester) = (text(&a["id"]), text(&a["requester"]));
         say(&format!("  approval     {id} of {requester} waits since {}: {} parts", text(&a["requested"]), a["parts"]));
     }
+    for e in value["emergencies"].as_array().into_iter().flatten() {
+        let (made, id) = (&e["emergency"], text(&e["grant"]));
+        let review = match (e["review_overdue"].as_bool(), made["reviewed"].is_object()) {
+            (_, true) => "reviewed",
+            (Some(true), false) => "REVIEW OVERDUE",
+            _ => "to be reviewed",
+        };
+        let (author, ticket, reason) = (text(&made["author"]), text(&made["ticket"]), text(&made["reason"]));
+        let (state, ends) = (text(&e["state"]), text(&e["ends"]));
+        say(&format!("  emergency    {id} of {} by {author} [{ticket}]: {reason}", text(&e["partner"])));
+        say(&format!("               {state}, ends {ends}; {review}"));
+    }
     for a in value["anchors"].as_array().into_iter().flatten() {
         say(&format!("  anchor       {} until {}", text(&a["name"]), text(&a["not_after"])));
     }

@@ -330,6 +330,8 @@ fn grant(id: &str, operations: &[&str]) -> Grant {
         conditions: Default::default(),
         environments: vec![environment("production")],
         approval: None,
+        revoked: None,
+        emergency: None,
     }
 }
 

@@ -345,29 +345,30 @@ fn put_period(out: &mut Object, period: &Period) {
     }
 }
 
-/// Grants of other environments are not part of it.
+/// Grants of other environments and those that were revoked are not part of it.
 fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
     let k = &*KEYS;
     let partner = &record.partner;
     let mut engagement = Object::new();
     put_period(&mut engagement, &partner.engagement);
-    let grants = record.grants.iter().filter(|g| g.environments.contains(environment)).map(|grant| {
-        let mut out = Object::new();
-        out.insert(k.id.clone(), Value::from(grant.id.as_str()));
-        out.insert(k.owner.clone(), Value::from(grant.owner.as_str()));
-        out.insert(k.operations.clone(), texts(&grant.operations));
-        if let Some(networks) = &grant.networks {
-            out.insert(k.networks.clone(), texts(networks));
-        }
-        if let Some(credentials) = &grant.credentials {
-            out.insert(k.credentials.clone(), texts(credentials));
-        }
-        put_period(&mut out, &grant.period);
-        let conditions: Object =
-            grant.conditions.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.clone()))).collect();
-        out.insert(k.conditions.clone(), Value::from(conditions));
-        Value::from(out)
-    });
+    let grants =
+        record.grants.iter().filter(|g| g.revoked.is_none() && g.environments.contains(environment)).map(|grant| {
+            let mut out = Object::new();
+            out.insert(k.id.clone(), Value::from(grant.id.as_str()));
+            out.insert(k.owner.clone(), Value::from(grant.owner.as_str()));
+            out.insert(k.operations.clone(), texts(&grant.operations));
+            if let Some(networks) = &grant.networks {
+                out.insert(k.networks.clone(), texts(networks));
+            }
+            if let Some(credentials) = &grant.credentials {
+                out.insert(k.credentials.clone(), texts(credentials));
+            }
+            put_period(&mut out, &grant.period);
+            let conditions: Object =
+                grant.conditions.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.clone()))).collect();
+            out.insert(k.conditions.clone(), Value::from(conditions));
+            Value::from(out)
+        });
     object([
         (&k.id, Value::from(partner.id.as_str())),
         (&k.name, Value::from(partner.name.as_str())),

@@ -1,5 +1,6 @@
 //! Files applied: what permits no more than there was is live at once, and the rest waits for somebody else.
 
+use super::edit::Edited;
 use super::operators::objection;
 use super::outside::Outside;
 use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
@@ -11,21 +12,36 @@ use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
 use crate::operator::{Operator, Operators};
 use crate::partner::Provenance;
-use crate::registry::{Change, Registry};
+use crate::registry::{Change, Registry, find_grant};
 use crate::snapshot::Snapshot;
 use crate::store::{Commit, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// What is to be applied, and who asks for it.
-#[derive(Clone, Debug)]
 pub struct Apply {
-    pub files: Vec<DeclaredFile>,
+    pub wanted: Wanted,
     pub options: PlanOptions,
     pub dry_run: bool,
     pub cause: Cause,
-    /// Whether who asks may approve, too; it counts where `approval.four_eyes` is off.
-    pub may_approve: bool,
+    pub authority: Authority,
+}
+
+/// Where what is wanted is written.
+pub enum Wanted {
+    Files(Vec<DeclaredFile>),
+    /// A partner as it is in the form of a registry file, with something changed in it.
+    Edited(Edited),
+}
+
+/// What who asks may do beside asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authority {
+    Ask,
+    /// Approve as well; it counts where `approval.four_eyes` is off.
+    Approve,
+    /// Act alone, in an incident.
+    Emergency,
 }
 
 /// What came of an apply.
@@ -64,15 +80,24 @@ impl Publisher {
         self.catch_up(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let registry = &live.snapshot.registry;
-        let eyes = if apply.may_approve { running.approval.four_eyes } else { FourEyes::Required };
+        let eyes = match apply.authority {
+            Authority::Ask => FourEyes::Required,
+            Authority::Approve => running.approval.four_eyes,
+            Authority::Emergency => FourEyes::Off,
+        };
         let own = (eyes == FourEyes::Off).then(|| Arc::new(self.own(&apply.cause)));
-        let declaration = parse_declaration(&apply.files, &running.environment)?;
-        let planned = plan(declaration, registry, &live.snapshot.operations, apply.options, own.as_ref())?;
+        let files = match apply.wanted {
+            Wanted::Files(files) => files,
+            Wanted::Edited(edited) => vec![edited.file(registry, &running.environment)?],
+        };
+        let declaration = parse_declaration(&files, &running.environment)?;
+        let (operations, now) = (&live.snapshot.operations, self.clock.now());
+        let planned = plan(declaration, registry, operations, apply.options, own.as_ref(), now)?;
         let Plan { changes, would_widen, next, places } = planned;
         // All of it is looked at, whether it is live at once or waits.
         let whole = self.prepare(&live, &changes, &next).map_err(|found| places.locate(found))?;
         let parts = split(registry, changes.clone());
-        self.within_limits(&parts.waiting, &next, &running.approval, &apply.cause)
+        self.within_limits(&parts.waiting, registry, &next, &running.approval, &apply.cause)
             .map_err(|found| places.locate(found))?;
         let mut cause = apply.cause;
         let (ready, approval, lines) = if eyes == FourEyes::Off || parts.waiting.is_empty() {
@@ -115,6 +140,7 @@ impl Publisher {
     fn within_limits(
         &self,
         waiting: &[Item],
+        registry: &Registry,
         next: &Registry,
         config: &ApprovalConfig,
         cause: &Cause,
@@ -128,6 +154,11 @@ impl Publisher {
             let Item::Grant { partner, id, after: Some(grant), .. } = item else { continue };
             let Some(ends) = grant.period.ends else { continue };
             let key = format!("partners.{partner}.grants.{id}.ends");
+            if registry.partner(partner).and_then(|r| find_grant(r, id.as_str())).is_some_and(|g| g.emergency.is_some())
+            {
+                let reason = "an emergency grant is never extended";
+                problems.registry(format!("partners.{partner}.grants.{id}"), reason, Some("ask for a grant"));
+            }
             let begins = grant.period.starts.unwrap_or(self.clock.now()).max(self.clock.now());
             if let Some(most) = config.max_grant.filter(|most| ends > begins.saturating_add(*most)) {
                 let days = most.as_secs() / 86_400;

@@ -9,8 +9,8 @@ use crate::document::{self, Node, Problems, Section};
 use crate::identity::{Fingerprint, Match, Serial, parse_dn};
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
 use crate::partner::{
-    ANY_NETWORK, Anchor, Credential, CredentialState, Grant, Network, Partner, PartnerRecord, PartnerState, Period,
-    Suspension,
+    ANY_NETWORK, Anchor, Credential, CredentialState, Emergency, Grant, Network, Partner, PartnerRecord, PartnerState,
+    Period, Reviewed, Revoked, Suspension,
 };
 use std::collections::BTreeMap;
 
@@ -188,6 +188,8 @@ impl Reader<'_> {
             conditions,
             environments: self.environments(section, path),
             approval: None,
+            revoked: revoked(section).map(Box::new),
+            emergency: emergency(section).map(Box::new),
         })
     }
 
@@ -229,6 +231,35 @@ fn suspension(section: Section<'_>) -> Option<Suspension> {
         reason: section.text("reason")?.to_owned(),
         author: section.text("author")?.to_owned(),
         at: UnixNanos(section.time("at")?),
+    })
+}
+
+fn revoked(section: Section<'_>) -> Option<Revoked> {
+    section.own_node()?.get("revoked")?;
+    let section = section.section("revoked");
+    Some(Revoked {
+        reason: section.text("reason")?.to_owned(),
+        author: section.text("author")?.to_owned(),
+        at: UnixNanos(section.time("at")?),
+    })
+}
+
+fn emergency(section: Section<'_>) -> Option<Emergency> {
+    section.own_node()?.get("emergency")?;
+    let section = section.section("emergency");
+    let reviewed = section.own_node()?.get("reviewed").is_some().then(|| section.section("reviewed"));
+    Some(Emergency {
+        reason: section.text("reason")?.to_owned(),
+        ticket: section.text("ticket")?.to_owned(),
+        author: section.text("author")?.to_owned(),
+        at: UnixNanos(section.time("at")?),
+        reviewed: reviewed.and_then(|section| {
+            Some(Reviewed {
+                finding: section.text("finding")?.to_owned(),
+                author: section.text("author")?.to_owned(),
+                at: UnixNanos(section.time("at")?),
+            })
+        }),
     })
 }
 

@@ -4,7 +4,8 @@ use super::declaration::DeclaredFile;
 use crate::identity::Match;
 use crate::operation::{OperationId, Operations};
 use crate::partner::{
-    Anchor, Credential, DeniedCertificate, Der, Grant, Partner, PartnerRecord, Period, Revocation, Root, Suspension,
+    Anchor, Credential, DeniedCertificate, Der, Emergency, Grant, Partner, PartnerRecord, Period, Reviewed, Revocation,
+    Revoked, Root, Suspension,
 };
 use crate::registry::Registry;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
@@ -213,7 +214,7 @@ fn as_covered(record: &PartnerRecord, operations: &Operations) -> PartnerRecord 
 }
 
 /// A partner in the form of a registry file.
-pub(super) fn partner_document(record: &PartnerRecord) -> Value {
+pub fn partner_document(record: &PartnerRecord) -> Value {
     let mut document = own_document(&record.partner);
     if let Some(object) = document.as_object_mut() {
         let credentials: Map<String, Value> =
@@ -270,9 +271,26 @@ pub fn grant_document(grant: &Grant) -> Value {
             object.insert("credentials".into(), json!(credentials));
         }
         object.extend(period(&grant.period));
+        if let Some(revoked) = &grant.revoked {
+            let Revoked { reason, author, at } = &**revoked;
+            object.insert("revoked".into(), json!({"reason": reason, "author": author, "at": at.to_string()}));
+        }
+        if let Some(emergency) = &grant.emergency {
+            object.insert("emergency".into(), emergency_document(emergency));
+        }
         if !grant.conditions.is_empty() {
             object.insert("conditions".into(), json!(grant.conditions));
         }
+    }
+    document
+}
+
+/// An emergency in the form of a registry file.
+pub fn emergency_document(emergency: &Emergency) -> Value {
+    let Emergency { reason, ticket, author, at, reviewed } = emergency;
+    let mut document = json!({"reason": reason, "ticket": ticket, "author": author, "at": at.to_string()});
+    if let (Some(object), Some(Reviewed { finding, author, at })) = (document.as_object_mut(), reviewed) {
+        object.insert("reviewed".into(), json!({"finding": finding, "author": author, "at": at.to_string()}));
     }
     document
 }

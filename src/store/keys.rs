@@ -316,6 +316,31 @@ pub(super) static MATCH: &[Field] = &[
     },
 ];
 
+static REVOKED: &[Field] = &[
+    Field { key: "reason", kind: Kind::Text, presence: Required("project is over"), doc: "Why." },
+    Field { key: "author", kind: Kind::Text, presence: Required("on-call"), doc: "Who has revoked it." },
+    Field { key: "at", kind: Kind::Time, presence: Required("2026-01-01T00:00:00+01:00"), doc: "Since when." },
+];
+
+static EMERGENCY: &[Field] = &[
+    Field { key: "reason", kind: Kind::Text, presence: Required("their fallback is down"), doc: "Why." },
+    Field { key: "ticket", kind: Kind::Text, presence: Required("INC-7"), doc: "The incident." },
+    Field { key: "author", kind: Kind::Text, presence: Required("on-call"), doc: "Who has made it." },
+    Field { key: "at", kind: Kind::Time, presence: Required("2026-01-01T00:00:00+01:00"), doc: "When." },
+    Field {
+        key: "reviewed",
+        kind: Kind::Table(REVIEWED),
+        presence: Optional(""),
+        doc: "What another operator made of it.",
+    },
+];
+
+static REVIEWED: &[Field] = &[
+    Field { key: "finding", kind: Kind::Text, presence: Required("was needed"), doc: "What was found." },
+    Field { key: "author", kind: Kind::Text, presence: Required("security-team"), doc: "Who has looked." },
+    Field { key: "at", kind: Kind::Time, presence: Required("2026-01-02T00:00:00+01:00"), doc: "When." },
+];
+
 static GRANT: &[Field] = &[
     Field {
         key: "owner",
@@ -352,6 +377,18 @@ static GRANT: &[Field] = &[
         kind: Kind::Time,
         presence: Required("2027-01-01T00:00:00+01:00"),
         doc: "End, exclusive. Every grant has one.",
+    },
+    Field {
+        key: "revoked",
+        kind: Kind::Table(REVOKED),
+        presence: Optional(""),
+        doc: "It was ended before its time. Applying never takes that back: ask for another grant.",
+    },
+    Field {
+        key: "emergency",
+        kind: Kind::Table(EMERGENCY),
+        presence: Optional(""),
+        doc: "It was made by one operator alone, for an incident (`grant emergency`).",
     },
     Field {
         key: "conditions",

@@ -18,7 +18,9 @@ mod table;
 pub use backup::{BackupError, DatabaseStatus, Manifest, Restore, Restored, backup, restore, verify_backup};
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
-pub use export::{Export, anchor_document, credential_document, grant_document, own_document};
+pub use export::{
+    Export, anchor_document, credential_document, emergency_document, grant_document, own_document, partner_document,
+};
 pub use history::{HistoryQuery, Verified};
 pub use keys::REGISTRY_FILE;
 pub use places::Places;

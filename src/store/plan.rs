@@ -4,6 +4,7 @@ use super::Places;
 use super::declaration::Declaration;
 use super::export::partner_document;
 use crate::approval::permits_more;
+use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::history::middles;
 use crate::name::PartnerId;
@@ -63,6 +64,7 @@ pub fn plan(
     operations: &Operations,
     options: PlanOptions,
     provenance: Option<&Arc<Provenance>>,
+    now: UnixNanos,
 ) -> Result<Plan, Problems> {
     let mut problems = Problems::new();
     let mut draft = Draft::default();
@@ -90,6 +92,9 @@ pub fn plan(
         // A file that does not know of a suspension does not take it back.
         if let Some(before) = old.and_then(|old| old.partner.suspension.as_ref()) {
             record.partner.suspension = Some(before.clone());
+        }
+        if let Some(old) = old {
+            keep_grants(&mut record, old, now);
         }
         for grant in &mut record.grants {
             let before = old.and_then(|r| r.grants.iter().find(|g| g.id == grant.id));
@@ -223,6 +228,22 @@ fn expand(
         }
         _ => Err(problems),
     }
+}
+
+/// A file that does not know of a revocation does not take it back, and one that does not know of an emergency does not
+/// end it.
+fn keep_grants(record: &mut PartnerRecord, old: &PartnerRecord, now: UnixNanos) {
+    for before in &old.grants {
+        match record.grants.iter_mut().find(|g| g.id == before.id) {
+            Some(grant) => {
+                grant.revoked = before.revoked.clone().or(grant.revoked.take());
+                grant.emergency = before.emergency.clone().or(grant.emergency.take());
+            }
+            None if before.is_pending_emergency(now) => record.grants.push(before.clone()),
+            None => {}
+        }
+    }
+    record.grants.sort_by(|a, b| a.id.cmp(&b.id));
 }
 
 /// A file that does not know of a denied certificate does not let it in again.

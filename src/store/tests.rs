@@ -19,7 +19,7 @@ fn plan(
     operations: &Operations,
     options: PlanOptions,
 ) -> Result<Planned, Problems> {
-    let Plan { changes, would_widen, next, .. } = super::plan(declaration, registry, operations, options, None)?;
+    let Plan { changes, would_widen, next, .. } = super::plan(declaration, registry, operations, options, None, NOW)?;
     let lines = [would_widen, lines(registry, &changes)].concat();
     Ok(Planned { changes, lines, next })
 }

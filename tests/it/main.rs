@@ -18,6 +18,7 @@ mod decision;
 mod edge;
 mod enforcement;
 mod evidence;
+mod grants;
 mod grpc;
 mod handshake;
 #[allow(dead_code, unused_imports, reason = "clients and servers say more than every test asks")]

@@ -14,7 +14,7 @@ use partnergate::gateway::{Gateway, Live, Open};
 use partnergate::history::{Actor, Cause, Way};
 use partnergate::listen::{Caps, Listener, TlsSlot};
 use partnergate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
-use partnergate::reload::{Apply, Publisher};
+use partnergate::reload::{Apply, Authority, Publisher, Wanted};
 use partnergate::snapshot::ServerCertificate;
 use partnergate::store::{DeclaredFile, PlanOptions, Store};
 use pingora_core::apps::{HttpServerApp, ReusedHttpStream};
@@ -114,8 +114,13 @@ impl House {
             let publisher = Publisher::start(path.clone(), config.clone(), store, tls.clone(), open.clone());
             let publisher = Arc::new(publisher.await.unwrap_or_else(|e| panic!("{e}")));
             let files = declared(&setup.write_registry(setup.registry_text()));
-            let apply =
-                Apply { files, options: PlanOptions::default(), dry_run: false, cause: cause(), may_approve: true };
+            let apply = Apply {
+                wanted: Wanted::Files(files),
+                options: PlanOptions::default(),
+                dry_run: false,
+                cause: cause(),
+                authority: Authority::Approve,
+            };
             publisher.apply(apply).await.unwrap_or_else(|e| panic!("{e}"));
             let registry = live.load_full().map(|l: Arc<Live>| l.snapshot.registry.clone()).unwrap();
             let built = partnergate::snapshot::Snapshot::build(config.sources(registry), None, clock.now());

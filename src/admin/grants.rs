@@ -1,0 +1,328 @@
+//! Partners and grants over the admin API, one at a time: asked for, changed, ended.
+
+use super::answer::{looked_up, problem, refused};
+use super::caller::Caller;
+use super::{Shared, WhyCall};
+use crate::approval::Item;
+use crate::document::parse_id;
+use crate::name::{GrantId, PartnerId};
+use crate::partner::{Grant, PartnerRecord, Reviewed, Revoked};
+use crate::reload::{Apply, Authority, Edit, Edited, End, Place, Wanted, Whose};
+use crate::store::{PlanOptions, emergency_document};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// How long an emergency may last.
+const MAX_EMERGENCY: Duration = Duration::from_secs(4 * 3_600);
+
+/// Body of whatever changes a partner, a credential or a grant: keys of a registry file, null for what is to go.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditCall {
+    pub set: Map<String, Value>,
+    #[serde(default)]
+    pub dry_run: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+/// Body of `POST /v1/partners/{id}/grants/{grant}/emergency`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmergencyCall {
+    pub operations: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networks: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Vec<String>>,
+    /// Seconds that it lasts.
+    pub for_s: u64,
+    pub reason: String,
+    pub ticket: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct GrantQuery {
+    partner: Option<String>,
+}
+
+/// One grant as `GET /v1/grants` gives it. Times are RFC 3339.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GrantRow {
+    pub id: String,
+    pub partner: String,
+    pub owner: String,
+    /// `requested`, `approved` (it has not started), `active`, `ended` or `revoked`.
+    pub state: String,
+    pub operations: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requester: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approver: Option<String>,
+    /// What it waits as, or was approved as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<Value>,
+}
+
+impl GrantRow {
+    fn of(partner: &PartnerId, grant: &Grant, state: &str) -> Self {
+        let from = grant.approval.as_ref();
+        GrantRow {
+            id: grant.id.to_string(),
+            partner: partner.to_string(),
+            owner: grant.owner.clone(),
+            state: state.to_owned(),
+            operations: grant.operations.iter().map(ToString::to_string).collect(),
+            starts: grant.period.starts.map(|t| t.to_string()),
+            ends: grant.period.ends.map(|t| t.to_string()),
+            requester: from.map(|f| f.requester.clone()),
+            approver: from.map(|f| f.approver.clone()),
+            approval: from.and_then(|f| f.id.as_ref()).map(ToString::to_string),
+            emergency: grant.emergency.as_deref().map(emergency_document),
+        }
+    }
+}
+
+pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<GrantQuery>) -> Response {
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    let now = shared.publisher.now();
+    let found = looked_up(async move {
+        let wanted = |id: &PartnerId| query.partner.as_deref().is_none_or(|partner| partner == id.as_str());
+        let of = |record: &PartnerRecord| {
+            let id = &record.partner.id;
+            record.grants.iter().map(|g| GrantRow::of(id, g, g.state(now).as_str())).collect::<Vec<_>>()
+        };
+        let records = live.snapshot.registry.partners().filter(|record| wanted(&record.partner.id));
+        let mut rows: Vec<GrantRow> = records.flat_map(|record| of(record)).collect();
+        for approval in shared.publisher.waiting().await? {
+            for item in &approval.items {
+                let Item::Grant { partner, after: Some(grant), .. } = item else { continue };
+                if wanted(partner) {
+                    let row = GrantRow::of(partner, grant, "requested");
+                    let (requester, id) = (Some(approval.requester.clone()), Some(approval.id.to_string()));
+                    rows.push(GrantRow { requester, approver: None, approval: id, ..row });
+                }
+            }
+        }
+        Ok(rows)
+    });
+    match found.await {
+        Ok(grants) => Json(json!({"grants": grants})).into_response(),
+        Err(answer) => answer,
+    }
+}
+
+pub(super) async fn add_partner(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Json(call): Json<EditCall>,
+) -> Response {
+    match PartnerId::parse(&id) {
+        Ok(id) => edit(&shared, &caller, Whose::New(id), Vec::new(), Place::Free, call).await,
+        Err(reason) => wrong(&reason),
+    }
+}
+
+pub(super) async fn edit_partner(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Json(call): Json<EditCall>,
+) -> Response {
+    match PartnerId::parse(&id) {
+        Ok(id) => edit(&shared, &caller, Whose::Of(id), Vec::new(), Place::Taken, call).await,
+        Err(reason) => wrong(&reason),
+    }
+}
+
+/// `nouns` is `grants` or `credentials`.
+pub(super) async fn add_below(
+    nouns: &'static str,
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((id, below)): Path<(String, String)>,
+    Json(call): Json<EditCall>,
+) -> Response {
+    match (PartnerId::parse(&id), parse_id(&below)) {
+        (Ok(id), Ok(below)) => {
+            let at = vec![nouns.to_owned(), below.to_owned()];
+            edit(&shared, &caller, Whose::Of(id), at, Place::Free, call).await
+        }
+        (Err(reason), _) | (_, Err(reason)) => wrong(&reason),
+    }
+}
+
+pub(super) async fn edit_credential(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((id, below)): Path<(String, String)>,
+    Json(call): Json<EditCall>,
+) -> Response {
+    match (PartnerId::parse(&id), parse_id(&below)) {
+        (Ok(id), Ok(below)) => {
+            let at = vec!["credentials".to_owned(), below.to_owned()];
+            edit(&shared, &caller, Whose::Of(id), at, Place::Taken, call).await
+        }
+        (Err(reason), _) | (_, Err(reason)) => wrong(&reason),
+    }
+}
+
+pub(super) async fn edit_grant(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Json(call): Json<EditCall>,
+) -> Response {
+    match GrantId::parse(&id) {
+        Ok(grant) => {
+            let at = vec!["grants".to_owned(), id];
+            edit(&shared, &caller, Whose::WithGrant(grant), at, Place::Taken, call).await
+        }
+        Err(reason) => wrong(&reason),
+    }
+}
+
+async fn edit(
+    shared: &Shared,
+    caller: &Caller,
+    partner: Whose,
+    at: Vec<String>,
+    place: Place,
+    call: EditCall,
+) -> Response {
+    // What an operator has stopped or looked at is not a matter of files.
+    if let Some(key) = ["suspension", "revoked", "emergency"].iter().find(|key| call.set.contains_key(**key)) {
+        return wrong(&format!("`{key}` is set by a command of its own"));
+    }
+    let apply = Apply {
+        wanted: Wanted::Edited(Edited { partner, edit: Edit { at, patch: call.set, place } }),
+        options: PlanOptions::default(),
+        dry_run: call.dry_run,
+        cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
+        authority: caller.authority(),
+    };
+    match shared.publisher.apply(apply).await {
+        Ok(applied) => Json(applied).into_response(),
+        Err(e) => refused(e),
+    }
+}
+
+pub(super) async fn emergency(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((id, grant)): Path<(String, String)>,
+    Json(call): Json<EmergencyCall>,
+) -> Response {
+    let ids = PartnerId::parse(&id).and_then(|id| Ok((id, GrantId::parse(&grant)?)));
+    let (id, grant) = match ids {
+        Ok(ids) => ids,
+        Err(reason) => return wrong(&reason),
+    };
+    for (key, text) in [("reason", &call.reason), ("ticket", &call.ticket)] {
+        if text.trim().is_empty() {
+            return wrong(&format!("a {key} is needed: who reviews it will read it"));
+        }
+    }
+    let length = Duration::from_secs(call.for_s);
+    if length.is_zero() || length > MAX_EMERGENCY {
+        return wrong(&format!("an emergency grant lasts at most {} h", MAX_EMERGENCY.as_secs() / 3_600));
+    }
+    let at = shared.publisher.now();
+    let (author, ends) = (caller.actor.name.clone(), at.saturating_add(length));
+    let mut patch = Map::new();
+    for (key, value) in [
+        ("owner", json!(author)),
+        ("operations", json!(call.operations)),
+        ("networks", json!(call.networks)),
+        ("credentials", json!(call.credentials)),
+        ("starts", json!(at.to_string())),
+        ("ends", json!(ends.to_string())),
+        ("emergency", json!({"reason": call.reason, "ticket": call.ticket, "author": author, "at": at.to_string()})),
+    ] {
+        patch.insert(key.to_owned(), value);
+    }
+    let at = vec!["grants".to_owned(), grant.to_string()];
+    let apply = Apply {
+        wanted: Wanted::Edited(Edited { partner: Whose::Of(id.clone()), edit: Edit { at, patch, place: Place::Free } }),
+        options: PlanOptions::default(),
+        dry_run: false,
+        cause: caller.cause(Some(&call.reason), Some(&call.ticket)),
+        authority: Authority::Emergency,
+    };
+    match shared.publisher.apply(apply).await {
+        Ok(applied) => {
+            shared.publisher.metrics().emergency_grants_made.inc();
+            let (reason, ticket) = (&call.reason, &call.ticket);
+            tracing::warn!(partner = %id, %grant, author, until = %ends, reason, ticket, "an emergency grant");
+            Json(json!({"grant": grant, "partner": id, "ends": ends.to_string(), "revision": applied.revision}))
+                .into_response()
+        }
+        Err(e) => refused(e),
+    }
+}
+
+pub(super) async fn revoke(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Json(call): Json<WhyCall>,
+) -> Response {
+    let at = shared.publisher.now();
+    let revoked = Revoked { reason: call.reason.clone(), author: caller.actor.name.clone(), at };
+    end(&shared, &caller, &id, call, End::Revoke(revoked)).await
+}
+
+pub(super) async fn review(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    Json(call): Json<WhyCall>,
+) -> Response {
+    let at = shared.publisher.now();
+    let reviewed = Reviewed { finding: call.reason.clone(), author: caller.actor.name.clone(), at };
+    end(&shared, &caller, &id, call, End::Review(reviewed)).await
+}
+
+async fn end(shared: &Shared, caller: &Caller, id: &str, call: WhyCall, end: End) -> Response {
+    let id = match GrantId::parse(id) {
+        Ok(id) => id,
+        Err(reason) => return wrong(&reason),
+    };
+    if call.reason.trim().is_empty() {
+        return wrong("a reason is needed: it is kept");
+    }
+    let verb = if matches!(end, End::Revoke(_)) { "revoked" } else { "reviewed" };
+    let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
+    match shared.publisher.end_grant(id.clone(), end, cause).await {
+        Ok(ended) => {
+            let partner = &ended.record.partner.id;
+            if ended.changed {
+                let (author, reason, revision) = (&caller.actor.name, call.reason, ended.revision);
+                tracing::warn!(%partner, grant = %id, author, reason, revision, "a grant is {verb}");
+            }
+            let answer = json!({"grant": id, "partner": partner, "revision": ended.revision, "changed": ended.changed});
+            Json(answer).into_response()
+        }
+        Err(e) => refused(e),
+    }
+}
+
+fn wrong(reason: &str) -> Response {
+    problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", vec![reason.to_owned()])
+}

@@ -1,0 +1,90 @@
+//! What commands that change one partner have in common: keys of a registry file, why, and how the outcome is shown.
+
+use super::apply::show;
+use super::client::{Gateway, ask};
+use super::{Exit, Form, complain, say};
+use crate::admin::EditCall;
+use crate::document::{parse_id, parse_time};
+use crate::store::PlanLine;
+use http::Method;
+use serde_json::{Map, Value, json};
+
+/// Why, and whether only to look.
+#[derive(Debug, clap::Args)]
+pub(super) struct Asking {
+    /// Show what it would come to only.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; who approves reads it, and it is kept in the history.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    pub ticket: Option<String>,
+    #[command(flatten)]
+    pub form: Form,
+}
+
+/// Sends what is to be set, and shows what it comes to.
+pub(super) async fn edit(
+    gateway: &Gateway,
+    method: Method,
+    path: &str,
+    set: Map<String, Value>,
+    asking: Asking,
+) -> Exit {
+    let Asking { dry_run, reason, ticket, form } = asking;
+    let call = json!(EditCall { set, dry_run, reason, ticket });
+    form.show(ask(gateway, method, path, Some(&call)).await, |answer| {
+        let lines = answer.get("lines").cloned().unwrap_or_default();
+        let lines: Vec<PlanLine> = serde_json::from_value(lines).unwrap_or_default();
+        if lines.is_empty() {
+            say("nothing to change");
+        }
+        show(&lines);
+        outcome(answer);
+    })
+}
+
+/// What is live and what waits.
+pub(super) fn outcome(applied: &Value) {
+    if applied.get("changed").and_then(Value::as_bool) == Some(true) {
+        let revision = applied.get("revision").and_then(Value::as_u64).unwrap_or_default();
+        say(&format!("applied; registry revision {revision}"));
+    }
+    if let Some(id) = applied.get("approval").and_then(Value::as_str) {
+        say(&format!("{id} waits for another operator: `partnergate approval show {id}`, and `approve {id}`"));
+    }
+}
+
+/// A part of a path: what is no id would be no path of a call either.
+pub(super) fn id<'a>(noun: &str, text: &'a str) -> Result<&'a str, Exit> {
+    parse_id(text).map_err(|reason| {
+        complain(&format!("there is no such {noun}: {reason}"));
+        Exit::Problems
+    })
+}
+
+/// Puts what was said into a table; what was not said is not in it.
+pub(super) fn put(set: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        set.insert(key.to_owned(), value.into());
+    }
+}
+
+/// A list, where something was said.
+pub(super) fn put_list(set: &mut Map<String, Value>, key: &str, values: Vec<String>) {
+    put(set, key, (!values.is_empty()).then_some(values));
+}
+
+/// `KEY=VALUE`.
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write KEY=VALUE".to_owned())
+}
+
+/// A time as registry files have it.
+pub(super) fn time(text: &str) -> Result<String, String> {
+    parse_time(text).map(|_| text.to_owned())
+}

@@ -1,0 +1,88 @@
+//! Ending a grant at once, and saying what somebody made of an emergency.
+
+use super::{ChangeError, Publisher, aside, interrupted, not_live};
+use crate::clock::UnixNanos;
+use crate::document::Problems;
+use crate::history::Cause;
+use crate::name::GrantId;
+use crate::partner::{Grant, GrantState, PartnerRecord, REVIEW_DUE, Reviewed, Revoked};
+use crate::registry::Change;
+use std::sync::Arc;
+
+/// What is to become of a grant.
+#[derive(Clone, Debug)]
+pub enum End {
+    Revoke(Revoked),
+    Review(Reviewed),
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub record: Arc<PartnerRecord>,
+    pub revision: u64,
+    pub changed: bool,
+}
+
+impl Publisher {
+    /// Ends a grant, live at once and on what is open; or notes what somebody made of one.
+    ///
+    /// # Errors
+    /// There is no such grant, what is wanted is not legal now, or the database failed; nothing was changed.
+    pub async fn end_grant(self: &Arc<Self>, id: GrantId, end: End, cause: Cause) -> Result<Ended, ChangeError> {
+        let this = self.clone();
+        aside(async move { this.end_grant_now(&id, end, &cause).await })
+            .await
+            .unwrap_or_else(|e| Err(interrupted("registry", &e)))
+    }
+
+    async fn end_grant_now(&self, id: &GrantId, end: End, cause: &Cause) -> Result<Ended, ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let registry = &live.snapshot.registry;
+        let found = registry.with_grant(id);
+        let Some(record) = found else { return Err(not_legal(id, "there is no such grant").into()) };
+        let mut next = PartnerRecord::clone(record);
+        let Some(grant) = next.grants.iter_mut().find(|g| g.id == *id) else {
+            return Err(not_legal(id, "there is no such grant").into());
+        };
+        let done = match end {
+            End::Revoke(revoked) => grant.revoke(revoked),
+            End::Review(reviewed) => grant.review(reviewed),
+        };
+        let changed = done.map_err(|reason| not_legal(id, &reason))?;
+        let record = Arc::new(next);
+        let revision = if changed {
+            self.switch(&live, Change::Partner(record.partner.id.clone(), Some(record.clone())), cause).await?
+        } else {
+            registry.revision()
+        };
+        Ok(Ended { record, revision, changed })
+    }
+
+    /// Emergencies that go on, or that nobody has reviewed yet. Every grant is looked at.
+    pub fn emergencies(&self, now: UnixNanos) -> Vec<(Arc<PartnerRecord>, Grant)> {
+        let Some(live) = self.live.load_full() else { return Vec::new() };
+        let found = live.snapshot.registry.partners().flat_map(|record| {
+            let pending = record.grants.iter().filter(|grant| grant.is_pending_emergency(now));
+            pending.map(|grant| (record.clone(), grant.clone())).collect::<Vec<_>>()
+        });
+        let found: Vec<(Arc<PartnerRecord>, Grant)> = found.collect();
+        let gauge = |state: &str, of: &dyn Fn(&Grant) -> bool| {
+            let count = found.iter().filter(|(_, grant)| of(grant)).count();
+            self.metrics.emergency_grants.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        let made = |g: &Grant| g.emergency.as_deref().filter(|e| e.reviewed.is_none()).map(|e| e.at);
+        gauge("live", &|g| g.state(now) == GrantState::Active);
+        gauge("unreviewed", &|g| made(g).is_some());
+        gauge("overdue", &|g| made(g).is_some_and(|at| now >= at.saturating_add(REVIEW_DUE)));
+        found
+    }
+}
+
+fn not_legal(id: &GrantId, reason: &str) -> Problems {
+    let mut problems = Problems::new();
+    problems.registry(format!("grants.{id}"), reason, None);
+    problems
+}
