@@ -13,6 +13,7 @@ mod caller;
 mod grants;
 mod history;
 mod listener;
+mod lockdown;
 mod operators;
 mod registry;
 mod status;
@@ -24,6 +25,7 @@ pub use caller::user_name;
 pub use grants::{EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use listener::{serve, serve_tls};
+pub use lockdown::LockdownCall;
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};
 pub use registry::{ApplyCall, export_document, list_document, partner_document};
 
@@ -92,6 +94,8 @@ fn router(shared: Shared) -> Router {
         .route("/v1/partners/{id}/resume", post(suspend::resume))
         .route("/v1/anchors/{name}/deny", post(anchors::deny))
         .route("/v1/anchors/{name}/undeny", post(anchors::undeny))
+        .route("/v1/lockdown/on", post(lockdown::on))
+        .route("/v1/lockdown/off", post(lockdown::off))
         .route("/v1/reload", post(status::reload));
     let governs = Router::new()
         .route("/v1/operators", post(operators::add))

@@ -300,6 +300,9 @@ fn floor<'a>(
     now: UnixNanos,
     resolution: &Resolution<'a>,
 ) -> Result<Standing<'a>, Reason> {
+    if snapshot.registry.is_locked(&peer.anchor) {
+        return Err(Reason::Lockdown);
+    }
     let anchor = snapshot.trust.still_good(peer, now)?;
     let (record, credential) = match resolution {
         Resolution::Known { record, credential, matched_by } => {

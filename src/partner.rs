@@ -322,6 +322,42 @@ pub struct PartnerRecord {
     pub grants: Vec<Grant>,
 }
 
+/// What is locked down: nobody is served, or nobody under one anchor.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Locked {
+    Everybody,
+    Under(AnchorName),
+}
+
+impl Locked {
+    /// No anchor has this name.
+    const EVERYBODY: &'static str = "*";
+
+    /// As it is kept.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Locked::Everybody => Locked::EVERYBODY,
+            Locked::Under(anchor) => anchor.as_str(),
+        }
+    }
+
+    /// # Errors
+    /// It is neither `*` nor the name of an anchor.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text == Locked::EVERYBODY { Ok(Locked::Everybody) } else { AnchorName::parse(text).map(Locked::Under) }
+    }
+}
+
+/// Why nobody is served. It lasts until an operator takes it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lockdown {
+    pub locked: Locked,
+    pub reason: String,
+    pub author: String,
+    pub at: UnixNanos,
+}
+
 /// A named list of CIDRs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

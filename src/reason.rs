@@ -196,6 +196,7 @@ reasons! {
     StreamIdle "stream-idle" BodyTimeout "An upgraded connection was silent in both directions for too long.";
     H2Protocol "h2-protocol" BadRequest "The client broke the HTTP/2 protocol.";
     // Identity: the floor.
+    Lockdown "lockdown" Unavailable "An operator has locked down everybody, or everybody under this anchor.";
     IdentityUnknown "identity-unknown" IdentityUnknown "No credential is registered for this certificate under this anchor.";
     IdentityAmbiguous "identity-ambiguous" IdentityUnknown "Credentials of more than one partner match this certificate.";
     AnchorNotBound "anchor-not-bound" IdentityUnknown "A credential matches, but its anchor may not speak for that partner.";

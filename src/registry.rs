@@ -12,10 +12,10 @@ pub use derived::Derived;
 
 use crate::identity::{Fingerprint, MatchKey, MatchKind, Peer};
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
-use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Network, PartnerRecord};
+use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Lockdown, Locked, Network, PartnerRecord};
 use ip_network::IpNetwork;
 use ip_network_table::IpNetworkTable;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ pub enum Change {
     Partner(PartnerId, Option<Arc<PartnerRecord>>),
     Network(NetworkName, Option<Network>),
     Anchor(AnchorName, Option<Anchor>),
+    Lockdown(Locked, Option<Lockdown>),
 }
 
 /// Why a registry would not be consistent.
@@ -74,6 +75,8 @@ pub struct Registry {
     bound: imbl::OrdMap<AnchorName, Arc<HashSet<PartnerId>>>,
     networks: imbl::OrdMap<NetworkName, Arc<Network>>,
     by_address: Arc<IpNetworkTable<Vec<NetworkName>>>,
+    /// Hardly ever any.
+    lockdowns: Arc<BTreeMap<Locked, Lockdown>>,
 }
 
 /// A credential, as its place in the record that has it.
@@ -117,6 +120,7 @@ impl Default for Registry {
             bound: imbl::OrdMap::new(),
             networks: imbl::OrdMap::new(),
             by_address: Arc::new(IpNetworkTable::new()),
+            lockdowns: Arc::default(),
         }
     }
 }
@@ -124,6 +128,12 @@ impl Default for Registry {
 impl Registry {
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// The same at another revision.
+    #[must_use]
+    pub fn at(&self, revision: u64) -> Registry {
+        Registry { revision, ..self.clone() }
     }
 
     /// The registry after `changes`, which belong together. What it costs grows with the changes and with the lists of
@@ -150,6 +160,13 @@ impl Registry {
                     next.networks.insert(name.clone(), Arc::new(network.clone()));
                 }
                 Change::Anchor(name, Some(anchor)) => next.insert_anchor(name, anchor.clone()),
+                Change::Lockdown(locked, lockdown) => {
+                    let all = Arc::make_mut(&mut next.lockdowns);
+                    match lockdown {
+                        Some(lockdown) => drop(all.insert(locked.clone(), lockdown.clone())),
+                        None => drop(all.remove(locked)),
+                    }
+                }
             }
         }
         for change in changes {
@@ -247,6 +264,17 @@ impl Registry {
 
     pub fn partner_count(&self) -> usize {
         self.partners.len()
+    }
+
+    /// Whether nobody under this anchor is served.
+    pub fn is_locked(&self, anchor: &AnchorName) -> bool {
+        let it_is =
+            |locked: &Locked| matches!(locked, Locked::Everybody) || matches!(locked, Locked::Under(a) if a == anchor);
+        self.lockdowns.keys().any(it_is)
+    }
+
+    pub fn lockdowns(&self) -> impl Iterator<Item = &Lockdown> {
+        self.lockdowns.values()
     }
 
     /// The partner that has this grant.
@@ -367,13 +395,14 @@ pub struct Reading {
 
 impl Reading {
     /// Begins with what partners refer to.
-    pub fn new(revision: u64, anchors: Vec<Anchor>, networks: Vec<Network>) -> Self {
+    pub fn new(revision: u64, anchors: Vec<Anchor>, networks: Vec<Network>, lockdowns: Vec<Lockdown>) -> Self {
         let mut registry = Registry { revision, ..Registry::default() };
         for anchor in anchors {
             registry.insert_anchor(&anchor.name.clone(), anchor);
         }
         registry.networks = networks.into_iter().map(|n| (n.name.clone(), Arc::new(n))).collect();
         registry.by_address = Arc::new(address_table(registry.networks.values()));
+        registry.lockdowns = Arc::new(lockdowns.into_iter().map(|l| (l.locked.clone(), l)).collect());
         Reading { registry, compact: Compact::default(), problems: Vec::new() }
     }
 

@@ -11,6 +11,7 @@ mod copies;
 mod deny;
 mod edit;
 mod grants;
+mod lockdown;
 mod operators;
 mod outside;
 mod suspend;
@@ -24,6 +25,8 @@ pub use grants::{End, Ended};
 pub use operators::Governed;
 use outside::{Looked, Outside};
 pub use suspend::Stop;
+pub use switch::Switched;
+use switch::Unsaved;
 
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
@@ -146,6 +149,8 @@ pub struct Publisher {
     fetcher: Fetcher,
     failing: ArcSwapOption<Failing>,
     operators: ArcSwap<Operators>,
+    /// What is live and not in the database.
+    unsaved: Mutex<Vec<Unsaved>>,
     /// Of the admin listener.
     admin_tls: ArcSwapOption<ServerConfig>,
     /// There are events that the record sink has no copy of.
@@ -165,7 +170,7 @@ impl Publisher {
         open: Arc<Open>,
     ) -> Result<Publisher, ChangeError> {
         let (live, clock, metrics) = (open.live.clone(), open.clock.clone(), open.recorder.metrics().clone());
-        let registry = store.load().await?;
+        let (registry, unsaved) = switch::left_over(&config.state_dir, store.load().await?)?;
         let files = MaterialFiles::new(&path, &config.state_dir);
         let base = path.parent().map(Path::to_owned).unwrap_or_default();
         let fetcher = Fetcher::new(&base, &config.state_dir, config.fetch.clone(), clock.clone(), metrics.clone());
@@ -206,6 +211,7 @@ impl Publisher {
             fetcher,
             failing,
             operators,
+            unsaved: Mutex::new(unsaved),
             admin_tls,
             committed: Notify::new(),
         };
@@ -215,6 +221,8 @@ impl Publisher {
         publisher.taken(outside, None).await;
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
+        let unsaved = publisher.unsaved.lock().await.len();
+        publisher.metrics.unsaved_switches.set(i64::try_from(unsaved).unwrap_or(i64::MAX));
         Ok(publisher)
     }
 
@@ -325,11 +333,12 @@ impl Publisher {
         Ok(config)
     }
 
-    /// Makes live what the database has and requests do not see yet: a change that was interrupted between the two.
+    /// Makes live what the database has and requests do not see yet: a change that was interrupted between the two. And
+    /// the other way round: puts into the database what is live without it, before anything is changed on top of that.
     async fn catch_up(&self, running: &Config) -> Result<(), ChangeError> {
         let Some(live) = self.live.load_full() else { return Ok(()) };
         if self.store.revision().await? == live.snapshot.registry.revision() {
-            return Ok(());
+            return self.save_switches().await;
         }
         let registry = self.store.load().await?;
         tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
@@ -415,6 +424,7 @@ impl Publisher {
     fn gauges(&self, snapshot: &Snapshot) {
         let m = &self.metrics;
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        m.lockdowns.set(count(snapshot.registry.lockdowns().count()));
         m.snapshot_registry.set(i64::try_from(snapshot.revision.registry).unwrap_or(i64::MAX));
         m.snapshot_trust.set(i64::try_from(snapshot.revision.trust).unwrap_or(i64::MAX));
         m.snapshot_info.reset();
@@ -511,7 +521,7 @@ fn concerned(changes: &[Change]) -> Concerns {
     for change in changes {
         match change {
             Change::Partner(id, _) => partners.push(id.clone()),
-            Change::Network(..) | Change::Anchor(..) => return Concerns::Everybody,
+            Change::Network(..) | Change::Anchor(..) | Change::Lockdown(..) => return Concerns::Everybody,
         }
     }
     Concerns::Partners(partners)

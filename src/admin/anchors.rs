@@ -9,7 +9,7 @@ use crate::identity::{Fingerprint, Serial};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
 use crate::registry::Registry;
-use crate::reload::{Denial, aside, no_anchor};
+use crate::reload::{Denial, Switched, aside, no_anchor};
 use crate::snapshot::Snapshot;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -123,12 +123,12 @@ async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, de
     };
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.deny(name.clone(), denial, cause).await {
-        Ok((revision, changed)) => {
+        Ok((Switched { revision, saved }, changed)) => {
             let verb = if deny { "denied" } else { "no longer denied" };
             if changed {
                 tracing::warn!(anchor = %name, %certificate, author, reason = call.reason, revision, "a certificate is {verb}");
             }
-            Json(json!({"anchor": name, "certificate": certificate, "revision": revision, "changed": changed}))
+            Json(json!({"anchor": name, "certificate": certificate, "revision": revision, "changed": changed, "saved": saved}))
                 .into_response()
         }
         Err(e) => refused(e),

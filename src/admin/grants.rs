@@ -313,10 +313,10 @@ async fn end(shared: &Shared, caller: &Caller, id: &str, call: WhyCall, end: End
         Ok(ended) => {
             let partner = &ended.record.partner.id;
             if ended.changed {
-                let (author, reason, revision) = (&caller.actor.name, call.reason, ended.revision);
+                let (author, reason, revision) = (&caller.actor.name, call.reason, ended.switched.revision);
                 tracing::warn!(%partner, grant = %id, author, reason, revision, "a grant is {verb}");
             }
-            let answer = json!({"grant": id, "partner": partner, "revision": ended.revision, "changed": ended.changed});
+            let answer = json!({"grant": id, "partner": partner, "revision": ended.switched.revision, "changed": ended.changed, "saved": ended.switched.saved});
             Json(answer).into_response()
         }
         Err(e) => refused(e),

@@ -84,6 +84,10 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
             |f| json!({"ok": false, "failing_since": f.at.to_string(), "stale": f.is_stale(), "problems": f.problems}),
         ),
         "partners": s.registry.partner_count(),
+        "lockdowns": s.registry.lockdowns().map(|l| json!({
+            "locked": l.locked.as_str(), "reason": l.reason, "author": l.author, "at": l.at.to_string(),
+        })).collect::<Vec<_>>(),
+        "unsaved_switches": shared.publisher.metrics().unsaved_switches.get(),
         "suspended": suspended,
         "emergencies": emergencies.iter().map(|(record, grant)| json!({
             "grant": grant.id, "partner": record.partner.id, "state": grant.state(now).as_str(),

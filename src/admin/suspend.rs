@@ -46,12 +46,13 @@ async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: S
         Ok(done) => {
             let partner = &done.partner;
             if done.changed {
-                let (reason, revision) = (call.reason, done.revision);
+                let (reason, revision) = (call.reason, done.switched.revision);
                 tracing::warn!(partner = %partner.id, author, reason, revision, "a partner is {verb}");
             }
             Json(json!({
                 "partner": partner.id, "state": partner.standing().as_str(), "suspension": partner.suspension,
-                "revision": done.revision, "changed": done.changed,
+                "revision": done.switched.revision, "changed": done.changed,
+                "saved": done.switched.saved,
             }))
             .into_response()
         }

@@ -190,6 +190,8 @@ fn parts(registry: &Registry, changes: &[Change], all: bool) -> Split {
                     split.now.push(change.clone());
                 }
             }
+            // An operator's own, and never asked for.
+            Change::Lockdown(..) => split.now.push(change.clone()),
         }
     }
     split

@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
+use super::edit::unsaved;
 use super::{Exit, Form, complain, say};
 use crate::admin::DenyCall;
 use crate::name::AnchorName;
@@ -103,6 +104,7 @@ async fn change(gateway: &Gateway, certificate: Certificate, verb: &str) -> Exit
                 (_, false) => "is not denied",
             };
             say(&format!("{shown} {said} under `{name}` (registry revision {})", value["revision"]));
+            unsaved(&value);
             Exit::Done
         }
         Err(exit) => exit,

@@ -57,6 +57,13 @@ pub(super) fn outcome(applied: &Value) {
     }
 }
 
+/// Says that a switch is live and not in the database.
+pub(super) fn unsaved(answer: &Value) {
+    if answer.get("saved").and_then(Value::as_bool) == Some(false) {
+        say("NOT IN THE DATABASE YET, which fails: it is live all the same, kept in `switches.json`, and tried again");
+    }
+}
+
 /// A part of a path: what is no id would be no path of a call either.
 pub(super) fn id<'a>(noun: &str, text: &'a str) -> Result<&'a str, Exit> {
     parse_id(text).map_err(|reason| {

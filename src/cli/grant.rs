@@ -1,7 +1,7 @@
 //! `grant`: what partners may call; asked for, approved, extended, ended.
 
 use super::client::{Gateway, ask};
-use super::edit::{self, Asking, id, pair, put, put_list, time};
+use super::edit::{self, Asking, id, pair, put, put_list, time, unsaved};
 use super::{Exit, Form, complain, say};
 use crate::admin::{ApprovalAnswer, EmergencyCall, GrantRow, VerdictCall, WhyCall};
 use crate::document::parse_duration;
@@ -211,6 +211,7 @@ async fn end(gateway: &Gateway, why: Why, verb: &str) -> Result<Exit, Exit> {
             (_, false) => "is reviewed already",
         };
         say(&format!("`{grant}` {said} (registry revision {revision})"));
+        unsaved(answer);
     }))
 }
 

@@ -15,6 +15,7 @@ mod export;
 mod grant;
 mod history;
 mod import;
+mod lockdown;
 mod offline;
 mod operator;
 mod partner;
@@ -59,6 +60,8 @@ enum Command {
     Admin(operator::AdminArgs),
     /// Those who operate the gateway: who they are, what they may do, and their tokens.
     Operator(operator::Args),
+    /// Deny everything at once, or everything under one anchor, and take that back.
+    Lockdown(lockdown::Args),
     /// What partners may call: asked for, approved, extended, ended.
     Grant(grant::Args),
     /// What partners prove themselves with.
@@ -156,6 +159,7 @@ pub fn main() -> ExitCode {
             Command::Export(args) => export::run(gateway, &args).await,
             Command::Admin(args) => operator::bootstrap(gateway, args).await,
             Command::Operator(args) => operator::run(gateway, args).await,
+            Command::Lockdown(args) => lockdown::run(gateway, args).await,
             Command::Grant(args) => grant::run(gateway, args).await,
             Command::Credential(args) => credential::run(gateway, args).await,
             Command::Anchor(args) => anchor::run(gateway, args).await,

@@ -3,7 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
-use super::edit::{self, Asking, pair, put, put_list, time};
+use super::edit::{self, Asking, pair, put, put_list, time, unsaved};
 use super::offline::{Wanted, look};
 use super::{Exit, Form, complain, say};
 use crate::admin::WhyCall;
@@ -161,6 +161,7 @@ async fn stop(gateway: &Gateway, args: &StopArgs, verb: &str) -> Exit {
             (_, false) => format!("is not suspended: it is {}", value["state"].as_str().unwrap_or_default()),
         };
         say(&format!("`{}` {said} (registry revision {})", args.id, value["revision"]));
+        unsaved(value);
     })
 }
 

@@ -36,6 +36,18 @@ fn show(value: &Value) {
             text(problem).lines().for_each(|line| say(&format!("               {line}")));
         }
     }
+    for l in value["lockdowns"].as_array().into_iter().flatten() {
+        let whom = match l["locked"].as_str() {
+            Some("*") | None => "everybody".to_owned(),
+            Some(anchor) => format!("everybody under {anchor}"),
+        };
+        let (author, reason) = (text(&l["author"]), text(&l["reason"]));
+        say(&format!("  LOCKDOWN     of {whom} by {author} since {}: {reason}", text(&l["at"])));
+    }
+    if value["unsaved_switches"].as_i64().is_some_and(|n| n > 0) {
+        let n = &value["unsaved_switches"];
+        say(&format!("  UNSAVED      {n} switches are live and not in the database; do not remove switches.json"));
+    }
     for s in value["suspended"].as_array().into_iter().flatten() {
         let (id, author, reason) = (text(&s["partner"]), text(&s["author"]), text(&s["reason"]));
         say(&format!("  suspended    {id} by {author} since {}: {reason}", text(&s["at"])));

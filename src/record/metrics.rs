@@ -152,6 +152,8 @@ metrics! {
     approval_oldest: Gauge("partnergate_approval_oldest_timestamp_seconds", "When the oldest of what waits for approval was asked for; 0 when nothing waits.");
     emergency_grants_made: IntCounter("partnergate_emergency_grants_total", "Grants that one operator has made alone, for an incident.");
     emergency_grants: IntGaugeVec("partnergate_emergency_grants", "Emergency grants by what they wait for: `live` goes on, `unreviewed` nobody else has looked at, `overdue` for more than 3 days.", labels ["state"]);
+    unsaved_switches: IntGauge("partnergate_unsaved_switches", "Suspensions, denials, revoked grants and lockdowns that are live and that the database could not take yet; it is tried again.");
+    lockdowns: IntGauge("partnergate_lockdowns", "Lockdowns in force, of everybody or of everybody under one anchor.");
     admin_calls: IntCounterVec("partnergate_admin_calls_total", "Calls of the admin API by result: `ok`, `refused` (no role permits it, or it came from a browser), `unrecognised` (nobody knows who it was), `failed`.", labels ["result"]);
     registry_ok: IntGauge("partnergate_registry_last_update_successful", "1 when the last change of the registry is live, 0 when the last good one was kept.");
     records_written: IntCounter("partnergate_records_written_total", "Records written to the sink.");

@@ -1,7 +1,9 @@
 use super::*;
 use crate::clock::{UnixNanos, Zone};
 use crate::identity::{Certificate, Fingerprint, Match};
-use crate::partner::{ClientAuthUsage, CredentialState, Der, Partner, PartnerState, Period, Revocation, Root};
+use crate::partner::{
+    ClientAuthUsage, CredentialState, Der, Lockdown, Locked, Partner, PartnerState, Period, Revocation, Root,
+};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use std::collections::BTreeMap;
@@ -251,6 +253,7 @@ struct Nouns {
     anchors: BTreeMap<AnchorName, Anchor>,
     networks: BTreeMap<NetworkName, Network>,
     partners: BTreeMap<PartnerId, Arc<PartnerRecord>>,
+    lockdowns: BTreeMap<Locked, Lockdown>,
 }
 
 impl Nouns {
@@ -263,6 +266,8 @@ impl Nouns {
             Change::Network(name, None) => drop(next.networks.remove(&name)),
             Change::Partner(id, Some(record)) => drop(next.partners.insert(id, record)),
             Change::Partner(id, None) => drop(next.partners.remove(&id)),
+            Change::Lockdown(locked, Some(lockdown)) => drop(next.lockdowns.insert(locked, lockdown)),
+            Change::Lockdown(locked, None) => drop(next.lockdowns.remove(&locked)),
         }
         next
     }
@@ -272,18 +277,39 @@ impl Nouns {
         all.extend(self.anchors.iter().map(|(name, a)| Change::Anchor(name.clone(), Some(a.clone()))));
         all.extend(self.networks.iter().map(|(name, n)| Change::Network(name.clone(), Some(n.clone()))));
         all.extend(self.partners.iter().map(|(id, r)| Change::Partner(id.clone(), Some(r.clone()))));
+        all.extend(self.lockdowns.iter().map(|(locked, l)| Change::Lockdown(locked.clone(), Some(l.clone()))));
         all
     }
 
     fn read(&self) -> Result<Registry, Vec<Inconsistent>> {
         let (anchors, networks) = (self.anchors.values().cloned(), self.networks.values().cloned());
-        let mut reading = Reading::new(7, anchors.collect(), networks.collect());
+        let mut reading =
+            Reading::new(7, anchors.collect(), networks.collect(), self.lockdowns.values().cloned().collect());
         self.partners.values().for_each(|record| reading.partner(PartnerRecord::clone(record)));
         reading.finish()
     }
 }
 
-/// One change out of four bytes: of two anchors, one network and four partners with one credential each.
+fn lockdown(of: Option<&str>) -> Change {
+    let locked = of.map_or(Locked::Everybody, |anchor| Locked::Under(AnchorName::parse(anchor).unwrap()));
+    let (reason, author, at) = ("r".into(), "a".into(), UnixNanos(1));
+    Change::Lockdown(locked.clone(), Some(Lockdown { locked, reason, author, at }))
+}
+
+#[test]
+fn lockdown_is_of_everybody_or_of_those_under_one_anchor() {
+    let locked = |registry: &Registry| ["ca", "cb"].map(|name| registry.is_locked(&AnchorName::parse(name).unwrap()));
+    let none = Registry::default();
+    let one = none.with(1, &[lockdown(Some("ca"))]).unwrap();
+    let both = one.with(2, &[lockdown(None)]).unwrap();
+    let rest = both.with(3, &[Change::Lockdown(Locked::Everybody, None)]).unwrap();
+    assert_eq!(
+        [locked(&none), locked(&one), locked(&both), locked(&rest)],
+        [[false, false], [true, false], [true, true], [true, false]]
+    );
+}
+
+/// One change out of four bytes: of two anchors, one network, lockdowns and four partners with one credential each.
 fn change(kind: u8, who: u8, which: u8, gone: bool, certs: &[Certificate]) -> Change {
     let ca = if which.is_multiple_of(2) { "ca" } else { "cb" };
     let id = format!("p{}", who % 4);
@@ -296,6 +322,8 @@ fn change(kind: u8, who: u8, which: u8, gone: bool, certs: &[Certificate]) -> Ch
         }
         (2, true) => Change::Network(NetworkName::parse("dc1").unwrap(), None),
         (2, false) => network("dc1", if who.is_multiple_of(2) { "192.0.2.0/24" } else { "198.51.100.0/24" }),
+        (3, true) => Change::Lockdown(Locked::Under(AnchorName::parse(ca).unwrap()), None),
+        (3, false) => lockdown(who.is_multiple_of(2).then_some(ca)),
         (_, true) => Change::Partner(PartnerId::parse(&id).unwrap(), None),
         _ => {
             let matching = Match::FingerprintSha256(certs[usize::from(which / 2 % 4)].fingerprint);
@@ -342,6 +370,7 @@ proptest! {
             let address = "192.0.2.7".parse().unwrap();
             prop_assert_eq!(delta.networks_of(address), full.networks_of(address));
             prop_assert_eq!(delta.networks_of(address), read.networks_of(address));
+            prop_assert!(delta.lockdowns().eq(full.lockdowns()) && delta.lockdowns().eq(read.lockdowns()));
             prop_assert!(delta.partners().eq(full.partners()) && delta.partners().eq(read.partners()));
             (nouns, registry) = (candidate, delta);
         }

@@ -1,6 +1,6 @@
 //! Denying one certificate under an anchor, and taking that back.
 
-use super::{ChangeError, Publisher, aside, interrupted, not_live};
+use super::{ChangeError, Publisher, Switched, aside, interrupted, not_live};
 use crate::document::Problems;
 use crate::history::Cause;
 use crate::name::AnchorName;
@@ -17,7 +17,7 @@ pub enum Denial {
 
 impl Publisher {
     /// Denies a certificate under an anchor, or takes that back; live at once, like an entry of a revocation list.
-    /// Returns the registry's revision and whether anything has changed.
+    /// Returns what the switch came to and whether anything has changed.
     ///
     /// # Errors
     /// There is no such anchor, or the database failed; nothing was changed.
@@ -26,16 +26,21 @@ impl Publisher {
         name: AnchorName,
         denial: Denial,
         cause: Cause,
-    ) -> Result<(u64, bool), ChangeError> {
+    ) -> Result<(Switched, bool), ChangeError> {
         let this = self.clone();
         aside(async move { this.deny_now(&name, denial, &cause).await })
             .await
             .unwrap_or_else(|e| Err(interrupted("registry", &e)))
     }
 
-    async fn deny_now(&self, name: &AnchorName, denial: Denial, cause: &Cause) -> Result<(u64, bool), ChangeError> {
+    async fn deny_now(
+        &self,
+        name: &AnchorName,
+        denial: Denial,
+        cause: &Cause,
+    ) -> Result<(Switched, bool), ChangeError> {
         let running = self.state.lock().await;
-        self.catch_up(&running).await?;
+        self.catch_up_if_it_can(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let registry = &live.snapshot.registry;
         let Some(anchor) = registry.anchor(name) else {
@@ -60,7 +65,7 @@ impl Publisher {
             Denial::Undeny(certificate) => next.denied.retain(|d| d.certificate != certificate),
         }
         if next == **anchor {
-            return Ok((registry.revision(), false));
+            return Ok((Switched { revision: registry.revision(), saved: true }, false));
         }
         Ok((self.switch(&live, Change::Anchor(name.clone(), Some(next)), cause).await?, true))
     }

@@ -1,6 +1,6 @@
 //! Ending a grant at once, and saying what somebody made of an emergency.
 
-use super::{ChangeError, Publisher, aside, interrupted, not_live};
+use super::{ChangeError, Publisher, Switched, aside, interrupted, not_live};
 use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::history::Cause;
@@ -20,7 +20,7 @@ pub enum End {
 #[derive(Clone, Debug)]
 pub struct Ended {
     pub record: Arc<PartnerRecord>,
-    pub revision: u64,
+    pub switched: Switched,
     pub changed: bool,
 }
 
@@ -38,7 +38,7 @@ impl Publisher {
 
     async fn end_grant_now(&self, id: &GrantId, end: End, cause: &Cause) -> Result<Ended, ChangeError> {
         let running = self.state.lock().await;
-        self.catch_up(&running).await?;
+        self.catch_up_if_it_can(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let registry = &live.snapshot.registry;
         let found = registry.with_grant(id);
@@ -53,12 +53,12 @@ impl Publisher {
         };
         let changed = done.map_err(|reason| not_legal(id, &reason))?;
         let record = Arc::new(next);
-        let revision = if changed {
+        let switched = if changed {
             self.switch(&live, Change::Partner(record.partner.id.clone(), Some(record.clone())), cause).await?
         } else {
-            registry.revision()
+            Switched { revision: registry.revision(), saved: true }
         };
-        Ok(Ended { record, revision, changed })
+        Ok(Ended { record, switched, changed })
     }
 
     /// Emergencies that go on, or that nobody has reviewed yet. Every grant is looked at.

@@ -1,6 +1,6 @@
 //! Stopping a partner at once, and letting it go on.
 
-use super::{ChangeError, Publisher, aside, interrupted, not_live};
+use super::{ChangeError, Publisher, Switched, aside, interrupted, not_live};
 use crate::document::Problems;
 use crate::history::Cause;
 use crate::name::PartnerId;
@@ -20,7 +20,7 @@ pub enum Stop {
 pub struct Stopped {
     /// As it is now.
     pub partner: Partner,
-    pub revision: u64,
+    pub switched: Switched,
     pub changed: bool,
 }
 
@@ -38,7 +38,7 @@ impl Publisher {
 
     async fn stop_now(&self, id: &PartnerId, stop: Stop, cause: &Cause) -> Result<Stopped, ChangeError> {
         let running = self.state.lock().await;
-        self.catch_up(&running).await?;
+        self.catch_up_if_it_can(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let Some(record) = live.snapshot.registry.partner(id) else {
             return Err(not_legal(id, "there is no such partner").into());
@@ -50,12 +50,12 @@ impl Publisher {
         };
         let changed = done.map_err(|reason| not_legal(id, &reason))?;
         let partner = next.partner.clone();
-        let revision = if changed {
+        let switched = if changed {
             self.switch(&live, Change::Partner(id.clone(), Some(Arc::new(next))), cause).await?
         } else {
-            live.snapshot.registry.revision()
+            Switched { revision: live.snapshot.registry.revision(), saved: true }
         };
-        Ok(Stopped { partner, revision, changed })
+        Ok(Stopped { partner, switched, changed })
     }
 }
 

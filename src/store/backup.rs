@@ -62,7 +62,7 @@ pub enum BackupError {
     InPlace(String),
     #[error(
         "shut out after this copy was made, and let in again by it: {0}; --forget-denials goes on, and `anchor deny`, \
-         `partner suspend`, `operator disable` and `operator token revoke` stop them again"
+         `partner suspend`, `lockdown on`, `operator disable` and `operator token revoke` stop them again"
     )]
     LetsIn(String),
     #[error(
@@ -237,7 +237,7 @@ async fn contents_of(database: &Path) -> Result<(Registry, Operators), BackupErr
 }
 
 /// Certificates that are denied before and not after, where their anchor still is; partners that are suspended; operators
-/// that are disabled, and tokens that are not there any more.
+/// that are disabled, tokens that are not there any more, and lockdowns.
 fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(Registry, Operators)) -> Vec<String> {
     let stopped = before.partners().filter(|record| record.partner.suspension.is_some());
     let stopped = stopped.filter_map(|record| after.partner(&record.partner.id));
@@ -251,6 +251,8 @@ fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(R
         let revoked = revoked.map(|t| format!("the token {} of `{}`", t.id, now.name));
         disabled.into_iter().chain(revoked).collect::<Vec<_>>()
     });
+    let lockdowns = before.lockdowns().filter(|l| after.lockdowns().all(|a| a.locked != l.locked));
+    let lockdowns = lockdowns.map(|l| format!("the lockdown of `{}`", l.locked.as_str()));
     denied
         .flat_map(|(before, after)| {
             let gone = before.denied.iter().filter(|d| !after.denied.iter().any(|a| a.certificate == d.certificate));
@@ -258,6 +260,7 @@ fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(R
         })
         .chain(stopped.map(|record| format!("the partner `{}`", record.partner.id)))
         .chain(operators)
+        .chain(lockdowns)
         .collect()
 }
 

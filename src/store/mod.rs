@@ -31,7 +31,7 @@ use crate::clock::UnixNanos;
 use crate::history::{Cause, Signer};
 use crate::name::{AnchorName, NetworkName, PartnerId};
 use crate::operator::Operator;
-use crate::partner::{Anchor, Network};
+use crate::partner::{Anchor, Lockdown, Locked, Network};
 use crate::record::Batch;
 use crate::registry::{Change, Reading, Registry};
 use futures::TryStreamExt;
@@ -49,12 +49,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
-const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS];
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -91,6 +91,9 @@ const APPROVALS: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS approval (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
     "CREATE INDEX IF NOT EXISTS approval_open ON approval (id) WHERE doc ->> 'outcome' IS NULL",
 ];
+
+const LOCKDOWNS: &[&str] =
+    &["CREATE TABLE IF NOT EXISTS lockdown (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -233,7 +236,11 @@ impl Store {
         documents(&mut tx, "SELECT name, doc FROM anchor", AnchorName::parse, |anchor| anchors.push(anchor)).await?;
         let mut networks: Vec<Network> = Vec::new();
         documents(&mut tx, "SELECT name, doc FROM network", NetworkName::parse, |n| networks.push(n)).await?;
-        let mut reading = Reading::new(revision, anchors, networks);
+        let mut lockdowns: Vec<Lockdown> = Vec::new();
+        if table::exists(&mut tx, table::LOCKDOWNS.noun).await? {
+            documents(&mut tx, "SELECT id, doc FROM lockdown", Locked::parse, |one| lockdowns.push(one)).await?;
+        }
+        let mut reading = Reading::new(revision, anchors, networks, lockdowns);
         documents(&mut tx, "SELECT id, doc FROM partner", PartnerId::parse, |record| reading.partner(record)).await?;
         reading.finish().map_err(|found| {
             StoreError::Inconsistent(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))

@@ -141,6 +141,10 @@ pub fn lines(registry: &Registry, changes: &[Change]) -> Vec<PlanLine> {
             let old = registry.anchor(name).map(|o| &**o);
             PlanLine::of(old.is_some(), "anchor", name.as_str(), after.as_ref().map(|after| rebound(old, after)))
         }
+        Change::Lockdown(locked, after) => {
+            let old = registry.lockdowns().any(|l| l.locked == *locked);
+            PlanLine::of(old, "lockdown", locked.as_str(), after.as_ref().map(|l| l.reason.clone()))
+        }
     };
     changes.iter().map(one).collect()
 }

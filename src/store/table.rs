@@ -73,7 +73,17 @@ pub(super) static APPROVALS: Table = Table {
     delete: "DELETE FROM approval WHERE id IN (",
 };
 
-pub(super) static TABLES: [&Table; 5] = [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS];
+pub(super) static LOCKDOWNS: Table = Table {
+    noun: "lockdown",
+    all: "SELECT id, doc FROM lockdown",
+    page: "SELECT id, doc FROM lockdown WHERE id > ?1 ORDER BY id LIMIT 100",
+    select: "SELECT id, doc FROM lockdown WHERE id IN (",
+    insert: "INSERT INTO lockdown (id, doc, revision) ",
+    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM lockdown WHERE id IN (",
+};
+
+pub(super) static TABLES: [&Table; 6] = [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS, &LOCKDOWNS];
 
 /// Whether there is this table. A database that was written by an older version, and is looked at only, lacks some.
 pub(super) async fn exists(tx: &mut Tx<'_>, name: &str) -> Result<bool, StoreError> {
@@ -97,6 +107,7 @@ impl Kept for Change {
             Change::Partner(id, _) => id.as_str(),
             Change::Network(name, _) => name.as_str(),
             Change::Anchor(name, _) => name.as_str(),
+            Change::Lockdown(locked, _) => locked.as_str(),
         }
     }
 
@@ -105,6 +116,7 @@ impl Kept for Change {
             Change::Partner(_, doc) => (&PARTNERS, doc.is_none()),
             Change::Network(_, doc) => (&NETWORKS, doc.is_none()),
             Change::Anchor(_, doc) => (&ANCHORS, doc.is_none()),
+            Change::Lockdown(_, doc) => (&LOCKDOWNS, doc.is_none()),
         }
     }
 
@@ -113,6 +125,7 @@ impl Kept for Change {
             Change::Partner(_, doc) => serde_json::to_string(&doc.as_deref()),
             Change::Network(_, doc) => serde_json::to_string(doc),
             Change::Anchor(_, doc) => serde_json::to_string(doc),
+            Change::Lockdown(_, doc) => serde_json::to_string(doc),
         }
     }
 }

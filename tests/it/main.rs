@@ -27,6 +27,7 @@ mod history;
 mod http2;
 mod identity;
 mod lifecycle;
+mod lockdown;
 mod operators;
 mod panic;
 mod registry;

@@ -1,0 +1,65 @@
+//! Lockdowns over the admin API.
+
+use super::Shared;
+use super::answer::{problem, refused};
+use super::caller::Caller;
+use crate::partner::{Lockdown, Locked};
+use crate::reload::Switched;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Body of `POST /v1/lockdown/on` and `…/off`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockdownCall {
+    /// Everybody when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+pub(super) async fn on(state: State<Shared>, caller: Extension<Caller>, call: Json<LockdownCall>) -> Response {
+    change(state, caller, call, true).await
+}
+
+pub(super) async fn off(state: State<Shared>, caller: Extension<Caller>, call: Json<LockdownCall>) -> Response {
+    change(state, caller, call, false).await
+}
+
+async fn change(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Json(call): Json<LockdownCall>,
+    on: bool,
+) -> Response {
+    let wrong = |reason: String| problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", vec![reason]);
+    let locked = match call.anchor.as_deref().map(Locked::parse) {
+        None => Locked::Everybody,
+        Some(Ok(under @ Locked::Under(_))) => under,
+        Some(Ok(Locked::Everybody)) => return wrong("leave `anchor` out for everybody".into()),
+        Some(Err(reason)) => return wrong(reason),
+    };
+    if call.reason.trim().is_empty() {
+        return wrong("a reason is needed: it is kept".into());
+    }
+    let (author, at) = (caller.actor.name.clone(), shared.publisher.now());
+    let lockdown =
+        on.then(|| Lockdown { locked: locked.clone(), reason: call.reason.clone(), author: author.clone(), at });
+    let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
+    match shared.publisher.lock_down(locked.clone(), lockdown, cause).await {
+        Ok((Switched { revision, saved }, changed)) => {
+            if changed {
+                let what = if on { "locked down" } else { "no longer locked down" };
+                tracing::warn!(locked = locked.as_str(), author, reason = call.reason, revision, "{what}");
+            }
+            Json(json!({"on": on, "revision": revision, "changed": changed, "saved": saved})).into_response()
+        }
+        Err(e) => refused(e),
+    }
+}
