@@ -38,6 +38,31 @@ pub(super) struct Args {
     form: Form,
 }
 
+/// `plan`: an apply that changes nothing.
+#[derive(Debug, clap::Args)]
+pub(super) struct PlanArgs {
+    /// Folder of registry files (YAML or JSON) and the anchors' PEM files.
+    #[arg(short = 'f', long = "files", value_name = "DIR")]
+    files: PathBuf,
+    /// Also what would be removed because the files do not declare it: drift.
+    #[arg(long)]
+    prune: bool,
+    /// Also what patterns of grants would cover that has appeared since.
+    #[arg(long)]
+    widen: bool,
+    /// The ticket that the change would belong to, where one is required.
+    #[arg(long)]
+    ticket: Option<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
+impl From<PlanArgs> for Args {
+    fn from(PlanArgs { files, prune, widen, ticket, form }: PlanArgs) -> Self {
+        Args { files, yes: false, dry_run: true, prune, widen, reason: None, ticket, form }
+    }
+}
+
 /// Registry files of a folder and the certificates beside them, sorted by name.
 pub(super) fn read_folder(folder: &Path) -> Result<Vec<DeclaredFile>, String> {
     let mut files = Vec::new();

@@ -12,6 +12,7 @@ mod credential;
 mod db;
 mod edit;
 mod export;
+mod generate;
 mod grant;
 mod history;
 mod import;
@@ -52,6 +53,8 @@ enum Command {
     Config(config::Args),
     /// Apply a folder of registry files: show the plan, then change all or nothing.
     Apply(apply::Args),
+    /// Show what applying a folder of registry files would change, and what would wait.
+    Plan(apply::PlanArgs),
     /// What waits for a second pair of eyes: look at it, approve it, reject it.
     Approval(approval::Args),
     /// Write the registry as files that `apply` reads.
@@ -80,6 +83,10 @@ enum Command {
     Status(status::Args),
     /// Make the running gateway read its files again.
     Reload,
+    /// Print a script that completes commands in a shell.
+    Completions(generate::CompletionsArgs),
+    /// Write manual pages.
+    Man(generate::ManArgs),
 }
 
 /// Flattened into the arguments of whatever answers.
@@ -155,6 +162,9 @@ pub fn main() -> ExitCode {
             Command::Check(args) => check::run(path, &args).await,
             Command::Config(args) => config::run(&args),
             Command::Apply(args) => apply::run(gateway, &args).await,
+            Command::Plan(args) => apply::run(gateway, &args.into()).await,
+            Command::Completions(args) => generate::completions(&args),
+            Command::Man(args) => generate::man(&args),
             Command::Approval(args) => approval::run(gateway, args).await,
             Command::Export(args) => export::run(gateway, &args).await,
             Command::Admin(args) => operator::bootstrap(gateway, args).await,

@@ -2,7 +2,7 @@
 //! Threats 4 and 5, as far as registration refuses them.
 
 use crate::harness::http2::block_on;
-use crate::harness::{DEADLINE, Finished, Gate, HOST, Response, Setup, TlsConn, await_some, this_user};
+use crate::harness::{DEADLINE, Finished, Gate, HOST, Response, Setup, TlsConn, await_some, run, this_user};
 use partnergate::clock::Clock;
 use partnergate::history::{Actor, Cause, Way};
 use partnergate::name::PartnerId;
@@ -14,6 +14,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const REVISION: &str = "partnergate_snapshot_registry_revision";
@@ -932,4 +933,40 @@ fn callers_that_do_not_read_their_export_keep_nobody_waiting() {
     drop(readers.into_iter().skip(8).collect::<Vec<_>>());
     let export: Value = serde_json::from_str(&gate.cli(&["partner", "list", "--output", "json"]).ok()).unwrap();
     assert_eq!(export["partners"].as_array().unwrap().len(), 2);
+}
+
+/// What shells and manuals have comes from the definitions of the commands.
+#[test]
+fn completions_and_manual_pages_have_every_command() {
+    let setup = Setup::new();
+    for (shell, said) in
+        [("bash", "complete -F _partnergate"), ("zsh", "#compdef partnergate"), ("fish", "complete -c partnergate")]
+    {
+        let script = setup.cli(&["completions", shell]).ok();
+        assert!(script.contains(said) && script.contains("lockdown"), "{shell}: {script}");
+    }
+    let script = setup.dir.path().join("completions");
+    fs::write(&script, setup.cli(&["completions", "bash"]).ok()).unwrap();
+    let parsed = run(Command::new("bash").arg("-n").arg(&script), b"");
+    assert_eq!(parsed.exit, Some(0), "{}", parsed.stderr);
+    let pages = setup.dir.path().join("man");
+    setup.cli(&["man", pages.to_str().unwrap()]).ok();
+    for page in ["partnergate.1", "partnergate-grant-request.1", "partnergate-lockdown-on.1"] {
+        let text = fs::read_to_string(pages.join(page)).unwrap();
+        assert!(text.contains(".SH NAME") && text.contains("partnergate"), "{page}: {text}");
+    }
+}
+
+/// What files and registry differ in is seen without changing anything.
+#[test]
+fn plan_shows_drift_and_changes_nothing() {
+    let gate = Gate::start();
+    let folder = gate.write_registry(&edited(gate.registry_text(), ACME_ITEMS, "[items.read, items.delete]"));
+    gate.cli(&["partner", "add", "stray", "--name", "Stray", "--owner", "o", "--network", "any"]).ok();
+    let plan = |more: &[&str]| gate.cli(&[&["plan", "-f", folder.to_str().unwrap()], more].concat()).ok();
+    let shown = plan(&[]);
+    assert!(shown.contains("grant acme-items: +[items.delete]") && !shown.contains("stray"), "{shown}");
+    let shown = plan(&["--prune"]);
+    assert!(shown.lines().any(|l| l.starts_with("remove") && l.contains("stray")), "{shown}");
+    assert_eq!(gate.metric(REVISION), 2.0);
 }
