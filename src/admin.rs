@@ -22,7 +22,7 @@ mod suspend;
 pub use anchors::{DenyCall, anchors_document};
 pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
-pub use grants::{EditCall, EmergencyCall, GrantRow};
+pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use listener::{serve, serve_tls};
 pub use lockdown::LockdownCall;
@@ -38,8 +38,9 @@ use caller::{needs, recognised};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Largest body of a call: a folder of registry files.
-const MAX_BODY: usize = 512 * 1024 * 1024;
+/// Largest body of a call, and of a folder of registry files.
+const MAX_BODY: usize = 1024 * 1024;
+const MAX_FILES: usize = 512 * 1024 * 1024;
 
 /// Body of what needs no more than why.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,7 +75,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/operators/{name}", get(operators::show));
     let looks_back = Router::new().route("/v1/history", get(history::list)).route("/v1/audit", get(history::audit));
     let requests = Router::new()
-        .route("/v1/apply", post(registry::apply))
+        .route("/v1/apply", post(registry::apply).layer(DefaultBodyLimit::max(MAX_FILES)))
         .route("/v1/partners/{id}", put(grants::add_partner).patch(grants::edit_partner))
         .route("/v1/partners/{id}/grants/{grant}", put(|s, c, p, j| grants::add_below("grants", s, c, p, j)))
         .route(

@@ -9,6 +9,28 @@ mod widening;
 
 pub use item::{Becomes, Item, Present, Split, changes, split};
 
+/// Whether something that an approval refers to has been taken away or exchanged by changes, so that what was looked at is
+/// not what would become of it: its partner, a credential of it, or a network that it names.
+pub fn is_void(approval: &Approval, registry: &Registry, changes: &[Change]) -> bool {
+    changes.iter().any(|change| match change {
+        Change::Partner(id, after) => {
+            let concerns = approval.items.iter().any(|item| item.partner() == Some(id));
+            let before = registry.partner(id);
+            concerns && before.is_some_and(|before| after.as_ref().is_none_or(|after| exchanged(before, after)))
+        }
+        Change::Network(name, None) => approval.items.iter().any(|item| item.names(name)),
+        Change::Network(..) | Change::Anchor(..) | Change::Lockdown(..) => false,
+    })
+}
+
+/// Whether a credential is another one than it was.
+fn exchanged(before: &PartnerRecord, after: &PartnerRecord) -> bool {
+    let same = |c: &Credential| {
+        find_credential(after, &c.id).is_some_and(|now| (&now.matching, &now.anchor) == (&c.matching, &c.anchor))
+    };
+    !before.credentials.iter().all(same)
+}
+
 /// Whether a grant permits more than it did.
 pub fn permits_more(before: &Grant, after: &Grant) -> bool {
     !widening::of_grant(Some(before), after).is_empty()
@@ -16,7 +38,8 @@ pub fn permits_more(before: &Grant, after: &Grant) -> bool {
 
 use crate::clock::UnixNanos;
 use crate::name::ApprovalId;
-use crate::partner::Grant;
+use crate::partner::{Credential, Grant, PartnerRecord};
+use crate::registry::{Change, Registry, find_credential};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -63,6 +86,8 @@ pub enum Verdict {
     Rejected,
     /// By who had asked for it.
     Withdrawn,
+    /// What it refers to is no longer what was looked at.
+    Void,
 }
 
 impl Verdict {
@@ -71,6 +96,7 @@ impl Verdict {
             Verdict::Approved => "approved",
             Verdict::Rejected => "rejected",
             Verdict::Withdrawn => "withdrawn",
+            Verdict::Void => "void",
         }
     }
 }
@@ -152,7 +178,7 @@ impl Approval {
             Verdict::Withdrawn if !own => {
                 Err(format!("`{}` has asked for `{id}` and may withdraw it; you may reject it", self.requester))
             }
-            Verdict::Approved | Verdict::Rejected | Verdict::Withdrawn => {
+            Verdict::Approved | Verdict::Rejected | Verdict::Withdrawn | Verdict::Void => {
                 Ok(Approval { outcome: Some(outcome), ..self.clone() })
             }
         }

@@ -100,14 +100,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(half, path)
 }
 
-/// Writes a new file, for this user only.
+/// Makes a new file, for this user only.
 ///
 /// # Errors
-/// There is one already, or it cannot be written.
-pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+/// There is one already, or it cannot be made.
+pub fn create(path: &Path) -> io::Result<File> {
+    File::options().create_new(true).write(true).mode(0o600).open(path)
 }
 
 /// What an error of the system is called in front of an operator.

@@ -311,6 +311,8 @@ pub struct Verifier<'a> {
     /// The node's own public key, hex.
     key: &'a str,
     good: u64,
+    /// The last event that a good checkpoint is for.
+    vouched: u64,
 }
 
 /// The first thing that is wrong with a chain.
@@ -324,6 +326,10 @@ pub enum Fault {
     Altered { seq: u64, found: String, expected: String },
     #[error("event {seq} is not the one of the checkpoint that was signed at {time}: the chain up to it was made anew")]
     Rewritten { seq: u64, time: String },
+    #[error("event {seq} is filed under the {noun} `{id}`, which it is not about")]
+    Misfiled { seq: u64, noun: String, id: String },
+    #[error("event {seq} and what follows is not signed by this node: it was put there by somebody else")]
+    Unsigned { seq: u64 },
     #[error("the {noun} `{id}` is not what the history made it{}", last(*seq))]
     Registry { noun: String, id: String, seq: Option<u64> },
     #[error("the {noun} `{id}` is gone, and event {seq} left it there")]
@@ -336,10 +342,20 @@ fn last(seq: Option<u64>) -> String {
     seq.map_or_else(|| ": no event left it there".to_owned(), |seq| format!(": event {seq} is the last of it"))
 }
 
+/// Whether a checkpoint is of this end of a chain, and signed by this key.
+pub fn vouches(checkpoint: &Checkpoint, end: &End, key: &str) -> bool {
+    let Checkpoint { seq, hash, time, key: named, signature } = checkpoint;
+    let (Ok(public), Ok(signature)) = (hex::decode(key), hex::decode(signature)) else { return false };
+    named == key
+        && *seq == end.seq
+        && Hash::parse(hash) == Some(end.hash)
+        && UnparsedPublicKey::new(&ED25519, public).verify(&signed(*seq, hash, time), &signature).is_ok()
+}
+
 impl<'a> Verifier<'a> {
     /// `checkpoints` sorted by seq.
     pub fn new(checkpoints: &'a [Checkpoint], key: &'a str) -> Self {
-        Verifier { end: End::START, checkpoints: checkpoints.iter().peekable(), key, good: 0 }
+        Verifier { end: End::START, checkpoints: checkpoints.iter().peekable(), key, good: 0, vouched: 0 }
     }
 
     /// The next event as it is stored.
@@ -373,6 +389,8 @@ impl<'a> Verifier<'a> {
     /// A checkpoint was signed for an event that is gone.
     pub fn finish(mut self) -> Result<(End, u64), Fault> {
         match self.checkpoints.next() {
+            // Every commit signs its last event: one that nobody has signed was put there by somebody else.
+            None if self.vouched < self.end.seq => Err(Fault::Unsigned { seq: self.vouched + 1 }),
             None => Ok((self.end, self.good)),
             Some(_) => Err(Fault::Missing { seq: self.end.seq + 1 }),
         }
@@ -394,6 +412,7 @@ impl<'a> Verifier<'a> {
             return Err(Fault::Rewritten { seq: *seq, time: time.clone() });
         }
         self.good += 1;
+        self.vouched = *seq;
         Ok(())
     }
 }
@@ -491,7 +510,7 @@ mod tests {
     #[test]
     fn the_first_event_that_was_touched_is_named() {
         type Damage = fn(&mut Chain);
-        let cases: [(&str, Damage, Fault); 6] = [
+        let cases: [(&str, Damage, Fault); 7] = [
             ("dropped", |c| drop(c.rows.remove(1)), Fault::Missing { seq: 2 }),
             ("cut off", |c| c.rows.truncate(2), Fault::Missing { seq: 3 }),
             (
@@ -503,6 +522,15 @@ mod tests {
                 Fault::Moved { seq: 2, says: "3".into() },
             ),
             ("emptied", |c| c.rows[0].1 = "{}".into(), Fault::Moved { seq: 1, says: "nothing of a place".into() }),
+            (
+                "put behind the chain",
+                |c| {
+                    let mut end = End { seq: 3, hash: Hash::parse(&c.rows[2].2).unwrap() };
+                    let text = end.append(event("d"));
+                    c.rows.push((end.seq, text, end.hash.to_string()));
+                },
+                Fault::Unsigned { seq: 4 },
+            ),
             (
                 "signed by another key",
                 |c| {

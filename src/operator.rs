@@ -145,6 +145,10 @@ impl Operator {
         self.disabled.is_none() && act.roles().iter().any(|role| self.roles.contains(role))
     }
 
+    fn has_a_way_in(&self, now: UnixNanos) -> bool {
+        self.uid.is_some() || self.certificate.is_some() || self.tokens.iter().any(|t| now < t.expires)
+    }
+
     /// What it may that `before` may not, or is shown by that does not show `before`.
     pub fn widens(&self, before: Option<&Operator>) -> Vec<String> {
         let roles = self.roles.iter().filter(|role| before.is_none_or(|b| !b.roles.contains(role)));
@@ -159,7 +163,9 @@ impl Operator {
             widens.push("is let in again".into());
         }
         let tokens = self.tokens.iter().filter(|t| before.is_none_or(|b| b.tokens.iter().all(|o| o.id != t.id)));
-        widens.extend(tokens.map(|t| format!("is shown by the token {} until {}", t.id, t.expires)));
+        widens.extend(
+            tokens.map(|t| format!("is shown by the token {} until {}, which who asks for it holds", t.id, t.expires)),
+        );
         if let Some(uid) = self.uid.filter(|uid| before.is_none_or(|b| b.uid != Some(*uid))) {
             widens.push(format!("is shown by the user {uid}"));
         }
@@ -302,14 +308,19 @@ impl Operators {
         Ok(Operators { by_name })
     }
 
+    /// Those who may approve and have a way in.
+    pub fn approvers(&self, now: UnixNanos) -> impl Iterator<Item = &Arc<Operator>> {
+        self.iter().filter(move |o| o.may(Act::Approve) && o.has_a_way_in(now))
+    }
+
     /// What a change makes of all: somebody who may say who operates must be left.
     ///
     /// # Errors
     /// Nobody would be left, or what [`Operators::with`] says.
-    pub fn changed(&self, operator: Operator) -> Result<Self, String> {
+    pub fn changed(&self, operator: Operator, now: UnixNanos) -> Result<Self, String> {
         let name = operator.name.clone();
         let next = self.with(operator)?;
-        if next.iter().any(|o| o.may(Act::Govern)) {
+        if next.approvers(now).next().is_some() {
             return Ok(next);
         }
         Err(format!(
@@ -404,13 +415,23 @@ mod tests {
         assert!(all.with(operator("erin", &[])).unwrap_err().contains("no role"));
     }
 
+    fn with_uid(uid: u32, operator: Operator) -> Operator {
+        Operator { uid: Some(uid), ..operator }
+    }
+
     #[test]
     fn somebody_who_says_who_operates_is_left() {
-        let all = Operators::new([operator("alice", &[Role::Approver]), operator("bob", &[Role::Operator])]).unwrap();
-        let gone = Operator { disabled: disabled(), ..operator("alice", &[Role::Approver]) };
-        assert!(all.changed(gone.clone()).unwrap_err().contains("nobody would be left"));
-        assert!(all.changed(operator("alice", &[Role::Viewer])).is_err());
-        let two = all.changed(operator("bob", &[Role::Operator, Role::Approver])).unwrap();
-        assert!(two.changed(gone).unwrap().get("alice").is_some_and(|a| a.disabled.is_some()));
+        let all = Operators::new([
+            with_uid(1, operator("alice", &[Role::Approver])),
+            with_uid(2, operator("bob", &[Role::Operator])),
+        ])
+        .unwrap();
+        let gone = Operator { disabled: disabled(), ..with_uid(1, operator("alice", &[Role::Approver])) };
+        assert!(all.changed(gone.clone(), NOW).unwrap_err().contains("nobody would be left"));
+        assert!(all.changed(operator("alice", &[Role::Viewer]), NOW).is_err());
+        // Who has no way in is nobody who could.
+        assert!(all.changed(operator("alice", &[Role::Approver]), NOW).is_err());
+        let two = all.changed(with_uid(2, operator("bob", &[Role::Operator, Role::Approver])), NOW).unwrap();
+        assert!(two.changed(gone, NOW).unwrap().get("alice").is_some_and(|a| a.disabled.is_some()));
     }
 }

@@ -200,6 +200,9 @@ pub struct Grant {
     pub emergency: Option<Box<Emergency>>,
 }
 
+/// How long an emergency may last.
+pub const MAX_EMERGENCY: Duration = Duration::from_secs(4 * 3_600);
+
 /// How long after an emergency has begun it is late when nobody else has looked at it.
 pub const REVIEW_DUE: Duration = Duration::from_secs(3 * 86_400);
 

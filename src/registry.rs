@@ -12,7 +12,9 @@ pub use derived::Derived;
 
 use crate::identity::{Fingerprint, MatchKey, MatchKind, Peer};
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
-use crate::partner::{ANY_NETWORK, Anchor, Credential, Grant, Lockdown, Locked, Network, PartnerRecord};
+use crate::partner::{
+    ANY_NETWORK, Anchor, Credential, CredentialState, Grant, Lockdown, Locked, Network, PartnerRecord,
+};
 use ip_network::IpNetwork;
 use ip_network_table::IpNetworkTable;
 use std::collections::{BTreeMap, HashSet};
@@ -338,9 +340,14 @@ impl Registry {
                 }
             }
             let other = self.matches.insert(credential.matching.key(&credential.anchor), holder);
+            let other_state = other.as_ref().and_then(Holder::credential).map(|c| c.state);
             if let Some((other, theirs)) = other.as_ref().and_then(named) {
-                let reason =
-                    format!("`{theirs}` of `{other}` matches the same {kind} under the anchor `{}`", credential.anchor);
+                let revoked =
+                    other_state.filter(|state| *state == CredentialState::Revoked).map_or("", |_| ", and is revoked");
+                let reason = format!(
+                    "`{theirs}` of `{other}` matches the same {kind} under the anchor `{}`{revoked}",
+                    credential.anchor
+                );
                 problems.push(Inconsistent::new(id, &at, reason));
             }
         }

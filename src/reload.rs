@@ -340,7 +340,7 @@ impl Publisher {
         if self.store.revision().await? == live.snapshot.registry.revision() {
             return self.save_switches().await;
         }
-        let registry = self.store.load().await?;
+        let registry = self.over(self.store.load().await?).await?;
         tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
         let outside = Outside::read(&self.files, &self.fetcher, &registry, &live.snapshot.material);
         let sources = Sources { material: outside.reading.material.clone(), ..running.sources(registry) };
@@ -348,7 +348,8 @@ impl Publisher {
         self.publish(snapshot, None, Concerns::Everybody, Instant::now()).await?;
         self.taken(outside, Some(&live.snapshot.material)).await;
         self.metrics.registry_ok.set(1);
-        Ok(())
+        // Before anything is changed on top of it.
+        self.save_switches().await
     }
 
     /// The snapshot that changes lead to, with what was read for its anchors where they change.

@@ -123,12 +123,12 @@ async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, de
     };
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.deny(name.clone(), denial, cause).await {
-        Ok((Switched { revision, saved }, changed)) => {
+        Ok((Switched { revision, saved, kept }, changed)) => {
             let verb = if deny { "denied" } else { "no longer denied" };
             if changed {
                 tracing::warn!(anchor = %name, %certificate, author, reason = call.reason, revision, "a certificate is {verb}");
             }
-            Json(json!({"anchor": name, "certificate": certificate, "revision": revision, "changed": changed, "saved": saved}))
+            Json(json!({"anchor": name, "certificate": certificate, "revision": revision, "changed": changed, "saved": saved, "kept": kept}))
                 .into_response()
         }
         Err(e) => refused(e),

@@ -4,9 +4,11 @@ use super::answer::{looked_up, problem, refused};
 use super::caller::Caller;
 use super::{Shared, WhyCall};
 use crate::approval::Item;
-use crate::document::parse_id;
+use crate::clock::UnixNanos;
+use crate::document::{parse_id, parse_time};
 use crate::name::{GrantId, PartnerId};
-use crate::partner::{Grant, PartnerRecord, Reviewed, Revoked};
+use crate::partner::{Grant, MAX_EMERGENCY, PartnerRecord, Reviewed, Revoked};
+use crate::registry::find_grant;
 use crate::reload::{Apply, Authority, Edit, Edited, End, Place, Wanted, Whose};
 use crate::store::{PlanOptions, emergency_document};
 use axum::extract::{Path, Query, State};
@@ -17,20 +19,27 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-/// How long an emergency may last.
-const MAX_EMERGENCY: Duration = Duration::from_secs(4 * 3_600);
-
 /// Body of whatever changes a partner, a credential or a grant: keys of a registry file, null for what is to go.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EditCall {
     pub set: Map<String, Value>,
+    /// Of a grant: which way its end is meant to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Direction>,
     #[serde(default)]
     pub dry_run: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    Later,
+    Earlier,
 }
 
 /// Body of `POST /v1/partners/{id}/grants/{grant}/emergency`.
@@ -191,11 +200,44 @@ pub(super) async fn edit_grant(
 ) -> Response {
     match GrantId::parse(&id) {
         Ok(grant) => {
+            if let Err(reason) = goes(&shared, &grant, &call) {
+                return wrong(&reason);
+            }
             let at = vec!["grants".to_owned(), id];
             edit(&shared, &caller, Whose::WithGrant(grant), at, Place::Taken, call).await
         }
         Err(reason) => wrong(&reason),
     }
+}
+
+/// Whether the end goes the way that was meant: a slip of a year would end a grant at once.
+fn goes(shared: &Shared, grant: &GrantId, call: &EditCall) -> Result<(), String> {
+    let (Some(direction), Some(ends)) = (call.end, time_of(call, "ends")) else { return Ok(()) };
+    let live = shared.publisher.live();
+    let before = live.as_ref().and_then(|live| live.snapshot.registry.with_grant(grant));
+    let before = before.and_then(|record| find_grant(record, grant.as_str())).and_then(|grant| grant.period.ends);
+    match (direction, before) {
+        (Direction::Later, Some(before)) if ends <= before => {
+            Err(format!("this is no later end: it ends at {before}; `grant shorten` is for an earlier one"))
+        }
+        (Direction::Earlier, Some(before)) if ends >= before => {
+            Err(format!("this is no earlier end: it ends at {before}; `grant extend` is for a later one"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A key of what operators have decided, at whatever depth, or a grant that is to be forgotten.
+fn set_elsewhere(set: &Map<String, Value>) -> Option<&str> {
+    set.iter().find_map(|(key, value)| match value {
+        _ if ["suspension", "revoked", "emergency"].contains(&key.as_str()) => Some(key.as_str()),
+        Value::Object(inner) => set_elsewhere(inner),
+        _ => None,
+    })
+}
+
+fn time_of(call: &EditCall, key: &str) -> Option<UnixNanos> {
+    call.set.get(key).and_then(Value::as_str).and_then(|text| parse_time(text).ok()).map(UnixNanos)
 }
 
 async fn edit(
@@ -207,8 +249,13 @@ async fn edit(
     call: EditCall,
 ) -> Response {
     // What an operator has stopped or looked at is not a matter of files.
-    if let Some(key) = ["suspension", "revoked", "emergency"].iter().find(|key| call.set.contains_key(**key)) {
+    if let Some(key) = set_elsewhere(&call.set) {
         return wrong(&format!("`{key}` is set by a command of its own"));
+    }
+    if at.first().is_some_and(|nouns| nouns == "grants") && time_of(&call, "ends") <= Some(shared.publisher.now()) {
+        if let Some(ends) = time_of(&call, "ends") {
+            return wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now"));
+        }
     }
     let apply = Apply {
         wanted: Wanted::Edited(Edited { partner, edit: Edit { at, patch: call.set, place } }),
@@ -316,7 +363,7 @@ async fn end(shared: &Shared, caller: &Caller, id: &str, call: WhyCall, end: End
                 let (author, reason, revision) = (&caller.actor.name, call.reason, ended.switched.revision);
                 tracing::warn!(%partner, grant = %id, author, reason, revision, "a grant is {verb}");
             }
-            let answer = json!({"grant": id, "partner": partner, "revision": ended.switched.revision, "changed": ended.changed, "saved": ended.switched.saved});
+            let answer = json!({"grant": id, "partner": partner, "revision": ended.switched.revision, "changed": ended.changed, "saved": ended.switched.saved, "kept": ended.switched.kept});
             Json(answer).into_response()
         }
         Err(e) => refused(e),

@@ -73,6 +73,9 @@ pub struct AuditAnswer {
     /// Events that are in the records that were compared, and that a restore has taken back.
     #[serde(default)]
     pub taken_back: usize,
+    /// Events behind the last one that is in those records.
+    #[serde(default)]
+    pub uncopied: usize,
 }
 
 impl From<Result<Verified, Fault>> for AuditAnswer {

@@ -9,21 +9,24 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections over the network that are served at once; more wait to be accepted.
+/// Connections over the network that are served at once.
 const MAX_CONNECTIONS: usize = 64;
 /// For a handshake, and for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a whole call over the network, answer included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long it is waited after a connection could not be accepted.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -45,28 +48,40 @@ pub async fn serve(listener: UnixListener, publisher: Arc<Publisher>, uid: u32) 
     }
 }
 
-/// Serves the admin listener until the task is dropped, with the certificates that the config has at the time.
+/// Serves the admin listener until the task is dropped, with the certificates that the config has at the time. Of those
+/// that have not shown who they are, the oldest goes when others need its place: silence keeps no operator out.
 pub async fn serve_tls(listener: TcpListener, publisher: Arc<Publisher>, uid: u32) {
     let router = router(Shared { publisher: publisher.clone(), uid });
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        tokio::select! {
+        let (stream, address) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    let (tls, router) = (publisher.admin_tls(), router.clone());
-                    let _ = connections.spawn(async move {
-                        if let Some(tls) = tls {
-                            shake_hands(stream, address, tls, router).await;
-                        }
-                        drop(place);
-                    });
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    refused(&e).await;
+                    continue;
                 }
-                Err(e) => refused(&e).await,
             },
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.join_next() => continue,
+        };
+        oldest_first.retain(|(connection, _)| !connection.is_finished());
+        if oldest_first.len() >= MAX_CONNECTIONS {
+            let unknown = oldest_first.iter().position(|(_, known)| !known.load(Ordering::Relaxed));
+            match unknown.and_then(|at| oldest_first.remove(at)) {
+                Some((oldest, _)) => oldest.abort(),
+                // Every place is an operator's.
+                None => continue,
+            }
         }
+        let (tls, router, known) = (publisher.admin_tls(), router.clone(), Arc::new(AtomicBool::new(false)));
+        let knows = known.clone();
+        let connection = connections.spawn(async move {
+            if let Some(tls) = tls {
+                shake_hands(stream, address, tls, router, knows).await;
+            }
+        });
+        oldest_first.push_back((connection, known));
     }
 }
 
@@ -75,7 +90,13 @@ async fn refused(e: &io::Error) {
     tokio::time::sleep(AGAIN).await;
 }
 
-async fn shake_hands(stream: TcpStream, address: SocketAddr, tls: Arc<ServerConfig>, router: Router) {
+async fn shake_hands(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    known: Arc<AtomicBool>,
+) {
     let stream = match timeout(HEAD_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => return tracing::warn!(%address, error = %e, "an admin connection without a handshake"),
@@ -88,7 +109,7 @@ async fn shake_hands(stream: TcpStream, address: SocketAddr, tls: Arc<ServerConf
         Some(Ok(certificate)) => Some(Arc::new(certificate)),
         Some(Err(fault)) => return tracing::warn!(%address, error = %fault.detail, "an admin certificate is refused"),
     };
-    talk(stream, Connection::Tls { address, certificate }, router).await;
+    drop(timeout(CALL_TIMEOUT, talk(stream, Connection::Tls { address, certificate, known }, router)).await);
 }
 
 async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, shows: Connection, router: Router) {
@@ -96,6 +117,8 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, sho
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        // Whoever asks again shows again who it is.
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     // How a caller ends its connection is nobody's concern.
     drop(connection.await);

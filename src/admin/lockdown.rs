@@ -53,12 +53,18 @@ async fn change(
         on.then(|| Lockdown { locked: locked.clone(), reason: call.reason.clone(), author: author.clone(), at });
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.lock_down(locked.clone(), lockdown, cause).await {
-        Ok((Switched { revision, saved }, changed)) => {
+        Ok((Switched { revision, saved, kept }, changed)) => {
             if changed {
                 let what = if on { "locked down" } else { "no longer locked down" };
                 tracing::warn!(locked = locked.as_str(), author, reason = call.reason, revision, "{what}");
             }
-            Json(json!({"on": on, "revision": revision, "changed": changed, "saved": saved})).into_response()
+            let live = shared.publisher.live();
+            let left = live.iter().flat_map(|live| live.snapshot.registry.lockdowns());
+            let left: Vec<&str> = left.map(|l| l.locked.as_str()).collect();
+            Json(
+                json!({"on": on, "revision": revision, "changed": changed, "saved": saved, "kept": kept, "left": left}),
+            )
+            .into_response()
         }
         Err(e) => refused(e),
     }

@@ -98,6 +98,12 @@ pub struct Shown {
     /// The text of a token that was just made. It is told this once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// What nobody may have meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+    /// Where the command has written it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<String>,
     /// It is to be so when somebody else has approved this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
@@ -142,13 +148,25 @@ impl Shown {
                 at: d.at.to_string(),
             }),
             token,
+            warning: None,
+            token_file: None,
             approval: None,
         }
     }
 
-    fn governed(governed: &Governed, now: UnixNanos, token: Option<String>) -> Self {
+    fn governed(shared: &Shared, governed: &Governed, token: Option<String>) -> Self {
+        let (operators, now) = (shared.publisher.operators(), shared.publisher.now());
         let approval = governed.approval.as_ref().map(ToString::to_string);
-        Shown { approval, ..Shown::of(&governed.operator, now, token) }
+        let mut approvers = operators.approvers(now);
+        let warning = match (approvers.next(), approvers.next()) {
+            (Some(last), None) => Some(format!(
+                "`{}` alone may approve now, and nobody approves what they have asked for themselves: with the gateway \
+                 stopped, `partnergate db operator` adds somebody",
+                last.name
+            )),
+            _ => None,
+        };
+        Shown { approval, warning, ..Shown::of(&governed.operator, now, token) }
     }
 }
 
@@ -221,7 +239,7 @@ pub(super) async fn add(
     };
     let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
     match shared.publisher.govern(change, cause).await {
-        Ok(done) => Json(Shown::governed(&done, now, token)).into_response(),
+        Ok(done) => Json(Shown::governed(&shared, &done, token)).into_response(),
         Err(e) => refused(e),
     }
 }
@@ -285,7 +303,7 @@ pub(super) async fn add_token(
     };
     let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
     match shared.publisher.govern(change, cause).await {
-        Ok(done) => Json(Shown::governed(&done, now, Some(text))).into_response(),
+        Ok(done) => Json(Shown::governed(&shared, &done, Some(text))).into_response(),
         Err(e) => refused(e),
     }
 }
@@ -300,7 +318,8 @@ pub(super) async fn revoke_token(
         let before = operator.tokens.len();
         operator.tokens.retain(|t| t.id != id);
         if operator.tokens.len() == before {
-            return Err(format!("the operator `{}` has no token `{}`", operator.name, id.escape_debug()));
+            let known = if id.len() > 16 { "of this id".to_owned() } else { format!("`{}`", id.escape_debug()) };
+            return Err(format!("the operator `{}` has no token {known}", operator.name));
         }
         Ok(operator)
     })
@@ -319,7 +338,7 @@ async fn change(
     }
     let cause = caller.cause(Some(&why.reason), why.ticket.as_ref());
     match shared.publisher.govern(move |operators| change(existing(operators, &name)?), cause).await {
-        Ok(done) => Json(Shown::governed(&done, shared.publisher.now(), None)).into_response(),
+        Ok(done) => Json(Shown::governed(shared, &done, None)).into_response(),
         Err(e) => refused(e),
     }
 }

@@ -52,7 +52,7 @@ async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: S
             Json(json!({
                 "partner": partner.id, "state": partner.standing().as_str(), "suspension": partner.suspension,
                 "revision": done.switched.revision, "changed": done.changed,
-                "saved": done.switched.saved,
+                "saved": done.switched.saved, "kept": done.switched.kept,
             }))
             .into_response()
         }

@@ -101,13 +101,24 @@ impl Item {
         }
     }
 
+    /// Whether it refers to this network.
+    pub(super) fn names(&self, network: &NetworkName) -> bool {
+        match self {
+            Item::Partner { after: Some(partner), .. } => partner.networks.contains(network),
+            Item::Grant { after: Some(grant), .. } => grant.networks.as_ref().is_some_and(|n| n.contains(network)),
+            Item::Network { id, .. } => id == network,
+            _ => false,
+        }
+    }
+
     /// What it permits that is not permitted now.
     pub fn widens(&self, Present { registry, operators }: Present<'_>) -> Vec<String> {
         let record = self.partner().and_then(|id| registry.partner(id));
         match self {
             Item::Partner { after: Some(after), .. } => widening::of_partner(record.map(|r| &r.partner), after),
             Item::Credential { id, after: Some(after), .. } => {
-                widening::of_credential(record.and_then(|r| find_credential(r, id)), after)
+                let granted = record.is_some_and(|r| !r.grants.is_empty());
+                widening::of_credential(record.and_then(|r| find_credential(r, id)), after, granted)
             }
             Item::Grant { id, after: Some(after), .. } => {
                 widening::of_grant(record.and_then(|r| find_grant(r, id.as_str())), after)
@@ -212,12 +223,13 @@ fn of_record(
         let (id, before_sha256) = (id.clone(), own.0.and_then(digest));
         split.waiting.push(Item::Partner { id, before_sha256, after: own.1.cloned().map(Box::new) });
     }
+    let granted = old.is_some_and(|r| !r.grants.is_empty());
     let ids =
         |record: Option<&PartnerRecord>| record.map(|r| r.credentials.iter().map(|c| c.id.clone()).collect::<Vec<_>>());
     for credential in union(ids(old), ids(after)) {
         let was = old.and_then(|r| find_credential(r, &credential));
         let is = after.and_then(|r| find_credential(r, &credential));
-        if waits(is.map(|is| widening::of_credential(was, is)).unwrap_or_default(), was != is) {
+        if waits(is.map(|is| widening::of_credential(was, is, granted)).unwrap_or_default(), was != is) {
             let (partner, before_sha256) = (id.clone(), was.and_then(digest));
             let after = is.cloned().map(Box::new);
             split.waiting.push(Item::Credential { partner, id: credential, before_sha256, after });

@@ -143,7 +143,10 @@ fn each_way_to_permit_more_waits_and_says_what_it_permits() {
         (bare(json!({"conditions": null})), "grant g: has other conditions"),
         (with(grant("h", &["a"], json!({}))), "grant h: is new"),
         (own(&["n", "m"], vec![by_key("key"), by_uri("name")]), "partner acme: may call from m"),
-        (own(&["n"], vec![by_key("key"), by_uri("name"), by_uri("other")]), "credential other: is recognised by uri"),
+        (
+            own(&["n"], vec![by_key("key"), by_uri("name"), by_uri("other")]),
+            "credential other: is new, recognised by uri",
+        ),
         (own_with(json!({"time_zone": "Europe/Berlin"})), "partner acme: has a time zone that policy has not seen"),
         (own_with(json!({"labels": {"tier": "gold"}})), "partner acme: has labels that policy has not seen"),
         (
@@ -154,8 +157,14 @@ fn each_way_to_permit_more_waits_and_says_what_it_permits() {
         (vec![network("n", &["10.0.0.0/8", "172.16.0.0/12"])], "network n: holds 172.16.0.0/12"),
         (vec![network("n", &["0.0.0.0/0"])], "network n: holds 0.0.0.0/0"),
         (vec![anchor(json!({"partners": ["acme", "globex"]}))], "anchor ca: may speak for globex"),
-        (vec![anchor(json!({"name": "other", "partners": ["acme"]}))], "anchor other: is new, and may speak for acme"),
-        (vec![anchor(json!({"certificate": "BBBB"}))], "anchor ca: has another certificate or bundle"),
+        (
+            vec![anchor(json!({"name": "other", "partners": ["acme"]}))],
+            "anchor other: is new: SHA-256 4f377ce906c6f4713d968ff2d8b7b9b5ffd0833751c8030e8f6368fd322a4de9; may speak for acme",
+        ),
+        (
+            vec![anchor(json!({"certificate": "BBBB"}))],
+            "anchor ca: is another CA: SHA-256 ebc5c77c9d45a0be204ab9bbcfbea3dfeb7a1e943882d348478bf4e1154d3408; it was SHA-256 4f377ce906c6f4713d968ff2d8b7b9b5ffd0833751c8030e8f6368fd322a4de9",
+        ),
         (
             vec![anchor(json!({"client_auth": "optional"}))],
             "anchor ca: takes certificates without the clientAuth usage",
@@ -178,7 +187,7 @@ fn what_permits_no_more_does_not_wait() {
     for changes in [
         vec![record(acme(&["n"], vec![by_key("key"), by_uri("name")], vec![less]))],
         vec![record(acme(&["n"], vec![by_key("key"), by_uri("name")], vec![]))],
-        vec![record(acme(&[], vec![by_key("key"), by_key("another")], vec![same]))],
+        vec![record(acme(&[], vec![by_key("key"), by_uri("name")], vec![same]))],
         vec![Change::Partner(PartnerId::parse("acme").unwrap(), None)],
         vec![network("n", &["10.1.0.0/16", "10.2.3.4/32"])],
         vec![network("new", &["0.0.0.0/0"])],

@@ -1,8 +1,8 @@
 //! What a change permits that was not permitted before. Nothing said means: no more than there was.
 
-use crate::identity::Match;
+use crate::identity::{Certificate, Fingerprint, Match};
 use crate::partner::{
-    Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerState, Period,
+    Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerState, Period, Root,
 };
 use std::fmt::Display;
 
@@ -23,23 +23,26 @@ pub(super) fn of_partner(before: Option<&Partner>, after: &Partner) -> Vec<Strin
     widens
 }
 
-/// A credential that one certificate or key is registered as is known for what it is. Whom a name shows, the CA says.
-pub(super) fn of_credential(before: Option<&Credential>, after: &Credential) -> Vec<String> {
-    let by_name =
-        !matches!(after.matching, Match::FingerprintSha256(_) | Match::SpkiSha256(_) | Match::IssuerSerial { .. });
+/// A credential that is one certificate or one key needs nobody else as long as its partner may do nothing; whom a name
+/// shows, a CA says. `granted`: the partner has grants that it could use.
+pub(super) fn of_credential(before: Option<&Credential>, after: &Credential, granted: bool) -> Vec<String> {
+    let pinned = matches!(after.matching, Match::FingerprintSha256(_) | Match::SpkiSha256(_));
+    let kind = after.matching.kind().as_str();
     let mut widens = Vec::new();
     match before {
-        None if by_name => widens.push(format!("is recognised by {}", after.matching.kind().as_str())),
-        Some(before) if by_name && (&before.matching, &before.anchor) != (&after.matching, &after.anchor) => {
-            widens.push(format!("is recognised by another {}", after.matching.kind().as_str()));
+        None if !pinned || granted => widens.push(format!("is new, recognised by {kind}")),
+        None => {}
+        Some(before) => {
+            if (&before.matching, &before.anchor) != (&after.matching, &after.anchor) {
+                widens.push(format!("is recognised by another {kind}"));
+            }
+            added(&mut widens, "is accepted in", &before.environments, &after.environments);
+            if before.state != CredentialState::Active && after.state == CredentialState::Active {
+                widens.push(format!("is active, and was {}", before.state.as_str()));
+            }
+            seen(&mut widens, "labels", before.labels != after.labels);
         }
-        Some(before) if by_name => added(&mut widens, "is accepted in", &before.environments, &after.environments),
-        _ => {}
     }
-    if before.is_some_and(|b| b.state == CredentialState::Revoked) && after.state != CredentialState::Revoked {
-        widens.push("was revoked".into());
-    }
-    seen(&mut widens, "labels", before.is_some_and(|b| b.labels != after.labels));
     widens
 }
 
@@ -75,14 +78,12 @@ pub(super) fn of_network(before: Option<&Network>, after: &Network) -> Vec<Strin
 
 pub(super) fn of_anchor(before: Option<&Anchor>, after: &Anchor) -> Vec<String> {
     let Some(before) = before else {
-        return named("is new, and may speak for", after.partners.iter())
-            .into_iter()
-            .chain(after.partners.is_empty().then(|| "is new".into()))
-            .collect();
+        let new = format!("is new: {}", shown(&after.root));
+        return std::iter::once(new).chain(named("may speak for", after.partners.iter())).collect();
     };
     let mut widens = Vec::new();
     if before.root != after.root {
-        widens.push("has another certificate or bundle".into());
+        widens.push(format!("is another CA: {}; it was {}", shown(&after.root), shown(&before.root)));
     }
     added(&mut widens, "may speak for", &before.partners, &after.partners);
     added(&mut widens, "is accepted in", &before.environments, &after.environments);
@@ -98,6 +99,20 @@ pub(super) fn of_anchor(before: Option<&Anchor>, after: &Anchor) -> Vec<String> 
         widens.push("finds out otherwise what is revoked".into());
     }
     widens
+}
+
+/// Whom somebody is about to trust.
+fn shown(root: &Root) -> String {
+    match root {
+        Root::Certificate { certificate } => {
+            let sha256 = Fingerprint::of(&certificate.0);
+            match Certificate::from_der(&certificate.0) {
+                Ok(facts) => format!("{} until {}, SHA-256 {sha256}", facts.subject, facts.not_after),
+                Err(_) => format!("SHA-256 {sha256}"),
+            }
+        }
+        Root::Bundle { bundle } => format!("the bundle of {} in {}", bundle.trust_domain, bundle.file.display()),
+    }
 }
 
 /// What only policy knows the meaning of.

@@ -36,8 +36,8 @@ pub(super) struct Gateway {
     /// gateway goes by the user or by the certificate.
     #[arg(id = "admin-token", long = "token", global = true, env = "PARTNERGATE_TOKEN", value_name = "REFERENCE", help_heading = REMOTE)]
     token: Option<String>,
-    /// The admin listener, instead of the admin socket that the config file says.
-    #[arg(id = "admin-listener", long = "admin", global = true, env = "PARTNERGATE_ADMIN", value_name = "https://HOST:PORT", help_heading = REMOTE)]
+    /// The admin listener, or a socket by its path, instead of the admin socket that the config file says.
+    #[arg(id = "admin-listener", long = "admin", global = true, env = "PARTNERGATE_ADMIN", value_name = "https://HOST:PORT|unix:PATH", help_heading = REMOTE)]
     admin: Option<String>,
     /// CA certificates of the admin listener, in PEM.
     #[arg(long, global = true, env = "PARTNERGATE_ADMIN_CA", value_name = "FILE", help_heading = REMOTE)]
@@ -104,9 +104,16 @@ async fn call(gateway: &Gateway, method: Method, path: &str, body: Option<&Value
     let host = |host: &str| header::HeaderValue::try_from(host).map_err(|e| failed(e.to_string()));
     match &gateway.admin {
         None => {
-            let places = Config::places(&gateway.config).map_err(|found| problems(found.to_string()))?;
+            let places = Config::places(&gateway.config).map_err(|found| {
+                problems(format!("{found}\n--admin unix:STATE_DIR/admin.sock reaches a gateway past its config"))
+            })?;
             request.headers_mut().insert(header::HOST, host("admin")?);
             talk(connect(&places.socket).await.map_err(failed)?, request).await.map_err(failed)
+        }
+        Some(url) if url.starts_with("unix:") => {
+            request.headers_mut().insert(header::HOST, host("admin")?);
+            let socket = Path::new(url.trim_start_matches("unix:"));
+            talk(connect(socket).await.map_err(failed)?, request).await.map_err(failed)
         }
         Some(url) => {
             let (name, port) = parse_url(url).map_err(problems)?;
@@ -155,7 +162,7 @@ where
 }
 
 fn parse_url(url: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("--admin: `{url}` is not https://HOST:PORT");
+    let wrong = || format!("--admin: `{url}` is neither https://HOST:PORT nor unix:PATH");
     let parsed: Uri = url.parse().map_err(|_| wrong())?;
     let plain = parsed.path().trim_matches('/').is_empty() && parsed.query().is_none();
     match (parsed.scheme_str(), parsed.host()) {
@@ -218,7 +225,7 @@ impl Answer {
         let text = if problems.is_empty() { title.to_owned() } else { format!("{}\n{title}", problems.join("\n")) };
         let exit = match self.status {
             401 | 403 => Exit::NotPermitted,
-            422 => Exit::Problems,
+            404 | 422 => Exit::Problems,
             _ => Exit::Failed,
         };
         Err((exit, text))

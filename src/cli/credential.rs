@@ -64,7 +64,7 @@ async fn register(gateway: &Gateway, add: Add) -> Result<Exit, Exit> {
     put(&mut set, "anchor", Some(add.anchor));
     put(&mut set, "match", Some(table(add.matches)));
     put(&mut set, "labels", (!add.labels.is_empty()).then(|| table(add.labels)));
-    Ok(edit::edit(gateway, Method::PUT, &path, set, add.asking).await)
+    Ok(edit::edit(gateway, Method::PUT, &path, set, None, add.asking).await)
 }
 
 async fn revoke(gateway: &Gateway, partner: &str, credential: &str, asking: Asking) -> Result<Exit, Exit> {
@@ -74,5 +74,5 @@ async fn revoke(gateway: &Gateway, partner: &str, credential: &str, asking: Aski
     }
     let mut set = Map::new();
     put(&mut set, "state", Some("revoked"));
-    Ok(edit::edit(gateway, Method::PATCH, &path(partner, credential)?, set, asking).await)
+    Ok(edit::edit(gateway, Method::PATCH, &path(partner, credential)?, set, None, asking).await)
 }

@@ -1,7 +1,7 @@
 //! `db`: the database and its keys as files: what state they are in, a copy of them, and back from a copy.
 
 use super::offline::this_user;
-use super::operator::{first_operator, show_with_token};
+use super::operator::{Keeper, first_operator, show_with_token};
 use super::{Exit, Form, Output, complain, import, say};
 use crate::admin::{Shown, new_operator};
 use crate::clock::{Clock, UnixNanos};
@@ -205,6 +205,15 @@ async fn take_back(state_dir: &Path, args: &RestoreArgs, now: UnixNanos) -> Resu
             if let Some(aside) = &restored.aside {
                 say(&format!("what was there is in {}", aside.display()));
             }
+            if let Some(store) = Store::open_to_read(&database_path(state_dir)).await.map_err(|e| fail(&e))? {
+                let operators = store.operators().await.map_err(|e| fail(&e))?;
+                store.close().await;
+                if !operators.is_empty() && operators.approvers(now).next().is_none() {
+                    complain(
+                        "warning: nobody in this copy could say who operates: `partnergate db operator` adds somebody",
+                    );
+                }
+            }
             say("what was changed since that copy is not in it: compare `partnergate history all` with the records");
         }
     }
@@ -220,6 +229,7 @@ async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> R
         return Err(wrong("a reason is needed: it is kept in the history".into()));
     }
     let (call, file) = first_operator(&args.operator).map_err(wrong)?;
+    let keeper = Keeper::new(file.as_deref())?;
     let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
     let store = Store::open(&database_path(state_dir), now).await.map_err(|e| fail(&e))?;
     let operators = store.operators().await.map_err(|e| fail(&e))?;
@@ -231,7 +241,7 @@ async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> R
     let cause = Cause::new(this_user(), Some(args.reason), args.ticket);
     store.commit_operators(std::slice::from_ref(&operator), &cause, now).await.map_err(|e| fail(&e))?;
     store.close().await;
-    Ok(show_with_token(json!(Shown::of(&operator, now, token)), file.as_deref(), args.form))
+    Ok(show_with_token(json!(Shown::of(&operator, now, token)), keeper, args.form))
 }
 
 async fn migrate(state_dir: &Path, now: UnixNanos) -> Result<Exit, Exit> {

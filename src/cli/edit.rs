@@ -3,7 +3,7 @@
 use super::apply::show;
 use super::client::{Gateway, ask};
 use super::{Exit, Form, complain, say};
-use crate::admin::EditCall;
+use crate::admin::{Direction, EditCall};
 use crate::document::{parse_id, parse_time};
 use crate::store::PlanLine;
 use http::Method;
@@ -31,10 +31,11 @@ pub(super) async fn edit(
     method: Method,
     path: &str,
     set: Map<String, Value>,
+    end: Option<Direction>,
     asking: Asking,
 ) -> Exit {
     let Asking { dry_run, reason, ticket, form } = asking;
-    let call = json!(EditCall { set, dry_run, reason, ticket });
+    let call = json!(EditCall { set, end, dry_run, reason, ticket });
     form.show(ask(gateway, method, path, Some(&call)).await, |answer| {
         let lines = answer.get("lines").cloned().unwrap_or_default();
         let lines: Vec<PlanLine> = serde_json::from_value(lines).unwrap_or_default();
@@ -53,14 +54,21 @@ pub(super) fn outcome(applied: &Value) {
         say(&format!("applied; registry revision {revision}"));
     }
     if let Some(id) = applied.get("approval").and_then(Value::as_str) {
-        say(&format!("{id} waits for another operator: `partnergate approval show {id}`, and `approve {id}`"));
+        say(&format!(
+            "{id} waits for another operator: `partnergate approval show {id}`, then `partnergate approval approve {id}`"
+        ));
     }
 }
 
 /// Says that a switch is live and not in the database.
 pub(super) fn unsaved(answer: &Value) {
     if answer.get("saved").and_then(Value::as_bool) == Some(false) {
-        say("NOT IN THE DATABASE YET, which fails: it is live all the same, kept in `switches.json`, and tried again");
+        say(if answer.get("kept").and_then(Value::as_bool) == Some(true) {
+            "NOT IN THE DATABASE YET, which fails: it is live all the same, kept in `switches.json`, and tried again"
+        } else {
+            "NOT IN THE DATABASE YET, which fails, AND IN NO FILE: it is live, and a restart would forget it; look at the \
+             state folder"
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 use super::client::{Gateway, ask};
 use super::edit::{self, Asking, id, pair, put, put_list, time, unsaved};
 use super::{Exit, Form, complain, say};
-use crate::admin::{ApprovalAnswer, EmergencyCall, GrantRow, VerdictCall, WhyCall};
+use crate::admin::{ApprovalAnswer, Direction, EmergencyCall, GrantRow, VerdictCall, WhyCall};
 use crate::document::parse_duration;
 use http::Method;
 use serde::Deserialize;
@@ -30,6 +30,15 @@ enum Command {
     Request(Request),
     /// Ask for a later end. Each extension is approved anew.
     Extend {
+        id: String,
+        /// The end, exclusive: 2027-01-01T00:00:00+01:00.
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        ends: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Let a grant end sooner, at once.
+    Shorten {
         id: String,
         /// The end, exclusive: 2027-01-01T00:00:00+01:00.
         #[arg(long, value_name = "TIME", value_parser = time)]
@@ -141,14 +150,8 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
     let outcome = match args.command {
         Command::List { partner, form } => list(gateway, partner.as_deref(), form).await,
         Command::Request(request) => ask_for(gateway, request).await,
-        Command::Extend { id: grant, ends, asking } => match id("grant", &grant) {
-            Ok(grant) => {
-                let mut set = Map::new();
-                put(&mut set, "ends", Some(ends));
-                Ok(edit::edit(gateway, Method::PATCH, &format!("/v1/grants/{grant}"), set, asking).await)
-            }
-            Err(exit) => Err(exit),
-        },
+        Command::Extend { id, ends, asking } => move_end(gateway, &id, ends, Direction::Later, asking).await,
+        Command::Shorten { id, ends, asking } => move_end(gateway, &id, ends, Direction::Earlier, asking).await,
         Command::Approve(verdict) => decide(gateway, verdict, "approve").await,
         Command::Reject(verdict) => decide(gateway, verdict, "reject").await,
         Command::Revoke(why) => end(gateway, why, "revoke").await,
@@ -156,6 +159,19 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Emergency(emergency) => alone(gateway, emergency).await,
     };
     outcome.unwrap_or_else(|exit| exit)
+}
+
+async fn move_end(
+    gateway: &Gateway,
+    grant: &str,
+    ends: String,
+    direction: Direction,
+    asking: Asking,
+) -> Result<Exit, Exit> {
+    let path = format!("/v1/grants/{}", id("grant", grant)?);
+    let mut set = Map::new();
+    put(&mut set, "ends", Some(ends));
+    Ok(edit::edit(gateway, Method::PATCH, &path, set, Some(direction), asking).await)
 }
 
 async fn ask_for(gateway: &Gateway, request: Request) -> Result<Exit, Exit> {
@@ -176,7 +192,7 @@ async fn ask_for(gateway: &Gateway, request: Request) -> Result<Exit, Exit> {
     put_list(&mut set, "networks", request.networks);
     put_list(&mut set, "credentials", request.credentials);
     put(&mut set, "conditions", (!conditions.is_empty()).then_some(conditions));
-    Ok(edit::edit(gateway, Method::PUT, &path, set, request.asking).await)
+    Ok(edit::edit(gateway, Method::PUT, &path, set, None, request.asking).await)
 }
 
 async fn alone(gateway: &Gateway, emergency: Emergency) -> Result<Exit, Exit> {

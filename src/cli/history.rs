@@ -12,6 +12,7 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// Characters of one difference that people are shown.
@@ -145,10 +146,13 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result
         complain(&reason);
         Exit::Failed
     })?;
-    let (mut there, mut restored) = (HashSet::new(), None);
+    let (mut there, mut restored, mut uncopied) = (HashSet::new(), None, Vec::new());
+    let known = copies.range();
     let compare = |text: &str| {
         let event = parse(text)?;
-        copies.found(event.seq, text);
+        if !copies.found(event.seq, text) {
+            uncopied.push(event.seq);
+        }
         there.insert(event.seq);
         if event.verb == Verb::Restore {
             restored.get_or_insert(event.seq);
@@ -156,11 +160,22 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result
         Ok(())
     };
     each(gateway, offline, HistoryCall::default(), compare).await?;
+    let between = uncopied.iter().filter(|seq| known.as_ref().is_some_and(|known| known.contains(seq)));
+    // A restore begins anew behind what it took back.
+    if let Some(seq) = between.filter(|_| restored.is_none()).min() {
+        let fault = if copies.has(*seq) {
+            format!("event {seq} is another one in the records than in the database")
+        } else {
+            format!("event {seq} is in the database and not in the records, which have earlier and later ones")
+        };
+        return Ok(AuditAnswer { ok: false, fault: Some(fault), ..AuditAnswer::default() });
+    }
+    let behind = uncopied.iter().filter(|seq| known.as_ref().is_none_or(|known| *seq > known.end())).count();
     // What a restore took back is in the records alone, from the place of its event on.
     let (taken_back, unknown): (Vec<u64>, Vec<u64>) =
         copies.left().partition(|seq| restored.is_some_and(|restored| *seq >= restored));
     match unknown.iter().min() {
-        None => Ok(AuditAnswer { taken_back: taken_back.len(), ..answer }),
+        None => Ok(AuditAnswer { taken_back: taken_back.len(), uncopied: behind, ..answer }),
         Some(seq) => {
             let fault = if there.contains(seq) {
                 format!("event {seq} is another one in the records than in the database")
@@ -179,6 +194,9 @@ fn report(answer: &AuditAnswer, output: Output) {
         (Output::Text, None, hash) => {
             say(&format!("good: {} events, {} signed checkpoints", answer.events, answer.checkpoints));
             say(&format!("ends in {}", hash.as_deref().unwrap_or("nothing")));
+            if answer.uncopied > 0 {
+                say(&format!("{} of the last events are not in these records", answer.uncopied));
+            }
             if answer.taken_back > 0 {
                 say(&format!("{} events in the records were taken back by a restore", answer.taken_back));
             }
@@ -297,11 +315,21 @@ impl Copies {
         Ok(Copies { events })
     }
 
-    /// The database has this event.
-    fn found(&mut self, seq: u64, text: &str) {
-        if let Some(copies) = self.events.get_mut(&seq) {
-            copies.retain(|copy| copy != text);
-        }
+    /// The first and the last event that there is a copy of.
+    fn range(&self) -> Option<RangeInclusive<u64>> {
+        Some(*self.events.keys().min()?..=*self.events.keys().max()?)
+    }
+
+    fn has(&self, seq: u64) -> bool {
+        self.events.get(&seq).is_some_and(|copies| !copies.is_empty())
+    }
+
+    /// The database has this event. Returns whether there was a copy of it.
+    fn found(&mut self, seq: u64, text: &str) -> bool {
+        let Some(copies) = self.events.get_mut(&seq) else { return false };
+        let before = copies.len();
+        copies.retain(|copy| copy != text);
+        copies.len() < before
     }
 
     /// The places of events that the database has not.

@@ -48,12 +48,17 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         let changed = answer.get("changed").and_then(Value::as_bool) == Some(true);
         let revision = answer.get("revision").and_then(Value::as_u64).unwrap_or_default();
         let said = match (verb, changed) {
-            ("on", true) => "is locked down from now on",
-            ("on", false) => "is locked down already",
-            (_, true) => "is no longer locked down",
-            (_, false) => "is not locked down",
+            ("on", true) => "is in force from now on",
+            ("on", false) => "is in force already",
+            (_, true) => "is over",
+            (_, false) => "was not in force",
         };
-        say(&format!("{whom} {said} (registry revision {revision})"));
+        say(&format!("the lockdown of {whom} {said} (registry revision {revision})"));
+        let left: Vec<&str> =
+            answer.get("left").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        if verb == "off" && !left.is_empty() {
+            say(&format!("still locked down: {}", left.join(", ").replace('*', "everybody")));
+        }
         unsaved(answer);
     })
 }

@@ -51,7 +51,10 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
         Wanted::List => serde_json::to_value(admin::list_document(&registry)).map_err(|e| fail(&e))?,
         Wanted::Partner(id) => {
             let id = PartnerId::parse(id).map_err(|e| fail(&e))?;
-            let record = registry.partner(&id).ok_or_else(|| fail(&"there is no such partner"))?;
+            let record = registry.partner(&id).ok_or_else(|| {
+                complain("there is no such partner");
+                Exit::Problems
+            })?;
             admin::partner_document(record, &store.usage(Some(&id)).await.map_err(|e| fail(&e))?)
         }
         Wanted::History(call) => {

@@ -9,6 +9,8 @@ use crate::name::OperatorName;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -173,12 +175,12 @@ fn life(text: &str) -> Result<Duration, String> {
 
 pub(super) async fn bootstrap(gateway: &Gateway, args: AdminArgs) -> Exit {
     let AdminCommand::Bootstrap { operators, form } = args.command;
-    let (mut first, mut files) = (Vec::new(), Vec::new());
+    let (mut first, mut paths) = (Vec::new(), Vec::new());
     for written in &operators {
         match first_operator(written) {
             Ok((operator, file)) => {
                 first.push(operator);
-                files.push(file);
+                paths.push(file);
             }
             Err(reason) => {
                 complain(&format!("`{}`: {reason}", written.escape_debug()));
@@ -186,6 +188,11 @@ pub(super) async fn bootstrap(gateway: &Gateway, args: AdminArgs) -> Exit {
             }
         }
     }
+    let files: Result<Vec<Keeper>, Exit> = paths.iter().map(|path| Keeper::new(path.as_deref())).collect();
+    let files = match files {
+        Ok(files) => files,
+        Err(exit) => return exit,
+    };
     let call = json!(BootstrapCall { operators: first });
     let mut answer = match ask(gateway, Method::POST, "/v1/bootstrap", Some(&call)).await {
         Ok(answer) => answer,
@@ -193,8 +200,8 @@ pub(super) async fn bootstrap(gateway: &Gateway, args: AdminArgs) -> Exit {
     };
     let mut exit = Exit::Done;
     if let Some(made) = answer.get_mut("operators").and_then(Value::as_array_mut) {
-        for (operator, file) in made.iter_mut().zip(&files) {
-            exit = kept(operator, file.as_deref()).err().unwrap_or(exit);
+        for (operator, file) in made.iter_mut().zip(files) {
+            exit = file.keep(operator).err().unwrap_or(exit);
         }
     }
     let shown = form.show(Ok(answer), |answer| each(answer, told));
@@ -291,29 +298,63 @@ async fn change(gateway: &Gateway, method: Method, name: &str, verb: &str, call:
 }
 
 async fn with_token_kept(gateway: &Gateway, path: &str, call: &Value, file: Option<&Path>, form: Form) -> Exit {
+    let keeper = match Keeper::new(file) {
+        Ok(keeper) => keeper,
+        Err(exit) => return exit,
+    };
     match ask(gateway, Method::POST, path, Some(call)).await {
-        Ok(answer) => show_with_token(answer, file, form),
+        Ok(answer) => show_with_token(answer, keeper, form),
         Err(exit) => exit,
     }
 }
 
 /// An operator whose token is told this once, or written into a file.
-pub(super) fn show_with_token(mut answer: Value, file: Option<&Path>, form: Form) -> Exit {
-    let kept = kept(&mut answer, file);
+pub(super) fn show_with_token(mut answer: Value, keeper: Keeper, form: Form) -> Exit {
+    let kept = keeper.keep(&mut answer);
     let shown = form.show(Ok(answer), |answer| one(answer, told));
     kept.err().unwrap_or(shown)
 }
 
-/// Writes the token that an answer tells into a file, where one is wanted.
-fn kept(answer: &mut Value, file: Option<&Path>) -> Result<(), Exit> {
-    let Some(file) = file else { return Ok(()) };
-    let Some(Value::String(token)) = answer.as_object_mut().and_then(|answer| answer.remove("token")) else {
-        return Ok(());
-    };
-    disk::create(file, token.as_bytes()).map_err(|e| {
-        complain(&format!("`{}`: {}; revoke the token and make another one", file.display(), disk::plain(&e)));
-        Exit::Failed
-    })
+/// The file that a token is to be written into, made before there is a token: nobody could be given it afterwards.
+pub(super) struct Keeper(Option<(PathBuf, Option<File>)>);
+
+impl Keeper {
+    pub(super) fn new(path: Option<&Path>) -> Result<Self, Exit> {
+        let Some(path) = path else { return Ok(Keeper(None)) };
+        match disk::create(path) {
+            Ok(file) => Ok(Keeper(Some((path.to_owned(), Some(file))))),
+            Err(e) => {
+                complain(&format!("`{}`: {}; name a new file. Nothing was changed", path.display(), disk::plain(&e)));
+                Err(Exit::Problems)
+            }
+        }
+    }
+
+    /// Takes the token out of an answer and writes it.
+    fn keep(mut self, answer: &mut Value) -> Result<(), Exit> {
+        let Some((path, file)) = &mut self.0 else { return Ok(()) };
+        let token = answer.as_object_mut().and_then(|answer| answer.remove("token"));
+        let (Some(Value::String(token)), Some(mut open)) = (token, file.take()) else { return Ok(()) };
+        if let Err(e) = open.write_all(token.as_bytes()).and_then(|()| open.sync_all()) {
+            complain(&format!("`{}`: {}", path.display(), disk::plain(&e)));
+            // Better seen by whoever stands here than lost.
+            answer.as_object_mut().map(|answer| answer.insert("token".into(), token.into()));
+            return Err(Exit::Failed);
+        }
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert("token_file".into(), path.display().to_string().into());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // There was no token for it.
+        if let Some((path, Some(_))) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 fn each(answer: &Value, show: fn(&Shown)) {
@@ -355,6 +396,11 @@ fn roles(operator: &Shown) -> String {
 
 fn told(operator: &Shown) {
     say(&operator.name);
+    if let Some(id) = &operator.approval {
+        say(&format!(
+            "  WAITS     as {id}, and is not so yet: `partnergate approval approve {id}` by another operator"
+        ));
+    }
     say(&format!("  roles     {}", roles(operator)));
     for way in ways(operator) {
         say(&format!("  shown by  {way}"));
@@ -362,8 +408,11 @@ fn told(operator: &Shown) {
     if let Some(end) = &operator.disabled {
         say(&format!("  DISABLED  by {} since {}: {}", end.author, end.at, end.reason));
     }
-    if let Some(id) = &operator.approval {
-        say(&format!("  WAITS     {id} waits for another operator: `partnergate approval show {id}`"));
+    if let Some(warning) = &operator.warning {
+        complain(&format!("warning: {warning}"));
+    }
+    if let Some(file) = &operator.token_file {
+        say(&format!("  token     written to {file}"));
     }
     if let Some(token) = &operator.token {
         say(&format!("  token     {token}"));

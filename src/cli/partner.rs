@@ -139,7 +139,7 @@ async fn own(gateway: &Gateway, method: Method, id: &str, own: Own, asking: Aski
     put(&mut set, "engagement", (!engagement.is_empty() || method == Method::PUT).then_some(engagement));
     put_list(&mut set, "networks", own.networks);
     put(&mut set, "labels", (!own.labels.is_empty()).then(|| table(own.labels)));
-    edit::edit(gateway, method, &path, set, asking).await
+    edit::edit(gateway, method, &path, set, None, asking).await
 }
 
 async fn stop(gateway: &Gateway, args: &StopArgs, verb: &str) -> Exit {

@@ -2,6 +2,7 @@
 
 use super::files::{At, Reader};
 use crate::document::{Problems, Section};
+use nix::unistd::Group;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -35,6 +36,11 @@ pub(super) fn read(
 ) -> Option<AdminConfig> {
     let listen: Vec<SocketAddr> = section.texts("listen").iter().filter_map(|t| t.parse().ok()).collect();
     let group = section.text("group").map(str::to_owned);
+    if let (Some(group), Some(node)) = (&group, section.node("group")) {
+        if !matches!(Group::from_name(group), Ok(Some(_))) {
+            problems.push(node.error("admin.group", format!("this machine has no group `{group}`"), None));
+        }
+    }
     let tls = if listen.is_empty() { None } else { Some(Arc::new(tls(section, reader, problems)?)) };
     Some(AdminConfig { socket, group, listen, tls })
 }

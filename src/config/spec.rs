@@ -336,7 +336,7 @@ static APPROVAL: &[Field] = &[
         key: "max_grant_days",
         kind: Kind::Integer { min: 1, max: 36_500 },
         presence: Optional("366"),
-        doc: "How far ahead a grant that is asked for may end; as far as the engagement goes when absent.",
+        doc: "How long a grant that is asked for may last from now, or from its start where that is later; as long as the engagement when absent.",
     },
 ];
 

@@ -4,14 +4,15 @@ use super::edit::Edited;
 use super::operators::objection;
 use super::outside::Outside;
 use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
-use crate::approval::{Approval, FourEyes, Item, Present, split};
+use crate::approval::{Approval, FourEyes, Item, Outcome, Present, Verdict, is_void, split};
+use crate::clock::UnixNanos;
 use crate::config::ApprovalConfig;
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
 use crate::operator::{Operator, Operators};
-use crate::partner::Provenance;
+use crate::partner::{MAX_EMERGENCY, PartnerRecord, Provenance};
 use crate::registry::{Change, Registry, find_grant};
 use crate::snapshot::Snapshot;
 use crate::store::{Commit, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
@@ -64,6 +65,12 @@ pub(super) struct Ready {
     pub outside: Option<Outside>,
 }
 
+/// When the first emergency of a partner began that nobody has reviewed yet.
+fn unreviewed(record: &PartnerRecord) -> Option<UnixNanos> {
+    let open = record.grants.iter().filter_map(|g| g.emergency.as_deref()).filter(|e| e.reviewed.is_none());
+    open.map(|e| e.at).min()
+}
+
 impl Publisher {
     /// Plans what files declare and, unless it is a dry run, makes it live: database first, then requests.
     ///
@@ -76,6 +83,12 @@ impl Publisher {
     }
 
     async fn apply_now(&self, apply: Apply) -> Result<Applied, ChangeError> {
+        // Read before anybody has to wait for it; the environment is what the gateway was started in.
+        let environment = &self.started.environment;
+        let declared = match apply.wanted {
+            Wanted::Files(files) => Ok(parse_declaration(&files, environment)?),
+            Wanted::Edited(edited) => Err(edited),
+        };
         let running = self.state.lock().await;
         self.catch_up(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
@@ -86,11 +99,10 @@ impl Publisher {
             Authority::Emergency => FourEyes::Off,
         };
         let own = (eyes == FourEyes::Off).then(|| Arc::new(self.own(&apply.cause)));
-        let files = match apply.wanted {
-            Wanted::Files(files) => files,
-            Wanted::Edited(edited) => vec![edited.file(registry, &running.environment)?],
+        let declaration = match declared {
+            Ok(declaration) => declaration,
+            Err(edited) => parse_declaration(&[edited.file(registry, environment)?], environment)?,
         };
-        let declaration = parse_declaration(&files, &running.environment)?;
         let (operations, now) = (&live.snapshot.operations, self.clock.now());
         let planned = plan(declaration, registry, operations, apply.options, own.as_ref(), now)?;
         let Plan { changes, would_widen, next, places } = planned;
@@ -117,11 +129,32 @@ impl Publisher {
             return Ok(Applied { lines, revision, changed: false, approval: None });
         }
         let changed = ready.is_some();
-        let revision = self.commit_and_publish(&live, ready, &[], approval.as_slice(), &cause).await?;
+        let mut approvals = self.voided(registry, ready.as_ref(), &cause).await?;
+        approvals.extend(approval.iter().cloned());
+        let revision = self.commit_and_publish(&live, ready, &[], &approvals, &cause).await?;
         if let Some(approval) = &approval {
             tracing::info!(approval = %approval.id, requester = approval.requester, "approval is asked for");
         }
         Ok(Applied { lines, revision, changed, approval: approval.map(|a| a.id) })
+    }
+
+    /// What waits for approval and refers to something that is taken away or exchanged now.
+    pub(super) async fn voided(
+        &self,
+        registry: &Registry,
+        ready: Option<&Ready>,
+        cause: &Cause,
+    ) -> Result<Vec<Approval>, ChangeError> {
+        let Some(ready) = ready else { return Ok(Vec::new()) };
+        let void = |approval: &Approval| is_void(approval, registry, &ready.changes);
+        let open = self.waiting().await?.into_iter().filter(void);
+        let outcome = Outcome {
+            verdict: Verdict::Void,
+            author: cause.actor.name.clone(),
+            at: self.clock.now(),
+            reason: Some("what it refers to was taken away or exchanged: ask again".into()),
+        };
+        Ok(open.map(|approval| Approval { outcome: Some(outcome.clone()), ..approval }).collect())
     }
 
     /// Who asks has approved as well.
@@ -154,8 +187,12 @@ impl Publisher {
             let Item::Grant { partner, id, after: Some(grant), .. } = item else { continue };
             let Some(ends) = grant.period.ends else { continue };
             let key = format!("partners.{partner}.grants.{id}.ends");
-            if registry.partner(partner).and_then(|r| find_grant(r, id.as_str())).is_some_and(|g| g.emergency.is_some())
-            {
+            let before = registry.partner(partner).and_then(|r| find_grant(r, id.as_str()));
+            if before.is_some_and(|g| g.revoked.is_some()) {
+                let reason = "is revoked, and never comes back";
+                problems.registry(format!("partners.{partner}.grants.{id}"), reason, Some("ask for another grant"));
+            }
+            if before.is_some_and(|g| g.emergency.is_some()) {
                 let reason = "an emergency grant is never extended";
                 problems.registry(format!("partners.{partner}.grants.{id}"), reason, Some("ask for a grant"));
             }
@@ -164,6 +201,16 @@ impl Publisher {
                 let days = most.as_secs() / 86_400;
                 let reason = format!("is more than {days} days ahead (`approval.max_grant_days`)");
                 problems.registry(key.clone(), reason, Some("let it end sooner, and extend it then"));
+            }
+            if let Some(first) = grant.emergency.as_ref().and(registry.partner(partner)).and_then(|r| unreviewed(r)) {
+                if ends > first.saturating_add(MAX_EMERGENCY) {
+                    let reason = format!(
+                        "`{partner}` has an emergency grant since {first} that nobody has reviewed: together they last at \
+                         most {} h",
+                        MAX_EMERGENCY.as_secs() / 3_600
+                    );
+                    problems.registry(key.clone(), reason, Some("have another operator review it first: grant review"));
+                }
             }
             let engagement = next.partner(partner).and_then(|record| record.partner.engagement.ends);
             if let Some(end) = engagement.filter(|end| ends > *end) {
@@ -246,7 +293,9 @@ impl Publisher {
     ) -> Result<u64, ChangeError> {
         let revision = live.snapshot.registry.revision();
         let changes = ready.as_ref().map(|ready| ready.changes.as_slice()).unwrap_or_default();
-        let next = operators.iter().try_fold(Operators::clone(&self.operators()), |all, one| all.changed(one.clone()));
+        let next = operators
+            .iter()
+            .try_fold(Operators::clone(&self.operators()), |all, one| all.changed(one.clone(), self.clock.now()));
         let next = next.map_err(objection)?;
         let commit = Commit { changes, operators, approvals };
         let committed = self.store.commit_all(revision, commit, cause, self.clock.now()).await;

@@ -64,8 +64,10 @@ impl Publisher {
         } else {
             (None, Vec::new())
         };
-        let ended_now = std::slice::from_ref(&ended);
-        let revision = self.commit_and_publish(&live, ready, &operators, ended_now, &cause).await?;
+        let mut approvals = self.voided(&live.snapshot.registry, ready.as_ref(), &cause).await?;
+        approvals.retain(|other| other.id != id);
+        approvals.push(ended.clone());
+        let revision = self.commit_and_publish(&live, ready, &operators, &approvals, &cause).await?;
         tracing::info!(approval = %id, author = cause.actor.name, "approval is {}", verdict.as_str());
         Ok(Decided { approval: ended, revision })
     }

@@ -65,7 +65,7 @@ impl Publisher {
             Denial::Undeny(certificate) => next.denied.retain(|d| d.certificate != certificate),
         }
         if next == **anchor {
-            return Ok((Switched { revision: registry.revision(), saved: true }, false));
+            return Ok((self.unchanged(&live).await, false));
         }
         Ok((self.switch(&live, Change::Anchor(name.clone(), Some(next)), cause).await?, true))
     }

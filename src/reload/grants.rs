@@ -56,7 +56,7 @@ impl Publisher {
         let switched = if changed {
             self.switch(&live, Change::Partner(record.partner.id.clone(), Some(record.clone())), cause).await?
         } else {
-            Switched { revision: registry.revision(), saved: true }
+            self.unchanged(&live).await
         };
         Ok(Ended { record, switched, changed })
     }

@@ -41,7 +41,7 @@ impl Publisher {
         }
         // The first reason stays.
         if registry.lockdowns().any(|l| l.locked == locked) == lockdown.is_some() {
-            return Ok((Switched { revision: registry.revision(), saved: true }, false));
+            return Ok((self.unchanged(&live).await, false));
         }
         Ok((self.switch(&live, Change::Lockdown(locked, lockdown), cause).await?, true))
     }

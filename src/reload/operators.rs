@@ -72,7 +72,7 @@ impl Publisher {
         if before.is_some_and(|before| **before == operator) {
             return Ok(Governed { operator, approval: None });
         }
-        operators.changed(operator.clone()).map_err(objection)?;
+        operators.changed(operator.clone(), self.clock.now()).map_err(objection)?;
         // What of it is nothing but a token of who asks does not count.
         let own = operator.name.as_str() == cause.actor.name;
         let counted =

@@ -53,7 +53,7 @@ impl Publisher {
         let switched = if changed {
             self.switch(&live, Change::Partner(id.clone(), Some(Arc::new(next))), cause).await?
         } else {
-            Switched { revision: live.snapshot.registry.revision(), saved: true }
+            self.unchanged(&live).await
         };
         Ok(Stopped { partner, switched, changed })
     }

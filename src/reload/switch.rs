@@ -57,6 +57,17 @@ impl Document {
         }
     }
 
+    /// Whether the registry has it already.
+    fn is_in(&self, registry: &Registry) -> bool {
+        match self {
+            Document::Partner(id, record) => registry.partner(id) == Some(record),
+            Document::Anchor(name, anchor) => registry.anchor(name).is_some_and(|there| **there == *anchor),
+            Document::Lockdown(locked, lockdown) => {
+                registry.lockdowns().find(|l| l.locked == *locked) == lockdown.as_ref()
+            }
+        }
+    }
+
     fn change(&self) -> Change {
         match self.clone() {
             Document::Partner(id, record) => Change::Partner(id, Some(record)),
@@ -73,20 +84,34 @@ pub struct Switched {
     pub revision: u64,
     /// Whether the database has it; where not, it is live all the same.
     pub saved: bool,
+    /// Whether it would outlive a kill.
+    pub kept: bool,
 }
 
 impl Publisher {
     /// Before a switch: what the database has and requests do not see yet. A database that fails is no hindrance.
     pub(super) async fn catch_up_if_it_can(&self, running: &Config) -> Result<(), ChangeError> {
-        match timeout(PATIENCE, self.catch_up(running)).await {
-            Ok(Err(ChangeError::Store(e))) => {
-                tracing::error!(error = %e, "the database fails; the switch does not wait")
-            }
-            Ok(Err(e)) => return Err(e),
-            Ok(Ok(())) => {}
+        let live = self.live.load_full().map(|live| live.snapshot.registry.revision());
+        // Only looking is given up half way: what writes goes on to its end.
+        match timeout(PATIENCE, self.store.revision()).await {
+            Ok(Ok(revision)) if Some(revision) == live => {}
+            Ok(Ok(_)) => return self.catch_up(running).await,
+            Ok(Err(e)) => tracing::error!(error = %e, "the database fails; the switch does not wait"),
             Err(_) => tracing::error!("the database does not answer; the switch does not wait"),
         }
         Ok(())
+    }
+
+    /// What the database has, with what is live without it on top. What it has taken after all, though it was given up,
+    /// is no longer among that.
+    pub(super) async fn over(&self, registry: Registry) -> Result<Registry, Problems> {
+        let mut unsaved = self.unsaved.lock().await;
+        if unsaved.is_empty() {
+            return Ok(registry);
+        }
+        let registry = settle(registry, &mut unsaved)?;
+        self.keep(registry.revision(), &unsaved);
+        Ok(registry)
     }
 
     /// Makes one change live that was not planned, and that nothing else may hold up: whatever else is wrong with what it
@@ -114,7 +139,7 @@ impl Publisher {
                 self.publish(snapshot, None, concerned(&changes), committed).await?;
                 self.metrics.registry_ok.set(1);
                 self.committed.notify_one();
-                return Ok(Switched { revision, saved: true });
+                return Ok(Switched { revision, saved: true, kept: true });
             }
             // Somebody else has changed it: that is no failure of the database.
             Some(Err(e @ StoreError::Conflict { .. })) => return Err(e.into()),
@@ -129,12 +154,20 @@ impl Publisher {
         let mut unsaved = self.unsaved.lock().await;
         let to = changes.iter().filter_map(Document::of);
         unsaved.extend(to.map(|to| Unsaved { to, cause: cause.clone() }));
-        self.keep(registry.revision(), &unsaved);
+        let kept = self.keep(registry.revision(), &unsaved);
         tracing::error!(error = failed, "a switch is live and not in the database; it is tried again");
-        Ok(Switched { revision: registry.revision(), saved: false })
+        Ok(Switched { revision: registry.revision(), saved: false, kept })
     }
 
-    fn keep(&self, revision: u64, unsaved: &[Unsaved]) {
+    /// What a switch that changes nothing comes to.
+    pub(super) async fn unchanged(&self, live: &Live) -> Switched {
+        let saved = self.unsaved.lock().await.is_empty();
+        let kept = saved || file(&self.started.state_dir).is_file();
+        Switched { revision: live.snapshot.registry.revision(), saved, kept }
+    }
+
+    /// Whether the file has them.
+    fn keep(&self, revision: u64, unsaved: &[Unsaved]) -> bool {
         let count = i64::try_from(unsaved.len()).unwrap_or(i64::MAX);
         self.metrics.unsaved_switches.set(count);
         let path = file(&self.started.state_dir);
@@ -147,7 +180,9 @@ impl Publisher {
         };
         if let Err(e) = written {
             tracing::error!(file = %path.display(), error = %e, "unsaved switches are in memory alone: do not restart");
+            return false;
         }
+        true
     }
 
     /// Puts into the database what is live without it.
@@ -160,8 +195,11 @@ impl Publisher {
             let Some(live) = self.live.load_full() else { return Ok(()) };
             let revision = live.snapshot.registry.revision();
             let change = first.to.change();
-            let saved =
-                self.store.commit(revision, std::slice::from_ref(&change), &first.cause, self.clock.now()).await?;
+            let changes = std::slice::from_ref(&change);
+            let commit = self.store.commit(revision, changes, &first.cause, self.clock.now());
+            // Others wait behind this. What it does late all the same is found by its revision.
+            let Ok(saved) = timeout(PATIENCE, commit).await else { return Err(StoreError::Silent.into()) };
+            let saved = saved?;
             // It is live already: only the revision is another.
             let registry = live.snapshot.registry.at(saved);
             let snapshot = live.snapshot.with_registry(registry, &[], None, self.clock.now())?;
@@ -197,19 +235,36 @@ pub(super) fn left_over(state_dir: &Path, registry: Registry) -> Result<(Registr
     const FIX: &str = "it holds switches that the database does not have: stop again what it names, and remove it";
     let text = disk::read(&path, MAX_FILE).map_err(|reason| wrong(reason, FIX))?;
     let kept: Kept = serde_json::from_slice(&text).map_err(|e| wrong(format!("cannot be read: {e}"), FIX))?;
-    if kept.revision != registry.revision() {
-        let reason = format!("is for revision {} of the registry, which is at {}", kept.revision, registry.revision());
+    let (mut switches, all) = (kept.switches, kept.revision);
+    let before = switches.len();
+    let registry = settle(registry, &mut switches).map_err(|found| wrong(format!("does not fit: {found}"), FIX))?;
+    // Some may have been saved at the last moment before a kill, each as a revision.
+    let saved = u64::try_from(before - switches.len()).unwrap_or(u64::MAX);
+    let over = switches.is_empty() && all <= registry.revision();
+    if all.saturating_add(saved) != registry.revision() && !over {
+        let reason = format!("is for revision {all} of the registry, which is at {}", registry.revision());
         return Err(wrong(reason, FIX));
     }
-    let changes: Vec<Change> = kept.switches.iter().map(|unsaved| unsaved.to.change()).collect();
-    // One after another: the same noun may be in it twice.
+    if switches.is_empty() {
+        std::fs::remove_file(&path).map_err(|e| wrong(disk::plain(&e), "remove it: all of it is in the database"))?;
+    } else {
+        tracing::warn!(file = shown, switches = switches.len(), "switches that are not in the database yet are live");
+    }
+    Ok((registry, switches))
+}
+
+/// Puts switches on top of what the database has, one after another, because the same noun may be among them twice. Those
+/// that it has already, from the first on, are done.
+fn settle(registry: Registry, unsaved: &mut Vec<Unsaved>) -> Result<Registry, Problems> {
+    let done = unsaved.iter().take_while(|unsaved| unsaved.to.is_in(&registry)).count();
+    unsaved.drain(..done);
     let mut registry = registry;
-    for change in changes {
-        registry = registry.with(registry.revision(), &[change]).map_err(|found| {
-            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-            wrong(format!("does not fit the registry: {}", found.join("; ")), FIX)
+    for one in unsaved.iter() {
+        registry = registry.with(registry.revision(), &[one.to.change()]).map_err(|found| {
+            let mut problems = Problems::new();
+            found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
+            problems
         })?;
     }
-    tracing::warn!(file = shown, switches = kept.switches.len(), "switches that are not in the database yet are live");
-    Ok((registry, kept.switches))
+    Ok(registry)
 }

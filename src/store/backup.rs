@@ -10,7 +10,7 @@ use crate::clock::UnixNanos;
 use crate::disk::{self, plain};
 use crate::history::Cause;
 use crate::operator::Operators;
-use crate::registry::Registry;
+use crate::registry::{Registry, find_grant};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -249,8 +249,15 @@ fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(R
             (before.disabled.is_some() && now.disabled.is_none()).then(|| format!("the operator `{}`", now.name));
         let revoked = now.tokens.iter().filter(|t| before.tokens.iter().all(|b| b.id != t.id));
         let revoked = revoked.map(|t| format!("the token {} of `{}`", t.id, now.name));
-        disabled.into_iter().chain(revoked).collect::<Vec<_>>()
+        let roles = now.roles.difference(&before.roles).map(|role| format!("the role {role} of `{}`", now.name));
+        disabled.into_iter().chain(revoked).chain(roles).collect::<Vec<_>>()
     });
+    let grants = before.partners().flat_map(|record| record.grants.iter()).filter(|g| g.revoked.is_some());
+    let grants = grants.filter(|g| {
+        let now = after.with_grant(&g.id).and_then(|record| find_grant(record, g.id.as_str()));
+        now.is_some_and(|now| now.revoked.is_none())
+    });
+    let grants = grants.map(|g| format!("the grant `{}`", g.id));
     let lockdowns = before.lockdowns().filter(|l| after.lockdowns().all(|a| a.locked != l.locked));
     let lockdowns = lockdowns.map(|l| format!("the lockdown of `{}`", l.locked.as_str()));
     denied
@@ -261,6 +268,7 @@ fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(R
         .chain(stopped.map(|record| format!("the partner `{}`", record.partner.id)))
         .chain(operators)
         .chain(lockdowns)
+        .chain(grants)
         .collect()
 }
 

@@ -6,6 +6,7 @@ use crate::clock::UnixNanos;
 use crate::disk;
 use crate::history::{
     Actor, Cause, Checkpoint, End, Event, Fault, Hash, Signer, Verb, Verifier, Way, difference, document_sha256,
+    vouches,
 };
 use futures::TryStreamExt;
 use serde_json::{Value, json};
@@ -58,6 +59,25 @@ pub(super) async fn end(tx: &mut Tx<'_>) -> Result<End, StoreError> {
     let (seq, hash): (i64, &str) = (row.try_get(0)?, row.try_get(1)?);
     let hash = Hash::parse(hash).ok_or_else(|| StoreError::Inconsistent(format!("event {seq} has no hash")))?;
     Ok(End { seq: u64::try_from(seq).unwrap_or(0), hash })
+}
+
+/// Where the chain ends, which this node has signed: nothing is put behind what somebody else has put there, because the
+/// next checkpoint would sign for that as well.
+pub(super) async fn own_end(tx: &mut Tx<'_>, signer: &Signer) -> Result<End, StoreError> {
+    let end = end(tx).await?;
+    if end.seq == 0 {
+        return Ok(end);
+    }
+    let last = checkpoints(tx, "ORDER BY seq DESC, time DESC LIMIT 1").await?;
+    // A key that was lost or exchanged is for `audit verify` to say; it must not keep anybody from changing something.
+    if last.first().is_some_and(|last| last.key != signer.key() || vouches(last, &end, &signer.key())) {
+        return Ok(end);
+    }
+    Err(StoreError::Inconsistent(format!(
+        "event {} of the history is not signed by this node: somebody else has written into the database; `partnergate \
+         audit verify` says more",
+        end.seq
+    )))
 }
 
 /// The first events of a registry that is older than its history: what is in it has an event each, so that all of it is
@@ -305,7 +325,7 @@ impl Store {
         let mut verifier = Verifier::new(&checkpoints, &key);
         let mut made: HashMap<(String, String), (u64, String)> = HashMap::new();
         {
-            let mut rows = sqlx::query("SELECT seq, event, hash FROM event ORDER BY seq").fetch(&mut *tx);
+            let mut rows = sqlx::query("SELECT seq, event, hash, noun, id FROM event ORDER BY seq").fetch(&mut *tx);
             while let Some(row) = rows.try_next().await? {
                 let (seq, text, hash): (i64, &str, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
                 let seq = u64::try_from(seq).unwrap_or(0);
@@ -313,6 +333,11 @@ impl Store {
                     return Ok(Err(fault));
                 }
                 let Ok(event) = serde_json::from_str::<Event>(text) else { continue };
+                let (filed, under): (&str, &str) = (row.try_get(3)?, row.try_get(4)?);
+                if (filed, under) != (&event.noun, &event.id) && event.noun != HISTORY {
+                    let (noun, id) = (filed.to_owned(), under.to_owned());
+                    return Ok(Err(Fault::Misfiled { seq, noun, id }));
+                }
                 let noun = (event.noun, event.id);
                 match event.document_sha256 {
                     Some(hash) => drop(made.insert(noun, (seq, hash))),

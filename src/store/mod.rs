@@ -115,6 +115,8 @@ pub enum StoreError {
     Key { path: String, reason: String },
     #[error("there are operators already: one of them who has the role `approver` adds more")]
     HasOperators,
+    #[error("the database does not answer")]
+    Silent,
     #[error("the database is open for looking only")]
     ReadOnly,
 }
@@ -279,7 +281,7 @@ impl Store {
             return Err(StoreError::Conflict { expected, found });
         }
         let next = if changes.is_empty() { found } else { found + 1 };
-        let mut end = history::end(&mut tx).await?;
+        let mut end = history::own_end(&mut tx, signer).await?;
         let told = Told { cause, now, revision: next };
         table::put(&mut tx, changes, &told, &mut end).await?;
         table::put(&mut tx, operators, &told, &mut end).await?;

@@ -55,7 +55,7 @@ impl Store {
         let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let told = Told { cause, now, revision: revision(&mut tx).await? };
-        let mut end = history::end(&mut tx).await?;
+        let mut end = history::own_end(&mut tx, signer).await?;
         if first {
             if sqlx::query("SELECT 1 FROM operator LIMIT 1").fetch_optional(&mut *tx).await?.is_some() {
                 return Err(StoreError::HasOperators);

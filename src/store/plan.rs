@@ -171,7 +171,17 @@ struct Draft {
 impl Draft {
     fn prune(&mut self, declaration: &Declaration, registry: &Registry, problems: &mut Problems) {
         let kept: HashSet<_> = declaration.partners.iter().map(|r| &r.partner.id).collect();
-        for id in registry.partners().map(|r| &r.partner.id).filter(|id| !kept.contains(id)) {
+        for record in registry.partners().filter(|r| !kept.contains(&r.partner.id)) {
+            let id = &record.partner.id;
+            let open = record.grants.iter().any(|g| g.emergency.as_deref().is_some_and(|e| e.reviewed.is_none()));
+            let stopped = [
+                record.partner.suspension.as_ref().map(|_| ("it is suspended", "`partner resume` it first")),
+                open.then_some(("it has emergency grants that nobody has reviewed", "`grant review` them first")),
+            ];
+            for (why, fix) in stopped.into_iter().flatten() {
+                let reason = format!("{why}, and with it that would be forgotten");
+                problems.registry(format!("partners.{id}"), reason, Some(&format!("declare the partner, or {fix}")));
+            }
             self.changes.push(Change::Partner(id.clone(), None));
         }
         let kept: HashSet<_> = declaration.networks.iter().map(|n| &n.name).collect();
@@ -241,7 +251,8 @@ fn keep_grants(record: &mut PartnerRecord, old: &PartnerRecord, now: UnixNanos) 
         match record.grants.iter_mut().find(|g| g.id == before.id) {
             Some(grant) => {
                 grant.revoked = before.revoked.clone().or(grant.revoked.take());
-                grant.emergency = before.emergency.clone().or(grant.emergency.take());
+                // Who made what alone is not for files to say of what is there already.
+                grant.emergency = before.emergency.clone();
             }
             None if before.is_pending_emergency(now) => record.grants.push(before.clone()),
             None => {}

@@ -156,17 +156,22 @@ fn whatever_permits_more_waits() {
         (
             "globex-ca: {certificate: globex-ca.pem",
             "globex-ca: {certificate: third-ca.pem",
-            "another certificate or bundle",
+            "is another CA: CN=third-ca,O=Tests until ",
         ),
         (
             "anchors:\n",
             "anchors:\n  third-ca: {certificate: third-ca.pem, partners: [acme]}\n",
-            "anchor     third-ca                 is new, and may speak for acme",
+            "anchor     third-ca                 is new: CN=third-ca,O=Tests until ",
         ),
         (
             "acme-client: {",
             "acme-other: {anchor: acme-ca, match: {dns: other.acme.example}}\n      acme-client: {",
-            "credential acme-other               is recognised by dns",
+            "credential acme-other               is new, recognised by dns",
+        ),
+        (
+            "acme-client: {",
+            "acme-other: {anchor: acme-ca, match: {spki_sha256: 0000000000000000000000000000000000000000000000000000000000000000}}\n      acme-client: {",
+            "credential acme-other               is new, recognised by spki_sha256",
         ),
         (
             "acme-items: {",
@@ -339,9 +344,8 @@ fn operators_are_made_by_two() {
         gate.cli(&add).ok()
     };
     let waits = |said: &str| -> String {
-        let line =
-            said.lines().find(|line| line.contains("waits for another operator")).unwrap_or_else(|| panic!("{said}"));
-        line.split_whitespace().nth(1).unwrap().to_owned()
+        let line = said.lines().find(|line| line.contains("is not so yet")).unwrap_or_else(|| panic!("{said}"));
+        line.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned()
     };
     let as_puppet = |arguments: &[&str]| gate.cli(&[&["--token", &file("puppet")], arguments].concat());
     let id = waits(&add("puppet", "approver"));
@@ -383,4 +387,104 @@ fn operators_are_made_by_two() {
 fn token_id(file: &str) -> String {
     let token = fs::read_to_string(file.strip_prefix("file:").unwrap()).unwrap();
     token.split('_').nth(1).unwrap().to_owned()
+}
+
+/// What an approval refers to is part of what was looked at.
+#[test]
+fn approval_is_void_once_what_it_refers_to_is_exchanged() {
+    let gate = gate(|setup| setup);
+    let listed = |gate: &Gate| gate.cli(&["approval", "list", "--all"]).ok();
+    // A network that goes, and comes back as something else.
+    let with = |networks: &str, own: &str| {
+        gate.registry_text().replace("networks:\n  loopback", &format!("networks:\n{networks}  loopback")).replacen(
+            "networks: [loopback]",
+            own,
+            1,
+        )
+    };
+    apply(&gate, &with("  dc1: {cidrs: [203.0.113.7/32]}\n", "networks: [loopback]"), &[]).ok();
+    let asks = with("  dc1: {cidrs: [203.0.113.7/32]}\n", "networks: [loopback, dc1]");
+    let id = asked(&apply(&gate, &asks, &[]).ok());
+    gate.apply(gate.registry_text());
+    assert!(listed(&gate).contains(&format!("{id}  void")), "{}", listed(&gate));
+    apply(&gate, &with("  dc1: {cidrs: [0.0.0.0/0]}\n", "networks: [loopback]"), &[]).ok();
+    refused(&by_second(&gate, &["approval", "approve", &id]), 3, "is void already");
+    // A partner that goes, and comes back as somebody else.
+    gate.cli(&[
+        "partner",
+        "add",
+        "newco",
+        "--name",
+        "N",
+        "--owner",
+        "o",
+        "--network",
+        "loopback",
+        "--ends",
+        "2090-01-01T00:00:00Z",
+    ])
+    .ok();
+    let ask = [
+        "grant",
+        "request",
+        "newco",
+        "newco-items",
+        "--operation",
+        "items.read",
+        "--owner",
+        "o",
+        "--ends",
+        "2089-01-01T00:00:00Z",
+    ];
+    let id = asked(&gate.cli(&ask).ok());
+    gate.apply(gate.registry_text());
+    gate.cli(&["partner", "add", "newco", "--name", "N", "--owner", "o", "--network", "any"]).ok();
+    refused(&by_second(&gate, &["grant", "approve", "newco-items"]), 3, "nothing waits for the grant");
+    refused(&by_second(&gate, &["approval", "approve", &id]), 3, "is void already");
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
+/// A partner that may do something does so with whatever key it has.
+#[test]
+fn key_of_a_partner_with_grants_is_exchanged_by_two() {
+    let gate = gate(|setup| setup);
+    let stranger = gate.pki.client(&gate.acme_ca, "stranger", |_| {});
+    let by_key = format!("fingerprint_sha256={}", stranger.fingerprint());
+    let status = || {
+        let request = format!("GET /items HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        gate.dial().identity(&stranger).open().request(request).status
+    };
+    waits_for(&gate.cli(&["credential", "add", "acme", "evil", "--anchor", "acme-ca", "--match", &by_key]).ok());
+    let (code, said) = gate.admin(
+        "PATCH",
+        "/v1/partners/acme/credentials/acme-client",
+        &json!({"set": {"match": {"uri": null, "fingerprint_sha256": stranger.fingerprint()}}}).to_string(),
+    );
+    assert!(code == 200 && said.contains("\"approval\""), "{said}");
+    assert_eq!(status(), 403);
+    // Back from pending, too.
+    let pending = edited(
+        &gate,
+        "acme-client: {",
+        "acme-two: {anchor: acme-ca, state: pending, match: {dns: two.acme.example}}\n      acme-client: {",
+    );
+    let id = asked(&apply(&gate, &pending, &[]).ok());
+    by_second(&gate, &["approval", "approve", &id]).ok();
+    let (_, said) = gate.admin("PATCH", "/v1/partners/acme/credentials/acme-two", "{\"set\": {\"state\": \"active\"}}");
+    assert!(said.contains("\"approval\"") && said.contains("is active, and was pending"), "{said}");
+    // What an operator says alone is not for others to say, at whatever depth.
+    let forged = json!({"set": {"grants": {"acme-items": {"emergency": {"author": "second"}}}}});
+    let (code, said) = gate.admin("PATCH", "/v1/partners/acme", &forged.to_string());
+    assert!(code == 422 && said.contains("`emergency` is set by a command of its own"), "{said}");
+    // And a stop is not forgotten by taking the partner away.
+    gate.cli(&["partner", "suspend", "globex", "--reason", "odd"]).ok();
+    let without = gate.registry_text().split("  globex:\n").next().unwrap().to_owned();
+    let folder = gate.write_registry(&without);
+    let pruned = gate.cli(&["apply", "--yes", "--prune", "-f", folder.to_str().unwrap()]);
+    refused(&pruned, 3, "`partners.globex`: it is suspended, and with it that would be forgotten");
+}
+
+#[track_caller]
+fn waits_for(said: &str) {
+    asked(said);
 }

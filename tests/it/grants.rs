@@ -68,7 +68,18 @@ fn grant_is_asked_for_approved_extended_and_revoked() {
     let shown = by_second(&gate, &["approval", "show", &id]).ok();
     assert!(shown.contains("it goes on longer, until 2099-06-01T00:00:00Z"), "{shown}");
     by_second(&gate, &["grant", "reject", "acme-cleanup", "--reason", "not in the contract"]).ok();
-    assert!(extend("2098-01-01T00:00:00Z").ok().contains("registry revision 3"));
+    refused(
+        &extend("2098-01-01T00:00:00Z"),
+        3,
+        "this is no later end: it ends at 2099-01-01T00:00:00Z; `grant shorten`",
+    );
+    let shorten = |ends: &str| gate.cli(&["grant", "shorten", "acme-cleanup", "--ends", ends, "--reason", "less"]);
+    refused(
+        &shorten("2099-02-01T00:00:00Z"),
+        3,
+        "this is no earlier end: it ends at 2099-01-01T00:00:00Z; `grant extend`",
+    );
+    assert!(shorten("2098-01-01T00:00:00Z").ok().contains("registry revision 3"));
     refused(&extend("2101-01-01T00:00:00Z"), 3, "is after the engagement of `acme` has ended");
 
     let said = gate.cli(&["grant", "revoke", "acme-cleanup", "--reason", "project is over", "--ticket", "CTR-10"]).ok();
@@ -80,6 +91,20 @@ fn grant_is_asked_for_approved_extended_and_revoked() {
     let grants = record["input"]["partner"]["grants"].as_array().unwrap();
     assert!(grants.iter().all(|g| g["id"] != "acme-cleanup"), "policy does not see it: {record}");
     assert!(gate.cli(&["grant", "revoke", "acme-cleanup", "--reason", "x"]).ok().contains("is revoked already"));
+    refused(&extend("2099-01-01T00:00:00Z"), 3, "is revoked, and never comes back");
+    let past = [
+        "grant",
+        "request",
+        "acme",
+        "acme-late",
+        "--operation",
+        "items.read",
+        "--owner",
+        "o",
+        "--ends",
+        "2025-01-01T00:00:00Z",
+    ];
+    refused(&gate.cli(&past), 3, "is over already");
     let shown = gate.cli(&["partner", "show", "acme"]).ok();
     assert!(
         shown.contains(&format!("REVOKED by {} at ", this_user())) && shown.contains(": project is over"),
@@ -148,6 +173,15 @@ fn emergency_is_one_operator_s_for_four_hours_and_is_reviewed_by_another() {
     refused(&later, 3, "an emergency grant is never extended");
     gate.apply(gate.registry_text());
     assert_eq!(answer(&gate, "DELETE", "/items/1").status, 200);
+
+    // Nor does another one beside it, before somebody else has looked.
+    let second =
+        ["grant", "emergency", "acme", "acme-912", "--operation", "items.read", "--reason", "x", "--ticket", "INC-1"];
+    let long = gate.cli(&[&second[..], &["--for", "4h"]].concat());
+    refused(&long, 3, "that nobody has reviewed: together they last at most 4 h");
+    gate.cli(&[&second[..], &["--for", "2h"]].concat()).ok();
+    by_second(&gate, &["grant", "review", "acme-912", "--reason", "was needed"]).ok();
+    gate.cli(&["grant", "revoke", "acme-912", "--reason", "is over"]).ok();
 
     let review = ["grant", "review", "acme-911", "--reason", "was needed"];
     refused(&gate.cli(&review), 3, "another operator reviews it");

@@ -137,6 +137,45 @@ fn whoever_alters_the_database_is_found_out() {
     }
 }
 
+/// Threat 30, by somebody who works the hash out and has no key.
+#[test]
+fn event_that_is_put_behind_the_chain_is_found_out_and_never_signed() {
+    use ring::digest::{Context, SHA256};
+    let gate = Gate::start();
+    let json = gate.cli(&["history", "--output", "json", "all"]).ok();
+    let last = json.lines().last().unwrap();
+    let seq = serde_json::from_str::<Value>(last).unwrap()["seq"].as_u64().unwrap();
+    let answer: Value = serde_json::from_str(&verify(&gate, &["--output", "json"]).ok()).unwrap();
+    let forged = last.replacen(&format!("{{\"seq\":{seq},"), &format!("{{\"seq\":{},", seq + 1), 1);
+    let mut context = Context::new(&SHA256);
+    context.update(&hex::decode(answer["hash"].as_str().unwrap()).unwrap());
+    context.update(forged.as_bytes());
+    let hash = hex::encode(context.finish());
+    let noun = serde_json::from_str::<Value>(last).unwrap();
+    tamper(
+        &gate,
+        &format!(
+            "INSERT INTO event VALUES ({}, '{}', '{}', '{forged}', '{hash}')",
+            seq + 1,
+            noun["noun"].as_str().unwrap(),
+            noun["id"].as_str().unwrap()
+        ),
+    );
+    let found = verify(&gate, &[]);
+    assert_eq!(found.exit, Some(3), "{}", found.text());
+    assert!(found.text().contains(&format!("event {} and what follows is not signed", seq + 1)), "{}", found.text());
+    // The next change would sign for it: it is refused.
+    let refused = gate.try_apply(&gate.registry_text().replace("Acme GmbH", "Acme AG"));
+    assert_eq!(refused.exit, Some(1), "{}", refused.text());
+    assert!(refused.stderr.contains("is not signed by this node"), "{}", refused.stderr);
+    tamper(&gate, &format!("DELETE FROM event WHERE seq = {}", seq + 1));
+    gate.apply(&gate.registry_text().replace("Acme GmbH", "Acme AG"));
+    // Nor is one found elsewhere than where it belongs.
+    tamper(&gate, "UPDATE event SET noun = 'network', id = 'zzz' WHERE noun = 'partner' AND id = 'acme'");
+    let found = verify(&gate, &[]);
+    assert!(found.text().contains("is filed under the network `zzz`, which it is not about"), "{}", found.text());
+}
+
 /// Threat 30, by somebody who has the key as well and makes the whole history anew: what went to the records is not his.
 #[test]
 fn history_that_was_made_anew_is_not_the_one_of_the_records() {

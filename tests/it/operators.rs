@@ -51,6 +51,12 @@ fn first_operators_are_named_once_and_before_that_nothing_is_changed() {
     let me = format!("{name}=user:{name}");
     let bootstrap = |more: &[&str]| gate.cli(&[&["admin", "bootstrap"], more].concat());
     let file = gate.dir.path().join("second.token");
+    // A file that is there is no place for a token, and then nothing is named.
+    fs::write(&file, "something else").unwrap();
+    let there = bootstrap(&[&me, &format!("second=token:{}", file.display())]);
+    refused(&there, Some(3), "name a new file. Nothing was changed");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "something else");
+    fs::remove_file(&file).unwrap();
     for (operators, exit, said) in [
         (&[&*me][..], Some(2), "2 values required"),
         (&[&*me, "second"], Some(3), "`second`: write NAME=user:USER"),
@@ -178,7 +184,9 @@ fn token_ends_with_its_time_its_revocation_or_its_operator() {
 fn one_who_may_approve_is_always_left() {
     let gate = Gate::start();
     let me = this_user();
-    gate.cli(&["operator", "disable", "second", "--reason", "left"]).ok();
+    let disabled = gate.cli(&["operator", "disable", "second", "--reason", "left"]);
+    let warning = format!("warning: `{me}` alone may approve now");
+    assert!(disabled.exit == Some(0) && disabled.stderr.starts_with(&warning), "{}", disabled.stderr);
     let said = "nobody would be left who may approve";
     refused(&gate.cli(&["operator", "disable", &me, "--reason", "x"]), Some(3), said);
     refused(&gate.cli(&["operator", "roles", &me, "--role", "viewer", "--reason", "x"]), Some(3), said);
@@ -203,7 +211,7 @@ fn wrong_operators_are_refused_with_what_is_wrong() {
     ] {
         refused(&gate.cli(&[&["operator", "add"], more].concat()), exit, said);
     }
-    refused(&gate.cli(&["operator", "show", "x"]), Some(1), "there is no such operator");
+    refused(&gate.cli(&["operator", "show", "x"]), Some(3), "there is no such operator");
     refused(&gate.cli(&["operator", "disable", "second", "--reason", " "]), Some(3), "a reason is needed");
     let file = gate.dir.path().join("open");
     fs::write(&file, "pgo_x_y").unwrap();
@@ -211,6 +219,18 @@ fn wrong_operators_are_refused_with_what_is_wrong() {
     let open = as_one(&gate, &format!("file:{}", file.display()), &["status"]);
     refused(&open, Some(3), "can be read by others (mode 0644); chmod 0600");
     refused(&as_one(&gate, "pgo_a_b", &["status"]), Some(3), "--token: ");
+}
+
+/// Whoever has to stop something is not kept from it by a mistake in the config.
+#[test]
+fn broken_config_keeps_nobody_from_the_gateway() {
+    let gate = Gate::start();
+    fs::write(gate.config_file(), "environment: [\nstate_dir: x").unwrap();
+    let broken = gate.cli(&["lockdown", "on", "--reason", "incident"]);
+    refused(&broken, Some(3), "--admin unix:STATE_DIR/admin.sock reaches a gateway past its config");
+    let socket = format!("unix:{}", gate.dir.path().join("state/admin.sock").display());
+    gate.cli(&["--admin", &socket, "lockdown", "on", "--reason", "incident"]).ok();
+    assert!(gate.cli(&["--admin", &socket, "status"]).ok().contains("LOCKDOWN"));
 }
 
 /// Threat 27: what an operator shows is a secret.
@@ -453,10 +473,10 @@ fn admin_listener_that_cannot_be_is_no_start() {
     assert!(log.contains("`admin.key`") && log.contains("does not fit the certificate"), "{log}");
     let setup = with(setup, &server.key_file).set("admin.client_ca", "missing.pem");
     refused(setup, "`admin.client_ca`");
-    let setup = Setup::new().set("admin.group", "no-such-group");
-    let (exit, log) = setup.start_expecting_failure();
-    assert_eq!(exit, Some(1), "{log}");
-    assert!(log.contains("no group `no-such-group`"), "{log}");
+    refused(
+        Setup::new().set("admin.group", "no-such-group"),
+        "`admin.group`: this machine has no group `no-such-group`",
+    );
 }
 
 /// Users of the machine, let in by their group and judged by who they are.

@@ -496,7 +496,7 @@ fn partners_are_listed_and_shown_in_utc_and_in_their_own_zone() {
     assert!(globex.contains("2100-01-01T00:00:00Z"), "{globex}");
     assert!(!globex.contains("2100-01-01T00:00:00Z ("), "UTC is not shown twice: {globex}");
     let nobody = gate.cli(&["partner", "show", "nobody"]);
-    assert_eq!(nobody.exit, Some(1));
+    assert_eq!(nobody.exit, Some(3));
     assert!(nobody.stderr.contains("no such partner"), "{}", nobody.stderr);
 }
 
