@@ -110,6 +110,10 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Grant
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
     let now = shared.publisher.now();
+    let known = |id: &str| PartnerId::parse(id).is_ok_and(|id| live.snapshot.registry.partner(&id).is_some());
+    if query.partner.as_deref().is_some_and(|id| !known(id)) {
+        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+    }
     let found = looked_up(async move {
         let wanted = |id: &PartnerId| query.partner.as_deref().is_none_or(|partner| partner == id.as_str());
         let of = |record: &PartnerRecord| {

@@ -141,7 +141,7 @@ fn each_way_to_permit_more_waits_and_says_what_it_permits() {
         (g(&["a"], json!({"period": {}})), "grant g: it goes on longer, for good"),
         (g(&["a"], json!({"conditions": {"x": 2}})), "grant g: has other conditions"),
         (bare(json!({"conditions": null})), "grant g: has other conditions"),
-        (with(grant("h", &["a"], json!({}))), "grant h: is new"),
+        (with(grant("h", &["a"], json!({}))), "grant h: is new, and covers a"),
         (own(&["n", "m"], vec![by_key("key"), by_uri("name")]), "partner acme: may call from m"),
         (
             own(&["n"], vec![by_key("key"), by_uri("name"), by_uri("other")]),

@@ -47,7 +47,10 @@ pub(super) fn of_credential(before: Option<&Credential>, after: &Credential, gra
 }
 
 pub(super) fn of_grant(before: Option<&Grant>, after: &Grant) -> Vec<String> {
-    let Some(before) = before else { return vec!["is new".into()] };
+    let Some(before) = before else {
+        let covers = named("is new, and covers", after.operations.iter());
+        return vec![covers.unwrap_or_else(|| "is new, and covers nothing".into())];
+    };
     let mut widens = Vec::new();
     added(&mut widens, "covers", &before.operations, &after.operations);
     narrowed(&mut widens, "from", "every network of the partner", before.networks.as_ref(), after.networks.as_ref());

@@ -75,7 +75,7 @@ pub(super) fn unsaved(answer: &Value) {
 /// A part of a path: what is no id would be no path of a call either.
 pub(super) fn id<'a>(noun: &str, text: &'a str) -> Result<&'a str, Exit> {
     parse_id(text).map_err(|reason| {
-        complain(&format!("there is no such {noun}: {reason}"));
+        complain(&format!("{noun}: {reason}"));
         Exit::Problems
     })
 }

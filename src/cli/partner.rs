@@ -236,6 +236,10 @@ fn show(value: &Value) {
                 "              asked for by {requester}, approved by {approver}{id} at {}",
                 time(&from["at"], "")
             ));
+            let ticket = from["ticket"].as_str().map(|ticket| format!("[{ticket}] ")).unwrap_or_default();
+            if let Some(why) = from["justification"].as_str() {
+                say(&format!("              because {ticket}{why}"));
+            }
         }
         if g["networks"].is_array() {
             say(&format!("              only from {}", join(&g["networks"])));

@@ -99,6 +99,13 @@ impl Problems {
         });
     }
 
+    /// The same without places, for what nobody has written down.
+    #[must_use]
+    pub fn unplaced(self) -> Self {
+        let list = self.list.into_iter().map(|p| Problem { file: REGISTRY.into(), line: 0, column: 0, ..p });
+        Problems { list: list.collect() }
+    }
+
     /// Something about a file as a whole, or about a key of it, that does not stop the load.
     pub fn warning(&mut self, file: &str, key: &str, reason: impl Into<String>, fix: Option<&str>) {
         self.list.push(Problem {

@@ -101,7 +101,10 @@ impl Publisher {
         let own = (eyes == FourEyes::Off).then(|| Arc::new(self.own(&apply.cause)));
         let declaration = match declared {
             Ok(declaration) => declaration,
-            Err(edited) => parse_declaration(&[edited.file(registry, environment)?], environment)?,
+            // Nobody has written that file: what is wrong is said by its key.
+            Err(edited) => {
+                parse_declaration(&[edited.file(registry, environment)?], environment).map_err(Problems::unplaced)?
+            }
         };
         let (operations, now) = (&live.snapshot.operations, self.clock.now());
         let planned = plan(declaration, registry, operations, apply.options, own.as_ref(), now)?;

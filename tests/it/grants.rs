@@ -53,7 +53,10 @@ fn grant_is_asked_for_approved_extended_and_revoked() {
     assert_eq!(state(&gate), "none");
     let ends = ["--ends", "2099-01-01T00:00:00Z"];
     let planned = gate.cli(&[REQUEST, &ends, &["--dry-run"]].concat()).ok();
-    assert!(planned.contains("request      grant      acme-cleanup             is new"), "{planned}");
+    assert!(
+        planned.contains("request      grant      acme-cleanup             is new, and covers items.delete"),
+        "{planned}"
+    );
     let id = waits(&gate.cli(&[REQUEST, &ends, &["--reason", "they clean up", "--ticket", "CTR-9"]].concat()).ok());
     assert_eq!((state(&gate), answer(&gate, "DELETE", "/items/1").status), ("requested".into(), 403));
     refused(&gate.cli(&["grant", "approve", "acme-cleanup"]), 3, "another operator with the role `approver`");
@@ -207,7 +210,7 @@ fn partner_is_added_with_its_credential_and_grant_by_commands() {
     let said = gate.cli(&[&add[..], &["--ends", "2099-01-01T00:00:00Z", "--reason", "new"]].concat()).ok();
     assert!(said.contains("create       partner    initech") && said.contains("registry revision 2"), "{said}");
     refused(&gate.cli(&add), 3, "there is such a partner already");
-    refused(&gate.cli(&["partner", "add", "hooli", "--name", "Hooli"]), 3, "`partners.hooli.owner`");
+    refused(&gate.cli(&["partner", "add", "hooli", "--name", "Hooli"]), 3, "registry: `partners.hooli.owner`");
     refused(&gate.cli(&["partner", "edit", "hooli", "--name", "Hooli"]), 3, "there is no such partner");
 
     // Its CA is an anchor of the files; the certificate is known by its key.
