@@ -30,7 +30,7 @@ pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, ne
 pub use registry::{ApplyCall, export_document, list_document, partner_document};
 
 use crate::operator::Act;
-use crate::reload::Publisher;
+use crate::reload::{Place, Publisher};
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, patch, post, put};
 use axum::{Router, middleware};
@@ -77,10 +77,11 @@ fn router(shared: Shared) -> Router {
     let requests = Router::new()
         .route("/v1/apply", post(registry::apply).layer(DefaultBodyLimit::max(MAX_FILES)))
         .route("/v1/partners/{id}", put(grants::add_partner).patch(grants::edit_partner))
-        .route("/v1/partners/{id}/grants/{grant}", put(|s, c, p, j| grants::add_below("grants", s, c, p, j)))
+        .route("/v1/partners/{id}/grants/{grant}", put(|s, c, p, j| grants::below(("grants", Place::Free), s, c, p, j)))
         .route(
             "/v1/partners/{id}/credentials/{credential}",
-            put(|s, c, p, j| grants::add_below("credentials", s, c, p, j)).patch(grants::edit_credential),
+            put(|s, c, p, j| grants::below(("credentials", Place::Free), s, c, p, j))
+                .patch(|s, c, p, j| grants::below(("credentials", Place::Taken), s, c, p, j)),
         )
         .route("/v1/grants/{id}", patch(grants::edit_grant))
         .route("/v1/approvals/{id}/withdraw", post(approvals::withdraw));

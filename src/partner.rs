@@ -361,6 +361,13 @@ pub struct Lockdown {
     pub at: UnixNanos,
 }
 
+impl PartnerRecord {
+    /// The grants that count in an environment: those of others, and those that were revoked, are not seen by anybody.
+    pub fn grants_in(&self, environment: &Environment) -> impl Iterator<Item = &Grant> {
+        self.grants.iter().filter(move |g| g.revoked.is_none() && g.environments.contains(environment))
+    }
+}
+
 /// A named list of CIDRs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

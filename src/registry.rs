@@ -292,6 +292,10 @@ impl Registry {
         self.anchors.values()
     }
 
+    pub fn network(&self, name: &NetworkName) -> Option<&Arc<Network>> {
+        self.networks.get(name)
+    }
+
     pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
         self.networks.values()
     }

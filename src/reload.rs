@@ -21,7 +21,7 @@ pub use apply::{Applied, Apply, Authority, Wanted};
 pub use approve::{Decided, Verdicted};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Whose};
-pub use grants::{End, Ended};
+pub use grants::{Mark, Marked};
 pub use operators::Governed;
 use outside::{Looked, Outside};
 pub use suspend::Stop;

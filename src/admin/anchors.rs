@@ -1,7 +1,7 @@
 //! Anchors over the admin API: who is under them, and single certificates that are denied.
 
 use super::Shared;
-use super::answer::{problem, refused};
+use super::answer::{problem, refused, switched};
 use super::caller::Caller;
 use crate::clock::UnixNanos;
 use crate::fetch::Overview;
@@ -9,7 +9,7 @@ use crate::identity::{Fingerprint, Serial};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
 use crate::registry::Registry;
-use crate::reload::{Denial, Switched, aside, no_anchor};
+use crate::reload::{Denial, aside, no_anchor};
 use crate::snapshot::Snapshot;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -123,13 +123,12 @@ async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, de
     };
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.deny(name.clone(), denial, cause).await {
-        Ok((Switched { revision, saved, kept }, changed)) => {
+        Ok((done, changed)) => {
             let verb = if deny { "denied" } else { "no longer denied" };
             if changed {
-                tracing::warn!(anchor = %name, %certificate, author, reason = call.reason, revision, "a certificate is {verb}");
+                tracing::warn!(anchor = %name, %certificate, author, reason = call.reason, revision = done.revision, "a certificate is {verb}");
             }
-            Json(json!({"anchor": name, "certificate": certificate, "revision": revision, "changed": changed, "saved": saved, "kept": kept}))
-                .into_response()
+            switched(json!({"anchor": name, "certificate": certificate}), done, changed)
         }
         Err(e) => refused(e),
     }

@@ -1,11 +1,13 @@
 //! Answers: problems as RFC 9457 has them, and what is as long as the registry is large.
 
 use crate::document::Problems;
-use crate::reload::{ChangeError, aside};
+use crate::reload::{ChangeError, Switched, aside};
 use crate::store::StoreError;
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::json;
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
@@ -94,4 +96,22 @@ impl Write for Pieces {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What was switched, and what that came to.
+pub(super) fn switched(what: impl Serialize, switched: Switched, changed: bool) -> Response {
+    #[derive(Serialize)]
+    struct Answer<T> {
+        #[serde(flatten)]
+        what: T,
+        #[serde(flatten)]
+        switched: Switched,
+        changed: bool,
+    }
+    Json(Answer { what, switched, changed }).into_response()
+}
+
+/// Nothing was changed, for this reason.
+pub(super) fn wrong(reason: &str) -> Response {
+    problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", vec![reason.to_owned()])
 }

@@ -1,6 +1,6 @@
 //! Partners and grants over the admin API, one at a time: asked for, changed, ended.
 
-use super::answer::{looked_up, problem, refused};
+use super::answer::{looked_up, problem, refused, switched, wrong};
 use super::caller::Caller;
 use super::{Shared, WhyCall};
 use crate::approval::Item;
@@ -9,7 +9,7 @@ use crate::document::{parse_id, parse_time};
 use crate::name::{GrantId, PartnerId};
 use crate::partner::{Grant, MAX_EMERGENCY, PartnerRecord, Reviewed, Revoked};
 use crate::registry::find_grant;
-use crate::reload::{Apply, Authority, Edit, Edited, End, Place, Wanted, Whose};
+use crate::reload::{Apply, Authority, Edit, Edited, Mark, Place, Wanted, Whose};
 use crate::store::{PlanOptions, emergency_document};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -141,32 +141,40 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Grant
 }
 
 pub(super) async fn add_partner(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
-    Json(call): Json<EditCall>,
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    id: Path<String>,
+    call: Json<EditCall>,
 ) -> Response {
-    match PartnerId::parse(&id) {
-        Ok(id) => edit(&shared, &caller, Whose::New(id), Vec::new(), Place::Free, call).await,
-        Err(reason) => wrong(&reason),
-    }
+    own(Whose::New, Place::Free, state, caller, id, call).await
 }
 
 pub(super) async fn edit_partner(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    id: Path<String>,
+    call: Json<EditCall>,
+) -> Response {
+    own(Whose::Of, Place::Taken, state, caller, id, call).await
+}
+
+async fn own(
+    whose: fn(PartnerId) -> Whose,
+    place: Place,
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Json(call): Json<EditCall>,
 ) -> Response {
     match PartnerId::parse(&id) {
-        Ok(id) => edit(&shared, &caller, Whose::Of(id), Vec::new(), Place::Taken, call).await,
+        Ok(id) => edit(&shared, &caller, whose(id), Vec::new(), place, call).await,
         Err(reason) => wrong(&reason),
     }
 }
 
-/// `nouns` is `grants` or `credentials`.
-pub(super) async fn add_below(
-    nouns: &'static str,
+/// A grant or a credential of a partner; `nouns` is `grants` or `credentials`.
+pub(super) async fn below(
+    (nouns, place): (&str, Place),
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path((id, below)): Path<(String, String)>,
@@ -175,22 +183,7 @@ pub(super) async fn add_below(
     match (PartnerId::parse(&id), parse_id(&below)) {
         (Ok(id), Ok(below)) => {
             let at = vec![nouns.to_owned(), below.to_owned()];
-            edit(&shared, &caller, Whose::Of(id), at, Place::Free, call).await
-        }
-        (Err(reason), _) | (_, Err(reason)) => wrong(&reason),
-    }
-}
-
-pub(super) async fn edit_credential(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    Path((id, below)): Path<(String, String)>,
-    Json(call): Json<EditCall>,
-) -> Response {
-    match (PartnerId::parse(&id), parse_id(&below)) {
-        (Ok(id), Ok(below)) => {
-            let at = vec!["credentials".to_owned(), below.to_owned()];
-            edit(&shared, &caller, Whose::Of(id), at, Place::Taken, call).await
+            edit(&shared, &caller, Whose::Of(id), at, place, call).await
         }
         (Err(reason), _) | (_, Err(reason)) => wrong(&reason),
     }
@@ -231,7 +224,7 @@ fn goes(shared: &Shared, grant: &GrantId, call: &EditCall) -> Result<(), String>
     }
 }
 
-/// A key of what operators have decided, at whatever depth, or a grant that is to be forgotten.
+/// A key of what operators have decided, at whatever depth.
 fn set_elsewhere(set: &Map<String, Value>) -> Option<&str> {
     set.iter().find_map(|(key, value)| match value {
         _ if ["suspension", "revoked", "emergency"].contains(&key.as_str()) => Some(key.as_str()),
@@ -256,10 +249,9 @@ async fn edit(
     if let Some(key) = set_elsewhere(&call.set) {
         return wrong(&format!("`{key}` is set by a command of its own"));
     }
-    if at.first().is_some_and(|nouns| nouns == "grants") && time_of(&call, "ends") <= Some(shared.publisher.now()) {
-        if let Some(ends) = time_of(&call, "ends") {
-            return wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now"));
-        }
+    let of_grant = at.first().is_some_and(|nouns| nouns == "grants");
+    if let Some(ends) = time_of(&call, "ends").filter(|ends| of_grant && *ends <= shared.publisher.now()) {
+        return wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now"));
     }
     let apply = Apply {
         wanted: Wanted::Edited(Edited { partner, edit: Edit { at, patch: call.set, place } }),
@@ -336,7 +328,7 @@ pub(super) async fn revoke(
 ) -> Response {
     let at = shared.publisher.now();
     let revoked = Revoked { reason: call.reason.clone(), author: caller.actor.name.clone(), at };
-    end(&shared, &caller, &id, call, End::Revoke(revoked)).await
+    mark(&shared, &caller, &id, call, Mark::Revoked(revoked)).await
 }
 
 pub(super) async fn review(
@@ -347,10 +339,10 @@ pub(super) async fn review(
 ) -> Response {
     let at = shared.publisher.now();
     let reviewed = Reviewed { finding: call.reason.clone(), author: caller.actor.name.clone(), at };
-    end(&shared, &caller, &id, call, End::Review(reviewed)).await
+    mark(&shared, &caller, &id, call, Mark::Reviewed(reviewed)).await
 }
 
-async fn end(shared: &Shared, caller: &Caller, id: &str, call: WhyCall, end: End) -> Response {
+async fn mark(shared: &Shared, caller: &Caller, id: &str, call: WhyCall, with: Mark) -> Response {
     let id = match GrantId::parse(id) {
         Ok(id) => id,
         Err(reason) => return wrong(&reason),
@@ -358,22 +350,17 @@ async fn end(shared: &Shared, caller: &Caller, id: &str, call: WhyCall, end: End
     if call.reason.trim().is_empty() {
         return wrong("a reason is needed: it is kept");
     }
-    let verb = if matches!(end, End::Revoke(_)) { "revoked" } else { "reviewed" };
+    let verb = if matches!(with, Mark::Revoked(_)) { "revoked" } else { "reviewed" };
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
-    match shared.publisher.end_grant(id.clone(), end, cause).await {
+    match shared.publisher.mark_grant(id.clone(), with, cause).await {
         Ok(ended) => {
             let partner = &ended.record.partner.id;
             if ended.changed {
                 let (author, reason, revision) = (&caller.actor.name, call.reason, ended.switched.revision);
                 tracing::warn!(%partner, grant = %id, author, reason, revision, "a grant is {verb}");
             }
-            let answer = json!({"grant": id, "partner": partner, "revision": ended.switched.revision, "changed": ended.changed, "saved": ended.switched.saved, "kept": ended.switched.kept});
-            Json(answer).into_response()
+            switched(json!({"grant": id, "partner": partner}), ended.switched, ended.changed)
         }
         Err(e) => refused(e),
     }
-}
-
-fn wrong(reason: &str) -> Response {
-    problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", vec![reason.to_owned()])
 }

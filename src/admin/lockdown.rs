@@ -1,13 +1,11 @@
 //! Lockdowns over the admin API.
 
 use super::Shared;
-use super::answer::{problem, refused};
+use super::answer::{refused, switched, wrong};
 use super::caller::Caller;
 use crate::partner::{Lockdown, Locked};
-use crate::reload::Switched;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -38,33 +36,35 @@ async fn change(
     Json(call): Json<LockdownCall>,
     on: bool,
 ) -> Response {
-    let wrong = |reason: String| problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", vec![reason]);
     let locked = match call.anchor.as_deref().map(Locked::parse) {
         None => Locked::Everybody,
         Some(Ok(under @ Locked::Under(_))) => under,
-        Some(Ok(Locked::Everybody)) => return wrong("leave `anchor` out for everybody".into()),
-        Some(Err(reason)) => return wrong(reason),
+        Some(Ok(Locked::Everybody)) => return wrong("leave `anchor` out for everybody"),
+        Some(Err(reason)) => return wrong(&reason),
     };
     if call.reason.trim().is_empty() {
-        return wrong("a reason is needed: it is kept".into());
+        return wrong("a reason is needed: it is kept");
     }
     let (author, at) = (caller.actor.name.clone(), shared.publisher.now());
     let lockdown =
         on.then(|| Lockdown { locked: locked.clone(), reason: call.reason.clone(), author: author.clone(), at });
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.lock_down(locked.clone(), lockdown, cause).await {
-        Ok((Switched { revision, saved, kept }, changed)) => {
+        Ok((done, changed)) => {
             if changed {
                 let what = if on { "locked down" } else { "no longer locked down" };
-                tracing::warn!(locked = locked.as_str(), author, reason = call.reason, revision, "{what}");
+                tracing::warn!(
+                    locked = locked.as_str(),
+                    author,
+                    reason = call.reason,
+                    revision = done.revision,
+                    "{what}"
+                );
             }
             let live = shared.publisher.live();
             let left = live.iter().flat_map(|live| live.snapshot.registry.lockdowns());
             let left: Vec<&str> = left.map(|l| l.locked.as_str()).collect();
-            Json(
-                json!({"on": on, "revision": revision, "changed": changed, "saved": saved, "kept": kept, "left": left}),
-            )
-            .into_response()
+            switched(json!({"on": on, "left": left}), done, changed)
         }
         Err(e) => refused(e),
     }

@@ -1,6 +1,6 @@
 //! Operators over the admin API: the first ones, and who there is since.
 
-use super::answer::{problem, refused};
+use super::answer::{problem, refused, wrong};
 use super::caller::{Caller, user_name};
 use super::{Shared, WhyCall};
 use crate::clock::UnixNanos;
@@ -341,10 +341,6 @@ async fn change(
         Ok(done) => Json(Shown::governed(shared, &done, None)).into_response(),
         Err(e) => refused(e),
     }
-}
-
-fn wrong(reason: &str) -> Response {
-    problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", vec![reason.to_owned()])
 }
 
 fn existing(operators: &Operators, name: &str) -> Result<Operator, String> {

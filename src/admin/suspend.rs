@@ -1,6 +1,6 @@
 //! Partners over the admin API: stopped at once, and let go on.
 
-use super::answer::{problem, refused};
+use super::answer::{problem, refused, switched, wrong};
 use super::caller::Caller;
 use super::{Shared, WhyCall};
 use crate::name::PartnerId;
@@ -8,7 +8,7 @@ use crate::partner::Suspension;
 use crate::reload::Stop;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde_json::json;
 
@@ -37,7 +37,7 @@ async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: S
         return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
     };
     if call.reason.trim().is_empty() {
-        return problem(StatusCode::UNPROCESSABLE_ENTITY, "a reason is needed: it is kept", Vec::new());
+        return wrong("a reason is needed: it is kept");
     }
     let verb = if matches!(stop, Stop::Resume) { "resumed" } else { "suspended" };
     let author = caller.actor.name.clone();
@@ -49,12 +49,10 @@ async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: S
                 let (reason, revision) = (call.reason, done.switched.revision);
                 tracing::warn!(partner = %partner.id, author, reason, revision, "a partner is {verb}");
             }
-            Json(json!({
+            let what = json!({
                 "partner": partner.id, "state": partner.standing().as_str(), "suspension": partner.suspension,
-                "revision": done.switched.revision, "changed": done.changed,
-                "saved": done.switched.saved, "kept": done.switched.kept,
-            }))
-            .into_response()
+            });
+            switched(what, done.switched, done.changed)
         }
         Err(e) => refused(e),
     }

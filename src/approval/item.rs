@@ -124,7 +124,7 @@ impl Item {
                 widening::of_grant(record.and_then(|r| find_grant(r, id.as_str())), after)
             }
             Item::Network { id, after: Some(after), .. } => {
-                widening::of_network(registry.networks().find(|n| n.name == *id).map(|n| &**n), after)
+                widening::of_network(registry.network(id).map(|n| &**n), after)
             }
             Item::Anchor { id, after: Some(after), .. } => {
                 widening::of_anchor(registry.anchor(id).map(|a| &**a), after)
@@ -145,9 +145,7 @@ impl Item {
             Item::Grant { id, before_sha256, .. } => {
                 (record.and_then(|r| find_grant(r, id.as_str())).and_then(digest), before_sha256)
             }
-            Item::Network { id, before_sha256, .. } => {
-                (registry.networks().find(|n| n.name == *id).and_then(|n| digest(&**n)), before_sha256)
-            }
+            Item::Network { id, before_sha256, .. } => (registry.network(id).and_then(|n| digest(&**n)), before_sha256),
             Item::Anchor { id, before_sha256, .. } => (registry.anchor(id).and_then(|a| digest(&**a)), before_sha256),
             Item::Operator { id, before_sha256, .. } => {
                 (operators.get(id.as_str()).and_then(|o| digest(&**o)), before_sha256)
@@ -184,7 +182,7 @@ fn parts(registry: &Registry, changes: &[Change], all: bool) -> Split {
         match change {
             Change::Partner(id, after) => of_record(registry.partner(id), id, after.as_deref(), all, &mut split),
             Change::Network(id, after) => {
-                let before = registry.networks().find(|n| n.name == *id).map(|n| &**n);
+                let before = registry.network(id).map(|n| &**n);
                 if all || after.as_ref().is_some_and(|after| !widening::of_network(before, after).is_empty()) {
                     let (id, before_sha256) = (id.clone(), before.and_then(digest));
                     split.waiting.push(Item::Network { id, before_sha256, after: after.clone() });
@@ -260,20 +258,10 @@ fn of_record(
                 None => return,
             },
             Item::Credential { id, .. } => {
-                put(
-                    &mut rest.credentials,
-                    old.and_then(|r| find_credential(r, id)).cloned(),
-                    |c| c.id == *id,
-                    |c| c.id.as_str().to_owned(),
-                );
+                put(&mut rest.credentials, id, old.and_then(|r| find_credential(r, id)).cloned(), |c| &c.id);
             }
             Item::Grant { id, .. } => {
-                put(
-                    &mut rest.grants,
-                    old.and_then(|r| find_grant(r, id.as_str())).cloned(),
-                    |g| g.id == *id,
-                    |g| g.id.as_str().to_owned(),
-                );
+                put(&mut rest.grants, id, old.and_then(|r| find_grant(r, id.as_str())).cloned(), |g| &g.id);
             }
             Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}
         }
@@ -290,11 +278,11 @@ fn union<T: Ord>(a: Option<Vec<T>>, b: Option<Vec<T>>) -> Vec<T> {
     all
 }
 
-/// In place of what is like it; the list stays sorted.
-fn put<T>(list: &mut Vec<T>, one: Option<T>, is_it: impl Fn(&T) -> bool, id: impl Fn(&T) -> String) {
-    list.retain(|other| !is_it(other));
+/// In place of the one of this id; the list stays sorted.
+fn put<T, K: Ord>(list: &mut Vec<T>, key: &K, one: Option<T>, id: fn(&T) -> &K) {
+    list.retain(|other| id(other) != key);
     list.extend(one);
-    list.sort_by_key(id);
+    list.sort_by(|a, b| id(a).cmp(id(b)));
 }
 
 /// The changes that these parts come to now. Grants among them have where they come from.
@@ -349,11 +337,11 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
     };
     match item {
         Item::Credential { id, after, .. } => {
-            put(&mut record.credentials, after.as_deref().cloned(), |c| c.id == *id, |c| c.id.as_str().to_owned());
+            put(&mut record.credentials, id, after.as_deref().cloned(), |c| &c.id);
         }
         Item::Grant { id, after, .. } => {
             let after = after.as_deref().cloned().map(|grant| Grant { approval: Some(provenance.clone()), ..grant });
-            put(&mut record.grants, after, |g| g.id == *id, |g| g.id.as_str().to_owned());
+            put(&mut record.grants, id, after, |g| &g.id);
         }
         Item::Partner { .. } | Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}
     }

@@ -351,24 +351,23 @@ fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
     let partner = &record.partner;
     let mut engagement = Object::new();
     put_period(&mut engagement, &partner.engagement);
-    let grants =
-        record.grants.iter().filter(|g| g.revoked.is_none() && g.environments.contains(environment)).map(|grant| {
-            let mut out = Object::new();
-            out.insert(k.id.clone(), Value::from(grant.id.as_str()));
-            out.insert(k.owner.clone(), Value::from(grant.owner.as_str()));
-            out.insert(k.operations.clone(), texts(&grant.operations));
-            if let Some(networks) = &grant.networks {
-                out.insert(k.networks.clone(), texts(networks));
-            }
-            if let Some(credentials) = &grant.credentials {
-                out.insert(k.credentials.clone(), texts(credentials));
-            }
-            put_period(&mut out, &grant.period);
-            let conditions: Object =
-                grant.conditions.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.clone()))).collect();
-            out.insert(k.conditions.clone(), Value::from(conditions));
-            Value::from(out)
-        });
+    let grants = record.grants_in(environment).map(|grant| {
+        let mut out = Object::new();
+        out.insert(k.id.clone(), Value::from(grant.id.as_str()));
+        out.insert(k.owner.clone(), Value::from(grant.owner.as_str()));
+        out.insert(k.operations.clone(), texts(&grant.operations));
+        if let Some(networks) = &grant.networks {
+            out.insert(k.networks.clone(), texts(networks));
+        }
+        if let Some(credentials) = &grant.credentials {
+            out.insert(k.credentials.clone(), texts(credentials));
+        }
+        put_period(&mut out, &grant.period);
+        let conditions: Object =
+            grant.conditions.iter().map(|(k, v)| (Value::from(k.as_str()), Value::from(v.clone()))).collect();
+        out.insert(k.conditions.clone(), Value::from(conditions));
+        Value::from(out)
+    });
     object([
         (&k.id, Value::from(partner.id.as_str())),
         (&k.name, Value::from(partner.name.as_str())),

@@ -538,24 +538,21 @@ fn partner_json(record: &PartnerRecord, snapshot: &Snapshot) -> Value {
     let partner = &record.partner;
     let mut engagement = Map::new();
     put_period(&mut engagement, &partner.engagement);
-    let grants =
-        record.grants.iter().filter(|g| g.revoked.is_none() && g.environments.contains(&snapshot.environment)).map(
-            |grant| {
-                let mut out = Map::new();
-                out.insert("id".into(), json!(grant.id));
-                out.insert("owner".into(), json!(grant.owner));
-                out.insert("operations".into(), json!(grant.operations));
-                if let Some(networks) = &grant.networks {
-                    out.insert("networks".into(), json!(networks));
-                }
-                if let Some(credentials) = &grant.credentials {
-                    out.insert("credentials".into(), json!(credentials));
-                }
-                put_period(&mut out, &grant.period);
-                out.insert("conditions".into(), json!(grant.conditions));
-                Value::Object(out)
-            },
-        );
+    let grants = record.grants_in(&snapshot.environment).map(|grant| {
+        let mut out = Map::new();
+        out.insert("id".into(), json!(grant.id));
+        out.insert("owner".into(), json!(grant.owner));
+        out.insert("operations".into(), json!(grant.operations));
+        if let Some(networks) = &grant.networks {
+            out.insert("networks".into(), json!(networks));
+        }
+        if let Some(credentials) = &grant.credentials {
+            out.insert("credentials".into(), json!(credentials));
+        }
+        put_period(&mut out, &grant.period);
+        out.insert("conditions".into(), json!(grant.conditions));
+        Value::Object(out)
+    });
     json!({
         "id": partner.id,
         "name": partner.name,

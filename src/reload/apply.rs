@@ -115,13 +115,14 @@ impl Publisher {
         self.within_limits(&parts.waiting, registry, &next, &running.approval, &apply.cause)
             .map_err(|found| places.locate(found))?;
         let mut cause = apply.cause;
+        let open = self.waiting().await?;
         let (ready, approval, lines) = if eyes == FourEyes::Off || parts.waiting.is_empty() {
             cause.four_eyes = (!parts.waiting.is_empty()).then_some(Off::Off);
             let lines = lines(registry, &changes);
             (Some(Ready { changes, snapshot: whole.0, outside: whole.1 }), None, lines)
         } else {
             let mut shown = lines(registry, &parts.now);
-            let fresh = self.not_asked_yet(parts.waiting, registry, &mut shown).await?;
+            let fresh = self.not_asked_yet(parts.waiting, &open, registry, &mut shown);
             let approval = self.asked(fresh, &running.approval, &cause)?;
             (self.ready(&live, parts.now)?, approval, shown)
         };
@@ -132,7 +133,7 @@ impl Publisher {
             return Ok(Applied { lines, revision, changed: false, approval: None });
         }
         let changed = ready.is_some();
-        let mut approvals = self.voided(registry, ready.as_ref(), &cause).await?;
+        let mut approvals = self.voided(open, registry, ready.as_ref(), &cause);
         approvals.extend(approval.iter().cloned());
         let revision = self.commit_and_publish(&live, ready, &[], &approvals, &cause).await?;
         if let Some(approval) = &approval {
@@ -142,22 +143,22 @@ impl Publisher {
     }
 
     /// What waits for approval and refers to something that is taken away or exchanged now.
-    pub(super) async fn voided(
+    pub(super) fn voided(
         &self,
+        open: Vec<Approval>,
         registry: &Registry,
         ready: Option<&Ready>,
         cause: &Cause,
-    ) -> Result<Vec<Approval>, ChangeError> {
-        let Some(ready) = ready else { return Ok(Vec::new()) };
-        let void = |approval: &Approval| is_void(approval, registry, &ready.changes);
-        let open = self.waiting().await?.into_iter().filter(void);
+    ) -> Vec<Approval> {
+        let changes = ready.map(|ready| ready.changes.as_slice()).unwrap_or_default();
         let outcome = Outcome {
             verdict: Verdict::Void,
             author: cause.actor.name.clone(),
             at: self.clock.now(),
             reason: Some("what it refers to was taken away or exchanged: ask again".into()),
         };
-        Ok(open.map(|approval| Approval { outcome: Some(outcome.clone()), ..approval }).collect())
+        let void = open.into_iter().filter(|approval| is_void(approval, registry, changes));
+        void.map(|approval| Approval { outcome: Some(outcome.clone()), ..approval }).collect()
     }
 
     /// Who asks has approved as well.
@@ -225,15 +226,15 @@ impl Publisher {
     }
 
     /// The parts that do not wait already. Each has a line.
-    async fn not_asked_yet(
+    fn not_asked_yet(
         &self,
         waiting: Vec<Item>,
+        open: &[Approval],
         registry: &Registry,
         lines: &mut Vec<PlanLine>,
-    ) -> Result<Vec<Item>, ChangeError> {
+    ) -> Vec<Item> {
         let operators = self.operators();
         let present = Present { registry, operators: &operators };
-        let open = self.waiting().await?;
         let mut fresh = Vec::new();
         for item in waiting {
             let widens = item.widens(present);
@@ -248,7 +249,7 @@ impl Publisher {
                 fresh.push(item);
             }
         }
-        Ok(fresh)
+        fresh
     }
 
     pub(super) fn asked(

@@ -64,7 +64,7 @@ impl Publisher {
         } else {
             (None, Vec::new())
         };
-        let mut approvals = self.voided(&live.snapshot.registry, ready.as_ref(), &cause).await?;
+        let mut approvals = self.voided(self.waiting().await?, &live.snapshot.registry, ready.as_ref(), &cause);
         approvals.retain(|other| other.id != id);
         approvals.push(ended.clone());
         let revision = self.commit_and_publish(&live, ready, &operators, &approvals, &cause).await?;

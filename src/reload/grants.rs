@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 /// What is to become of a grant.
 #[derive(Clone, Debug)]
-pub enum End {
-    Revoke(Revoked),
-    Review(Reviewed),
+pub enum Mark {
+    Revoked(Revoked),
+    Reviewed(Reviewed),
 }
 
 /// What came of it.
 #[derive(Clone, Debug)]
-pub struct Ended {
+pub struct Marked {
     pub record: Arc<PartnerRecord>,
     pub switched: Switched,
     pub changed: bool,
@@ -29,14 +29,14 @@ impl Publisher {
     ///
     /// # Errors
     /// There is no such grant, what is wanted is not legal now, or the database failed; nothing was changed.
-    pub async fn end_grant(self: &Arc<Self>, id: GrantId, end: End, cause: Cause) -> Result<Ended, ChangeError> {
+    pub async fn mark_grant(self: &Arc<Self>, id: GrantId, mark: Mark, cause: Cause) -> Result<Marked, ChangeError> {
         let this = self.clone();
-        aside(async move { this.end_grant_now(&id, end, &cause).await })
+        aside(async move { this.mark_grant_now(&id, mark, &cause).await })
             .await
             .unwrap_or_else(|e| Err(interrupted("registry", &e)))
     }
 
-    async fn end_grant_now(&self, id: &GrantId, end: End, cause: &Cause) -> Result<Ended, ChangeError> {
+    async fn mark_grant_now(&self, id: &GrantId, mark: Mark, cause: &Cause) -> Result<Marked, ChangeError> {
         let running = self.state.lock().await;
         self.catch_up_if_it_can(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
@@ -47,9 +47,9 @@ impl Publisher {
         let Some(grant) = next.grants.iter_mut().find(|g| g.id == *id) else {
             return Err(not_legal(id, "there is no such grant").into());
         };
-        let done = match end {
-            End::Revoke(revoked) => grant.revoke(revoked),
-            End::Review(reviewed) => grant.review(reviewed),
+        let done = match mark {
+            Mark::Revoked(revoked) => grant.revoke(revoked),
+            Mark::Reviewed(reviewed) => grant.review(reviewed),
         };
         let changed = done.map_err(|reason| not_legal(id, &reason))?;
         let record = Arc::new(next);
@@ -58,7 +58,7 @@ impl Publisher {
         } else {
             self.unchanged(&live).await
         };
-        Ok(Ended { record, switched, changed })
+        Ok(Marked { record, switched, changed })
     }
 
     /// Emergencies that go on, or that nobody has reviewed yet. Every grant is looked at.

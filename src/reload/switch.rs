@@ -78,7 +78,7 @@ impl Document {
 }
 
 /// What a switch came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Switched {
     /// The registry's.
     pub revision: u64,

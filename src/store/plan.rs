@@ -12,7 +12,7 @@ use crate::operation::{OperationId, Operations};
 use crate::partner::{Anchor, Denied, Grant, Network, PartnerRecord, Provenance};
 use crate::registry::{Change, Compact, Registry};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Names that a line shows; of more it says how many.
@@ -68,13 +68,12 @@ pub fn plan(
 ) -> Result<Plan, Problems> {
     let mut problems = Problems::new();
     let mut draft = Draft::default();
-    let networks: HashMap<_, _> = registry.networks().map(|n| (&n.name, n)).collect();
     if options.prune {
         draft.prune(&declaration, registry, &mut problems);
     }
     for network in declaration.networks {
-        let old = networks.get(&network.name);
-        if old.map(|o| &***o) != Some(&network) {
+        let old = registry.network(&network.name);
+        if old.map(|o| &**o) != Some(&network) {
             draft.changes.push(Change::Network(network.name.clone(), Some(network)));
         }
     }
@@ -126,7 +125,6 @@ pub fn plan(
 
 /// How changes of a registry look.
 pub fn lines(registry: &Registry, changes: &[Change]) -> Vec<PlanLine> {
-    let networks: HashMap<_, _> = registry.networks().map(|n| (&n.name, n)).collect();
     let one = |change: &Change| match change {
         Change::Partner(id, after) => {
             let old = registry.partner(id).map(|o| &**o);
@@ -135,7 +133,7 @@ pub fn lines(registry: &Registry, changes: &[Change]) -> Vec<PlanLine> {
         }
         Change::Network(name, after) => {
             let cidrs = |n: &Network| n.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            PlanLine::of(networks.contains_key(name), "network", name.as_str(), after.as_ref().map(cidrs))
+            PlanLine::of(registry.network(name).is_some(), "network", name.as_str(), after.as_ref().map(cidrs))
         }
         Change::Anchor(name, after) => {
             let old = registry.anchor(name).map(|o| &**o);
