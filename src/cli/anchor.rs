@@ -4,7 +4,7 @@
 
 use super::client::{Gateway, ask};
 use super::edit::unsaved;
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, Why, complain, say};
 use crate::admin::DenyCall;
 use crate::name::AnchorName;
 use http::Method;
@@ -41,12 +41,8 @@ struct Certificate {
     name: String,
     #[command(flatten)]
     named: Named,
-    /// Why; kept with the denial.
-    #[arg(long)]
-    reason: String,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    why: Why,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,11 +81,11 @@ async fn see(gateway: &Gateway, call: &str, form: Form, print: fn(&Value)) -> Ex
 }
 
 async fn change(gateway: &Gateway, certificate: Certificate, verb: &str) -> Exit {
-    let Certificate { name, named: Named { serial, fingerprint }, reason, ticket } = certificate;
+    let Certificate { name, named: Named { serial, fingerprint }, why } = certificate;
     if let Err(exit) = known_form(&name) {
         return exit;
     }
-    let call = json!(DenyCall { serial, fingerprint, reason, ticket });
+    let call = json!(DenyCall { serial, fingerprint, reason: why.reason, ticket: why.ticket });
     match ask(gateway, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
         Ok(value) => {
             let certificate = &value["certificate"];

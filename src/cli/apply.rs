@@ -4,7 +4,7 @@
 
 use super::client::{Gateway, ask};
 use super::edit::outcome;
-use super::{Exit, Form, complain, say};
+use super::{Because, Exit, Form, complain, say};
 use crate::store::{DeclaredFile, PlanLine, PlanOptions};
 use http::Method;
 use serde_json::{Value, json};
@@ -28,12 +28,8 @@ pub(super) struct Args {
     /// Let unchanged patterns of grants cover operations that have appeared since.
     #[arg(long)]
     widen: bool,
-    /// Why; kept in the history.
-    #[arg(long)]
-    reason: Option<String>,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    because: Because,
     #[command(flatten)]
     form: Form,
 }
@@ -59,7 +55,7 @@ pub(super) struct PlanArgs {
 
 impl From<PlanArgs> for Args {
     fn from(PlanArgs { files, prune, widen, ticket, form }: PlanArgs) -> Self {
-        Args { files, yes: false, dry_run: true, prune, widen, reason: None, ticket, form }
+        Args { files, yes: false, dry_run: true, prune, widen, because: Because { reason: None, ticket }, form }
     }
 }
 
@@ -101,7 +97,7 @@ async fn try_apply(gateway: &Gateway, args: &Args) -> Result<Exit, Exit> {
     // Where nobody is asked, nothing is planned for show first.
     let asked = args.dry_run || !args.yes;
     let mut call = json!({
-        "files": files, "options": options, "dry_run": asked, "reason": args.reason, "ticket": args.ticket,
+        "files": files, "options": options, "dry_run": asked, "reason": args.because.reason, "ticket": args.because.ticket,
     });
     let mut answer = ask(gateway, Method::POST, "/v1/apply", Some(&call)).await?;
     let lines: Vec<PlanLine> = serde_json::from_value(answer["lines"].clone()).unwrap_or_default();

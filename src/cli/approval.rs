@@ -1,7 +1,7 @@
 //! `approval`: what waits for a second pair of eyes, and what operators make of it.
 
 use super::client::{Gateway, ask};
-use super::{Exit, Form, complain, say};
+use super::{Because, Exit, Form, complain, say};
 use crate::admin::{ApprovalAnswer, VerdictCall};
 use crate::name::ApprovalId;
 use http::Method;
@@ -39,16 +39,12 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Verdict {
-    id: String,
-    /// Why; kept in the history. Who rejects says it.
-    #[arg(long)]
-    reason: Option<String>,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+pub(super) struct Verdict {
+    pub id: String,
     #[command(flatten)]
-    form: Form,
+    pub because: Because,
+    #[command(flatten)]
+    pub form: Form,
 }
 
 pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
@@ -79,7 +75,7 @@ fn path_of(id: &str) -> Result<String, Exit> {
 }
 
 async fn decide(gateway: &Gateway, verdict: Verdict, verb: &str) -> Exit {
-    let Verdict { id, reason, ticket, form } = verdict;
+    let Verdict { id, because: Because { reason, ticket }, form } = verdict;
     let path = match path_of(&id) {
         Ok(path) => path,
         Err(exit) => return exit,

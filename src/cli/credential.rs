@@ -68,7 +68,7 @@ async fn register(gateway: &Gateway, add: Add) -> Result<Exit, Exit> {
 }
 
 async fn revoke(gateway: &Gateway, partner: &str, credential: &str, asking: Asking) -> Result<Exit, Exit> {
-    if asking.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
+    if asking.because.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
         complain("a reason is needed: --reason");
         return Err(Exit::Problems);
     }

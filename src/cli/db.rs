@@ -2,14 +2,14 @@
 
 use super::offline::this_user;
 use super::operator::{Keeper, first_operator, show_with_token};
-use super::{Exit, Form, Output, complain, import, say};
+use super::{Exit, Form, Output, Why, complain, import, say};
 use crate::admin::{Shown, new_operator};
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
 use crate::history::Cause;
 use crate::operator::Role;
 use crate::server::{BESIDE_THE_DATABASE, KEPT_COPIES, database_path, lock_state_dir};
-use crate::store::{BackupError, DatabaseStatus, Manifest, Restore, Store, backup, restore, verify_backup};
+use crate::store::{BackupError, Commit, DatabaseStatus, Manifest, Restore, Store, backup, restore, verify_backup};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -60,12 +60,8 @@ struct RestoreArgs {
     /// Also where it lets in again what was denied or suspended after the copy was made.
     #[arg(long)]
     forget_denials: bool,
-    /// Why; kept in the history.
-    #[arg(long)]
-    reason: String,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     form: Form,
 }
@@ -75,12 +71,8 @@ struct OperatorArgs {
     /// NAME=user:USER, NAME=token or NAME=token:FILE, as `admin bootstrap` has it.
     #[arg(value_name = "NAME=WAY")]
     operator: String,
-    /// Why; kept in the history.
-    #[arg(long)]
-    reason: String,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     form: Form,
 }
@@ -190,11 +182,11 @@ fn told(manifest: &Manifest, output: Output, what: &str) {
 }
 
 async fn take_back(state_dir: &Path, args: &RestoreArgs, now: UnixNanos) -> Result<Exit, Exit> {
-    if args.reason.trim().is_empty() {
+    if args.why.reason.trim().is_empty() {
         return Err(fail(&"a reason is needed: it is kept in the history"));
     }
     let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
-    let cause = Cause::new(this_user(), Some(args.reason.clone()), args.ticket.clone());
+    let cause = Cause::new(this_user(), Some(args.why.reason.clone()), args.why.ticket.clone());
     let how = Restore { replace: args.replace, forget_denials: args.forget_denials };
     let restored = restore(&args.folder, &database_path(state_dir), KEPT_COPIES, how, &cause, now).await;
     let restored = restored.map_err(|e| failed(&e))?;
@@ -225,7 +217,7 @@ async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> R
         complain(&format!("error: {reason}"));
         Exit::Problems
     };
-    if args.reason.trim().is_empty() {
+    if args.why.reason.trim().is_empty() {
         return Err(wrong("a reason is needed: it is kept in the history".into()));
     }
     let (call, file) = first_operator(&args.operator).map_err(wrong)?;
@@ -238,8 +230,10 @@ async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> R
     }
     let (operator, token) = new_operator(&call, Role::ALL.iter().copied().collect(), now).map_err(wrong)?;
     operators.with(operator.clone()).map_err(wrong)?;
-    let cause = Cause::new(this_user(), Some(args.reason), args.ticket);
-    store.commit_operators(std::slice::from_ref(&operator), &cause, now).await.map_err(|e| fail(&e))?;
+    let cause = Cause::new(this_user(), Some(args.why.reason), args.why.ticket);
+    let revision = store.revision().await.map_err(|e| fail(&e))?;
+    let commit = Commit { operators: std::slice::from_ref(&operator), ..Commit::default() };
+    store.commit_all(revision, commit, &cause, now).await.map_err(|e| fail(&e))?;
     store.close().await;
     Ok(show_with_token(json!(Shown::of(&operator, now, token)), keeper, args.form))
 }

@@ -2,7 +2,7 @@
 
 use super::apply::show;
 use super::client::{Gateway, ask};
-use super::{Exit, Form, complain, say};
+use super::{Because, Exit, Form, complain, say};
 use crate::admin::{Direction, EditCall};
 use crate::document::{parse_id, parse_time};
 use crate::store::PlanLine;
@@ -15,12 +15,8 @@ pub(super) struct Asking {
     /// Show what it would come to only.
     #[arg(long)]
     pub dry_run: bool,
-    /// Why; who approves reads it, and it is kept in the history.
-    #[arg(long)]
-    pub reason: Option<String>,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    pub ticket: Option<String>,
+    #[command(flatten)]
+    pub because: Because,
     #[command(flatten)]
     pub form: Form,
 }
@@ -34,7 +30,7 @@ pub(super) async fn edit(
     end: Option<Direction>,
     asking: Asking,
 ) -> Exit {
-    let Asking { dry_run, reason, ticket, form } = asking;
+    let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
     let call = json!(EditCall { set, end, dry_run, reason, ticket });
     form.show(ask(gateway, method, path, Some(&call)).await, |answer| {
         let lines = answer.get("lines").cloned().unwrap_or_default();

@@ -1,9 +1,10 @@
 //! `grant`: what partners may call; asked for, approved, extended, ended.
 
+use super::approval::Verdict;
 use super::client::{Gateway, ask};
 use super::edit::{self, Asking, id, pair, put, put_list, time, unsaved};
-use super::{Exit, Form, complain, say};
-use crate::admin::{ApprovalAnswer, Direction, EmergencyCall, GrantRow, VerdictCall, WhyCall};
+use super::{Exit, Form, Why, complain, say};
+use crate::admin::{ApprovalAnswer, Direction, EmergencyCall, GrantRow, VerdictCall};
 use crate::document::parse_duration;
 use http::Method;
 use serde::Deserialize;
@@ -51,12 +52,12 @@ enum Command {
     /// Refuse it.
     Reject(Verdict),
     /// End a grant at once and for good, on what is open too.
-    Revoke(Why),
+    Revoke(Named),
     /// Make a grant alone, in an incident: for 4 hours at most, never extended, and reviewed by another operator within
     /// 3 days.
     Emergency(Emergency),
     /// Say what you have found about an emergency grant that another operator has made.
-    Review(Why),
+    Review(Named),
 }
 
 #[derive(Debug, clap::Args)]
@@ -117,27 +118,10 @@ struct Emergency {
 }
 
 #[derive(Debug, clap::Args)]
-struct Verdict {
+struct Named {
     id: String,
-    /// Why; kept in the history. Who rejects says it.
-    #[arg(long)]
-    reason: Option<String>,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
     #[command(flatten)]
-    form: Form,
-}
-
-#[derive(Debug, clap::Args)]
-struct Why {
-    id: String,
-    /// Why, or what was found; kept with the grant and in the history.
-    #[arg(long)]
-    reason: String,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    why: Why,
     #[command(flatten)]
     form: Form,
 }
@@ -154,8 +138,8 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Shorten { id, ends, asking } => move_end(gateway, &id, ends, Direction::Earlier, asking).await,
         Command::Approve(verdict) => decide(gateway, verdict, "approve").await,
         Command::Reject(verdict) => decide(gateway, verdict, "reject").await,
-        Command::Revoke(why) => end(gateway, why, "revoke").await,
-        Command::Review(why) => end(gateway, why, "review").await,
+        Command::Revoke(named) => end(gateway, named, "revoke").await,
+        Command::Review(named) => end(gateway, named, "review").await,
         Command::Emergency(emergency) => alone(gateway, emergency).await,
     };
     outcome.unwrap_or_else(|exit| exit)
@@ -213,11 +197,12 @@ async fn alone(gateway: &Gateway, emergency: Emergency) -> Result<Exit, Exit> {
     }))
 }
 
-async fn end(gateway: &Gateway, why: Why, verb: &str) -> Result<Exit, Exit> {
-    let grant = id("grant", &why.id)?;
-    let call = json!(WhyCall { reason: why.reason, ticket: why.ticket });
+async fn end(gateway: &Gateway, named: Named, verb: &str) -> Result<Exit, Exit> {
+    let Named { id: grant, why, form } = named;
+    let grant = id("grant", &grant)?;
+    let call = json!(why.call());
     let answer = ask(gateway, Method::POST, &format!("/v1/grants/{grant}/{verb}"), Some(&call)).await;
-    Ok(why.form.show(answer, |answer| {
+    Ok(form.show(answer, |answer| {
         let changed = answer.get("changed").and_then(Value::as_bool) == Some(true);
         let revision = answer.get("revision").and_then(Value::as_u64).unwrap_or_default();
         let said = match (verb, changed) {
@@ -259,7 +244,7 @@ async fn decide(gateway: &Gateway, verdict: Verdict, verb: &str) -> Result<Exit,
             return Err(wrong(format!("more than one thing waits for `{grant}`: {}", ids.join(", "))));
         }
     };
-    let call = json!(VerdictCall { reason: verdict.reason, ticket: verdict.ticket });
+    let call = json!(VerdictCall { reason: verdict.because.reason, ticket: verdict.because.ticket });
     let answer = ask(gateway, Method::POST, &format!("/v1/approvals/{}/{verb}", approval.id), Some(&call)).await;
     Ok(verdict.form.show(answer, |answer| {
         let state = answer.pointer("/approval/state").and_then(Value::as_str).unwrap_or_default();

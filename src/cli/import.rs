@@ -2,7 +2,7 @@
 
 use super::apply::{read_folder, show};
 use super::offline::{load, this_user};
-use super::{Exit, Form, Output, complain, say};
+use super::{Because, Exit, Form, Output, complain, say};
 use crate::clock::Clock;
 use crate::history::{Cause, Off};
 use crate::material::MaterialFiles;
@@ -27,12 +27,8 @@ pub(super) struct Args {
     /// Show the plan only.
     #[arg(long)]
     dry_run: bool,
-    /// Why; kept in the history.
-    #[arg(long)]
-    reason: Option<String>,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    because: Because,
     #[command(flatten)]
     form: Form,
 }
@@ -72,8 +68,8 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
         requester: me.name.clone(),
         approver: me.name.clone(),
         at: now,
-        justification: args.reason.clone(),
-        ticket: args.ticket.clone(),
+        justification: args.because.reason.clone(),
+        ticket: args.because.ticket.clone(),
     });
     let options = PlanOptions::default();
     let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options, Some(&provenance), now);
@@ -86,7 +82,8 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
     }
     let sources = Sources { material: reading.material, ..config.sources(planned.next) };
     Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
-    let cause = Cause { four_eyes: Some(Off::Off), ..Cause::new(me, args.reason.clone(), args.ticket.clone()) };
+    let cause =
+        Cause { four_eyes: Some(Off::Off), ..Cause::new(me, args.because.reason.clone(), args.because.ticket.clone()) };
     let changed = !args.dry_run && !planned.changes.is_empty();
     let revision = if changed {
         store.commit(revision, &planned.changes, &cause, now).await.map_err(|e| fail(&e))?

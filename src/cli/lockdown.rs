@@ -2,7 +2,7 @@
 
 use super::client::{Gateway, ask};
 use super::edit::unsaved;
-use super::{Exit, Form, say};
+use super::{Exit, Form, Why, say};
 use crate::admin::LockdownCall;
 use http::Method;
 use serde_json::{Value, json};
@@ -26,23 +26,19 @@ struct Switch {
     /// Only what comes under this trust anchor.
     #[arg(long)]
     anchor: Option<String>,
-    /// Why; kept in the history.
-    #[arg(long)]
-    reason: String,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     form: Form,
 }
 
 pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
-    let (verb, Switch { anchor, reason, ticket, form }) = match args.command {
+    let (verb, Switch { anchor, why, form }) = match args.command {
         Command::On(switch) => ("on", switch),
         Command::Off(switch) => ("off", switch),
     };
     let whom = anchor.as_deref().map_or_else(|| "everybody".to_owned(), |a| format!("everybody under `{a}`"));
-    let call = json!(LockdownCall { anchor, reason, ticket });
+    let call = json!(LockdownCall { anchor, reason: why.reason, ticket: why.ticket });
     let answer = ask(gateway, Method::POST, &format!("/v1/lockdown/{verb}"), Some(&call)).await;
     form.show(answer, |answer| {
         let changed = answer.get("changed").and_then(Value::as_bool) == Some(true);

@@ -23,6 +23,7 @@ mod partner;
 mod serve;
 mod status;
 
+use crate::admin::WhyCall;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use std::io::Write;
@@ -95,6 +96,34 @@ struct Form {
     /// For people or for programs.
     #[arg(long, value_enum, default_value = "text")]
     output: Output,
+}
+
+/// Why something is done, where it has to be said.
+#[derive(Debug, clap::Args)]
+struct Why {
+    /// Why; kept in the history.
+    #[arg(long)]
+    reason: String,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
+}
+
+impl Why {
+    fn call(self) -> WhyCall {
+        WhyCall { reason: self.reason, ticket: self.ticket }
+    }
+}
+
+/// The same where it may be left out.
+#[derive(Debug, clap::Args)]
+struct Because {
+    /// Why; kept in the history.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The ticket that it belongs to; kept in the history.
+    #[arg(long)]
+    ticket: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

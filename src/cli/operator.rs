@@ -1,8 +1,8 @@
 //! `admin bootstrap` and `operator`: those who operate the gateway.
 
 use super::client::{Gateway, ask};
-use super::{Exit, Form, complain, say};
-use crate::admin::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, WhyCall};
+use super::{Because, Exit, Form, Why, complain, say};
+use crate::admin::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall};
 use crate::disk;
 use crate::document::parse_duration;
 use crate::name::OperatorName;
@@ -87,12 +87,8 @@ struct AddArgs {
     shown: ShownBy,
     #[command(flatten)]
     token: TokenOptions,
-    /// Why; kept in the history.
-    #[arg(long)]
-    reason: Option<String>,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    because: Because,
     #[command(flatten)]
     form: Form,
 }
@@ -123,16 +119,6 @@ struct TokenOptions {
 }
 
 #[derive(Debug, clap::Args)]
-struct Why {
-    /// Why; kept in the history.
-    #[arg(long)]
-    reason: String,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
 struct Named {
     name: String,
     #[command(flatten)]
@@ -148,12 +134,8 @@ enum TokenCommand {
         name: String,
         #[command(flatten)]
         token: TokenOptions,
-        /// Why; kept in the history.
-        #[arg(long)]
-        reason: Option<String>,
-        /// The ticket that it belongs to; kept in the history.
-        #[arg(long)]
-        ticket: Option<String>,
+        #[command(flatten)]
+        because: Because,
         #[command(flatten)]
         form: Form,
     },
@@ -234,9 +216,10 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             Ok(path) => form.show(ask(gateway, Method::GET, &path, None).await, |answer| one(answer, told)),
             Err(exit) => exit,
         },
-        Command::Add(AddArgs { name, roles, shown, token, reason, ticket, form }) => {
+        Command::Add(AddArgs { name, roles, shown, token, because, form }) => {
             let ShownBy { user, certificate, token: with_token } = shown;
             let token_life_s = Some(token.expires.as_secs());
+            let Because { reason, ticket } = because;
             let call = OperatorCall { name, roles, user, certificate, token: with_token, token_life_s, reason, ticket };
             with_token_kept(gateway, "/v1/operators", &json!(call), token.token_file.as_deref(), form).await
         }
@@ -250,7 +233,8 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Enable(Named { name, why, form }) => {
             change(gateway, Method::POST, &name, "/enable", &json!(why.call()), form).await
         }
-        Command::Token { command: TokenCommand::Add { name, token, reason, ticket, form } } => {
+        Command::Token { command: TokenCommand::Add { name, token, because, form } } => {
+            let Because { reason, ticket } = because;
             let call = json!(TokenCall { life_s: Some(token.expires.as_secs()), reason, ticket });
             match path_of(&name) {
                 Ok(path) => {
@@ -268,12 +252,6 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             }
             change(gateway, Method::DELETE, &name, &format!("/tokens/{id}"), &json!(why.call()), form).await
         }
-    }
-}
-
-impl Why {
-    fn call(self) -> WhyCall {
-        WhyCall { reason: self.reason, ticket: self.ticket }
     }
 }
 

@@ -5,7 +5,7 @@
 use super::client::{Gateway, ask};
 use super::edit::{self, Asking, pair, put, put_list, time, unsaved};
 use super::offline::{Wanted, look};
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, Why, complain, say};
 use crate::admin::WhyCall;
 use crate::document::{format_time, parse_time, parse_zone};
 use crate::name::PartnerId;
@@ -88,12 +88,8 @@ struct Own {
 #[derive(Debug, clap::Args)]
 struct StopArgs {
     id: String,
-    /// Why; kept with the partner and in the history.
-    #[arg(long)]
-    reason: String,
-    /// The ticket that it belongs to; kept in the history.
-    #[arg(long)]
-    ticket: Option<String>,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     form: Form,
 }
@@ -148,7 +144,7 @@ async fn stop(gateway: &Gateway, args: &StopArgs, verb: &str) -> Exit {
         complain(&format!("there is no such partner: {reason}"));
         return Exit::Problems;
     }
-    let call = json!(WhyCall { reason: args.reason.clone(), ticket: args.ticket.clone() });
+    let call = json!(WhyCall { reason: args.why.reason.clone(), ticket: args.why.ticket.clone() });
     let answer = ask(gateway, Method::POST, &format!("/v1/partners/{}/{verb}", args.id), Some(&call)).await;
     args.form.show(answer, |value| {
         let said = match (verb, value["changed"].as_bool() == Some(true)) {

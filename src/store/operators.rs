@@ -24,45 +24,20 @@ impl Store {
         Operators::new(found).map_err(StoreError::Inconsistent)
     }
 
-    /// Writes operators as they are now, with the events that tell of them. The registry stays at its revision.
-    ///
-    /// # Errors
-    /// The database failed; then nothing is written.
-    pub async fn commit_operators(
-        &self,
-        operators: &[Operator],
-        cause: &Cause,
-        now: UnixNanos,
-    ) -> Result<(), StoreError> {
-        self.write_operators(operators, false, cause, now).await
-    }
-
     /// The first operators, and before them an event that says so: of a new registry the first.
     ///
     /// # Errors
     /// There are operators already, or the database failed; then nothing is written.
     pub async fn bootstrap(&self, operators: &[Operator], cause: &Cause, now: UnixNanos) -> Result<(), StoreError> {
-        self.write_operators(operators, true, cause, now).await
-    }
-
-    async fn write_operators(
-        &self,
-        operators: &[Operator],
-        first: bool,
-        cause: &Cause,
-        now: UnixNanos,
-    ) -> Result<(), StoreError> {
         let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let told = Told { cause, now, revision: revision(&mut tx).await? };
         let mut end = history::own_end(&mut tx, signer).await?;
-        if first {
-            if sqlx::query("SELECT 1 FROM operator LIMIT 1").fetch_optional(&mut *tx).await?.is_some() {
-                return Err(StoreError::HasOperators);
-            }
-            let names: Vec<&OperatorName> = operators.iter().map(|o| &o.name).collect();
-            history::about_all(&mut tx, Verb::Bootstrap, json!({"operators": names}), &told, &mut end).await?;
+        if sqlx::query("SELECT 1 FROM operator LIMIT 1").fetch_optional(&mut *tx).await?.is_some() {
+            return Err(StoreError::HasOperators);
         }
+        let names: Vec<&OperatorName> = operators.iter().map(|o| &o.name).collect();
+        history::about_all(&mut tx, Verb::Bootstrap, json!({"operators": names}), &told, &mut end).await?;
         table::put(&mut tx, operators, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         tx.commit().await?;

@@ -407,7 +407,9 @@ async fn first_operators_are_what_a_history_begins_with() {
     assert!(matches!(refused, StoreError::HasOperators), "{refused}");
     let mut disabled = operator("b");
     disabled.disabled = Some(Disabled { reason: "left".into(), author: "a".into(), at: NOW });
-    store.commit_operators(&[disabled.clone()], &cause(), NOW).await.unwrap();
+    let operators = [disabled.clone()];
+    let commit = Commit { operators: &operators, ..Commit::default() };
+    store.commit_all(0, commit, &cause(), NOW).await.unwrap();
     let shown: Vec<String> =
         events(&store).await.iter().map(|e| format!("{} {} {} {}", e.seq, e.verb.as_str(), e.noun, e.id)).collect();
     assert_eq!(
