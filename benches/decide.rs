@@ -89,6 +89,11 @@ fn world(partners: usize) -> World {
                 time_zone: Zone::parse("Europe/Berlin").unwrap(),
                 engagement: Period { starts: Some(UnixNanos(0)), ends: Some(UnixNanos(i64::MAX)) },
                 networks: vec![network.clone()],
+                contact: None,
+                proofing: None,
+                data_classification: None,
+                review: None,
+                offboarding: None,
             },
             credentials: vec![Credential {
                 id: CredentialId::parse(&format!("c{n}")).unwrap(),
@@ -97,6 +102,9 @@ fn world(partners: usize) -> World {
                 state: CredentialState::Active,
                 labels: Default::default(),
                 environments: vec![environment.clone()],
+                ends: None,
+                retiring: None,
+                revoked: None,
             }],
             grants: ["invoices.read", "orders.read", "reports.read"]
                 .iter()

@@ -10,23 +10,28 @@ mod anchors;
 mod answer;
 mod approvals;
 mod caller;
+mod credentials;
 mod grants;
 mod history;
 mod listener;
 mod lockdown;
+mod networks;
 mod operators;
+mod partners;
 mod registry;
 mod status;
 mod suspend;
 
-pub use anchors::{DenyCall, anchors_document};
+pub use anchors::{AnchorCall, DenyCall, anchors_document};
 pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
+pub use credentials::RotateCall;
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use listener::{serve, serve_tls};
 pub use lockdown::LockdownCall;
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};
+pub use partners::OffboardCall;
 pub use registry::{ApplyCall, export_document, list_document, partner_document};
 
 use crate::operator::Act;
@@ -67,6 +72,10 @@ fn router(shared: Shared) -> Router {
         .route("/v1/anchors", get(anchors::list))
         .route("/v1/anchors/{name}", get(anchors::show))
         .route("/v1/grants", get(grants::list))
+        .route("/v1/credentials", get(credentials::list))
+        .route("/v1/networks", get(networks::list))
+        .route("/v1/networks/{name}", get(networks::show))
+        .route("/v1/partners/{id}/report", get(partners::report))
         .route("/v1/usage", get(registry::usage))
         .route("/v1/status", get(status::status))
         .route("/v1/approvals", get(approvals::list))
@@ -83,15 +92,22 @@ fn router(shared: Shared) -> Router {
             put(|s, c, p, j| grants::below(("credentials", Place::Free), s, c, p, j))
                 .patch(|s, c, p, j| grants::below(("credentials", Place::Taken), s, c, p, j)),
         )
+        .route("/v1/partners/{id}/credentials/{credential}/rotate", post(credentials::rotate))
+        .route("/v1/networks/{name}", put(networks::add).patch(networks::change).delete(networks::remove))
+        .route("/v1/anchors/{name}", put(anchors::add).patch(anchors::edit).delete(anchors::remove))
         .route("/v1/grants/{id}", patch(grants::edit_grant))
         .route("/v1/approvals/{id}/withdraw", post(approvals::withdraw));
     let approves = Router::new()
         .route("/v1/approvals/{id}/approve", post(approvals::approve))
         .route("/v1/approvals/{id}/reject", post(approvals::reject))
-        .route("/v1/grants/{id}/review", post(grants::review));
-    let ends = Router::new().route("/v1/grants/{id}/revoke", post(grants::revoke));
+        .route("/v1/grants/{id}/review", post(grants::review))
+        .route("/v1/partners/{id}/review", post(partners::review));
+    let ends = Router::new()
+        .route("/v1/partners/{id}/credentials/{credential}/revoke", post(credentials::revoke))
+        .route("/v1/grants/{id}/revoke", post(grants::revoke));
     let operates = Router::new()
         .route("/v1/partners/{id}/grants/{grant}/emergency", post(grants::emergency))
+        .route("/v1/partners/{id}/offboard", post(partners::offboard))
         .route("/v1/partners/{id}/suspend", post(suspend::suspend))
         .route("/v1/partners/{id}/resume", post(suspend::resume))
         .route("/v1/anchors/{name}/deny", post(anchors::deny))

@@ -323,17 +323,24 @@ fn floor<'a>(
     if now >= peer.leaf.not_after {
         return Err(Reason::CredentialExpired);
     }
+    // Its credentials are revoked as well; that it is over says more.
+    if record.partner.is_closed() {
+        return Err(Reason::EngagementEnded);
+    }
     if credential.state != CredentialState::Active {
         return Err(Reason::CredentialNotActive);
+    }
+    if credential.ends.is_some_and(|ends| now >= ends) {
+        return Err(Reason::CredentialEnded);
     }
     if record.partner.standing() != PartnerState::Active {
         return Err(Reason::PartnerNotActive);
     }
-    let engagement = &record.partner.engagement;
+    let engagement = record.partner.engaged();
     match engagement.phase(now) {
         Phase::Live => {
             let until = snapshot.trust.good_until(peer, anchor);
-            let until = engagement.ends.map_or(until, |ends| ends.min(until));
+            let until = [engagement.ends, credential.ends].into_iter().flatten().fold(until, UnixNanos::min);
             Ok(Standing { snapshot, peer, now, record, credential, until })
         }
         Phase::NotStarted => Err(Reason::EngagementNotStarted),

@@ -96,6 +96,10 @@ pub enum Verb {
     Create,
     Change,
     Remove,
+    /// A time has come: something of the noun has begun.
+    Start,
+    /// The same of an end.
+    End,
     /// The first operators were named.
     Bootstrap,
     /// The whole registry was taken back from a copy.
@@ -109,6 +113,8 @@ impl Verb {
             Verb::Create => "create",
             Verb::Change => "change",
             Verb::Remove => "remove",
+            Verb::Start => "start",
+            Verb::End => "end",
             Verb::Bootstrap => "bootstrap",
             Verb::Restore => "restore",
         }

@@ -25,19 +25,22 @@ macro_rules! states {
 }
 
 mod anchor;
+mod credential;
+mod grant;
+mod offboarding;
 
 pub use anchor::{
     Anchor, Bundle, ClientAuthUsage, CrlSource, Denied, DeniedCertificate, Der, Revocation, RevocationMode, Root,
 };
+pub use credential::{Credential, CredentialStage, CredentialState, OVERLAP, Retiring};
+pub use grant::{Emergency, Grant, GrantState, MAX_EMERGENCY, Provenance, REVIEW_DUE};
+pub use offboarding::{Closed, Enforced, Offboarding, Report};
 
 use crate::clock::{UnixNanos, Zone};
-use crate::identity::Match;
-use crate::name::{AnchorName, ApprovalId, CredentialId, Environment, GrantId, NetworkName, PartnerId};
-use crate::operation::OperationId;
+use crate::name::{AnchorName, Environment, NetworkName, PartnerId};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// From `starts` (inclusive) to `ends` (exclusive); an absent bound is open.
@@ -70,7 +73,7 @@ impl Period {
 }
 
 states! {
-    /// Where a partner stands. Only an active partner is served.
+    /// Where a partner was put. Only an active partner is served.
     PartnerState {
         Draft "draft",
         Active "active",
@@ -82,11 +85,14 @@ states! {
 }
 
 states! {
-    /// Where a credential stands. Only an active credential is accepted.
-    CredentialState {
-        Pending "pending",
+    /// Where a partner stands, with all that operators and time have made of it.
+    PartnerStage {
+        Draft "draft",
         Active "active",
-        Revoked "revoked",
+        Suspended "suspended",
+        /// Served until a time that is set, and then no more.
+        Offboarding "offboarding",
+        Ended "ended",
     }
 }
 
@@ -97,6 +103,9 @@ pub struct Partner {
     pub name: String,
     /// Who answers for this partner on our side.
     pub owner: String,
+    /// How the partner reaches them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
     pub state: PartnerState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspension: Option<Suspension>,
@@ -106,6 +115,50 @@ pub struct Partner {
     pub engagement: Period,
     /// Where the partner may call from. Empty denies every address; `any` must be written.
     pub networks: Vec<NetworkName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proofing: Option<Box<Proofing>>,
+    /// How sensitive what it sees is, in the words of our side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_classification: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review: Option<Box<Review>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offboarding: Option<Box<Offboarding>>,
+}
+
+/// How it was found out that the organisation is who it says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proofing {
+    /// Such as `commercial register HRB 4711, call back to the number there`.
+    pub method: String,
+    /// Who on our side has looked.
+    pub by: String,
+    pub at: UnixNanos,
+}
+
+/// How often somebody has to look whether all of a partner is still needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Review {
+    pub every: Duration,
+    /// What was found last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Reviewed>,
+}
+
+/// Why something was ended before its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    pub reason: String,
+    pub author: String,
+    pub at: UnixNanos,
+}
+
+/// What somebody else made of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reviewed {
+    pub finding: String,
+    pub author: String,
+    pub at: UnixNanos,
 }
 
 /// An operator has stopped a partner. It lasts until an operator lets the partner go on, whatever files are applied.
@@ -117,11 +170,78 @@ pub struct Suspension {
 }
 
 impl Partner {
-    /// What it counts as: its state, and `suspended` where an operator has stopped it.
+    /// What it counts as where requests are decided: its state, `suspended` where an operator has stopped it, and `ended`
+    /// where one has closed it.
     pub fn standing(&self) -> PartnerState {
         match self.suspension {
+            _ if self.is_closed() => PartnerState::Ended,
             Some(_) if self.state != PartnerState::Ended => PartnerState::Suspended,
             _ => self.state,
+        }
+    }
+
+    /// Where it stands, for people.
+    pub fn stage(&self, now: UnixNanos) -> PartnerStage {
+        match self.standing() {
+            PartnerState::Ended => PartnerStage::Ended,
+            _ if self.engaged().phase(now) == Phase::Ended => PartnerStage::Ended,
+            PartnerState::Suspended => PartnerStage::Suspended,
+            PartnerState::Draft => PartnerStage::Draft,
+            PartnerState::Active if self.offboarding.is_some() => PartnerStage::Offboarding,
+            PartnerState::Active => PartnerStage::Active,
+        }
+    }
+
+    /// The engagement, up to where an operator has ended it.
+    pub fn engaged(&self) -> Period {
+        let ends = self.offboarding.as_ref().map(|o| o.ends);
+        let ends = ends.into_iter().chain(self.engagement.ends).min();
+        Period { starts: self.engagement.starts, ends }
+    }
+
+    /// Whether an operator has closed it. It never comes back.
+    pub fn is_closed(&self) -> bool {
+        self.offboarding.as_ref().is_some_and(|o| o.closed.is_some())
+    }
+
+    /// Ends the engagement at a time. Returns whether that is another one than was set.
+    ///
+    /// # Errors
+    /// Why that is not legal now, and what is.
+    pub fn offboard(&mut self, offboarding: Offboarding) -> Result<bool, String> {
+        match &self.offboarding {
+            Some(before) if before.closed.is_some() || before.ends == offboarding.ends => Ok(false),
+            Some(before) if offboarding.ends > before.ends => Err(format!(
+                "`{}` ends at {} already: a later end is asked for with `partner offboard --cancel`, and then set anew",
+                self.id, before.ends
+            )),
+            _ => {
+                self.offboarding = Some(Box::new(offboarding));
+                Ok(true)
+            }
+        }
+    }
+
+    /// When somebody has to look at it next.
+    pub fn review_due(&self) -> Option<UnixNanos> {
+        let review = self.review.as_ref().filter(|_| self.standing() != PartnerState::Ended)?;
+        let last = review.last.as_ref().map(|last| last.at);
+        let from = last.or(self.engagement.starts).or(self.proofing.as_ref().map(|p| p.at));
+        Some(from.map_or(UnixNanos(0), |from| from.saturating_add(review.every)))
+    }
+
+    /// Notes what somebody found.
+    ///
+    /// # Errors
+    /// Nobody has to look at it.
+    pub fn reviewed(&mut self, reviewed: Reviewed) -> Result<(), String> {
+        match (&mut self.review, &self.offboarding) {
+            (_, Some(o)) if o.closed.is_some() => Err(format!("`{}` has ended: there is nothing to review", self.id)),
+            (Some(review), _) => {
+                review.last = Some(reviewed);
+                Ok(())
+            }
+            (None, _) => Err(format!("`{}` has no `review_every`: set how often it is looked at first", self.id)),
         }
     }
 
@@ -130,7 +250,7 @@ impl Partner {
     /// # Errors
     /// Why that is not legal now.
     pub fn suspend(&mut self, suspension: Suspension) -> Result<bool, String> {
-        match (&self.suspension, self.state) {
+        match (&self.suspension, self.standing()) {
             (_, PartnerState::Ended) => Err(format!("`{}` has ended: there is nothing to suspend", self.id)),
             (Some(_), _) => Ok(false),
             (None, PartnerState::Draft | PartnerState::Active | PartnerState::Suspended) => {
@@ -153,165 +273,6 @@ impl Partner {
             )),
             (None, PartnerState::Draft | PartnerState::Active | PartnerState::Ended) => Ok(false),
         }
-    }
-}
-
-/// What a partner proves itself with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Credential {
-    pub id: CredentialId,
-    pub anchor: AnchorName,
-    #[serde(rename = "match")]
-    pub matching: Match,
-    pub state: CredentialState,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    pub environments: Vec<Environment>,
-}
-
-/// Permission for one partner to call named operations.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
-    pub id: GrantId,
-    /// Who answers for this grant on our side.
-    pub owner: String,
-    /// As its author wrote it: ids, `prefix.*`, `tag:name`.
-    pub written: Vec<String>,
-    /// What that meant when the grant was made; sorted. An operation that appears later is not covered.
-    pub operations: Vec<OperationId>,
-    /// Absent: the partner's. Present: only where the partner's list allows it too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub networks: Option<Vec<NetworkName>>,
-    /// Absent: any credential of the partner.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials: Option<Vec<CredentialId>>,
-    pub period: Period,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub conditions: BTreeMap<String, serde_json::Value>,
-    pub environments: Vec<Environment>,
-    /// Who asked for it and who approved it; absent for one that is older than approvals.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub approval: Option<Arc<Provenance>>,
-    /// An operator has ended it. It never comes back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked: Option<Box<Revoked>>,
-    /// An operator has made it alone, for an incident.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub emergency: Option<Box<Emergency>>,
-}
-
-/// How long an emergency may last.
-pub const MAX_EMERGENCY: Duration = Duration::from_secs(4 * 3_600);
-
-/// How long after an emergency has begun it is late when nobody else has looked at it.
-pub const REVIEW_DUE: Duration = Duration::from_secs(3 * 86_400);
-
-/// Why a grant was ended before its time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revoked {
-    pub reason: String,
-    pub author: String,
-    pub at: UnixNanos,
-}
-
-/// Who made a grant alone, and who has looked at that since.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Emergency {
-    pub reason: String,
-    pub ticket: String,
-    pub author: String,
-    pub at: UnixNanos,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reviewed: Option<Reviewed>,
-}
-
-/// What somebody else made of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reviewed {
-    pub finding: String,
-    pub author: String,
-    pub at: UnixNanos,
-}
-
-states! {
-    /// Where a grant stands; what waits for approval is no grant yet.
-    GrantState {
-        /// It has not started.
-        Approved "approved",
-        Active "active",
-        Ended "ended",
-        Revoked "revoked",
-    }
-}
-
-/// Where a grant comes from, as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Provenance {
-    /// Absent where nobody else had to approve it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<ApprovalId>,
-    pub requester: String,
-    pub approver: String,
-    pub at: UnixNanos,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub justification: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ticket: Option<String>,
-}
-
-impl Grant {
-    /// Where it stands; its partner may be stopped all the same.
-    pub fn state(&self, now: UnixNanos) -> GrantState {
-        match (&self.revoked, self.period.phase(now)) {
-            (Some(_), _) => GrantState::Revoked,
-            (None, Phase::NotStarted) => GrantState::Approved,
-            (None, Phase::Live) => GrantState::Active,
-            (None, Phase::Ended) => GrantState::Ended,
-        }
-    }
-
-    /// Ends it for good. Returns whether it had not been revoked already.
-    ///
-    /// # Errors
-    /// Why that is not legal now.
-    pub fn revoke(&mut self, revoked: Revoked) -> Result<bool, String> {
-        match self.state(revoked.at) {
-            GrantState::Revoked => Ok(false),
-            GrantState::Ended => {
-                let ends = self.period.ends.map(|ends| ends.to_string()).unwrap_or_default();
-                Err(format!("`{}` has ended at {ends}: there is nothing to revoke", self.id))
-            }
-            GrantState::Approved | GrantState::Active => {
-                self.revoked = Some(Box::new(revoked));
-                Ok(true)
-            }
-        }
-    }
-
-    /// Says what somebody else made of an emergency.
-    ///
-    /// # Errors
-    /// It is none, or who looks has made it.
-    pub fn review(&mut self, reviewed: Reviewed) -> Result<bool, String> {
-        let Some(emergency) = &mut self.emergency else {
-            return Err(format!("`{}` is no emergency grant: there is nothing to review", self.id));
-        };
-        if emergency.author == reviewed.author {
-            return Err(format!("`{}` has made `{}`: another operator reviews it", emergency.author, self.id));
-        }
-        let first = emergency.reviewed.is_none();
-        emergency.reviewed.get_or_insert(reviewed);
-        Ok(first)
-    }
-
-    /// Whether an emergency goes on, or nobody else has looked at it yet.
-    pub fn is_pending_emergency(&self, now: UnixNanos) -> bool {
-        let pending = |e: &Emergency| e.reviewed.is_none() || self.state(now) == GrantState::Active;
-        self.emergency.as_deref().is_some_and(pending)
-    }
-
-    pub fn covers(&self, operation: &OperationId) -> bool {
-        self.operations.binary_search(operation).is_ok()
     }
 }
 
@@ -393,7 +354,61 @@ mod tests {
             time_zone: Zone::parse("UTC").unwrap(),
             engagement: Period::default(),
             networks: Vec::new(),
+            contact: None,
+            proofing: None,
+            data_classification: None,
+            review: None,
+            offboarding: None,
         }
+    }
+
+    #[test]
+    fn offboarding_ends_the_engagement_at_its_time_and_only_earlier() {
+        let at = |ends: i64| Offboarding {
+            reason: "r".into(),
+            author: "a".into(),
+            at: UnixNanos(1),
+            ends: UnixNanos(ends),
+            closed: None,
+        };
+        let mut acme =
+            Partner { engagement: Period { starts: None, ends: Some(UnixNanos(50)) }, ..partner(PartnerState::Active) };
+        assert_eq!(acme.stage(UnixNanos(9)), PartnerStage::Active);
+        assert_eq!(acme.offboard(at(20)), Ok(true));
+        assert_eq!((acme.offboard(at(20)), acme.engaged().ends), (Ok(false), Some(UnixNanos(20))));
+        assert!(acme.offboard(at(30)).unwrap_err().contains("--cancel"));
+        assert_eq!((acme.offboard(at(10)), acme.engagement.ends), (Ok(true), Some(UnixNanos(50))));
+        assert_eq!((acme.standing(), acme.stage(UnixNanos(9))), (PartnerState::Active, PartnerStage::Offboarding));
+        assert_eq!(acme.stage(UnixNanos(10)), PartnerStage::Ended);
+        let mut record = PartnerRecord { partner: acme, credentials: Vec::new(), grants: Vec::new() };
+        record.close(&Revoked { reason: "r".into(), author: "a".into(), at: UnixNanos(11) });
+        let mut acme = record.partner;
+        assert_eq!((acme.standing(), acme.stage(UnixNanos(9))), (PartnerState::Ended, PartnerStage::Ended));
+        assert_eq!(acme.offboard(at(5)), Ok(false), "twice is harmless");
+        let suspension = Suspension { reason: "r".into(), author: "a".into(), at: UnixNanos(12) };
+        assert!(acme.suspend(suspension).unwrap_err().contains("has ended"));
+        // An engagement that ends sooner by itself does.
+        let mut sooner =
+            Partner { engagement: Period { starts: None, ends: Some(UnixNanos(5)) }, ..partner(PartnerState::Active) };
+        sooner.offboard(at(20)).unwrap();
+        assert_eq!(sooner.engaged().ends, Some(UnixNanos(5)));
+    }
+
+    #[test]
+    fn review_is_due_from_the_last_one_or_from_the_begin() {
+        let mut acme = partner(PartnerState::Active);
+        let found = || Reviewed { finding: "needed".into(), author: "a".into(), at: UnixNanos(70) };
+        assert_eq!((acme.review_due(), acme.reviewed(found()).is_err()), (None, true));
+        acme.review = Some(Box::new(Review { every: Duration::from_nanos(5), last: None }));
+        assert_eq!(acme.review_due(), Some(UnixNanos(0)), "nobody knows since when: now");
+        acme.proofing = Some(Box::new(Proofing { method: "m".into(), by: "b".into(), at: UnixNanos(20) }));
+        assert_eq!(acme.review_due(), Some(UnixNanos(25)));
+        acme.engagement.starts = Some(UnixNanos(40));
+        assert_eq!(acme.review_due(), Some(UnixNanos(45)));
+        acme.reviewed(found()).unwrap();
+        assert_eq!(acme.review_due(), Some(UnixNanos(75)));
+        acme.state = PartnerState::Ended;
+        assert_eq!(acme.review_due(), None);
     }
 
     #[test]
@@ -413,61 +428,6 @@ mod tests {
         assert_eq!(partner(PartnerState::Active).resume(), Ok(false));
         let mut over = Partner { suspension: Some(suspension()), ..partner(PartnerState::Ended) };
         assert_eq!((over.standing(), over.resume()), (PartnerState::Ended, Ok(true)));
-    }
-
-    fn grant() -> Grant {
-        Grant {
-            id: GrantId::parse("g").unwrap(),
-            owner: "o".into(),
-            written: Vec::new(),
-            operations: Vec::new(),
-            networks: None,
-            credentials: None,
-            period: Period { starts: Some(UnixNanos(10)), ends: Some(UnixNanos(20)) },
-            conditions: BTreeMap::new(),
-            environments: Vec::new(),
-            approval: None,
-            revoked: None,
-            emergency: None,
-        }
-    }
-
-    #[test]
-    fn grant_goes_from_approved_to_active_to_ended_or_revoked_and_never_back() {
-        let revoked = |at: i64| Revoked { reason: "r".into(), author: "a".into(), at: UnixNanos(at) };
-        for (at, state) in [(9, GrantState::Approved), (10, GrantState::Active), (20, GrantState::Ended)] {
-            let mut one = grant();
-            assert_eq!(one.state(UnixNanos(at)), state);
-            match one.revoke(revoked(at)) {
-                Ok(first) => {
-                    assert!(first && state != GrantState::Ended);
-                    assert_eq!(one.state(UnixNanos(at)), GrantState::Revoked);
-                    // The first reason stays, also when its time is over.
-                    assert_eq!((one.revoke(revoked(99)), one.revoked.as_ref().unwrap().at), (Ok(false), UnixNanos(at)));
-                    assert_eq!(one.state(UnixNanos(99)), GrantState::Revoked);
-                }
-                Err(why) => assert!(state == GrantState::Ended && why.contains("has ended"), "{why}"),
-            }
-        }
-    }
-
-    #[test]
-    fn emergency_is_reviewed_once_and_by_somebody_else() {
-        let by = |author: &str| Reviewed { finding: "f".into(), author: author.into(), at: UnixNanos(30) };
-        assert!(grant().review(by("bob")).unwrap_err().contains("is no emergency grant"));
-        let emergency = Emergency {
-            reason: "r".into(),
-            ticket: "t".into(),
-            author: "alice".into(),
-            at: UnixNanos(10),
-            reviewed: None,
-        };
-        let mut one = Grant { emergency: Some(Box::new(emergency)), ..grant() };
-        assert!(one.review(by("alice")).unwrap_err().contains("another operator reviews it"));
-        assert!(one.is_pending_emergency(UnixNanos(99)));
-        assert_eq!((one.review(by("bob")), one.review(by("carol"))), (Ok(true), Ok(false)));
-        assert_eq!(one.emergency.as_ref().unwrap().reviewed, Some(by("bob")));
-        assert_eq!((one.is_pending_emergency(UnixNanos(15)), one.is_pending_emergency(UnixNanos(20))), (true, false));
     }
 
     #[test]

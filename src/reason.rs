@@ -206,6 +206,7 @@ reasons! {
     CredentialNotActive "credential-not-active" CredentialNotValid "The credential is not in state active.";
     CredentialNotYetValid "credential-not-yet-valid" CredentialNotValid "The certificate is not valid yet.";
     CredentialExpired "credential-expired" CredentialNotValid "The certificate has expired.";
+    CredentialEnded "credential-ended" CredentialNotValid "The credential itself has ended (`ends`), whatever its certificate says.";
     PartnerNotActive "partner-not-active" EngagementNotActive "The partner is not in state active.";
     EngagementNotStarted "engagement-not-started" EngagementNotActive "The engagement has not started.";
     EngagementEnded "engagement-ended" EngagementNotActive "The engagement has ended.";

@@ -378,6 +378,14 @@ impl Registry {
             } else if !self.may_speak_for(anchor, id) {
                 wrong(&at, format!("the anchor `{anchor}` is not bound to `{id}`: add it to the anchor's partners"));
             }
+            if let Some(retiring) = &credential.retiring {
+                let at = ["credentials", credential.id.as_str(), "retiring", "successor"];
+                if find_credential(record, &retiring.successor).is_none() {
+                    wrong(&at, format!("`{id}` has no credential `{}`", retiring.successor));
+                } else if succeeds_itself(record, credential) {
+                    wrong(&at, "credentials would succeed each other in a circle".into());
+                }
+            }
         }
         for grant in &record.grants {
             for name in grant.networks.iter().flatten().filter(|n| unknown(n)) {
@@ -390,6 +398,13 @@ impl Registry {
             }
         }
     }
+}
+
+/// Whether a credential is its own successor, over whatever others.
+fn succeeds_itself(record: &PartnerRecord, credential: &Credential) -> bool {
+    let next = |c: &Credential| c.retiring.as_ref().and_then(|r| find_credential(record, &r.successor));
+    let mut chain = std::iter::successors(next(credential), |c| next(c)).take(record.credentials.len());
+    chain.any(|c| c.id == credential.id)
 }
 
 /// Whose credential it is, and which.

@@ -131,11 +131,12 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().watch_lists());
     background.spawn(publisher.clone().fetch_lists());
     background.spawn(publisher.clone().copy_history());
+    background.spawn(publisher.clone().watch_partners(stop_rx.clone()));
     background.spawn(open.clone().watch());
     let stepped = Arc::new(Notify::new());
     background.spawn(watch_clock(clock.clone(), metrics.clone(), stepped.clone()));
     background.spawn(tell_suppressed(recorder.clone(), clock.clone()));
-    background.spawn(flush_usage(recorder.clone(), publisher.clone()));
+    background.spawn(flush_usage(publisher.clone()));
     background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone(), stepped));
     background.spawn(admin::serve(admin_socket, publisher.clone(), uid));
     for socket in admin_listeners {
@@ -175,7 +176,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
         }
     }
     partners.shutdown().await;
-    write_usage(&recorder, &publisher).await;
+    write_usage(&publisher).await;
     background.shutdown().await;
     recorder.tell_suppressed(clock.now());
     if !recorder.flush(Duration::from_secs(5)) {
@@ -364,10 +365,10 @@ async fn tell_suppressed(recorder: Recorder, clock: Arc<Clock>) {
     }
 }
 
-async fn flush_usage(recorder: Recorder, publisher: Arc<Publisher>) {
+async fn flush_usage(publisher: Arc<Publisher>) {
     loop {
         tokio::time::sleep(USAGE_INTERVAL).await;
-        write_usage(&recorder, &publisher).await;
+        write_usage(&publisher).await;
     }
 }
 
@@ -381,6 +382,7 @@ async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: A
             let Some(live) = publisher.live() else { return Ok(Vec::new()) };
             publisher.waiting().await?;
             publisher.emergencies(now);
+            publisher.reviews(now);
             set_expiry_gauges(publisher.store(), &live.snapshot.registry, &gauges, now).await?;
             publisher.expiring(now).await
         });
@@ -402,13 +404,8 @@ async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: A
     }
 }
 
-async fn write_usage(recorder: &Recorder, publisher: &Publisher) {
-    let counted = recorder.usage().take();
-    if counted.is_empty() {
-        return;
-    }
-    if let Err(e) = publisher.store().add_usage(&counted).await {
+async fn write_usage(publisher: &Publisher) {
+    if let Err(e) = publisher.write_usage().await {
         tracing::error!(error = %e, "use cannot be written; it is kept and tried again");
-        recorder.usage().give_back(counted);
     }
 }

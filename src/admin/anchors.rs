@@ -1,22 +1,23 @@
-//! Anchors over the admin API: who is under them, and single certificates that are denied.
+//! Anchors over the admin API: added, bound, removed, who is under them, and single certificates that are denied.
 
-use super::Shared;
-use super::answer::{problem, refused, switched};
+use super::answer::{problem, refused, switched, wrong};
 use super::caller::Caller;
+use super::networks::{RemoveQuery, gone};
+use super::{EditCall, Shared, grants};
 use crate::clock::UnixNanos;
 use crate::fetch::Overview;
 use crate::identity::{Fingerprint, Serial};
 use crate::name::AnchorName;
 use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
-use crate::registry::Registry;
-use crate::reload::{Denial, aside, no_anchor};
+use crate::registry::{Change, Registry};
+use crate::reload::{Denial, Place, Subject, aside, no_anchor};
 use crate::snapshot::Snapshot;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
 /// Body of `POST /v1/anchors/{name}/deny` and `…/undeny`.
@@ -99,8 +100,100 @@ pub(super) async fn undeny(
     change(shared, caller, name, call, false).await
 }
 
+/// Body of `PUT` and `PATCH /v1/anchors/{name}`: keys of a registry file, where `certificate` is the PEM itself; and, of
+/// one that is there, the partners that it is bound to besides and no more.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnchorCall {
+    #[serde(default)]
+    pub set: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bind: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unbind: Vec<String>,
+    #[serde(default)]
+    pub dry_run: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+pub(super) async fn add(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    name: Path<String>,
+    call: Json<AnchorCall>,
+) -> Response {
+    set(Place::Free, state, caller, name, call).await
+}
+
+pub(super) async fn edit(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    name: Path<String>,
+    call: Json<AnchorCall>,
+) -> Response {
+    set(Place::Taken, state, caller, name, call).await
+}
+
+async fn set(
+    place: Place,
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    Json(call): Json<AnchorCall>,
+) -> Response {
+    let name = match AnchorName::parse(&name) {
+        Ok(name) => name,
+        Err(reason) => return wrong(&reason),
+    };
+    let AnchorCall { mut set, bind, unbind, dry_run, reason, ticket } = call;
+    if set.contains_key("denied") {
+        return wrong("`denied` is set by a command of its own");
+    }
+    if !bind.is_empty() || !unbind.is_empty() {
+        let live = shared.publisher.live();
+        let anchor = live.as_ref().and_then(|live| live.snapshot.registry.anchor(&name));
+        let bound = anchor.map(|anchor| anchor.partners.as_slice()).unwrap_or_default();
+        let mut partners: Vec<String> = bound.iter().map(ToString::to_string).collect();
+        if let Some(unknown) = unbind.iter().find(|id| !partners.contains(id)) {
+            return wrong(&format!("`{name}` does not speak for `{unknown}`"));
+        }
+        partners.retain(|id| !unbind.contains(id));
+        partners.extend(bind.into_iter().filter(|id| !bound.iter().any(|known| known.as_str() == id)));
+        set.insert("partners".into(), json!(partners));
+    }
+    let call = EditCall { set, end: None, dry_run, reason, ticket };
+    grants::edit(&shared, &caller, Subject::Anchor(name), Vec::new(), place, call).await
+}
+
+pub(super) async fn remove(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> Response {
+    let name = match AnchorName::parse(&name) {
+        Ok(name) => name,
+        Err(reason) => return wrong(&reason),
+    };
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    let Some(anchor) = live.snapshot.registry.anchor(&name) else {
+        return refused(no_anchor(&name, &live.snapshot.registry).into());
+    };
+    if !anchor.denied.is_empty() {
+        return wrong(&format!(
+            "{} certificates under the anchor are denied, and with it that would be forgotten: `anchor undeny` them first",
+            anchor.denied.len()
+        ));
+    }
+    gone(&shared, &caller, Change::Anchor(name, None), query).await
+}
+
 async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, deny: bool) -> Response {
-    let wrong = |reason: &str| problem(StatusCode::UNPROCESSABLE_ENTITY, reason, Vec::new());
     let name = match AnchorName::parse(&name) {
         Ok(name) => name,
         Err(reason) => return wrong(&reason),

@@ -9,7 +9,7 @@ use crate::document::{parse_id, parse_time};
 use crate::name::{GrantId, PartnerId};
 use crate::partner::{Grant, MAX_EMERGENCY, PartnerRecord, Reviewed, Revoked};
 use crate::registry::find_grant;
-use crate::reload::{Apply, Authority, Edit, Edited, Mark, Place, Wanted, Whose};
+use crate::reload::{Apply, Authority, Edit, Edited, Mark, Place, Subject, Wanted, Whose};
 use crate::store::{PlanOptions, emergency_document};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -167,7 +167,7 @@ async fn own(
     Json(call): Json<EditCall>,
 ) -> Response {
     match PartnerId::parse(&id) {
-        Ok(id) => edit(&shared, &caller, whose(id), Vec::new(), place, call).await,
+        Ok(id) => edit(&shared, &caller, Subject::Partner(whose(id)), Vec::new(), place, call).await,
         Err(reason) => wrong(&reason),
     }
 }
@@ -183,7 +183,7 @@ pub(super) async fn below(
     match (PartnerId::parse(&id), parse_id(&below)) {
         (Ok(id), Ok(below)) => {
             let at = vec![nouns.to_owned(), below.to_owned()];
-            edit(&shared, &caller, Whose::Of(id), at, place, call).await
+            edit(&shared, &caller, Subject::Partner(Whose::Of(id)), at, place, call).await
         }
         (Err(reason), _) | (_, Err(reason)) => wrong(&reason),
     }
@@ -201,7 +201,7 @@ pub(super) async fn edit_grant(
                 return wrong(&reason);
             }
             let at = vec!["grants".to_owned(), id];
-            edit(&shared, &caller, Whose::WithGrant(grant), at, Place::Taken, call).await
+            edit(&shared, &caller, Subject::Partner(Whose::WithGrant(grant)), at, Place::Taken, call).await
         }
         Err(reason) => wrong(&reason),
     }
@@ -227,7 +227,9 @@ fn goes(shared: &Shared, grant: &GrantId, call: &EditCall) -> Result<(), String>
 /// A key of what operators have decided, at whatever depth.
 fn set_elsewhere(set: &Map<String, Value>) -> Option<&str> {
     set.iter().find_map(|(key, value)| match value {
-        _ if ["suspension", "revoked", "emergency"].contains(&key.as_str()) => Some(key.as_str()),
+        _ if ["suspension", "revoked", "emergency", "reviewed"].contains(&key.as_str()) => Some(key.as_str()),
+        // What is to stay is asked for; what is to go has a command of its own.
+        _ if key == "offboarding" && !value.is_null() => Some(key.as_str()),
         Value::Object(inner) => set_elsewhere(inner),
         _ => None,
     })
@@ -237,10 +239,10 @@ fn time_of(call: &EditCall, key: &str) -> Option<UnixNanos> {
     call.set.get(key).and_then(Value::as_str).and_then(|text| parse_time(text).ok()).map(UnixNanos)
 }
 
-async fn edit(
+pub(super) async fn edit(
     shared: &Shared,
     caller: &Caller,
-    partner: Whose,
+    subject: Subject,
     at: Vec<String>,
     place: Place,
     call: EditCall,
@@ -254,8 +256,8 @@ async fn edit(
         return wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now"));
     }
     let apply = Apply {
-        wanted: Wanted::Edited(Edited { partner, edit: Edit { at, patch: call.set, place } }),
-        options: PlanOptions::default(),
+        wanted: Wanted::Edited(Edited { subject, edit: Edit { at, patch: call.set, place } }),
+        options: PlanOptions { edited: true, ..PlanOptions::default() },
         dry_run: call.dry_run,
         cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
         authority: caller.authority(),
@@ -302,8 +304,11 @@ pub(super) async fn emergency(
     }
     let at = vec!["grants".to_owned(), grant.to_string()];
     let apply = Apply {
-        wanted: Wanted::Edited(Edited { partner: Whose::Of(id.clone()), edit: Edit { at, patch, place: Place::Free } }),
-        options: PlanOptions::default(),
+        wanted: Wanted::Edited(Edited {
+            subject: Subject::Partner(Whose::Of(id.clone())),
+            edit: Edit { at, patch, place: Place::Free },
+        }),
+        options: PlanOptions { edited: true, ..PlanOptions::default() },
         dry_run: false,
         cause: caller.cause(Some(&call.reason), Some(&call.ticket)),
         authority: Authority::Emergency,

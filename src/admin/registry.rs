@@ -3,6 +3,7 @@
 use super::Shared;
 use super::answer::{looked_up, problem, refused, written};
 use super::caller::Caller;
+use crate::clock::UnixNanos;
 use crate::name::PartnerId;
 use crate::partner::PartnerRecord;
 use crate::registry::Registry;
@@ -76,7 +77,8 @@ pub(super) async fn partners(State(shared): State<Shared>) -> Response {
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
-    written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry))).await
+    let now = shared.publisher.now();
+    written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry, now))).await
 }
 
 pub(super) async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
@@ -86,7 +88,7 @@ pub(super) async fn partner(State(shared): State<Shared>, Path(id): Path<String>
         return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
     };
     match shared.publisher.store().usage(Some(id)).await {
-        Ok(usage) => Json(partner_document(record, &usage)).into_response(),
+        Ok(usage) => Json(partner_document(record, &usage, shared.publisher.now())).into_response(),
         Err(e) => refused(e.into()),
     }
 }
@@ -102,8 +104,8 @@ struct Exported<'a> {
 }
 
 /// Body of `GET /v1/partners`.
-pub fn list_document(registry: &Registry) -> impl Serialize + '_ {
-    Listed { partners: Rows(registry) }
+pub fn list_document(registry: &Registry, now: UnixNanos) -> impl Serialize + '_ {
+    Listed { partners: Rows(registry, now) }
 }
 
 #[derive(Serialize)]
@@ -111,15 +113,15 @@ struct Listed<'a> {
     partners: Rows<'a>,
 }
 
-struct Rows<'a>(&'a Registry);
+struct Rows<'a>(&'a Registry, UnixNanos);
 
 impl Serialize for Rows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.partners().map(|record| Row(record)))
+        serializer.collect_seq(self.0.partners().map(|record| Row(record, self.1)))
     }
 }
 
-struct Row<'a>(&'a PartnerRecord);
+struct Row<'a>(&'a PartnerRecord, UnixNanos);
 
 impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -128,17 +130,17 @@ impl Serialize for Row<'_> {
         row.serialize_entry("id", &partner.id)?;
         row.serialize_entry("name", &partner.name)?;
         row.serialize_entry("owner", &partner.owner)?;
-        row.serialize_entry("state", partner.standing().as_str())?;
+        row.serialize_entry("state", partner.stage(self.1).as_str())?;
         row.serialize_entry("credentials", &credentials.len())?;
         row.serialize_entry("grants", &grants.len())?;
-        row.serialize_entry("engagement_ends", &partner.engagement.ends.map(|e| e.to_string()))?;
+        row.serialize_entry("engagement_ends", &partner.engaged().ends.map(|e| e.to_string()))?;
         row.end()
     }
 }
 
 /// Body of `GET /v1/partners/{id}`.
-pub fn partner_document(record: &PartnerRecord, usage: &[UsageRow]) -> Value {
-    json!({"record": record, "usage": usage})
+pub fn partner_document(record: &PartnerRecord, usage: &[UsageRow], now: UnixNanos) -> Value {
+    json!({"record": record, "state": record.partner.stage(now).as_str(), "usage": usage})
 }
 
 #[derive(Deserialize)]

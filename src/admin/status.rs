@@ -26,6 +26,14 @@ fn suspended(registry: &Registry) -> Vec<Value> {
         .collect()
 }
 
+/// Partners whose end is set and has not come.
+fn ending(registry: &Registry) -> Vec<Value> {
+    let set = registry.partners().filter_map(|r| Some((&r.partner.id, r.partner.offboarding.as_ref()?)));
+    set.filter(|(_, o)| o.closed.is_none())
+        .map(|(id, o)| json!({"partner": id, "reason": o.reason, "author": o.author, "ends": o.ends.to_string()}))
+        .collect()
+}
+
 pub(super) async fn status(State(shared): State<Shared>) -> Response {
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
@@ -34,14 +42,16 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
     // Every credential is looked at.
     let (of, now) = (live.clone(), publisher.now());
     let looked = async move {
-        let suspended = suspended(&of.snapshot.registry);
+        let suspended = (suspended(&of.snapshot.registry), ending(&of.snapshot.registry), publisher.reviews(now));
         let waiting = (publisher.waiting().await?, publisher.emergencies(now));
-        Ok((publisher.expiring(now).await?, publisher.outgoing().await?, suspended, waiting))
+        let rotations = publisher.rotations().await?;
+        Ok((publisher.expiring(now).await?, (publisher.outgoing().await?, rotations), suspended, waiting))
     };
-    let (expiring, outgoing, suspended, (waiting, emergencies)) = match looked_up(looked).await {
-        Ok(found) => found,
-        Err(answer) => return answer,
-    };
+    let (expiring, (outgoing, rotations), (suspended, ending, reviews), (waiting, emergencies)) =
+        match looked_up(looked).await {
+            Ok(found) => found,
+            Err(answer) => return answer,
+        };
     let outgoing: Vec<Value> = outgoing
         .iter()
         .map(|(one, open)| {
@@ -89,6 +99,14 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
         })).collect::<Vec<_>>(),
         "unsaved_switches": shared.publisher.metrics().unsaved_switches.get(),
         "suspended": suspended,
+        "offboarding": ending,
+        "reviews_due": reviews.iter().map(|(record, due)| json!({
+            "partner": record.partner.id, "owner": record.partner.owner, "due": due.to_string(),
+        })).collect::<Vec<_>>(),
+        "rotations": rotations.iter().map(|r| json!({
+            "partner": r.partner, "credential": r.credential, "successor": r.successor, "since": r.since.to_string(),
+            "until": r.until.to_string(), "successor_used": r.used.map(|at| at.to_string()), "stuck": r.stuck,
+        })).collect::<Vec<_>>(),
         "emergencies": emergencies.iter().map(|(record, grant)| json!({
             "grant": grant.id, "partner": record.partner.id, "state": grant.state(now).as_str(),
             "ends": grant.period.ends.map(|t| t.to_string()),

@@ -32,14 +32,18 @@ pub(super) async fn resume(
     change(shared, caller, &id, call, Stop::Resume).await
 }
 
-async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: Stop) -> Response {
+pub(super) async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: Stop) -> Response {
     let Ok(id) = PartnerId::parse(id) else {
         return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
     };
     if call.reason.trim().is_empty() {
         return wrong("a reason is needed: it is kept");
     }
-    let verb = if matches!(stop, Stop::Resume) { "resumed" } else { "suspended" };
+    let verb = match stop {
+        Stop::Suspend(_) => "suspended",
+        Stop::Resume => "resumed",
+        Stop::Review(_) => "reviewed",
+    };
     let author = caller.actor.name.clone();
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.stop(id, stop, cause).await {
@@ -51,6 +55,7 @@ async fn change(shared: Shared, caller: Caller, id: &str, call: WhyCall, stop: S
             }
             let what = json!({
                 "partner": partner.id, "state": partner.standing().as_str(), "suspension": partner.suspension,
+                "review_due": partner.review_due().map(|due| due.to_string()),
             });
             switched(what, done.switched, done.changed)
         }

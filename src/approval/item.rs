@@ -337,7 +337,13 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
     };
     match item {
         Item::Credential { id, after, .. } => {
-            put(&mut record.credentials, id, after.as_deref().cloned(), |c| &c.id);
+            let mut after = after.as_deref().cloned();
+            // Both are good together from now on.
+            let new = find_credential(record, id).is_none_or(|before| before.retiring.is_none());
+            if let Some(retiring) = after.as_mut().and_then(|after| after.retiring.as_mut()).filter(|_| new) {
+                retiring.since = provenance.at;
+            }
+            put(&mut record.credentials, id, after, |c| &c.id);
         }
         Item::Grant { id, after, .. } => {
             let after = after.as_deref().cloned().map(|grant| Grant { approval: Some(provenance.clone()), ..grant });

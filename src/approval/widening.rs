@@ -18,6 +18,15 @@ pub(super) fn of_partner(before: Option<&Partner>, after: &Partner) -> Vec<Strin
     if before.state != PartnerState::Active && after.state == PartnerState::Active {
         widens.push(format!("is active, and was {}", before.state.as_str()));
     }
+    if let Some(was) = &before.offboarding {
+        match &after.offboarding {
+            None => widens.push(format!("stays, and was to end at {}", was.ends)),
+            Some(is) if is.ends > was.ends => {
+                widens.push(format!("ends at {}, and was to end at {}", is.ends, was.ends))
+            }
+            Some(_) => {}
+        }
+    }
     seen(&mut widens, "labels", before.labels != after.labels);
     seen(&mut widens, "a time zone", before.time_zone != after.time_zone);
     widens
@@ -39,6 +48,19 @@ pub(super) fn of_credential(before: Option<&Credential>, after: &Credential, gra
             added(&mut widens, "is accepted in", &before.environments, &after.environments);
             if before.state != CredentialState::Active && after.state == CredentialState::Active {
                 widens.push(format!("is active, and was {}", before.state.as_str()));
+            }
+            if before.ends.is_some_and(|was| after.ends.is_none_or(|is| is > was)) {
+                let to = after.ends.map_or_else(|| "for good".to_owned(), |ends| format!("until {ends}"));
+                widens.push(format!("is accepted longer, {to}"));
+            }
+            if let Some(was) = &before.retiring {
+                match &after.retiring {
+                    None => widens.push(format!("stays, and was being succeeded by `{}`", was.successor)),
+                    Some(is) if is.until() > was.until() => {
+                        widens.push(format!("is accepted beside `{}` for longer", is.successor));
+                    }
+                    Some(_) => {}
+                }
             }
             seen(&mut widens, "labels", before.labels != after.labels);
         }

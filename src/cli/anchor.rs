@@ -1,14 +1,19 @@
-//! `anchor`: trust anchors, who is under them, and single certificates that are denied.
+//! `anchor`: trust anchors, whom they speak for, who is under them, and single certificates that are denied.
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
-use super::edit::unsaved;
-use super::{Exit, Form, Why, complain, say};
-use crate::admin::DenyCall;
+use super::edit::{Asking, planned, put, put_list, unsaved};
+use super::{Because, Exit, Form, Why, complain, network, say};
+use crate::admin::{AnchorCall, DenyCall};
+use crate::disk;
 use crate::name::AnchorName;
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// Largest certificate file.
+const MAX_CERTIFICATE: usize = 256 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -29,10 +34,70 @@ enum Command {
         #[command(flatten)]
         form: Form,
     },
+    /// Trust a CA for some partners. Another operator approves it.
+    Add {
+        name: String,
+        /// The CA certificate, in PEM.
+        #[arg(long, value_name = "FILE")]
+        certificate: PathBuf,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Change what is asked of certificates under an anchor, or exchange its certificate. What permits more waits for
+    /// another operator.
+    Edit {
+        name: String,
+        /// Another CA certificate, in PEM.
+        #[arg(long, value_name = "FILE")]
+        certificate: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Let an anchor speak for another partner. Another operator approves it.
+    Bind(Binding),
+    /// Let an anchor speak for a partner no more.
+    Unbind(Binding),
+    /// Remove an anchor that no credential is under, for good.
+    Remove {
+        name: String,
+        #[command(flatten)]
+        asking: Asking,
+    },
     /// Refuse one certificate under an anchor, at once, as if a revocation list named it.
     Deny(Certificate),
     /// Take that back.
     Undeny(Certificate),
+}
+
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// A partner that it may speak for; all of them, several times for several.
+    #[arg(long = "partner", value_name = "ID")]
+    partners: Vec<String>,
+    /// Longest validity of a client certificate under it: 400d.
+    #[arg(long, value_name = "DURATION")]
+    max_lifetime: Option<String>,
+    /// Whether client certificates must carry the clientAuth usage: required or optional.
+    #[arg(long, value_name = "USAGE")]
+    client_auth: Option<String>,
+    /// Where its revocation lists come from: file:PATH, dir:PATH or a URL; several times for several.
+    #[arg(long = "crl", value_name = "SOURCE")]
+    crl: Vec<String>,
+    /// Whether a certificate that no current list covers is refused: required, if-available or off.
+    #[arg(long, value_name = "MODE")]
+    revocation: Option<String>,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+#[derive(Debug, clap::Args)]
+struct Binding {
+    name: String,
+    /// The partner; several times for several.
+    #[arg(long = "partner", required = true, value_name = "ID")]
+    partners: Vec<String>,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +128,24 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             Ok(()) => see(gateway, &format!("/v1/anchors/{name}"), form, show).await,
             Err(exit) => exit,
         },
+        Command::Add { name, certificate, settings } => {
+            set(gateway, Method::PUT, &name, Some(certificate), settings).await.unwrap_or_else(|exit| exit)
+        }
+        Command::Edit { name, certificate, settings } => {
+            set(gateway, Method::PATCH, &name, certificate, settings).await.unwrap_or_else(|exit| exit)
+        }
+        Command::Bind(Binding { name, partners, asking }) => {
+            let call = AnchorCall { bind: partners, ..AnchorCall::default() };
+            send(gateway, Method::PATCH, &name, call, asking).await
+        }
+        Command::Unbind(Binding { name, partners, asking }) => {
+            let call = AnchorCall { unbind: partners, ..AnchorCall::default() };
+            send(gateway, Method::PATCH, &name, call, asking).await
+        }
+        Command::Remove { name, asking } => match known_form(&name) {
+            Ok(()) => network::remove(gateway, &format!("/v1/anchors/{name}"), asking).await,
+            Err(exit) => exit,
+        },
         Command::Deny(certificate) => change(gateway, certificate, "deny").await,
         Command::Undeny(certificate) => change(gateway, certificate, "undeny").await,
     }
@@ -74,6 +157,50 @@ fn known_form(name: &str) -> Result<(), Exit> {
         complain(&format!("there is no anchor `{}`: {reason}", name.escape_debug()));
         Exit::Problems
     })
+}
+
+async fn set(
+    gateway: &Gateway,
+    method: Method,
+    name: &str,
+    certificate: Option<PathBuf>,
+    settings: Settings,
+) -> Result<Exit, Exit> {
+    let mut set = Map::new();
+    if let Some(file) = certificate {
+        let text = disk::read(&file, MAX_CERTIFICATE)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is no PEM".to_owned()));
+        let text = text.map_err(|reason| {
+            complain(&format!("--certificate: `{}` {reason}", file.display()));
+            Exit::Problems
+        })?;
+        if text.contains("PRIVATE KEY-----") {
+            complain(&format!("--certificate: `{}` holds a private key: send the certificate alone", file.display()));
+            return Err(Exit::Problems);
+        }
+        if !text.contains("-----BEGIN CERTIFICATE-----") {
+            complain(&format!("--certificate: `{}` is no certificate in PEM", file.display()));
+            return Err(Exit::Problems);
+        }
+        put(&mut set, "certificate", Some(text));
+    }
+    put_list(&mut set, "partners", settings.partners);
+    put(&mut set, "max_lifetime", settings.max_lifetime);
+    put(&mut set, "client_auth", settings.client_auth);
+    let mut revocation = Map::new();
+    put_list(&mut revocation, "crl", settings.crl);
+    put(&mut revocation, "mode", settings.revocation);
+    put(&mut set, "revocation", (!revocation.is_empty()).then_some(revocation));
+    Ok(send(gateway, method, name, AnchorCall { set, ..AnchorCall::default() }, settings.asking).await)
+}
+
+async fn send(gateway: &Gateway, method: Method, name: &str, call: AnchorCall, asking: Asking) -> Exit {
+    if let Err(exit) = known_form(name) {
+        return exit;
+    }
+    let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
+    let call = json!(AnchorCall { dry_run, reason, ticket, ..call });
+    form.show(ask(gateway, method, &format!("/v1/anchors/{name}"), Some(&call)).await, planned)
 }
 
 async fn see(gateway: &Gateway, call: &str, form: Form, print: fn(&Value)) -> Exit {

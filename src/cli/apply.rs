@@ -3,12 +3,11 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
-use super::edit::outcome;
+use super::edit::{agrees, outcome};
 use super::{Because, Exit, Form, complain, say};
 use crate::store::{DeclaredFile, PlanLine, PlanOptions};
 use http::Method;
 use serde_json::{Value, json};
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -93,7 +92,7 @@ async fn try_apply(gateway: &Gateway, args: &Args) -> Result<Exit, Exit> {
         complain(&format!("error: {}: {reason}", args.files.display()));
         Exit::Problems
     })?;
-    let options = PlanOptions { prune: args.prune, widen: args.widen };
+    let options = PlanOptions { prune: args.prune, widen: args.widen, edited: false };
     // Where nobody is asked, nothing is planned for show first.
     let asked = args.dry_run || !args.yes;
     let mut call = json!({
@@ -130,14 +129,7 @@ fn agreed(args: &Args, lines: &[PlanLine]) -> bool {
     if args.yes || lines.is_empty() {
         return true;
     }
-    if !std::io::stdin().is_terminal() {
-        complain("nothing was changed: say --yes where nobody can be asked");
-        return false;
-    }
-    let _ = write!(std::io::stderr(), "Apply? [y/N] ");
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    agrees("Apply?")
 }
 
 /// The lines of a plan, for people.

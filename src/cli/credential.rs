@@ -1,8 +1,12 @@
-//! `credential`: what partners prove themselves with.
+//! `credential`: what partners prove themselves with; registered, succeeded, ended.
 
-use super::client::Gateway;
-use super::edit::{self, Asking, id, pair, put};
-use super::{Exit, complain};
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
+
+use super::client::{Gateway, ask};
+use super::edit::{self, Asking, Sure, id, pair, planned, put, time, unsaved};
+use super::{Because, Exit, Form, Why, say};
+use crate::admin::RotateCall;
+use crate::document::parse_duration;
 use http::Method;
 use serde_json::{Map, Value, json};
 
@@ -14,14 +18,53 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// All credentials in a table; of one partner, with the certificates that were seen of them.
+    List {
+        /// Of this partner alone.
+        #[arg(long)]
+        partner: Option<String>,
+        #[command(flatten)]
+        form: Form,
+    },
     /// Register a credential. One that is recognised by a name waits for another operator.
     Add(Add),
-    /// End a credential at once, on what is open too.
-    Revoke {
+    /// Let another credential take the place of one. Both are good until it is in use and the overlap has passed; then the
+    /// old one is revoked by itself.
+    Rotate(Rotate),
+    /// The same where the successor is registered already.
+    Retire {
+        partner: String,
+        /// The credential that goes.
+        id: String,
+        /// The one that takes its place.
+        #[arg(long, required_unless_present = "cancel", conflicts_with = "cancel")]
+        successor: Option<String>,
+        /// How long both are good at least: 7d when absent.
+        #[arg(long, value_name = "DURATION", value_parser = length)]
+        overlap: Option<String>,
+        /// Let it stay after all. Another operator approves that.
+        #[arg(long)]
+        cancel: bool,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Let a pending credential be accepted. Another operator approves it.
+    Activate {
         partner: String,
         id: String,
         #[command(flatten)]
         asking: Asking,
+    },
+    /// End a credential at once and for good, on what is open too.
+    Revoke {
+        partner: String,
+        id: String,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
+        form: Form,
     },
 }
 
@@ -37,6 +80,12 @@ struct Add {
     /// organization_id=ID, or issuer=DN and serial=HEX.
     #[arg(long = "match", required = true, value_name = "KEY=VALUE", value_parser = pair)]
     matches: Vec<(String, String)>,
+    /// It is not accepted from then on, whatever its certificates say.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    ends: Option<String>,
+    /// Do not accept it before it is activated.
+    #[arg(long)]
+    pending: bool,
     /// Free labels that policy sees.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
@@ -44,10 +93,51 @@ struct Add {
     asking: Asking,
 }
 
+#[derive(Debug, clap::Args)]
+struct Rotate {
+    partner: String,
+    /// The credential that goes.
+    id: String,
+    /// The id of the new one.
+    #[arg(long, value_name = "ID")]
+    to: String,
+    /// What the new certificate is recognised by, as with `add`.
+    #[arg(long = "match", required = true, value_name = "KEY=VALUE", value_parser = pair)]
+    matches: Vec<(String, String)>,
+    /// The trust anchor of the new one; the old one's when absent.
+    #[arg(long)]
+    anchor: Option<String>,
+    /// The end of the new one.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    ends: Option<String>,
+    /// How long both are good at least: 7d when absent.
+    #[arg(long, value_name = "DURATION", value_parser = length)]
+    overlap: Option<String>,
+    /// Do not accept the new one before it is activated.
+    #[arg(long)]
+    pending: bool,
+    #[command(flatten)]
+    asking: Asking,
+}
+
+fn length(text: &str) -> Result<String, String> {
+    parse_duration(text).map(|_| text.to_owned())
+}
+
 pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
     let outcome = match args.command {
+        Command::List { partner, form } => list(gateway, partner.as_deref(), form).await,
         Command::Add(add) => register(gateway, add).await,
-        Command::Revoke { partner, id: credential, asking } => revoke(gateway, &partner, &credential, asking).await,
+        Command::Rotate(args) => rotate(gateway, args).await,
+        Command::Retire { partner, id, successor, overlap, cancel, asking } => {
+            retire(gateway, &partner, &id, successor.filter(|_| !cancel), overlap, asking).await
+        }
+        Command::Activate { partner, id, asking } => {
+            let mut set = Map::new();
+            put(&mut set, "state", Some("active"));
+            change(gateway, &partner, &id, set, asking).await
+        }
+        Command::Revoke { partner, id, why, sure, form } => revoke(gateway, &partner, &id, why, sure, form).await,
     };
     outcome.unwrap_or_else(|exit| exit)
 }
@@ -56,23 +146,113 @@ fn path(partner: &str, credential: &str) -> Result<String, Exit> {
     Ok(format!("/v1/partners/{}/credentials/{}", id("partner", partner)?, id("credential", credential)?))
 }
 
+fn table(pairs: Vec<(String, String)>) -> Map<String, Value> {
+    pairs.into_iter().map(|(key, value)| (key, json!(value))).collect()
+}
+
+async fn change(
+    gateway: &Gateway,
+    partner: &str,
+    credential: &str,
+    set: Map<String, Value>,
+    asking: Asking,
+) -> Result<Exit, Exit> {
+    Ok(edit::edit(gateway, Method::PATCH, &path(partner, credential)?, set, None, asking).await)
+}
+
 async fn register(gateway: &Gateway, add: Add) -> Result<Exit, Exit> {
     let path = path(&add.partner, &add.id)?;
-    let table =
-        |pairs: Vec<(String, String)>| pairs.into_iter().map(|(k, v)| (k, json!(v))).collect::<Map<String, Value>>();
     let mut set = Map::new();
     put(&mut set, "anchor", Some(add.anchor));
     put(&mut set, "match", Some(table(add.matches)));
+    put(&mut set, "ends", add.ends);
+    put(&mut set, "state", add.pending.then_some("pending"));
     put(&mut set, "labels", (!add.labels.is_empty()).then(|| table(add.labels)));
     Ok(edit::edit(gateway, Method::PUT, &path, set, None, add.asking).await)
 }
 
-async fn revoke(gateway: &Gateway, partner: &str, credential: &str, asking: Asking) -> Result<Exit, Exit> {
-    if asking.because.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
-        complain("a reason is needed: --reason");
-        return Err(Exit::Problems);
-    }
-    let mut set = Map::new();
-    put(&mut set, "state", Some("revoked"));
-    Ok(edit::edit(gateway, Method::PATCH, &path(partner, credential)?, set, None, asking).await)
+async fn rotate(gateway: &Gateway, args: Rotate) -> Result<Exit, Exit> {
+    let path = format!("{}/rotate", path(&args.partner, &args.id)?);
+    let Asking { dry_run, because: Because { reason, ticket }, form } = args.asking;
+    let call = json!(RotateCall {
+        successor: args.to,
+        matching: Some(table(args.matches)),
+        anchor: args.anchor,
+        ends: args.ends,
+        overlap: args.overlap,
+        pending: args.pending,
+        dry_run,
+        reason,
+        ticket,
+    });
+    Ok(form.show(ask(gateway, Method::POST, &path, Some(&call)).await, planned))
+}
+
+async fn retire(
+    gateway: &Gateway,
+    partner: &str,
+    credential: &str,
+    successor: Option<String>,
+    overlap: Option<String>,
+    asking: Asking,
+) -> Result<Exit, Exit> {
+    let Some(successor) = successor else {
+        let mut set = Map::new();
+        set.insert("retiring".into(), Value::Null);
+        return change(gateway, partner, credential, set, asking).await;
+    };
+    let path = format!("{}/rotate", path(partner, credential)?);
+    let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
+    let (matching, anchor, ends, pending) = (None, None, None, false);
+    let call = json!(RotateCall { successor, matching, anchor, ends, overlap, pending, dry_run, reason, ticket });
+    Ok(form.show(ask(gateway, Method::POST, &path, Some(&call)).await, planned))
+}
+
+async fn revoke(
+    gateway: &Gateway,
+    partner: &str,
+    credential: &str,
+    why: Why,
+    sure: Sure,
+    form: Form,
+) -> Result<Exit, Exit> {
+    let path = format!("{}/revoke", path(partner, credential)?);
+    sure.of(&format!("`{credential}` of `{partner}` is revoked."))?;
+    let answer = ask(gateway, Method::POST, &path, Some(&json!(why.call()))).await;
+    Ok(form.show(answer, |answer| {
+        let said = if answer["changed"].as_bool() == Some(true) { "from now on" } else { "already" };
+        say(&format!("`{credential}` is revoked {said} (registry revision {})", answer["revision"]));
+        unsaved(answer);
+    }))
+}
+
+async fn list(gateway: &Gateway, partner: Option<&str>, form: Form) -> Result<Exit, Exit> {
+    let path = match partner {
+        Some(partner) => format!("/v1/credentials?partner={}", id("partner", partner)?),
+        None => "/v1/credentials".to_owned(),
+    };
+    Ok(form.show(ask(gateway, Method::GET, &path, None).await, |answer| {
+        let row = |[id, partner, state, kind, anchor, then]: [&str; 6]| {
+            say(format!("{id:<24} {partner:<16} {state:<9} {kind:<18} {anchor:<16} {then}").trim_end());
+        };
+        row(["ID", "PARTNER", "STATE", "KNOWN BY", "ANCHOR", "THEN (UTC)"]);
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        for c in answer["credentials"].as_array().into_iter().flatten() {
+            let then = match (c["successor"].as_str(), c["ends"].as_str()) {
+                _ if c["state"].as_str() == Some("revoked") => text(&c["revoked"]["reason"]),
+                (Some(successor), _) => format!("{successor} succeeds it, from {} on", text(&c["retires"])),
+                (None, Some(ends)) => format!("ends {ends}"),
+                (None, None) => String::new(),
+            };
+            let [id, partner, state, kind, anchor] =
+                ["id", "partner", "state", "kind", "anchor"].map(|key| text(&c[key]));
+            row([&id, &partner, &state, &kind, &anchor, &then]);
+            for seen in c["certificates"].as_array().into_iter().flatten() {
+                let serial = seen["serial"].as_str().unwrap_or("unknown");
+                say(&format!("  seen         serial {serial} until {}", text(&seen["not_after"])));
+                say(&format!("               SHA-256 {}", text(&seen["fingerprint_sha256"])));
+                say(&format!("               first {}, last {}", text(&seen["first_seen"]), text(&seen["last_seen"])));
+            }
+        }
+    }))
 }

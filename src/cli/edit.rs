@@ -8,6 +8,7 @@ use crate::document::{parse_id, parse_time};
 use crate::store::PlanLine;
 use http::Method;
 use serde_json::{Map, Value, json};
+use std::io::{BufRead, IsTerminal, Write};
 
 /// Why, and whether only to look.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,34 @@ pub(super) struct Asking {
     pub form: Form,
 }
 
+/// Whether to do what cannot be undone without asking.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Sure {
+    /// Do it without asking.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Sure {
+    /// # Errors
+    /// Who was asked does not want it, or nobody can be asked.
+    pub(super) fn of(self, what: &str) -> Result<(), Exit> {
+        if self.yes || agrees(&format!("{what} This cannot be undone. Do it?")) { Ok(()) } else { Err(Exit::Problems) }
+    }
+}
+
+/// Asks whoever sits there.
+pub(super) fn agrees(question: &str) -> bool {
+    if !std::io::stdin().is_terminal() {
+        complain("nothing was changed: say --yes where nobody can be asked");
+        return false;
+    }
+    let _ = write!(std::io::stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
 /// Sends what is to be set, and shows what it comes to.
 pub(super) async fn edit(
     gateway: &Gateway,
@@ -32,15 +61,18 @@ pub(super) async fn edit(
 ) -> Exit {
     let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
     let call = json!(EditCall { set, end, dry_run, reason, ticket });
-    form.show(ask(gateway, method, path, Some(&call)).await, |answer| {
-        let lines = answer.get("lines").cloned().unwrap_or_default();
-        let lines: Vec<PlanLine> = serde_json::from_value(lines).unwrap_or_default();
-        if lines.is_empty() {
-            say("nothing to change");
-        }
-        show(&lines);
-        outcome(answer);
-    })
+    form.show(ask(gateway, method, path, Some(&call)).await, planned)
+}
+
+/// What a change comes to, line by line, and what of it is live and waits.
+pub(super) fn planned(answer: &Value) {
+    let lines = answer.get("lines").cloned().unwrap_or_default();
+    let lines: Vec<PlanLine> = serde_json::from_value(lines).unwrap_or_default();
+    if lines.is_empty() {
+        say("nothing to change");
+    }
+    show(&lines);
+    outcome(answer);
 }
 
 /// What is live and what waits.

@@ -2,7 +2,7 @@
 
 use super::approval::Verdict;
 use super::client::{Gateway, ask};
-use super::edit::{self, Asking, id, pair, put, put_list, time, unsaved};
+use super::edit::{self, Asking, Sure, id, pair, put, put_list, time, unsaved};
 use super::{Exit, Form, Why, complain, say};
 use crate::admin::{ApprovalAnswer, Direction, EmergencyCall, GrantRow, VerdictCall};
 use crate::document::parse_duration;
@@ -52,7 +52,12 @@ enum Command {
     /// Refuse it.
     Reject(Verdict),
     /// End a grant at once and for good, on what is open too.
-    Revoke(Named),
+    Revoke {
+        #[command(flatten)]
+        named: Named,
+        #[command(flatten)]
+        sure: Sure,
+    },
     /// Make a grant alone, in an incident: for 4 hours at most, never extended, and reviewed by another operator within
     /// 3 days.
     Emergency(Emergency),
@@ -138,7 +143,10 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Shorten { id, ends, asking } => move_end(gateway, &id, ends, Direction::Earlier, asking).await,
         Command::Approve(verdict) => decide(gateway, verdict, "approve").await,
         Command::Reject(verdict) => decide(gateway, verdict, "reject").await,
-        Command::Revoke(named) => end(gateway, named, "revoke").await,
+        Command::Revoke { named, sure } => match sure.of(&format!("`{}` is revoked.", named.id)) {
+            Ok(()) => end(gateway, named, "revoke").await,
+            Err(exit) => Err(exit),
+        },
         Command::Review(named) => end(gateway, named, "review").await,
         Command::Emergency(emergency) => alone(gateway, emergency).await,
     };

@@ -4,11 +4,12 @@ use super::client::Gateway;
 use super::offline::{Wanted, look};
 use super::{Exit, Form, Output, complain, say};
 use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
+use crate::clock::UnixNanos;
 use crate::document::parse_id;
 use crate::history::{Event, Verb};
 use crate::store::differences;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -249,6 +250,9 @@ fn grant<'a>(document: Option<&'a Value>, id: &str) -> Option<&'a Value> {
 }
 
 fn changes_grant(event: &Event, id: &str) -> bool {
+    if matches!(event.verb, Verb::Start | Verb::End) {
+        return event.after.as_ref().and_then(|after| after.get("grant")).and_then(Value::as_str) == Some(id);
+    }
     grant(event.before.as_ref(), id) != grant(event.after.as_ref(), id)
 }
 
@@ -273,13 +277,21 @@ fn show(event: &Event, of_grant: Option<&str>) {
     if cause.four_eyes.is_some() {
         say("    four eyes: off");
     }
+    if let (Verb::Start | Verb::End, Some(Value::Object(what))) = (event.verb, &event.after) {
+        let verb = if event.verb == Verb::Start { "has begun" } else { "has ended" };
+        let at = what.get("at").and_then(Value::as_str).unwrap_or_default();
+        for (noun, id) in what.iter().filter(|(key, _)| *key != "at") {
+            say(&format!("    {noun} {} {verb} at {at}", id.as_str().unwrap_or_default()));
+        }
+        return;
+    }
     let (before, after) = match of_grant {
         Some(id) => (grant(event.before.as_ref(), id), grant(event.after.as_ref(), id)),
         None => (event.before.as_ref(), event.after.as_ref()),
     };
     match (before, after, of_grant) {
         (Some(before), Some(after), _) => {
-            for line in differences(before, after) {
+            for line in differences(&readable(before), &readable(after)) {
                 let short: String = line.chars().take(SHOWN).collect();
                 let more = if short.len() < line.len() { "…" } else { "" };
                 say(&format!("    {short}{more}"));
@@ -288,6 +300,31 @@ fn show(event: &Event, of_grant: Option<&str>) {
         (None, Some(_), Some(id)) => say(&format!("    grant {id} was made")),
         (Some(_), None, Some(id)) => say(&format!("    grant {id} was removed")),
         _ => {}
+    }
+}
+
+/// A stored noun for people: what has an id by its id, and times as such.
+fn readable(document: &Value) -> Value {
+    match document {
+        Value::Object(table) => table.iter().map(|(key, value)| (key.clone(), readable_as(key, value))).collect(),
+        Value::Array(list) => {
+            let id = |item: &Value| item.get("id").and_then(Value::as_str).map(str::to_owned);
+            match list.iter().map(id).collect::<Option<Vec<String>>>() {
+                Some(ids) if !ids.is_empty() => {
+                    ids.into_iter().zip(list).map(|(id, item)| (id, readable(item))).collect::<Map<_, _>>().into()
+                }
+                _ => list.iter().map(readable).collect(),
+            }
+        }
+        other => other.clone(),
+    }
+}
+
+fn readable_as(key: &str, value: &Value) -> Value {
+    const TIMES: [&str; 8] = ["starts", "ends", "at", "since", "closed", "created", "expires", "requested"];
+    match value.as_i64() {
+        Some(nanos) if TIMES.contains(&key) => UnixNanos(nanos).to_string().into(),
+        _ => readable(value),
     }
 }
 

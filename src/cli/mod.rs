@@ -17,9 +17,11 @@ mod grant;
 mod history;
 mod import;
 mod lockdown;
+mod network;
 mod offline;
 mod operator;
 mod partner;
+mod report;
 mod serve;
 mod status;
 
@@ -70,8 +72,10 @@ enum Command {
     Grant(grant::Args),
     /// What partners prove themselves with.
     Credential(credential::Args),
-    /// Look at trust anchors, and deny single certificates.
+    /// Trust anchors: which there are, whom they speak for, and single certificates that are denied.
     Anchor(anchor::Args),
+    /// Named lists of addresses that partners call from.
+    Network(network::Args),
     /// Show what was changed, by whom and why.
     History(history::HistoryArgs),
     /// Verify and export the history.
@@ -202,6 +206,7 @@ pub fn main() -> ExitCode {
             Command::Grant(args) => grant::run(gateway, args).await,
             Command::Credential(args) => credential::run(gateway, args).await,
             Command::Anchor(args) => anchor::run(gateway, args).await,
+            Command::Network(args) => network::run(gateway, args).await,
             Command::History(args) => history::history(gateway, &args).await,
             Command::Audit(args) => history::audit(gateway, &args).await,
             Command::Db(args) => db::run(path, args).await,

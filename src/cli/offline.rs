@@ -48,14 +48,16 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
             let (snapshot, _) = Snapshot::build(sources, None, Clock::new().now()).map_err(|e| fail(&e))?;
             serde_json::to_value(admin::export_document(&snapshot)).map_err(|e| fail(&e))?
         }
-        Wanted::List => serde_json::to_value(admin::list_document(&registry)).map_err(|e| fail(&e))?,
+        Wanted::List => {
+            serde_json::to_value(admin::list_document(&registry, Clock::new().now())).map_err(|e| fail(&e))?
+        }
         Wanted::Partner(id) => {
             let id = PartnerId::parse(id).map_err(|e| fail(&e))?;
             let record = registry.partner(&id).ok_or_else(|| {
                 complain("there is no such partner");
                 Exit::Problems
             })?;
-            admin::partner_document(record, &store.usage(Some(&id)).await.map_err(|e| fail(&e))?)
+            admin::partner_document(record, &store.usage(Some(&id)).await.map_err(|e| fail(&e))?, Clock::new().now())
         }
         Wanted::History(call) => {
             let events = store.history(&call.query()).await.map_err(|e| fail(&e))?;

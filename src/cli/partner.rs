@@ -1,16 +1,17 @@
-//! `partner`: who they are, what they may do and did; stopped at once, and let go on.
+//! `partner`: who they are, what they may do and did; stopped at once, let go on, ended.
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
-use super::edit::{self, Asking, pair, put, put_list, time, unsaved};
+use super::edit::{self, Asking, Sure, pair, put, put_list, time, unsaved};
 use super::offline::{Wanted, look};
-use super::{Exit, Form, Why, complain, say};
-use crate::admin::WhyCall;
+use super::{Because, Exit, Form, Why, complain, report, say};
+use crate::admin::{OffboardCall, WhyCall};
 use crate::document::{format_time, parse_time, parse_zone};
 use crate::name::PartnerId;
 use http::Method;
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -54,6 +55,40 @@ enum Command {
     Suspend(StopArgs),
     /// Let a partner go on that was stopped with `suspend`.
     Resume(StopArgs),
+    /// Say what you have found when you looked whether all of a partner is still needed.
+    Review(StopArgs),
+    /// End a partner for good, now or at a time: its credentials and grants are revoked, what waits for it is void, what
+    /// is open is cut, and a report says so. Twice is harmless.
+    Offboard(Offboard),
+    /// The report of a partner that was offboarded.
+    Report {
+        id: String,
+        /// Also write it as a page for people.
+        #[arg(long, value_name = "FILE")]
+        page: Option<PathBuf>,
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Offboard {
+    id: String,
+    /// When: 2027-01-01T00:00:00+01:00; now when absent. Until then it is served.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<String>,
+    /// Let it stay after all; only before its end. Another operator approves that.
+    #[arg(long, conflicts_with_all = ["at", "page"])]
+    cancel: bool,
+    /// Also write the report as a page for people.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+    #[command(flatten)]
+    why: Why,
+    #[command(flatten)]
+    sure: Sure,
+    #[command(flatten)]
+    form: Form,
 }
 
 /// What a partner is, without its credentials and grants.
@@ -65,6 +100,24 @@ struct Own {
     /// Who answers for it on our side.
     #[arg(long)]
     owner: Option<String>,
+    /// How the partner reaches them.
+    #[arg(long)]
+    contact: Option<String>,
+    /// How sensitive what it sees is, in your own words.
+    #[arg(long, value_name = "TEXT")]
+    data_classification: Option<String>,
+    /// How often somebody looks whether all of it is still needed: 90d.
+    #[arg(long, value_name = "DURATION")]
+    review_every: Option<String>,
+    /// How it was found out that the organisation is who it says it is.
+    #[arg(long, value_name = "METHOD", requires = "proofed_by")]
+    proofing: Option<String>,
+    /// Who on our side has looked.
+    #[arg(long, value_name = "NAME", requires = "proofing")]
+    proofed_by: Option<String>,
+    /// When; now when absent.
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "proofing")]
+    proofed_at: Option<String>,
     /// Begin of the engagement: 2026-01-01T00:00:00+01:00.
     #[arg(long, value_name = "TIME", value_parser = time)]
     starts: Option<String>,
@@ -108,13 +161,60 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Show { id, form } => {
             form.show(look(gateway, args.offline, &format!("/v1/partners/{id}"), Wanted::Partner(id)).await, show)
         }
-        Command::Suspend(_) | Command::Resume(_) if args.offline => {
+        Command::Suspend(_)
+        | Command::Resume(_)
+        | Command::Review(_)
+        | Command::Offboard(_)
+        | Command::Report { .. }
+            if args.offline =>
+        {
             complain("this is for a gateway that runs; while none does, nobody is served");
             Exit::Failed
         }
         Command::Suspend(stopping) => stop(gateway, stopping, "suspend").await,
         Command::Resume(stopping) => stop(gateway, stopping, "resume").await,
+        Command::Review(stopping) => stop(gateway, stopping, "review").await,
+        Command::Offboard(_) => {
+            let Command::Offboard(offboarding) = args.command else { return Exit::Failed };
+            offboard(gateway, offboarding).await.unwrap_or_else(|exit| exit)
+        }
+        Command::Report { id, page, form } => {
+            report::run(gateway, id, page.as_deref(), *form).await.unwrap_or_else(|exit| exit)
+        }
     }
+}
+
+async fn offboard(gateway: &Gateway, args: Offboard) -> Result<Exit, Exit> {
+    let Offboard { id, at, cancel, page, why, sure, form } = args;
+    let path = format!("/v1/partners/{}", edit::id("partner", &id)?);
+    if cancel {
+        let mut set = Map::new();
+        set.insert("offboarding".into(), Value::Null);
+        let because = Because { reason: Some(why.reason), ticket: why.ticket };
+        let asking = Asking { dry_run: false, because, form };
+        return Ok(edit::edit(gateway, Method::PATCH, &path, set, None, asking).await);
+    }
+    if at.is_none() {
+        sure.of(&format!("`{id}` ends now, and its credentials and grants are revoked."))?;
+    }
+    let call = json!(OffboardCall { at, reason: why.reason, ticket: why.ticket });
+    let answer = ask(gateway, Method::POST, &format!("{path}/offboard"), Some(&call)).await?;
+    if let (Some(page), true) = (&page, answer["report"].is_object()) {
+        report::write(&answer["report"], page)?;
+    }
+    Ok(form.show(Ok(answer), |answer| {
+        let ends = answer["offboarding"]["ends"].as_str().unwrap_or_default();
+        let changed = answer["changed"].as_bool() == Some(true);
+        match (answer["report"].is_object(), changed) {
+            (true, true) => say(&format!("`{id}` has ended (registry revision {})", answer["revision"])),
+            (true, false) => say(&format!("`{id}` has ended already, at {ends}")),
+            (false, true) => say(&format!("`{id}` ends at {ends} (registry revision {})", answer["revision"])),
+            (false, false) => say(&format!("`{id}` ends at {ends} already")),
+        }
+        if answer["report"].is_object() {
+            report::show(&answer["report"]);
+        }
+    }))
 }
 
 async fn own(gateway: &Gateway, method: Method, id: &str, own: Own, asking: Asking) -> Exit {
@@ -130,6 +230,13 @@ async fn own(gateway: &Gateway, method: Method, id: &str, own: Own, asking: Aski
     let mut set = Map::new();
     put(&mut set, "name", own.name);
     put(&mut set, "owner", own.owner);
+    put(&mut set, "contact", own.contact);
+    put(&mut set, "data_classification", own.data_classification);
+    put(&mut set, "review_every", own.review_every);
+    if let (Some(how), Some(by)) = (own.proofing, own.proofed_by) {
+        let at = own.proofed_at.unwrap_or_else(|| jiff::Timestamp::now().to_string());
+        put(&mut set, "proofing", Some(json!({"method": how, "by": by, "at": at})));
+    }
     put(&mut set, "state", own.state);
     put(&mut set, "time_zone", own.time_zone);
     put(&mut set, "engagement", (!engagement.is_empty() || method == Method::PUT).then_some(engagement));
@@ -153,6 +260,7 @@ async fn stop(gateway: &Gateway, args: &StopArgs, verb: &str) -> Exit {
                 let by = value["suspension"]["author"].as_str().unwrap_or("nobody");
                 format!("is suspended already, by {by}: {}", value["suspension"]["reason"].as_str().unwrap_or_default())
             }
+            ("review", _) => format!("is reviewed; next by {}", value["review_due"].as_str().unwrap_or("never")),
             (_, true) => format!("goes on as {}", value["state"].as_str().unwrap_or_default()),
             (_, false) => format!("is not suspended: it is {}", value["state"].as_str().unwrap_or_default()),
         };
@@ -197,19 +305,52 @@ fn show(value: &Value) {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let join = |v: &Value| v.as_array().map(|l| l.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default();
     say(&format!("{} — {}", text(&partner["id"]), text(&partner["name"])));
-    say(&format!("  state       {}", text(&partner["state"])));
+    say(&format!("  state       {}", text(&value["state"])));
     let suspension = &partner["suspension"];
     if suspension.is_object() {
         let (author, reason) = (text(&suspension["author"]), text(&suspension["reason"]));
         say(&format!("  SUSPENDED   by {author} since {}: {reason}", time(&suspension["at"], "")));
     }
-    say(&format!("  owner       {}", text(&partner["owner"])));
+    let offboarding = &partner["offboarding"];
+    if offboarding.is_object() {
+        let (author, reason) = (text(&offboarding["author"]), text(&offboarding["reason"]));
+        let verb = if offboarding["closed"].is_null() { "ENDS" } else { "ENDED" };
+        say(&format!("  {verb:<11} {} by {author}: {reason}", time(&offboarding["ends"], "")));
+    }
+    let contact = partner["contact"].as_str().map(|c| format!(" ({c})")).unwrap_or_default();
+    say(&format!("  owner       {}{contact}", text(&partner["owner"])));
+    if let Some(classification) = partner["data_classification"].as_str() {
+        say(&format!("  data        {classification}"));
+    }
+    let proofing = &partner["proofing"];
+    if proofing.is_object() {
+        let (method, by) = (text(&proofing["method"]), text(&proofing["by"]));
+        say(&format!("  proofing    {method}, by {by} at {}", time(&proofing["at"], "")));
+    }
+    let last = &partner["review"]["last"];
+    if let Some(days) = partner["review"]["every"]["secs"].as_u64().map(|secs| secs / 86_400) {
+        let found = match last["finding"].as_str() {
+            Some(finding) => format!("last by {} at {}: {finding}", text(&last["author"]), time(&last["at"], "")),
+            None => "never done".to_owned(),
+        };
+        say(&format!("  review      every {days} days; {found}"));
+    }
     say(&format!("  engagement  from {}", time(&partner["engagement"]["starts"], "ever")));
     say(&format!("              to   {}", time(&partner["engagement"]["ends"], "open")));
     say(&format!("  networks    {}", join(&partner["networks"])));
     for c in record["credentials"].as_array().into_iter().flatten() {
         say(&format!("  credential  {} ({}, under {})", text(&c["id"]), text(&c["state"]), text(&c["anchor"])));
         say(&format!("              matches {}", c["match"]));
+        if !c["ends"].is_null() {
+            say(&format!("              to   {}", time(&c["ends"], "")));
+        }
+        if let Some(successor) = c["retiring"]["successor"].as_str() {
+            say(&format!("              {successor} succeeds it, since {}", time(&c["retiring"]["since"], "")));
+        }
+        if c["revoked"].is_object() {
+            let (author, reason) = (text(&c["revoked"]["author"]), text(&c["revoked"]["reason"]));
+            say(&format!("              REVOKED by {author} at {}: {reason}", time(&c["revoked"]["at"], "")));
+        }
     }
     for g in record["grants"].as_array().into_iter().flatten() {
         say(&format!("  grant       {} (owner {})", text(&g["id"]), text(&g["owner"])));

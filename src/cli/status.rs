@@ -52,6 +52,21 @@ fn show(value: &Value) {
         let (id, author, reason) = (text(&s["partner"]), text(&s["author"]), text(&s["reason"]));
         say(&format!("  suspended    {id} by {author} since {}: {reason}", text(&s["at"])));
     }
+    for o in value["offboarding"].as_array().into_iter().flatten() {
+        let (id, author, reason) = (text(&o["partner"]), text(&o["author"]), text(&o["reason"]));
+        say(&format!("  offboarding  {id} by {author} ends at {}: {reason}", text(&o["ends"])));
+    }
+    for r in value["reviews_due"].as_array().into_iter().flatten() {
+        let (id, owner, due) = (text(&r["partner"]), text(&r["owner"]), text(&r["due"]));
+        say(&format!("  REVIEW DUE   of {id} (owner {owner}) since {due}: `partnergate partner review {id}`"));
+    }
+    for r in value["rotations"].as_array().into_iter().flatten() {
+        let (id, successor, partner) = (text(&r["credential"]), text(&r["successor"]), text(&r["partner"]));
+        match r["stuck"].as_str() {
+            Some(why) => say(&format!("  STUCK        {successor} is to succeed {id} of {partner}: {why}")),
+            None => say(&format!("  rotation     {successor} succeeds {id} of {partner}, until {}", text(&r["until"]))),
+        }
+    }
     for a in value["approvals"].as_array().into_iter().flatten() {
         let (id, requester) = (text(&a["id"]), text(&a["requester"]));
         say(&format!("  approval     {id} of {requester} waits since {}: {} parts", text(&a["requested"]), a["parts"]));

@@ -86,6 +86,8 @@ pub struct ApprovalConfig {
     pub require_ticket: bool,
     /// How far ahead a grant may end.
     pub max_grant: Option<Duration>,
+    /// How far ahead the end of a credential may be; every one has an end then.
+    pub max_credential: Option<Duration>,
 }
 
 /// Where a gateway is found.
@@ -367,12 +369,16 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
 }
 
 fn approval(section: Section<'_>) -> ApprovalConfig {
-    let days = section.has("max_grant_days").then(|| u64::try_from(section.integer("max_grant_days")).unwrap_or(1));
+    let days = |key: &str| {
+        let days = section.has(key).then(|| u64::try_from(section.integer(key)).unwrap_or(1));
+        days.map(|days| Duration::from_secs(days * 86_400))
+    };
     ApprovalConfig {
         four_eyes: if section.text("four_eyes") == Some("off") { FourEyes::Off } else { FourEyes::Required },
         lapse_after: section.duration("lapse_after"),
         require_ticket: section.boolean("require_ticket"),
-        max_grant: days.map(|days| Duration::from_secs(days * 86_400)),
+        max_grant: days("max_grant_days"),
+        max_credential: days("max_credential_days"),
     }
 }
 

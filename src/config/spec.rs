@@ -338,6 +338,12 @@ static APPROVAL: &[Field] = &[
         presence: Optional("366"),
         doc: "How long a grant that is asked for may last from now, or from its start where that is later; as long as the engagement when absent.",
     },
+    Field {
+        key: "max_credential_days",
+        kind: Kind::Integer { min: 1, max: 36_500 },
+        presence: Optional("397"),
+        doc: "How far ahead the end of a credential that is asked for may be; every such credential has one then. Without it a credential needs no end of its own.",
+    },
 ];
 
 static UPSTREAM: &[Field] = &[

@@ -296,6 +296,11 @@ fn record(id: &str, leaf: &[u8], grants: Vec<Grant>) -> PartnerRecord {
             time_zone: Zone::parse("UTC").unwrap(),
             engagement: Period::default(),
             networks: network_names(&["dc1"]),
+            contact: None,
+            proofing: None,
+            data_classification: None,
+            review: None,
+            offboarding: None,
         },
         credentials: vec![credential(
             &format!("{id}-cert"),
@@ -314,6 +319,9 @@ fn credential(id: &str, anchor: &str, matching: Match) -> Credential {
         state: CredentialState::Active,
         labels: Default::default(),
         environments: vec![environment("production")],
+        ends: None,
+        retiring: None,
+        revoked: None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::identity::Peer;
 use crate::name::{PartnerId, UpstreamName};
 use crate::operation::OperationId;
 use crate::reason::Reason;
-use crate::record::{Entry, Kind, Metrics, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
+use crate::record::{Entry, FirstDenied, Kind, Metrics, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
 use crate::request::{RequestFacts, TlsFacts};
 use crate::route::Route;
 use crate::upstream::Upstreams;
@@ -319,7 +319,15 @@ impl InFlight {
         metrics.request(partner.map(PartnerId::as_str), operation.map(OperationId::as_str), outcome);
         if let Some((record, credential)) = known {
             let leaf = &connection.peer.leaf;
-            self.recorder.usage().saw(&credential.id, leaf.fingerprint, leaf.not_after, stream.request.now);
+            self.recorder.usage().saw(&credential.id, leaf, stream.request.now);
+            let closed = record.partner.offboarding.as_ref().and_then(|offboarding| offboarding.closed);
+            if let (false, Some(closed), Some(reason)) = (allowed, closed, reasons.first()) {
+                self.recorder.usage().refused(&record.partner.id, closed, || FirstDenied {
+                    at: stream.request.now,
+                    request: stream.request.id.to_string(),
+                    reason: reason.clone(),
+                });
+            }
             if let (Some(grant), Some(operation)) = (&grant, operation) {
                 let key = UsageKey {
                     partner: record.partner.id.clone(),

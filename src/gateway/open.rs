@@ -138,6 +138,11 @@ impl Open {
         Open { index: Mutex::default(), live, recorder, clock, sooner: Notify::new(), enforcing: Mutex::default() }
     }
 
+    /// How many connections of a partner are open.
+    pub fn count_of(&self, partner: &PartnerId) -> usize {
+        self.index().by_partner.get(partner).map_or(0, HashSet::len)
+    }
+
     /// How many connections are open under an anchor.
     pub fn count_under(&self, anchor: &AnchorName) -> usize {
         self.index().connections.values().filter(|connection| connection.peer.anchor == *anchor).count()

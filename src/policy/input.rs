@@ -350,7 +350,7 @@ fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
     let k = &*KEYS;
     let partner = &record.partner;
     let mut engagement = Object::new();
-    put_period(&mut engagement, &partner.engagement);
+    put_period(&mut engagement, &partner.engaged());
     let grants = record.grants_in(environment).map(|grant| {
         let mut out = Object::new();
         out.insert(k.id.clone(), Value::from(grant.id.as_str()));

@@ -537,7 +537,7 @@ fn put_period(object: &mut Map<String, Value>, period: &Period) {
 fn partner_json(record: &PartnerRecord, snapshot: &Snapshot) -> Value {
     let partner = &record.partner;
     let mut engagement = Map::new();
-    put_period(&mut engagement, &partner.engagement);
+    put_period(&mut engagement, &partner.engaged());
     let grants = record.grants_in(&snapshot.environment).map(|grant| {
         let mut out = Map::new();
         out.insert("id".into(), json!(grant.id));

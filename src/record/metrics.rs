@@ -150,6 +150,8 @@ metrics! {
     reloads: IntCounterVec("partnergate_reloads_total", "Reloads by result (ok, failed).", labels ["result"]);
     approvals_waiting: IntGauge("partnergate_approvals_waiting", "What operators have asked for and nobody has approved or rejected yet.");
     approval_oldest: Gauge("partnergate_approval_oldest_timestamp_seconds", "When the oldest of what waits for approval was asked for; 0 when nothing waits.");
+    rotations: IntGaugeVec("partnergate_rotations", "Credentials that another one is taking the place of: `stuck` where that is not in use though the overlap has passed, or is not accepted.", labels ["state"]);
+    reviews_due: IntGauge("partnergate_partner_reviews_due", "Partners that somebody should have looked at by now (`review_every`).");
     emergency_grants_made: IntCounter("partnergate_emergency_grants_total", "Grants that one operator has made alone, for an incident.");
     emergency_grants: IntGaugeVec("partnergate_emergency_grants", "Emergency grants by what they wait for: `live` goes on, `unreviewed` nobody else has looked at, `overdue` for more than 3 days.", labels ["state"]);
     unsaved_switches: IntGauge("partnergate_unsaved_switches", "Suspensions, denials, revoked grants and lockdowns that are live and that the database could not take yet; it is tried again.");

@@ -17,7 +17,7 @@ pub use entry::{
 };
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
-pub use usage::{Batch, Seen, Usage, UsageKey, UsageLog};
+pub use usage::{Batch, ClosedPartner, FirstDenied, Seen, Usage, UsageKey, UsageLog};
 pub use writer::{Sink, WriterOptions};
 
 use crate::clock::UnixNanos;

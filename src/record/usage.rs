@@ -2,9 +2,10 @@
 //! certificates were seen of a credential. Counted on the request path in memory, flushed to the database off it.
 
 use crate::clock::UnixNanos;
-use crate::identity::Fingerprint;
+use crate::identity::{Certificate, Fingerprint, Serial};
 use crate::name::{CredentialId, GrantId, PartnerId};
 use crate::operation::OperationId;
+use crate::reason::Reason;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -32,11 +33,26 @@ pub struct Usage {
 pub struct Seen {
     pub credential: CredentialId,
     pub fingerprint: Fingerprint,
+    pub spki: Fingerprint,
+    pub serial: Serial,
+    pub issuer: String,
     /// End of the certificate's validity.
     pub not_after: UnixNanos,
     pub first: UnixNanos,
     pub last: UnixNanos,
 }
+
+/// The first request of a partner that was refused after it had been closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstDenied {
+    pub at: UnixNanos,
+    /// Its id, as the record has it.
+    pub request: String,
+    pub reason: Reason,
+}
+
+/// A partner, and when it was closed.
+pub type ClosedPartner = (PartnerId, UnixNanos);
 
 /// Most keys of each kind that wait for the database; over it a use is not counted.
 const MAX_KEYS: usize = 200_000;
@@ -46,11 +62,12 @@ const MAX_KEYS: usize = 200_000;
 pub struct Batch {
     pub usage: Vec<(UsageKey, Usage)>,
     pub seen: Vec<Seen>,
+    pub refused: Vec<(ClosedPartner, FirstDenied)>,
 }
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.usage.is_empty() && self.seen.is_empty()
+        self.usage.is_empty() && self.seen.is_empty() && self.refused.is_empty()
     }
 }
 
@@ -58,6 +75,7 @@ impl Batch {
 struct Pending {
     usage: HashMap<UsageKey, Usage>,
     seen: HashMap<(CredentialId, Fingerprint), Seen>,
+    refused: HashMap<ClosedPartner, FirstDenied>,
 }
 
 /// Counts since the last flush.
@@ -77,19 +95,40 @@ impl UsageLog {
     }
 
     /// Notes that a credential was presented, allowed or not.
-    pub fn saw(&self, credential: &CredentialId, fingerprint: Fingerprint, not_after: UnixNanos, now: UnixNanos) {
+    pub fn saw(&self, credential: &CredentialId, leaf: &Certificate, now: UnixNanos) {
         let mut pending = self.lock();
-        if let Some(known) = pending.seen.get_mut(&(credential.clone(), fingerprint)) {
+        if let Some(known) = pending.seen.get_mut(&(credential.clone(), leaf.fingerprint)) {
             known.last = known.last.max(now);
             return;
         }
-        pending.see(Seen { credential: credential.clone(), fingerprint, not_after, first: now, last: now });
+        pending.see(Seen {
+            credential: credential.clone(),
+            fingerprint: leaf.fingerprint,
+            spki: leaf.spki_sha256,
+            serial: leaf.serial.clone(),
+            issuer: leaf.issuer.to_string(),
+            not_after: leaf.not_after,
+            first: now,
+            last: now,
+        });
+    }
+
+    /// Notes that a request of a partner was refused that had been closed; the first of them counts.
+    pub fn refused(&self, partner: &PartnerId, closed: UnixNanos, refused: impl FnOnce() -> FirstDenied) {
+        let mut pending = self.lock();
+        if pending.refused.len() < MAX_KEYS {
+            pending.refused.entry((partner.clone(), closed)).or_insert_with(refused);
+        }
     }
 
     /// Takes everything that was counted.
     pub fn take(&self) -> Batch {
         let pending = std::mem::take(&mut *self.lock());
-        Batch { usage: pending.usage.into_iter().collect(), seen: pending.seen.into_values().collect() }
+        Batch {
+            usage: pending.usage.into_iter().collect(),
+            seen: pending.seen.into_values().collect(),
+            refused: pending.refused.into_iter().collect(),
+        }
     }
 
     /// Gives back what could not be written.
@@ -101,6 +140,8 @@ impl UsageLog {
         for seen in batch.seen {
             pending.see(seen);
         }
+        // What was noted before is the first.
+        pending.refused.extend(batch.refused);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {

@@ -52,6 +52,9 @@ fn partner(id: &str, credentials: &[(&str, &str, Match)]) -> Change {
             state: CredentialState::Active,
             labels: Default::default(),
             environments: vec![],
+            ends: None,
+            retiring: None,
+            revoked: None,
         })
         .collect();
     credentials.sort_by(|a, b| a.id.cmp(&b.id));
@@ -65,6 +68,11 @@ fn partner(id: &str, credentials: &[(&str, &str, Match)]) -> Change {
         time_zone: Zone::parse("UTC").unwrap(),
         engagement: Period { starts: Some(UnixNanos(0)), ends: None },
         networks: vec![],
+        contact: None,
+        proofing: None,
+        data_classification: None,
+        review: None,
+        offboarding: None,
     };
     Change::Partner(id, Some(Arc::new(PartnerRecord { partner, credentials, grants: vec![] })))
 }

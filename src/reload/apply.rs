@@ -11,11 +11,11 @@ use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
-use crate::operator::{Operator, Operators};
+use crate::operator::Operators;
 use crate::partner::{MAX_EMERGENCY, PartnerRecord, Provenance};
-use crate::registry::{Change, Registry, find_grant};
+use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
 use crate::snapshot::Snapshot;
-use crate::store::{Commit, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
+use crate::store::{Commit, Declaration, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,8 +31,10 @@ pub struct Apply {
 /// Where what is wanted is written.
 pub enum Wanted {
     Files(Vec<DeclaredFile>),
-    /// A partner as it is in the form of a registry file, with something changed in it.
+    /// A noun as it is in the form of a registry file, with something changed in it.
     Edited(Edited),
+    /// A network or an anchor that is to go.
+    Gone(Change),
 }
 
 /// What who asks may do beside asking.
@@ -65,6 +67,12 @@ pub(super) struct Ready {
     pub outside: Option<Outside>,
 }
 
+fn inconsistent(found: Vec<Inconsistent>) -> Problems {
+    let mut problems = Problems::new();
+    found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
+    problems
+}
+
 /// When the first emergency of a partner began that nobody has reviewed yet.
 fn unreviewed(record: &PartnerRecord) -> Option<UnixNanos> {
     let open = record.grants.iter().filter_map(|g| g.emergency.as_deref()).filter(|e| e.reviewed.is_none());
@@ -87,7 +95,7 @@ impl Publisher {
         let environment = &self.started.environment;
         let declared = match apply.wanted {
             Wanted::Files(files) => Ok(parse_declaration(&files, environment)?),
-            Wanted::Edited(edited) => Err(edited),
+            other => Err(other),
         };
         let running = self.state.lock().await;
         self.catch_up(&running).await?;
@@ -99,19 +107,29 @@ impl Publisher {
             Authority::Emergency => FourEyes::Off,
         };
         let own = (eyes == FourEyes::Off).then(|| Arc::new(self.own(&apply.cause)));
+        let gone = match &declared {
+            Err(Wanted::Gone(change)) => vec![change.clone()],
+            _ => Vec::new(),
+        };
         let declaration = match declared {
             Ok(declaration) => declaration,
             // Nobody has written that file: what is wrong is said by its key.
-            Err(edited) => {
-                parse_declaration(&[edited.file(registry, environment)?], environment).map_err(Problems::unplaced)?
+            Err(Wanted::Edited(edited)) => {
+                parse_declaration(&edited.files(registry, environment)?, environment).map_err(Problems::unplaced)?
             }
+            Err(Wanted::Gone(_) | Wanted::Files(_)) => Declaration::default(),
         };
         let (operations, now) = (&live.snapshot.operations, self.clock.now());
         let planned = plan(declaration, registry, operations, apply.options, own.as_ref(), now)?;
-        let Plan { changes, would_widen, next, places } = planned;
+        let Plan { mut changes, notes, mut next, places } = planned;
+        if !gone.is_empty() {
+            changes.extend(gone);
+            next = registry.with(registry.revision() + 1, &changes).map_err(inconsistent)?;
+        }
         // All of it is looked at, whether it is live at once or waits.
         let whole = self.prepare(&live, &changes, &next).map_err(|found| places.locate(found))?;
         let parts = split(registry, changes.clone());
+        self.credentials_within_limits(&changes, registry, &running.approval).map_err(|found| places.locate(found))?;
         self.within_limits(&parts.waiting, registry, &next, &running.approval, &apply.cause)
             .map_err(|found| places.locate(found))?;
         let mut cause = apply.cause;
@@ -126,7 +144,7 @@ impl Publisher {
             let approval = self.asked(fresh, &running.approval, &cause)?;
             (self.ready(&live, parts.now)?, approval, shown)
         };
-        let lines = [would_widen, lines].concat();
+        let lines = [notes, lines].concat();
         let revision = registry.revision();
         let ready = ready.filter(|ready| !ready.changes.is_empty());
         if apply.dry_run || (ready.is_none() && approval.is_none()) {
@@ -135,7 +153,8 @@ impl Publisher {
         let changed = ready.is_some();
         let mut approvals = self.voided(open, registry, ready.as_ref(), &cause);
         approvals.extend(approval.iter().cloned());
-        let revision = self.commit_and_publish(&live, ready, &[], &approvals, &cause).await?;
+        let commit = Commit { approvals: &approvals, ..Commit::default() };
+        let revision = self.commit_and_publish(&live, ready, commit, &cause).await?;
         if let Some(approval) = &approval {
             tracing::info!(approval = %approval.id, requester = approval.requester, "approval is asked for");
         }
@@ -171,6 +190,37 @@ impl Publisher {
             justification: cause.reason.clone(),
             ticket: cause.ticket.clone(),
         }
+    }
+
+    /// What a config says of how long credentials may be good, where one is new or gets another end.
+    fn credentials_within_limits(
+        &self,
+        changes: &[Change],
+        registry: &Registry,
+        config: &ApprovalConfig,
+    ) -> Result<(), Problems> {
+        let Some(most) = config.max_credential else { return Ok(()) };
+        let (days, limit) = (most.as_secs() / 86_400, self.clock.now().saturating_add(most));
+        let mut problems = Problems::new();
+        for change in changes {
+            let Change::Partner(partner, Some(record)) = change else { continue };
+            let old = registry.partner(partner);
+            for credential in record.credentials.iter().filter(|c| c.ends.is_none_or(|ends| ends > limit)) {
+                let before = old.and_then(|old| find_credential(old, &credential.id));
+                if before
+                    .is_none_or(|before| (before.ends, &before.matching) != (credential.ends, &credential.matching))
+                {
+                    let reason = format!("must be there, at most {days} days ahead (`approval.max_credential_days`)");
+                    let fix = "let the credential end sooner, and let another one succeed it: `credential rotate`";
+                    problems.registry(
+                        format!("partners.{partner}.credentials.{}.ends", credential.id),
+                        reason,
+                        Some(fix),
+                    );
+                }
+            }
+        }
+        if problems.has_errors() { Err(problems) } else { Ok(()) }
     }
 
     /// What a config says of whatever would permit more.
@@ -216,7 +266,7 @@ impl Publisher {
                     problems.registry(key.clone(), reason, Some("have another operator review it first: grant review"));
                 }
             }
-            let engagement = next.partner(partner).and_then(|record| record.partner.engagement.ends);
+            let engagement = next.partner(partner).and_then(|record| record.partner.engaged().ends);
             if let Some(end) = engagement.filter(|end| ends > *end) {
                 let reason = format!("is after the engagement of `{partner}` has ended ({end})");
                 problems.registry(key, reason, Some("let it end with the engagement at the latest"));
@@ -277,22 +327,17 @@ impl Publisher {
             return Ok(None);
         }
         let registry = &live.snapshot.registry;
-        let next = registry.with(registry.revision() + 1, &changes).map_err(|found| {
-            let mut problems = Problems::new();
-            found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
-            problems
-        })?;
+        let next = registry.with(registry.revision() + 1, &changes).map_err(inconsistent)?;
         let (snapshot, outside) = self.prepare(live, &changes, &next)?;
         Ok(Some(Ready { changes, snapshot, outside }))
     }
 
-    /// Database first, then requests.
+    /// Database first, then requests. The changes are those of `ready`.
     pub(super) async fn commit_and_publish(
         &self,
         live: &Live,
         ready: Option<Ready>,
-        operators: &[Operator],
-        approvals: &[Approval],
+        Commit { operators, approvals, reports, .. }: Commit<'_>,
         cause: &Cause,
     ) -> Result<u64, ChangeError> {
         let revision = live.snapshot.registry.revision();
@@ -301,7 +346,7 @@ impl Publisher {
             .iter()
             .try_fold(Operators::clone(&self.operators()), |all, one| all.changed(one.clone(), self.clock.now()));
         let next = next.map_err(objection)?;
-        let commit = Commit { changes, operators, approvals };
+        let commit = Commit { changes, operators, approvals, reports };
         let committed = self.store.commit_all(revision, commit, cause, self.clock.now()).await;
         let revision = committed.inspect_err(|_| self.metrics.registry_ok.set(0))?;
         let committed = Instant::now();

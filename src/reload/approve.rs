@@ -6,7 +6,7 @@ use crate::document::Problems;
 use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
 use crate::partner::Provenance;
-use crate::store::StoreError;
+use crate::store::{Commit, StoreError};
 use std::sync::Arc;
 
 /// A verdict on what waits.
@@ -67,7 +67,8 @@ impl Publisher {
         let mut approvals = self.voided(self.waiting().await?, &live.snapshot.registry, ready.as_ref(), &cause);
         approvals.retain(|other| other.id != id);
         approvals.push(ended.clone());
-        let revision = self.commit_and_publish(&live, ready, &operators, &approvals, &cause).await?;
+        let commit = Commit { operators: &operators, approvals: &approvals, ..Commit::default() };
+        let revision = self.commit_and_publish(&live, ready, commit, &cause).await?;
         tracing::info!(approval = %id, author = cause.actor.name, "approval is {}", verdict.as_str());
         Ok(Decided { approval: ended, revision })
     }

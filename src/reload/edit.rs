@@ -1,19 +1,28 @@
-//! One partner changed: as it is in the form of a registry file, with something else in it. What is done with files is
+//! One noun changed: as it is in the form of a registry file, with something else in it. What is done with files is
 //! done with it.
 
 use crate::document::Problems;
-use crate::name::{Environment, GrantId, PartnerId};
+use crate::name::{AnchorName, Environment, GrantId, NetworkName, PartnerId};
 use crate::registry::Registry;
-use crate::store::{DeclaredFile, partner_document};
+use crate::store::{DeclaredFile, anchor_document, anchor_files, partner_document};
 use serde_json::{Map, Value, json};
+use std::fmt;
 
 /// What the file is called where something is wrong with it.
 const FILE: &str = "call.json";
 
-/// What is to become of a partner.
+/// What is to become of a noun.
 pub struct Edited {
-    pub partner: Whose,
+    pub subject: Subject,
     pub edit: Edit,
+}
+
+/// Which noun.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    Partner(Whose),
+    Network(NetworkName),
+    Anchor(AnchorName),
 }
 
 /// Which partner.
@@ -30,7 +39,7 @@ pub enum Whose {
 /// Changes in a table of a registry file: keys with what they are to have, and none for those that are to go (RFC 7396).
 #[derive(Clone, Debug)]
 pub struct Edit {
-    /// Where the table is within the partner, such as `grants` and `acme-items`.
+    /// Where the table is within the noun, such as `grants` and `acme-items`.
     pub at: Vec<String>,
     pub patch: Map<String, Value>,
     pub place: Place,
@@ -44,31 +53,74 @@ pub enum Place {
 }
 
 impl Edited {
-    pub(super) fn file(self, registry: &Registry, environment: &Environment) -> Result<DeclaredFile, Problems> {
-        let (id, mut document) = match &self.partner {
-            Whose::New(id) if registry.partner(id).is_some() => {
-                return Err(wrong(format!("partners.{id}"), "there is such a partner already"));
+    pub(super) fn files(self, registry: &Registry, environment: &Environment) -> Result<Vec<DeclaredFile>, Problems> {
+        let Edited { subject, edit } = self;
+        let (nouns, id, document, mut files) = match subject {
+            Subject::Partner(whose) => {
+                let (id, document) = of_partner(&whose, registry)?;
+                ("partners", id.to_string(), document, Vec::new())
             }
-            Whose::New(id) => (id.clone(), json!({})),
-            Whose::Of(id) => match registry.partner(id) {
-                Some(record) => (id.clone(), partner_document(record)),
-                None => return Err(wrong(format!("partners.{id}"), "there is no such partner")),
-            },
-            Whose::WithGrant(grant) => match registry.with_grant(grant) {
-                Some(record) => (record.partner.id.clone(), partner_document(record)),
-                None => return Err(wrong(format!("grants.{grant}"), "there is no such grant")),
-            },
+            Subject::Network(name) => {
+                let there = registry.network(&name).map(|network| json!({"cidrs": network.cidrs}));
+                ("networks", name.to_string(), found(there, "network", &name, edit.place)?, Vec::new())
+            }
+            Subject::Anchor(name) => {
+                let there = registry.anchor(&name);
+                let files = there.map(|anchor| anchor_files(anchor)).unwrap_or_default();
+                let document = found(there.map(|a| anchor_document(a)), "anchor", &name, edit.place)?;
+                ("anchors", name.to_string(), document, files)
+            }
         };
-        self.edit.make(&id, &mut document)?;
-        let file = json!({"environment": environment, "partners": {id.as_str(): document}});
+        let mut document = document;
+        edit.make(&format!("{nouns}.{id}"), &mut document)?;
+        // What is sent is what is in the file; a registry file names it.
+        if let ("anchors", Some(text)) = (nouns, document.get("certificate").and_then(Value::as_str)) {
+            if text.contains("-----BEGIN") {
+                let (name, text) = (format!("{id}.pem"), text.to_owned());
+                files.retain(|file| file.name != name);
+                if let Some(object) = document.as_object_mut() {
+                    object.insert("certificate".into(), json!(name));
+                }
+                files.push(DeclaredFile { name, text });
+            }
+        }
+        let file = json!({"environment": environment, nouns: {id.as_str(): document}});
         let text = serde_json::to_string_pretty(&file).unwrap_or_else(|_| file.to_string());
-        Ok(DeclaredFile { name: FILE.into(), text })
+        files.push(DeclaredFile { name: FILE.into(), text });
+        Ok(files)
+    }
+}
+
+fn of_partner(whose: &Whose, registry: &Registry) -> Result<(PartnerId, Value), Problems> {
+    match whose {
+        Whose::New(id) if registry.partner(id).is_some() => {
+            Err(wrong(format!("partners.{id}"), "there is such a partner already"))
+        }
+        Whose::New(id) => Ok((id.clone(), json!({}))),
+        Whose::Of(id) => match registry.partner(id) {
+            Some(record) => Ok((id.clone(), partner_document(record))),
+            None => Err(wrong(format!("partners.{id}"), "there is no such partner")),
+        },
+        Whose::WithGrant(grant) => match registry.with_grant(grant) {
+            Some(record) => Ok((record.partner.id.clone(), partner_document(record))),
+            None => Err(wrong(format!("grants.{grant}"), "there is no such grant")),
+        },
+    }
+}
+
+/// What is there, or an empty table where that is what was meant.
+fn found(there: Option<Value>, noun: &str, name: &impl fmt::Display, place: Place) -> Result<Value, Problems> {
+    match (there, place) {
+        (Some(document), Place::Taken) => Ok(document),
+        (None, Place::Free) => Ok(json!({})),
+        (Some(_), Place::Free) => Err(wrong(format!("{noun}s.{name}"), &format!("there is such a {noun} already"))),
+        (None, Place::Taken) => Err(wrong(format!("{noun}s.{name}"), &format!("there is no such {noun}"))),
     }
 }
 
 impl Edit {
-    fn make(self, partner: &PartnerId, document: &mut Value) -> Result<(), Problems> {
-        let key = [&[format!("partners.{partner}")], self.at.as_slice()].concat().join(".");
+    fn make(self, noun: &str, document: &mut Value) -> Result<(), Problems> {
+        let key = [&[noun.to_owned()], self.at.as_slice()].concat().join(".");
         let mut table = document;
         let mut there = true;
         for step in &self.at {

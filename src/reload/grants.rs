@@ -1,10 +1,10 @@
-//! Ending a grant at once, and saying what somebody made of an emergency.
+//! Ending a grant or a credential at once, and saying what somebody made of an emergency.
 
 use super::{ChangeError, Publisher, Switched, aside, interrupted, not_live};
 use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::history::Cause;
-use crate::name::GrantId;
+use crate::name::{CredentialId, GrantId, PartnerId};
 use crate::partner::{Grant, GrantState, PartnerRecord, REVIEW_DUE, Reviewed, Revoked};
 use crate::registry::Change;
 use std::sync::Arc;
@@ -59,6 +59,51 @@ impl Publisher {
             self.unchanged(&live).await
         };
         Ok(Marked { record, switched, changed })
+    }
+
+    /// Ends a credential, live at once and on what is open.
+    ///
+    /// # Errors
+    /// There is no such credential; nothing was changed.
+    pub async fn revoke_credential(
+        self: &Arc<Self>,
+        partner: PartnerId,
+        id: CredentialId,
+        revoked: Revoked,
+        cause: Cause,
+    ) -> Result<(Switched, bool), ChangeError> {
+        let this = self.clone();
+        aside(async move { this.revoke_credential_now(&partner, &id, revoked, &cause).await })
+            .await
+            .unwrap_or_else(|e| Err(interrupted("registry", &e)))
+    }
+
+    async fn revoke_credential_now(
+        &self,
+        partner: &PartnerId,
+        id: &CredentialId,
+        revoked: Revoked,
+        cause: &Cause,
+    ) -> Result<(Switched, bool), ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up_if_it_can(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let record = live.snapshot.registry.partner(partner);
+        let mut next = record.map(|record| PartnerRecord::clone(record));
+        let credential = next.as_mut().and_then(|next| next.credentials.iter_mut().find(|c| c.id == *id));
+        let Some(credential) = credential else {
+            let mut problems = Problems::new();
+            let known = record.map(|r| r.credentials.iter().map(|c| c.id.as_str()).collect::<Vec<_>>().join(", "));
+            let fix = known.map(|known| format!("its credentials: {known}"));
+            let reason = if record.is_some() { "there is no such credential" } else { "there is no such partner" };
+            problems.registry(format!("partners.{partner}.credentials.{id}"), reason, fix.as_deref());
+            return Err(problems.into());
+        };
+        if !credential.revoke(revoked) {
+            return Ok((self.unchanged(&live).await, false));
+        }
+        let change = Change::Partner(partner.clone(), next.map(Arc::new));
+        Ok((self.switch(&live, change, cause).await?, true))
     }
 
     /// Emergencies that go on, or that nobody has reviewed yet. Every grant is looked at.

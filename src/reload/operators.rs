@@ -6,6 +6,7 @@ use crate::document::Problems;
 use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
 use crate::operator::{Operator, Operators};
+use crate::store::Commit;
 use std::sync::Arc;
 
 /// What is said against a change of operators.
@@ -81,11 +82,23 @@ impl Publisher {
         if widens && running.approval.four_eyes == FourEyes::Required {
             let items = vec![Item::operator(&operators, operator.clone())];
             let approval = self.asked(items, &running.approval, &cause)?;
-            self.commit_and_publish(&live, None, &[], approval.as_slice(), &cause).await?;
+            self.commit_and_publish(
+                &live,
+                None,
+                Commit { approvals: approval.as_slice(), ..Commit::default() },
+                &cause,
+            )
+            .await?;
             return Ok(Governed { operator, approval: approval.map(|a| a.id) });
         }
         cause.four_eyes = widens.then_some(Off::Off);
-        self.commit_and_publish(&live, None, std::slice::from_ref(&operator), &[], &cause).await?;
+        self.commit_and_publish(
+            &live,
+            None,
+            Commit { operators: std::slice::from_ref(&operator), ..Commit::default() },
+            &cause,
+        )
+        .await?;
         Ok(Governed { operator, approval: None })
     }
 

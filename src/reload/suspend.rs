@@ -1,10 +1,11 @@
-//! Stopping a partner at once, and letting it go on.
+//! Stopping a partner at once, letting it go on, and saying what somebody found who has looked at it.
 
 use super::{ChangeError, Publisher, Switched, aside, interrupted, not_live};
+use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::history::Cause;
 use crate::name::PartnerId;
-use crate::partner::{Partner, PartnerRecord, Suspension};
+use crate::partner::{Partner, PartnerRecord, Reviewed, Suspension};
 use crate::registry::Change;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 pub enum Stop {
     Suspend(Suspension),
     Resume,
+    Review(Reviewed),
 }
 
 /// What came of it.
@@ -47,6 +49,7 @@ impl Publisher {
         let done = match stop {
             Stop::Suspend(suspension) => next.partner.suspend(suspension),
             Stop::Resume => next.partner.resume(),
+            Stop::Review(reviewed) => next.partner.reviewed(reviewed).map(|()| true),
         };
         let changed = done.map_err(|reason| not_legal(id, &reason))?;
         let partner = next.partner.clone();
@@ -56,6 +59,15 @@ impl Publisher {
             self.unchanged(&live).await
         };
         Ok(Stopped { partner, switched, changed })
+    }
+
+    /// Partners that somebody should have looked at by `now`, and since when. Every partner is looked at.
+    pub fn reviews(&self, now: UnixNanos) -> Vec<(Arc<PartnerRecord>, UnixNanos)> {
+        let Some(live) = self.live.load_full() else { return Vec::new() };
+        let due = live.snapshot.registry.partners().filter_map(|r| Some((r.clone(), r.partner.review_due()?)));
+        let due: Vec<_> = due.filter(|(_, due)| *due <= now).collect();
+        self.metrics.reviews_due.set(i64::try_from(due.len()).unwrap_or(i64::MAX));
+        due
     }
 }
 

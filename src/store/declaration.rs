@@ -9,8 +9,8 @@ use crate::document::{self, Node, Problems, Section};
 use crate::identity::{Fingerprint, Match, Serial, parse_dn};
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
 use crate::partner::{
-    ANY_NETWORK, Anchor, Credential, CredentialState, Emergency, Grant, Network, Partner, PartnerRecord, PartnerState,
-    Period, Reviewed, Revoked, Suspension,
+    ANY_NETWORK, Anchor, Credential, CredentialState, Emergency, Grant, Network, Offboarding, Partner, PartnerRecord,
+    PartnerState, Period, Proofing, Retiring, Review, Reviewed, Revoked, Suspension,
 };
 use std::collections::BTreeMap;
 
@@ -134,11 +134,19 @@ impl Reader<'_> {
             name: section.text("name")?.to_owned(),
             owner: section.text("owner")?.to_owned(),
             state: PartnerState::parse(section.text("state")?)?,
-            suspension: suspension(section),
+            suspension: below(section, "suspension", suspension).map(|suspension| *suspension),
             labels: labels(section),
             time_zone: Zone::parse(section.text("time_zone")?).ok()?,
             engagement: engaged,
             networks: networks(section),
+            contact: section.text("contact").map(str::to_owned),
+            proofing: below(section, "proofing", proofing),
+            data_classification: section.text("data_classification").map(str::to_owned),
+            review: section.has("review_every").then(|| {
+                let last = below(section, "reviewed", reviewed).map(|last| *last);
+                Box::new(Review { every: section.duration("review_every"), last })
+            }),
+            offboarding: below(section, "offboarding", offboarding),
         };
         Some(PartnerRecord { partner, credentials, grants })
     }
@@ -159,6 +167,9 @@ impl Reader<'_> {
             state: CredentialState::parse(section.text("state")?)?,
             labels: labels(section),
             environments: self.environments(section, path),
+            ends: section.time("ends").map(UnixNanos),
+            retiring: below(section, "retiring", retiring),
+            revoked: below(section, "revoked", revoked),
         })
     }
 
@@ -188,8 +199,8 @@ impl Reader<'_> {
             conditions,
             environments: self.environments(section, path),
             approval: None,
-            revoked: revoked(section).map(Box::new),
-            emergency: emergency(section).map(Box::new),
+            revoked: below(section, "revoked", revoked),
+            emergency: below(section, "emergency", emergency),
         })
     }
 
@@ -224,9 +235,12 @@ impl Reader<'_> {
     }
 }
 
+/// A table below, where it is written.
+fn below<T>(section: Section<'_>, key: &str, read: fn(Section<'_>) -> Option<T>) -> Option<Box<T>> {
+    section.has(key).then(|| section.section(key)).and_then(read).map(Box::new)
+}
+
 fn suspension(section: Section<'_>) -> Option<Suspension> {
-    section.own_node()?.get("suspension")?;
-    let section = section.section("suspension");
     Some(Suspension {
         reason: section.text("reason")?.to_owned(),
         author: section.text("author")?.to_owned(),
@@ -234,9 +248,34 @@ fn suspension(section: Section<'_>) -> Option<Suspension> {
     })
 }
 
+fn proofing(section: Section<'_>) -> Option<Proofing> {
+    Some(Proofing {
+        method: section.text("method")?.to_owned(),
+        by: section.text("by")?.to_owned(),
+        at: UnixNanos(section.time("at")?),
+    })
+}
+
+fn offboarding(section: Section<'_>) -> Option<Offboarding> {
+    Some(Offboarding {
+        reason: section.text("reason")?.to_owned(),
+        author: section.text("author")?.to_owned(),
+        at: UnixNanos(section.time("at")?),
+        ends: UnixNanos(section.time("ends")?),
+        closed: section.time("closed").map(UnixNanos),
+    })
+}
+
+/// Where no time is written, the plan puts one.
+fn retiring(section: Section<'_>) -> Option<Retiring> {
+    Some(Retiring {
+        successor: CredentialId::parse(section.text("successor")?).ok()?,
+        since: UnixNanos(section.time("since").unwrap_or_default()),
+        overlap: section.duration("overlap"),
+    })
+}
+
 fn revoked(section: Section<'_>) -> Option<Revoked> {
-    section.own_node()?.get("revoked")?;
-    let section = section.section("revoked");
     Some(Revoked {
         reason: section.text("reason")?.to_owned(),
         author: section.text("author")?.to_owned(),
@@ -244,22 +283,21 @@ fn revoked(section: Section<'_>) -> Option<Revoked> {
     })
 }
 
+fn reviewed(section: Section<'_>) -> Option<Reviewed> {
+    Some(Reviewed {
+        finding: section.text("finding")?.to_owned(),
+        author: section.text("author")?.to_owned(),
+        at: UnixNanos(section.time("at")?),
+    })
+}
+
 fn emergency(section: Section<'_>) -> Option<Emergency> {
-    section.own_node()?.get("emergency")?;
-    let section = section.section("emergency");
-    let reviewed = section.own_node()?.get("reviewed").is_some().then(|| section.section("reviewed"));
     Some(Emergency {
         reason: section.text("reason")?.to_owned(),
         ticket: section.text("ticket")?.to_owned(),
         author: section.text("author")?.to_owned(),
         at: UnixNanos(section.time("at")?),
-        reviewed: reviewed.and_then(|section| {
-            Some(Reviewed {
-                finding: section.text("finding")?.to_owned(),
-                author: section.text("author")?.to_owned(),
-                at: UnixNanos(section.time("at")?),
-            })
-        }),
+        reviewed: below(section, "reviewed", reviewed).map(|reviewed| *reviewed),
     })
 }
 

@@ -4,8 +4,8 @@ use super::declaration::DeclaredFile;
 use crate::identity::Match;
 use crate::operation::{OperationId, Operations};
 use crate::partner::{
-    Anchor, Credential, DeniedCertificate, Der, Emergency, Grant, Partner, PartnerRecord, Period, Reviewed, Revocation,
-    Revoked, Root, Suspension,
+    Anchor, Credential, DeniedCertificate, Der, Emergency, Grant, Offboarding, Partner, PartnerRecord, Period,
+    Proofing, Retiring, Reviewed, Revocation, Revoked, Root, Suspension,
 };
 use crate::registry::Registry;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
@@ -32,16 +32,19 @@ impl<'a> Export<'a> {
     }
 
     fn certificates(&self) -> impl Iterator<Item = DeclaredFile> + 'a {
-        self.registry.anchors().flat_map(|anchor| {
-            let own = match &anchor.root {
-                Root::Certificate { certificate } => Some((certificate_file(anchor), certificate)),
-                Root::Bundle { .. } => None,
-            };
-            let below = anchor.revocation.intermediates.iter().enumerate();
-            let below = below.map(|(n, certificate)| (intermediate_file(anchor, n), certificate));
-            own.into_iter().chain(below).map(|(name, certificate)| DeclaredFile { name, text: pem(certificate) })
-        })
+        self.registry.anchors().flat_map(|anchor| anchor_files(anchor))
     }
+}
+
+/// The PEM files that the form of an anchor names.
+pub fn anchor_files(anchor: &Anchor) -> Vec<DeclaredFile> {
+    let own = match &anchor.root {
+        Root::Certificate { certificate } => Some((certificate_file(anchor), certificate)),
+        Root::Bundle { .. } => None,
+    };
+    let below = anchor.revocation.intermediates.iter().enumerate();
+    let below = below.map(|(n, certificate)| (intermediate_file(anchor, n), certificate));
+    own.into_iter().chain(below).map(|(name, certificate)| DeclaredFile { name, text: pem(certificate) }).collect()
 }
 
 fn pem(certificate: &Der) -> String {
@@ -236,11 +239,42 @@ pub fn own_document(partner: &Partner) -> Value {
         "name": partner.name, "owner": partner.owner, "state": partner.state.as_str(), "labels": partner.labels,
         "time_zone": partner.time_zone, "engagement": period(&partner.engagement), "networks": partner.networks,
     });
-    if let (Some(object), Some(Suspension { reason, author, at })) = (document.as_object_mut(), &partner.suspension) {
-        let suspension = json!({"reason": reason, "author": author, "at": at.to_string()});
-        object.insert("suspension".into(), suspension);
+    let Some(object) = document.as_object_mut() else { return document };
+    if let Some(contact) = &partner.contact {
+        object.insert("contact".into(), json!(contact));
+    }
+    if let Some(Proofing { method, by, at }) = partner.proofing.as_deref() {
+        object.insert("proofing".into(), json!({"method": method, "by": by, "at": at.to_string()}));
+    }
+    if let Some(classification) = &partner.data_classification {
+        object.insert("data_classification".into(), json!(classification));
+    }
+    if let Some(review) = &partner.review {
+        object.insert("review_every".into(), shown(review.every).into());
+        if let Some(last) = &review.last {
+            object.insert("reviewed".into(), reviewed(last));
+        }
+    }
+    if let Some(Offboarding { reason, author, at, ends, closed }) = partner.offboarding.as_deref() {
+        let mut offboarding =
+            json!({"reason": reason, "author": author, "at": at.to_string(), "ends": ends.to_string()});
+        if let (Some(offboarding), Some(closed)) = (offboarding.as_object_mut(), closed) {
+            offboarding.insert("closed".into(), json!(closed.to_string()));
+        }
+        object.insert("offboarding".into(), offboarding);
+    }
+    if let Some(Suspension { reason, author, at }) = &partner.suspension {
+        object.insert("suspension".into(), json!({"reason": reason, "author": author, "at": at.to_string()}));
     }
     document
+}
+
+fn reviewed(Reviewed { finding, author, at }: &Reviewed) -> Value {
+    json!({"finding": finding, "author": author, "at": at.to_string()})
+}
+
+fn revoked(Revoked { reason, author, at }: &Revoked) -> Value {
+    json!({"reason": reason, "author": author, "at": at.to_string()})
 }
 
 /// A credential in the form of a registry file.
@@ -254,10 +288,22 @@ pub fn credential_document(credential: &Credential) -> Value {
         Match::Subject(name) => json!({"subject": name.to_string()}),
         Match::OrganizationId(text) => json!({"organization_id": text}),
     };
-    json!({
+    let mut document = json!({
         "anchor": credential.anchor, "match": matching, "state": credential.state.as_str(),
         "labels": credential.labels, "environments": credential.environments,
-    })
+    });
+    let Some(object) = document.as_object_mut() else { return document };
+    if let Some(ends) = credential.ends {
+        object.insert("ends".into(), json!(ends.to_string()));
+    }
+    if let Some(Retiring { successor, since, overlap }) = credential.retiring.as_deref() {
+        let since = since.to_string();
+        object.insert("retiring".into(), json!({"successor": successor, "since": since, "overlap": shown(*overlap)}));
+    }
+    if let Some(by) = &credential.revoked {
+        object.insert("revoked".into(), revoked(by));
+    }
+    document
 }
 
 /// A grant in the form of a registry file.
@@ -271,9 +317,8 @@ pub fn grant_document(grant: &Grant) -> Value {
             object.insert("credentials".into(), json!(credentials));
         }
         object.extend(period(&grant.period));
-        if let Some(revoked) = &grant.revoked {
-            let Revoked { reason, author, at } = &**revoked;
-            object.insert("revoked".into(), json!({"reason": reason, "author": author, "at": at.to_string()}));
+        if let Some(by) = &grant.revoked {
+            object.insert("revoked".into(), revoked(by));
         }
         if let Some(emergency) = &grant.emergency {
             object.insert("emergency".into(), emergency_document(emergency));
@@ -289,8 +334,8 @@ pub fn grant_document(grant: &Grant) -> Value {
 pub fn emergency_document(emergency: &Emergency) -> Value {
     let Emergency { reason, ticket, author, at, reviewed } = emergency;
     let mut document = json!({"reason": reason, "ticket": ticket, "author": author, "at": at.to_string()});
-    if let (Some(object), Some(Reviewed { finding, author, at })) = (document.as_object_mut(), reviewed) {
-        object.insert("reviewed".into(), json!({"finding": finding, "author": author, "at": at.to_string()}));
+    if let (Some(object), Some(by)) = (document.as_object_mut(), reviewed) {
+        object.insert("reviewed".into(), self::reviewed(by));
     }
     document
 }

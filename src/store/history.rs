@@ -8,6 +8,8 @@ use crate::history::{
     Actor, Cause, Checkpoint, End, Event, Fault, Hash, Signer, Verb, Verifier, Way, difference, document_sha256,
     vouches,
 };
+use crate::name::PartnerId;
+use crate::partner::Report;
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Row, Sqlite};
@@ -16,6 +18,8 @@ use std::path::Path;
 
 /// The key of `meta` with the last event that was copied to the record sink.
 pub(super) const COPIED: &str = "copied";
+/// The key of `meta` with the time up to which it is told what time has begun and ended.
+const TOLD: &str = "told";
 /// The noun of the first event.
 const HISTORY: &str = "history";
 /// Largest key file that is read.
@@ -27,6 +31,17 @@ pub struct Verified {
     pub end: End,
     /// Checkpoints that were found good.
     pub checkpoints: u64,
+}
+
+/// What time has begun or ended of a partner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passed {
+    pub partner: PartnerId,
+    /// [`Verb::Start`] or [`Verb::End`].
+    pub verb: Verb,
+    pub at: UnixNanos,
+    /// What, such as `{"grant": "acme-orders", "at": …}`.
+    pub what: Value,
 }
 
 /// Which events are wanted.
@@ -304,6 +319,83 @@ impl Store {
         super::set_meta(&mut tx, COPIED, i64::try_from(seq).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Up to when it is told what time has begun and ended; from `now` on where it never was.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn told(&self, now: UnixNanos) -> Result<UnixNanos, StoreError> {
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        if let Some(told) = super::meta(&mut tx, TOLD).await? {
+            return Ok(UnixNanos(told));
+        }
+        super::set_meta(&mut tx, TOLD, now.0).await?;
+        tx.commit().await?;
+        Ok(now)
+    }
+
+    /// Puts an event behind the chain for each thing that has begun or ended, and notes that all is told up to `until`,
+    /// both or neither.
+    ///
+    /// # Errors
+    /// The database failed; then nothing is told.
+    pub async fn tell(&self, passed: &[Passed], until: UnixNanos, cause: &Cause) -> Result<(), StoreError> {
+        let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let revision = super::revision(&mut tx).await?;
+        let mut end = own_end(&mut tx, signer).await?;
+        let noun = table::PARTNERS.noun;
+        for batch in passed.chunks(table::BATCH) {
+            let mut rows = Vec::with_capacity(batch.len());
+            for one in batch {
+                let id = one.partner.as_str();
+                let row =
+                    sqlx::query("SELECT doc FROM partner WHERE id = ?1").bind(id).fetch_optional(&mut *tx).await?;
+                let Some(row) = row else { continue };
+                let text = end.append(Event {
+                    seq: 0,
+                    time: until.to_string(),
+                    cause: cause.clone(),
+                    verb: one.verb,
+                    noun: noun.into(),
+                    id: id.to_owned(),
+                    revision,
+                    before: None,
+                    after: Some(one.what.clone()),
+                    // It is what it was.
+                    document_sha256: Some(document_sha256(row.try_get(0)?)),
+                });
+                rows.push((noun, id, end.seq, text, end.hash));
+            }
+            if !rows.is_empty() {
+                insert(&mut tx, &rows).await?;
+            }
+        }
+        if !passed.is_empty() {
+            checkpoint(&mut tx, &signer.sign(&end, until)).await?;
+        }
+        super::set_meta(&mut tx, TOLD, until.0).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The report of a partner that was closed.
+    ///
+    /// # Errors
+    /// The database failed, or the document cannot be read.
+    pub async fn report(&self, partner: &PartnerId) -> Result<Option<Report>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        if !table::exists(&mut tx, table::REPORTS.noun).await? {
+            return Ok(None);
+        }
+        let row = sqlx::query("SELECT doc FROM report WHERE id = ?1").bind(partner.as_str());
+        let row = row.fetch_optional(&mut *tx).await?;
+        row.map(|row| {
+            serde_json::from_str(row.try_get(0)?)
+                .map_err(|e| StoreError::Document { id: partner.to_string(), reason: e.to_string() })
+        })
+        .transpose()
     }
 
     /// # Errors

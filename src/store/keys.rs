@@ -182,6 +182,12 @@ static PARTNER: &[Field] = &[
         doc: "Who answers for this partner on our side.",
     },
     Field {
+        key: "contact",
+        kind: Kind::Text,
+        presence: Optional("payments@example.com"),
+        doc: "How the partner reaches them; it is told in its kit.",
+    },
+    Field {
         key: "state",
         kind: Kind::Choice(PartnerState::NAMES),
         presence: Default("active"),
@@ -218,6 +224,36 @@ static PARTNER: &[Field] = &[
         doc: "Where it may call from; `any` must be written.",
     },
     Field {
+        key: "proofing",
+        kind: Kind::Table(PROOFING),
+        presence: Optional(""),
+        doc: "How it was found out that the organisation is who it says it is.",
+    },
+    Field {
+        key: "data_classification",
+        kind: Kind::Text,
+        presence: Optional("confidential"),
+        doc: "How sensitive what it sees is, in your own words.",
+    },
+    Field {
+        key: "review_every",
+        kind: days(Duration::from_secs(DAY), 3_660),
+        presence: Optional("90d"),
+        doc: "How often somebody looks whether all of it is still needed (`partner review`); never when absent.",
+    },
+    Field {
+        key: "reviewed",
+        kind: Kind::Table(REVIEWED),
+        presence: Optional(""),
+        doc: "What was found last. Applying never takes that back.",
+    },
+    Field {
+        key: "offboarding",
+        kind: Kind::Table(OFFBOARDING),
+        presence: Optional(""),
+        doc: "An operator has ended it, or will have at a time that is set (`partner offboard`). Applying never takes that back.",
+    },
+    Field {
         key: "credentials",
         kind: Kind::Map(&Kind::Table(CREDENTIAL)),
         presence: Optional("acme-2026"),
@@ -228,6 +264,61 @@ static PARTNER: &[Field] = &[
         kind: Kind::Map(&Kind::Table(GRANT)),
         presence: Optional("acme-invoices"),
         doc: "What it may call.",
+    },
+];
+
+static PROOFING: &[Field] = &[
+    Field {
+        key: "method",
+        kind: Kind::Text,
+        presence: Required("commercial register, and a call back to the number there"),
+        doc: "How.",
+    },
+    Field { key: "by", kind: Kind::Text, presence: Required("vendor-office"), doc: "Who on our side has looked." },
+    Field { key: "at", kind: Kind::Time, presence: Required("2026-01-01T00:00:00+01:00"), doc: "When." },
+];
+
+static OFFBOARDING: &[Field] = &[
+    Field { key: "reason", kind: Kind::Text, presence: Required("contract has ended"), doc: "Why." },
+    Field { key: "author", kind: Kind::Text, presence: Required("vendor-office"), doc: "Who has ended it." },
+    Field {
+        key: "at",
+        kind: Kind::Time,
+        presence: Required("2026-01-01T00:00:00+01:00"),
+        doc: "When that was asked for.",
+    },
+    Field {
+        key: "ends",
+        kind: Kind::Time,
+        presence: Required("2026-03-31T22:00:00Z"),
+        doc: "From then on it is not served.",
+    },
+    Field {
+        key: "closed",
+        kind: Kind::Time,
+        presence: Optional("2026-03-31T22:00:01Z"),
+        doc: "When its credentials and grants were revoked. It never comes back.",
+    },
+];
+
+static RETIRING: &[Field] = &[
+    Field {
+        key: "successor",
+        kind: Kind::Id,
+        presence: Required("acme-2027"),
+        doc: "The credential of the same partner that takes its place.",
+    },
+    Field {
+        key: "overlap",
+        kind: days(Duration::ZERO, 366),
+        presence: Default("7d"),
+        doc: "How long both are good at least.",
+    },
+    Field {
+        key: "since",
+        kind: Kind::Time,
+        presence: Optional("2026-01-01T00:00:00+01:00"),
+        doc: "From when the overlap counts; from when it is live when absent.",
     },
 ];
 
@@ -267,6 +358,24 @@ static CREDENTIAL: &[Field] = &[
         kind: Kind::List(&Kind::Id),
         presence: Optional("[production]"),
         doc: "Where it is accepted; the file's environment when absent.",
+    },
+    Field {
+        key: "ends",
+        kind: Kind::Time,
+        presence: Optional("2027-01-01T00:00:00+01:00"),
+        doc: "It is not accepted from then on, whatever its certificates say.",
+    },
+    Field {
+        key: "retiring",
+        kind: Kind::Table(RETIRING),
+        presence: Optional(""),
+        doc: "Another credential takes its place (`credential rotate`): when that is in use and the overlap has passed, this one is revoked by itself.",
+    },
+    Field {
+        key: "revoked",
+        kind: Kind::Table(REVOKED),
+        presence: Optional(""),
+        doc: "Who has revoked it and why. Applying never takes that back: register another one.",
     },
 ];
 

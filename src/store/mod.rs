@@ -14,33 +14,33 @@ mod operators;
 mod places;
 mod plan;
 mod table;
+mod usage;
 
 pub use backup::{BackupError, DatabaseStatus, Manifest, Restore, Restored, backup, restore, verify_backup};
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
 pub use export::{
-    Export, anchor_document, credential_document, emergency_document, grant_document, own_document, partner_document,
+    Export, anchor_document, anchor_files, credential_document, emergency_document, grant_document, own_document,
+    partner_document,
 };
-pub use history::{HistoryQuery, Verified};
+pub use history::{HistoryQuery, Passed, Verified};
 pub use keys::REGISTRY_FILE;
 pub use places::Places;
 pub use plan::{Plan, PlanLine, PlanOptions, differences, lines, plan};
+pub use usage::{Certificate, FirstDenied, UsageRow};
 
 use crate::approval::Approval;
 use crate::clock::UnixNanos;
 use crate::history::{Cause, Signer};
 use crate::name::{AnchorName, NetworkName, PartnerId};
 use crate::operator::Operator;
-use crate::partner::{Anchor, Lockdown, Locked, Network};
-use crate::record::Batch;
+use crate::partner::{Anchor, Lockdown, Locked, Network, Report};
 use crate::registry::{Change, Reading, Registry};
 use futures::TryStreamExt;
 use history::Told;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row, Sqlite, SqlitePool, Transaction};
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -49,12 +49,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
-const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS];
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -95,6 +95,19 @@ const APPROVALS: &[&str] = &[
 const LOCKDOWNS: &[&str] =
     &["CREATE TABLE IF NOT EXISTS lockdown (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
 
+/// What is known of ends: reports, certificates in full, and the first request of a partner that was refused because it
+/// had been closed.
+const ENDS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS report (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS refused (
+        partner TEXT NOT NULL, closed_ns INTEGER NOT NULL, at_ns INTEGER NOT NULL, request TEXT NOT NULL,
+        reason TEXT NOT NULL, PRIMARY KEY (partner, closed_ns))",
+    "CREATE TABLE IF NOT EXISTS certificate (
+        fingerprint TEXT PRIMARY KEY, spki TEXT NOT NULL, serial TEXT NOT NULL, issuer TEXT NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS certificate_spki ON certificate (spki)",
+    "CREATE INDEX IF NOT EXISTS seen_fingerprint ON seen (fingerprint)",
+];
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the database `{path}` cannot be used: {source}")]
@@ -130,6 +143,7 @@ pub struct Commit<'a> {
     pub changes: &'a [Change],
     pub operators: &'a [Operator],
     pub approvals: &'a [Approval],
+    pub reports: &'a [Report],
 }
 
 /// An open database.
@@ -270,7 +284,7 @@ impl Store {
     pub async fn commit_all(
         &self,
         expected: u64,
-        Commit { changes, operators, approvals }: Commit<'_>,
+        Commit { changes, operators, approvals, reports }: Commit<'_>,
         cause: &Cause,
         now: UnixNanos,
     ) -> Result<u64, StoreError> {
@@ -286,119 +300,16 @@ impl Store {
         table::put(&mut tx, changes, &told, &mut end).await?;
         table::put(&mut tx, operators, &told, &mut end).await?;
         table::put(&mut tx, approvals, &told, &mut end).await?;
+        table::put(&mut tx, reports, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
         Ok(next)
     }
 
-    /// Adds what was counted since the last call.
-    ///
-    /// # Errors
-    /// The database failed; the caller keeps the counts.
-    pub async fn add_usage(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        for (key, used) in &batch.usage {
-            sqlx::query(
-                "INSERT INTO usage VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                 ON CONFLICT DO UPDATE SET count = count + ?6, first_ns = min(first_ns, ?7), last_ns = max(last_ns, ?8)",
-            )
-            .bind(key.partner.as_str())
-            .bind(key.credential.as_str())
-            .bind(key.grant.as_str())
-            .bind(key.operation.as_str())
-            .bind(&key.network)
-            .bind(i64::try_from(used.count).unwrap_or(i64::MAX))
-            .bind(used.first.0)
-            .bind(used.last.0)
-            .execute(&mut *tx)
-            .await?;
-        }
-        for seen in &batch.seen {
-            sqlx::query(
-                "INSERT INTO seen VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT DO UPDATE SET first_ns = min(first_ns, ?4), last_ns = max(last_ns, ?5)",
-            )
-            .bind(seen.credential.as_str())
-            .bind(seen.fingerprint.to_string())
-            .bind(seen.not_after.0)
-            .bind(seen.first.0)
-            .bind(seen.last.0)
-            .execute(&mut *tx)
-            .await?;
-        }
-        tx.commit().await?;
-        Ok(())
-    }
-
-    /// End of validity of the certificate last seen, per credential id.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn last_seen_expiry(&self) -> Result<HashMap<String, UnixNanos>, StoreError> {
-        // SQLite gives the other columns of the row that has the maximum.
-        let rows = sqlx::query("SELECT credential, not_after_ns, max(last_ns) FROM seen GROUP BY credential")
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, UnixNanos(row.try_get(1)?)))).collect()
-    }
-
-    /// When each credential was used last, by its id.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn last_seen(&self) -> Result<HashMap<String, UnixNanos>, StoreError> {
-        let rows =
-            sqlx::query("SELECT credential, max(last_ns) FROM seen GROUP BY credential").fetch_all(&self.pool).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, UnixNanos(row.try_get(1)?)))).collect()
-    }
-
-    /// Use of one partner, or of all: partner, credential, grant, operation, network, count, first and last use.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn usage(&self, partner: Option<&PartnerId>) -> Result<Vec<UsageRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT partner, credential, \"grant\", operation, network, count, first_ns, last_ns FROM usage
-             WHERE ?1 IS NULL OR partner = ?1 ORDER BY 1, 2, 3, 4, 5",
-        )
-        .bind(partner.map(PartnerId::as_str))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(UsageRow {
-                    partner: row.try_get(0)?,
-                    credential: row.try_get(1)?,
-                    grant: row.try_get(2)?,
-                    operation: row.try_get(3)?,
-                    network: row.try_get(4)?,
-                    count: row.try_get(5)?,
-                    first: UnixNanos(row.try_get(6)?).to_string(),
-                    last: UnixNanos(row.try_get(7)?).to_string(),
-                })
-            })
-            .collect()
-    }
-
     pub async fn close(&self) {
         self.pool.close().await;
     }
-}
-
-/// One line of recorded use.
-#[derive(Clone, Debug, Serialize)]
-pub struct UsageRow {
-    pub partner: String,
-    pub credential: String,
-    pub grant: String,
-    pub operation: String,
-    pub network: String,
-    pub count: i64,
-    /// RFC 3339.
-    pub first: String,
-    /// RFC 3339.
-    pub last: String,
 }
 
 type Tx<'a> = Transaction<'a, Sqlite>;

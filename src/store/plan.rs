@@ -9,8 +9,8 @@ use crate::document::Problems;
 use crate::history::middles;
 use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Anchor, Denied, Grant, Network, PartnerRecord, Provenance};
-use crate::registry::{Change, Compact, Registry};
+use crate::partner::{Anchor, Credential, Denied, Grant, Network, PartnerRecord, Provenance, Retiring};
+use crate::registry::{Change, Compact, Registry, find_credential};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -27,12 +27,16 @@ pub struct PlanOptions {
     /// Let unchanged patterns of grants cover operations that have appeared since.
     #[serde(default)]
     pub widen: bool,
+    /// A partner was edited as it is, so that what is not written any more is meant to go.
+    #[serde(skip)]
+    pub edited: bool,
 }
 
 /// One line of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanLine {
-    /// `create`, `change`, `remove`; `request` and `waits` for what somebody else approves; `would-widen`.
+    /// `create`, `change`, `remove`; `request` and `waits` for what somebody else approves; `would-widen`; `keep` for
+    /// what files do not bring back.
     pub action: String,
     /// `partner`, `network`, `anchor` or `grant`.
     pub noun: String,
@@ -44,8 +48,8 @@ pub struct PlanLine {
 /// Changes, and what they lead to.
 pub struct Plan {
     pub changes: Vec<Change>,
-    /// Grants whose patterns mean more than they did.
-    pub would_widen: Vec<PlanLine>,
+    /// Grants whose patterns mean more than they did, and partners that have ended for good.
+    pub notes: Vec<PlanLine>,
     /// The registry with the changes in it, one revision on.
     pub next: Registry,
     /// Where what it came from is written.
@@ -88,12 +92,28 @@ pub fn plan(
     for mut record in declaration.partners {
         let id = record.partner.id.clone();
         let old = registry.partner(&id);
-        // A file that does not know of a suspension does not take it back.
-        if let Some(before) = old.and_then(|old| old.partner.suspension.as_ref()) {
-            record.partner.suspension = Some(before.clone());
+        if let Some(old) = old.filter(|old| old.partner.is_closed()) {
+            let at = old.partner.engaged().ends.map(|at| at.to_string()).unwrap_or_default();
+            if options.edited {
+                let fix = "a new engagement is a new partner, with an id of its own";
+                problems.registry(format!("partners.{id}"), format!("has ended at {at} for good"), Some(fix));
+            } else if partner_document(old) != partner_document(&record) {
+                let detail = format!("has ended at {at}, and files do not bring it back; take it out of them");
+                draft.notes.push(PlanLine {
+                    action: "keep".into(),
+                    noun: "partner".into(),
+                    id: id.to_string(),
+                    detail,
+                });
+            }
+            continue;
         }
         if let Some(old) = old {
+            keep_own(&mut record, old, options);
             keep_grants(&mut record, old, now);
+        }
+        for reason in keep_credentials(&mut record, old.map(|old| &**old), options, now) {
+            problems.registry(format!("partners.{id}.credentials"), reason, None);
         }
         for grant in &mut record.grants {
             let before = old.and_then(|r| r.grants.iter().find(|g| g.id == grant.id));
@@ -116,9 +136,7 @@ pub fn plan(
         found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
     });
     match next {
-        Ok(next) if !problems.has_errors() => {
-            Ok(Plan { changes: draft.changes, would_widen: draft.would_widen, next, places })
-        }
+        Ok(next) if !problems.has_errors() => Ok(Plan { changes: draft.changes, notes: draft.notes, next, places }),
         _ => Err(places.locate(problems)),
     }
 }
@@ -163,7 +181,7 @@ impl PlanLine {
 #[derive(Default)]
 struct Draft {
     changes: Vec<Change>,
-    would_widen: Vec<PlanLine>,
+    notes: Vec<PlanLine>,
 }
 
 impl Draft {
@@ -229,7 +247,7 @@ fn expand(
                     new.join(", ")
                 );
                 let (action, noun, id) = ("would-widen".into(), "grant".into(), grant.id.to_string());
-                draft.would_widen.push(PlanLine { action, noun, id, detail });
+                draft.notes.push(PlanLine { action, noun, id, detail });
             }
             grant.operations = old.operations.clone();
             Ok(())
@@ -240,6 +258,61 @@ fn expand(
         }
         _ => Err(problems),
     }
+}
+
+/// A file that does not know what operators have made of a partner does not take it back.
+fn keep_own(record: &mut PartnerRecord, old: &PartnerRecord, options: PlanOptions) {
+    let (partner, before) = (&mut record.partner, &old.partner);
+    if let Some(suspension) = &before.suspension {
+        partner.suspension = Some(suspension.clone());
+    }
+    if let (Some(review), Some(last)) = (&mut partner.review, before.review.as_ref().and_then(|r| r.last.as_ref())) {
+        review.last = Some(last.clone());
+    }
+    if partner.offboarding.is_none() && !options.edited {
+        partner.offboarding = before.offboarding.clone();
+    }
+    // What a partner had is closed by the gateway, with a report.
+    if let Some(offboarding) = &mut partner.offboarding {
+        offboarding.closed = None;
+    }
+}
+
+/// The same of credentials: what was revoked stays so, and what is being succeeded is. Returns what is not legal.
+fn keep_credentials(
+    record: &mut PartnerRecord,
+    old: Option<&PartnerRecord>,
+    options: PlanOptions,
+    now: UnixNanos,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let ids: HashSet<_> = record.credentials.iter().map(|c| c.id.clone()).collect();
+    for credential in &mut record.credentials {
+        let before = old.and_then(|old| find_credential(old, &credential.id));
+        if let Some(before) = before.filter(|before| before.revoked.is_some()) {
+            credential.state = before.state;
+            credential.revoked = before.revoked.clone();
+        }
+        let was = before.and_then(|before| before.retiring.as_ref());
+        match (&mut credential.retiring, was) {
+            (None, Some(was)) if !options.edited && ids.contains(&was.successor) => {
+                credential.retiring = Some(was.clone());
+            }
+            (Some(is), Some(was)) if is.successor == was.successor => is.since = was.since,
+            (Some(is), _) => {
+                if is.since == UnixNanos(0) {
+                    is.since = now;
+                }
+                let legal = before.map(|before| {
+                    let (mut plain, is) = (Credential { retiring: None, ..before.clone() }, Retiring::clone(is));
+                    plain.retire(is)
+                });
+                wrong.extend(legal.and_then(Result::err));
+            }
+            (None, _) => {}
+        }
+    }
+    wrong
 }
 
 /// A file that does not know of a revocation does not take it back, and one that does not know of an emergency does not

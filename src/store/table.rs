@@ -5,6 +5,7 @@ use super::{StoreError, Tx};
 use crate::approval::Approval;
 use crate::history::End;
 use crate::operator::Operator;
+use crate::partner::Report;
 use crate::registry::Change;
 use sqlx::{QueryBuilder, Sqlite};
 
@@ -25,7 +26,7 @@ pub(super) struct Table {
     pub delete: &'static str,
 }
 
-static PARTNERS: Table = Table {
+pub(super) static PARTNERS: Table = Table {
     noun: "partner",
     all: "SELECT id, doc FROM partner",
     page: "SELECT id, doc FROM partner WHERE id > ?1 ORDER BY id LIMIT 100",
@@ -83,7 +84,17 @@ pub(super) static LOCKDOWNS: Table = Table {
     delete: "DELETE FROM lockdown WHERE id IN (",
 };
 
-pub(super) static TABLES: [&Table; 6] = [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS, &LOCKDOWNS];
+pub(super) static REPORTS: Table = Table {
+    noun: "report",
+    all: "SELECT id, doc FROM report",
+    page: "SELECT id, doc FROM report WHERE id > ?1 ORDER BY id LIMIT 100",
+    select: "SELECT id, doc FROM report WHERE id IN (",
+    insert: "INSERT INTO report (id, doc, revision) ",
+    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM report WHERE id IN (",
+};
+
+pub(super) static TABLES: [&Table; 7] = [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS, &LOCKDOWNS, &REPORTS];
 
 /// Whether there is this table. A database that was written by an older version, and is looked at only, lacks some.
 pub(super) async fn exists(tx: &mut Tx<'_>, name: &str) -> Result<bool, StoreError> {
@@ -137,6 +148,20 @@ impl Kept for Approval {
 
     fn place(&self) -> (&'static Table, bool) {
         (&APPROVALS, false)
+    }
+
+    fn document(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}
+
+impl Kept for Report {
+    fn id(&self) -> &str {
+        self.partner.as_str()
+    }
+
+    fn place(&self) -> (&'static Table, bool) {
+        (&REPORTS, false)
     }
 
     fn document(&self) -> Result<String, serde_json::Error> {

@@ -2,7 +2,7 @@ use super::table::BATCH;
 use super::*;
 use crate::document::Problems;
 use crate::history::{Actor, Event, Fault, Way};
-use crate::name::{Environment, OperatorName};
+use crate::name::{CredentialId, Environment, OperatorName};
 use crate::operation::{Operations, RouteName, openapi};
 use crate::operator::{Disabled, Operator, Role};
 
@@ -19,8 +19,8 @@ fn plan(
     operations: &Operations,
     options: PlanOptions,
 ) -> Result<Planned, Problems> {
-    let Plan { changes, would_widen, next, .. } = super::plan(declaration, registry, operations, options, None, NOW)?;
-    let lines = [would_widen, lines(registry, &changes)].concat();
+    let Plan { changes, notes, next, .. } = super::plan(declaration, registry, operations, options, None, NOW)?;
+    let lines = [notes, lines(registry, &changes)].concat();
     Ok(Planned { changes, lines, next })
 }
 
@@ -84,7 +84,8 @@ async fn what_is_applied_is_there_after_a_restart_and_comes_back_from_an_export(
     assert_eq!(ids, ["invoices.create", "invoices.read"]);
 
     let again = parse_declaration(&export(&registry, &operations(OPENAPI)), &production()).unwrap();
-    let nothing = plan(again, &registry, &operations(OPENAPI), PlanOptions { prune: true, widen: true }).unwrap();
+    let nothing =
+        plan(again, &registry, &operations(OPENAPI), PlanOptions { prune: true, widen: true, edited: false }).unwrap();
     assert!(nothing.changes.is_empty(), "{:?}", nothing.lines);
 }
 
@@ -175,7 +176,8 @@ fn an_operation_that_appears_later_is_not_covered_until_somebody_says_so() {
     assert!(second.changes.is_empty());
     assert_eq!(second.lines[0].action, "would-widen");
     assert!(second.lines[0].detail.contains("invoices.delete"), "{:?}", second.lines);
-    let third = plan(declared, &registry, &operations(&wider), PlanOptions { widen: true, prune: false }).unwrap();
+    let third =
+        plan(declared, &registry, &operations(&wider), PlanOptions { widen: true, ..PlanOptions::default() }).unwrap();
     assert_eq!(third.changes.len(), 1);
 }
 
@@ -267,7 +269,7 @@ fn what_is_asked_of_an_anchor_s_certificates_comes_back_from_an_export() {
     assert_eq!(anchor.max_lifetime, Some(Duration::from_secs(90 * 86_400)));
     assert_eq!(anchor.denied[0].certificate.to_string(), "serial a1b");
     let again = export(&first, &operations(OPENAPI));
-    let second = plan_of(&again, &first, PlanOptions { prune: true, widen: true }).unwrap();
+    let second = plan_of(&again, &first, PlanOptions { prune: true, widen: true, edited: false }).unwrap();
     assert!(second.changes.is_empty(), "{:?}", second.lines);
     let afresh = plan_of(&again, &Registry::default(), PlanOptions::default()).unwrap().next;
     assert_eq!(afresh.anchors().next(), first.anchors().next());
@@ -284,7 +286,8 @@ fn applying_never_lets_a_denied_certificate_in_again() {
     assert_eq!(second.anchors().next().unwrap().denied, first.anchors().next().unwrap().denied);
     // Without the anchor.
     let empty = [DeclaredFile { name: "none.yaml".into(), text: "environment: production\n".into() }];
-    let problems = plan_of(&empty, &first, PlanOptions { prune: true, widen: false }).err().unwrap().to_string();
+    let problems =
+        plan_of(&empty, &first, PlanOptions { prune: true, ..PlanOptions::default() }).err().unwrap().to_string();
     assert!(problems.contains("`anchors.acme-ca`: certificates under the anchor are denied (1)"), "{problems}");
 }
 
@@ -453,7 +456,16 @@ async fn a_database_of_the_first_version_gets_a_history_of_all_that_is_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.db");
     let store = with_history(&path).await;
-    for statement in ["DROP TABLE event", "DROP TABLE checkpoint", "UPDATE meta SET value = 1 WHERE key = 'schema'"] {
+    for statement in [
+        "DROP TABLE event",
+        "DROP TABLE checkpoint",
+        "DROP TABLE seen",
+        "CREATE TABLE seen (
+            credential TEXT NOT NULL, fingerprint TEXT NOT NULL, not_after_ns INTEGER NOT NULL,
+            first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL, PRIMARY KEY (credential, fingerprint))",
+        "INSERT INTO seen VALUES ('acme-1', 'ab', 3, 1, 2)",
+        "UPDATE meta SET value = 1 WHERE key = 'schema'",
+    ] {
         sqlx::query(statement).execute(&store.pool).await.unwrap();
     }
     store.close().await;
@@ -464,4 +476,6 @@ async fn a_database_of_the_first_version_gets_a_history_of_all_that_is_in_it() {
     assert!(events[1..].iter().all(|e| e.verb.as_str() == "create" && e.revision == 2), "{events:#?}");
     assert!(store.verify_history().await.unwrap().is_ok());
     assert_eq!(store.load().await.unwrap().revision(), 2);
+    let seen = store.certificates_of(&CredentialId::parse("acme-1").unwrap()).await.unwrap();
+    assert_eq!((seen.len(), seen[0].serial.clone(), seen[0].valid_until), (1, None, UnixNanos(3)));
 }

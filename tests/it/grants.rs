@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs;
 
 /// A gate where nobody approves what they have asked for.
-fn gate() -> Gate {
+pub fn gate() -> Gate {
     let gate = Setup::new().start();
     let mut config: Value = serde_json::from_str(&fs::read_to_string(gate.config_file()).unwrap()).unwrap();
     config["approval"]["four_eyes"] = "required".into();
@@ -16,25 +16,25 @@ fn gate() -> Gate {
 }
 
 #[track_caller]
-fn by_second(gate: &Gate, arguments: &[&str]) -> Finished {
+pub fn by_second(gate: &Gate, arguments: &[&str]) -> Finished {
     let token = format!("file:{}", gate.dir.path().join("second.token").display());
     gate.cli(&[&["--token", &token], arguments].concat())
 }
 
 #[track_caller]
-fn refused(finished: &Finished, exit: i32, said: &str) {
+pub fn refused(finished: &Finished, exit: i32, said: &str) {
     assert_eq!(finished.exit, Some(exit), "{}{}", finished.text(), finished.stderr);
     assert!(finished.stderr.contains(said), "no `{said}` in {}", finished.stderr);
 }
 
 #[track_caller]
-fn waits(said: &str) -> String {
+pub fn waits(said: &str) -> String {
     let line =
         said.lines().find(|line| line.contains(" waits for another operator")).unwrap_or_else(|| panic!("{said}"));
     line.split(' ').next().unwrap().to_owned()
 }
 
-fn answer(gate: &Gate, method: &str, path: &str) -> crate::harness::Response {
+pub fn answer(gate: &Gate, method: &str, path: &str) -> crate::harness::Response {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\n\r\n");
     gate.dial().identity(&gate.acme).open().request(request)
 }
@@ -85,7 +85,9 @@ fn grant_is_asked_for_approved_extended_and_revoked() {
     assert!(shorten("2098-01-01T00:00:00Z").ok().contains("registry revision 3"));
     refused(&extend("2101-01-01T00:00:00Z"), 3, "is after the engagement of `acme` has ended");
 
-    let said = gate.cli(&["grant", "revoke", "acme-cleanup", "--reason", "project is over", "--ticket", "CTR-10"]).ok();
+    let said = gate
+        .cli(&["grant", "revoke", "acme-cleanup", "--yes", "--reason", "project is over", "--ticket", "CTR-10"])
+        .ok();
     assert_eq!(said, "`acme-cleanup` is revoked from now on (registry revision 4)\n");
     let denied = answer(&gate, "DELETE", "/items/1");
     assert_eq!((state(&gate), denied.status, denied.code()), ("revoked".into(), 403, "access-not-current".into()));
@@ -93,7 +95,9 @@ fn grant_is_asked_for_approved_extended_and_revoked() {
     assert_eq!(record["reason"], "grant-revoked", "{record}");
     let grants = record["input"]["partner"]["grants"].as_array().unwrap();
     assert!(grants.iter().all(|g| g["id"] != "acme-cleanup"), "policy does not see it: {record}");
-    assert!(gate.cli(&["grant", "revoke", "acme-cleanup", "--reason", "x"]).ok().contains("is revoked already"));
+    assert!(
+        gate.cli(&["grant", "revoke", "acme-cleanup", "--yes", "--reason", "x"]).ok().contains("is revoked already")
+    );
     refused(&extend("2099-01-01T00:00:00Z"), 3, "is revoked, and never comes back");
     let past = [
         "grant",
@@ -127,7 +131,7 @@ fn revoked_grant_cuts_what_runs_on_it_and_stays_revoked() {
     let mut gate = gate();
     let mut socket = gate.dial().identity(&gate.acme).open();
     socket.request(websocket::handshake("/events")).expect(101);
-    gate.cli(&["grant", "revoke", "acme-socket", "--reason", "leaked"]).ok();
+    gate.cli(&["grant", "revoke", "acme-socket", "--yes", "--reason", "leaked"]).ok();
     socket.assert_closed();
     assert_eq!(gate.await_record("the cut", |r| r["kind"] == "stream-cut")["reason"], "grant-revoked");
     gate.apply(gate.registry_text());
@@ -184,13 +188,13 @@ fn emergency_is_one_operator_s_for_four_hours_and_is_reviewed_by_another() {
     refused(&long, 3, "that nobody has reviewed: together they last at most 4 h");
     gate.cli(&[&second[..], &["--for", "2h"]].concat()).ok();
     by_second(&gate, &["grant", "review", "acme-912", "--reason", "was needed"]).ok();
-    gate.cli(&["grant", "revoke", "acme-912", "--reason", "is over"]).ok();
+    gate.cli(&["grant", "revoke", "acme-912", "--yes", "--reason", "is over"]).ok();
 
     let review = ["grant", "review", "acme-911", "--reason", "was needed"];
     refused(&gate.cli(&review), 3, "another operator reviews it");
     refused(&by_second(&gate, &["grant", "review", "acme-items", "--reason", "x"]), 3, "is no emergency grant");
     assert!(by_second(&gate, &review).ok().contains("is reviewed"));
-    gate.cli(&["grant", "revoke", "acme-911", "--reason", "is over"]).ok();
+    gate.cli(&["grant", "revoke", "acme-911", "--yes", "--reason", "is over"]).ok();
     assert_eq!(answer(&gate, "DELETE", "/items/1").status, 403);
     assert!(!gate.cli(&["status"]).ok().contains("emergency "), "reviewed and over");
     await_some("the gauge", || {
@@ -238,8 +242,10 @@ fn partner_is_added_with_its_credential_and_grant_by_commands() {
     // Changed, narrowed, and the credential ended.
     assert!(gate.cli(&["partner", "edit", "initech", "--name", "Initech Inc"]).ok().contains("applied"));
     waits(&gate.cli(&["partner", "edit", "initech", "--network", "loopback", "--network", "any"]).ok());
-    refused(&gate.cli(&["credential", "revoke", "initech", "initech-1"]), 3, "a reason is needed");
-    gate.cli(&["credential", "revoke", "initech", "initech-1", "--reason", "key leaked"]).ok();
+    refused(&gate.cli(&["credential", "revoke", "initech", "initech-1"]), 2, "--reason <REASON>");
+    let revoke = ["credential", "revoke", "initech", "initech-1", "--reason", "key leaked"];
+    refused(&gate.cli(&revoke), 3, "say --yes where nobody can be asked");
+    gate.cli(&["credential", "revoke", "initech", "initech-1", "--yes", "--reason", "key leaked"]).ok();
     assert_eq!(status("/items"), 403);
     assert!(gate.cli(&["history", "partner", "initech"]).ok().contains(": key leaked"));
     // What an operator has stopped is no key to set.

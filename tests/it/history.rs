@@ -57,7 +57,7 @@ fn history_says_who_changed_what_when_and_why() {
         "create partner acme  (registry revision 1)",
         "change partner acme  (registry revision 2)",
         &format!("by {} (admin-socket) [SEC-12]: audit finding 7", this_user()),
-        "grants:",
+        "grants.acme-items.operations:",
     ] {
         assert!(shown.contains(word), "no `{word}` in\n{shown}");
     }

@@ -163,7 +163,7 @@ fn switch_that_is_not_in_the_database_outlives_a_kill() {
     let mut gate = Gate::start();
     let held = Held::of(&gate);
     assert!(gate.cli(&["partner", "suspend", "acme", "--reason", "odd traffic"]).ok().contains(UNSAVED));
-    assert!(gate.cli(&["grant", "revoke", "globex-items", "--reason", "leaked"]).ok().contains(UNSAVED));
+    assert!(gate.cli(&["grant", "revoke", "globex-items", "--yes", "--reason", "leaked"]).ok().contains(UNSAVED));
     let file = gate.dir.path().join("state/switches.json");
     let kept = std::fs::read(&file).unwrap();
     gate.stop("KILL");

@@ -1,0 +1,231 @@
+//! Credentials over the admin API: which there are and which certificates were seen of them, ended, and succeeded.
+
+use super::answer::{looked_up, problem, refused, switched, wrong};
+use super::caller::Caller;
+use super::grants::edit;
+use super::{EditCall, Shared, WhyCall};
+use crate::document::parse_id;
+use crate::name::{CredentialId, PartnerId};
+use crate::partner::{PartnerRecord, Revoked};
+use crate::registry::find_credential;
+use crate::reload::{Place, Subject, Whose};
+use crate::store::{Certificate, credential_document, grant_document};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+#[derive(Deserialize)]
+pub(super) struct CredentialQuery {
+    partner: Option<String>,
+}
+
+/// One credential as `GET /v1/credentials` gives it. Times are RFC 3339.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    id: &'a CredentialId,
+    partner: &'a PartnerId,
+    anchor: &'a str,
+    kind: &'a str,
+    /// `pending`, `active`, `retiring`, `expired` or `revoked`.
+    state: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    successor: Option<&'a CredentialId>,
+    /// From when on nothing but the successor's use is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retires: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked: Option<Value>,
+    /// The certificates that were seen of it, the last one first; of one partner's credentials alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificates: Option<Vec<Certificate>>,
+}
+
+pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<CredentialQuery>) -> Response {
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    let partner = query.partner.as_deref().map(PartnerId::parse);
+    let one = match partner {
+        None => None,
+        Some(id) => match id.ok().and_then(|id| live.snapshot.registry.partner(&id).cloned()) {
+            Some(record) => Some(record),
+            None => return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new()),
+        },
+    };
+    let found = looked_up(async move {
+        let now = shared.publisher.now();
+        let mut rows = Vec::new();
+        let all = live.snapshot.registry.partners().filter(|_| one.is_none());
+        for record in one.iter().chain(all) {
+            for credential in &record.credentials {
+                let certificates = match one {
+                    Some(_) => Some(shared.publisher.store().certificates_of(&credential.id).await?),
+                    None => None,
+                };
+                rows.push(json!(Row {
+                    id: &credential.id,
+                    partner: &record.partner.id,
+                    anchor: credential.anchor.as_str(),
+                    kind: credential.matching.kind().as_str(),
+                    state: credential.stage(now).as_str(),
+                    ends: credential.ends.map(|ends| ends.to_string()),
+                    successor: credential.retiring.as_ref().map(|r| &r.successor),
+                    retires: credential.retiring.as_ref().map(|r| r.until().to_string()),
+                    revoked: credential
+                        .revoked
+                        .as_ref()
+                        .map(|r| { json!({"reason": r.reason, "author": r.author, "at": r.at.to_string()}) }),
+                    certificates,
+                }));
+            }
+        }
+        Ok(rows)
+    });
+    match found.await {
+        Ok(credentials) => Json(json!({"credentials": credentials})).into_response(),
+        Err(answer) => answer,
+    }
+}
+
+pub(super) async fn revoke(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((partner, id)): Path<(String, String)>,
+    Json(call): Json<WhyCall>,
+) -> Response {
+    let (partner, id) = match PartnerId::parse(&partner).and_then(|partner| Ok((partner, CredentialId::parse(&id)?))) {
+        Ok(ids) => ids,
+        Err(reason) => return wrong(&reason),
+    };
+    if call.reason.trim().is_empty() {
+        return wrong("a reason is needed: it is kept");
+    }
+    let (reason, author, at) = (call.reason.clone(), caller.actor.name.clone(), shared.publisher.now());
+    let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
+    let revoked = Revoked { reason: reason.clone(), author: author.clone(), at };
+    match shared.publisher.revoke_credential(partner.clone(), id.clone(), revoked, cause).await {
+        Ok((done, changed)) => {
+            if changed {
+                tracing::warn!(%partner, credential = %id, author, reason, revision = done.revision, "a credential is revoked");
+            }
+            switched(json!({"credential": id, "partner": partner}), done, changed)
+        }
+        Err(e) => refused(e),
+    }
+}
+
+/// Body of `POST /v1/partners/{id}/credentials/{credential}/rotate`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateCall {
+    /// The id of the credential that takes its place.
+    pub successor: String,
+    /// What it is recognised by, as a registry file has it; absent where the successor is registered already.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub matching: Option<Map<String, Value>>,
+    /// The predecessor's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
+    /// How long both are good at least, such as `7d`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<String>,
+    /// Register it as pending: it is not accepted before it is activated.
+    #[serde(default)]
+    pub pending: bool,
+    #[serde(default)]
+    pub dry_run: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
+/// A successor that may do as much as its predecessor, and the predecessor on its way out.
+pub(super) async fn rotate(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path((partner, id)): Path<(String, String)>,
+    Json(call): Json<RotateCall>,
+) -> Response {
+    let (partner, id) = match PartnerId::parse(&partner).and_then(|partner| Ok((partner, CredentialId::parse(&id)?))) {
+        Ok(ids) => ids,
+        Err(reason) => return wrong(&reason),
+    };
+    if let Err(reason) = parse_id(&call.successor) {
+        return wrong(&format!("successor: {reason}"));
+    }
+    let live = shared.publisher.live();
+    let Some(record) = live.as_ref().and_then(|live| live.snapshot.registry.partner(&partner)) else {
+        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+    };
+    let set = match succession(record, &id, &call) {
+        Ok(set) => set,
+        Err(reason) => return wrong(&reason),
+    };
+    let RotateCall { dry_run, reason, ticket, .. } = call;
+    let call = EditCall { set, end: None, dry_run, reason, ticket };
+    edit(&shared, &caller, Subject::Partner(Whose::Of(partner)), Vec::new(), Place::Taken, call).await
+}
+
+/// What a rotation changes of a partner.
+fn succession(record: &PartnerRecord, id: &CredentialId, call: &RotateCall) -> Result<Map<String, Value>, String> {
+    let Some(old) = find_credential(record, id) else {
+        let known: Vec<&str> = record.credentials.iter().map(|c| c.id.as_str()).collect();
+        return Err(format!("`{}` has no credential `{id}`; it has {}", record.partner.id, known.join(", ")));
+    };
+    let registered = record.credentials.iter().any(|c| c.id.as_str() == call.successor);
+    let mut credentials = Map::new();
+    match (&call.matching, registered) {
+        (Some(_), true) => return Err(format!("`{}` is registered already: leave `match` out", call.successor)),
+        (None, false) => {
+            return Err(format!("`{}` is not registered yet: say what it is recognised by", call.successor));
+        }
+        (None, true) => {}
+        (Some(matching), false) => {
+            let mut new = credential_document(old);
+            if let Some(object) = new.as_object_mut() {
+                for key in ["ends", "retiring", "revoked"] {
+                    object.remove(key);
+                }
+                object.insert("match".into(), json!(matching));
+                object.insert("state".into(), json!(if call.pending { "pending" } else { "active" }));
+                object.extend(call.anchor.as_ref().map(|anchor| ("anchor".to_owned(), json!(anchor))));
+                object.extend(call.ends.as_ref().map(|ends| ("ends".to_owned(), json!(ends))));
+            }
+            credentials.insert(call.successor.clone(), new);
+        }
+    }
+    let mut retiring = json!({"successor": call.successor});
+    if let (Some(object), Some(overlap)) = (retiring.as_object_mut(), &call.overlap) {
+        object.insert("overlap".into(), json!(overlap));
+    }
+    credentials.insert(id.to_string(), json!({"retiring": retiring}));
+    // Where a grant is for named credentials, the successor is one of them.
+    let limited = record
+        .grants
+        .iter()
+        .filter(|grant| grant.revoked.is_none() && grant.credentials.as_ref().is_some_and(|c| c.contains(id)));
+    let mut grants = Map::new();
+    for grant in limited {
+        let mut document = grant_document(grant);
+        let list = document.get_mut("credentials").and_then(Value::as_array_mut);
+        if let Some(list) = list.filter(|list| !list.contains(&json!(call.successor))) {
+            list.push(json!(call.successor));
+            grants.insert(grant.id.to_string(), json!({"credentials": list}));
+        }
+    }
+    let mut set = Map::new();
+    set.insert("credentials".into(), credentials.into());
+    if !grants.is_empty() {
+        set.insert("grants".into(), grants.into());
+    }
+    Ok(set)
+}

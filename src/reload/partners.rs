@@ -1,0 +1,225 @@
+//! What becomes of partners by itself: an end that was set comes, a credential that was succeeded is revoked, and what
+//! time has begun or ended is told once.
+//!
+//! Nothing that requests are decided by waits for it: what follows from time, they see in timestamps.
+
+use super::{ChangeError, Publisher, aside, told};
+use crate::clock::UnixNanos;
+use crate::gateway::Live;
+use crate::history::{Actor, Cause, Verb, Way};
+use crate::name::{CredentialId, PartnerId};
+use crate::partner::{CredentialStage, PartnerRecord, Revoked};
+use crate::registry::{Change, find_credential};
+use crate::store::{Passed, StoreError};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long it is slept at most, so that a step of the clock and a use of a credential are not slept through.
+const NAP: Duration = Duration::from_secs(10);
+/// How long at least: every partner is looked at.
+const REST: Duration = Duration::from_secs(1);
+
+/// A credential whose place another one is taking.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    pub partner: PartnerId,
+    pub credential: CredentialId,
+    pub successor: CredentialId,
+    pub since: UnixNanos,
+    pub until: UnixNanos,
+    /// When its successor was used last.
+    pub used: Option<UnixNanos>,
+    /// Why it does not come to its end; absent while it is on its way.
+    pub stuck: Option<&'static str>,
+}
+
+fn cause(reason: &str) -> Cause {
+    Cause::new(Actor::user("partnergate", None, Way::Gateway), Some(reason.to_owned()), None)
+}
+
+impl Publisher {
+    /// Does it until it is stopped.
+    pub async fn watch_partners(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            let this = self.clone();
+            let rest = match aside(async move { this.look_at_partners().await }).await {
+                Ok(Ok(rest)) => rest,
+                Ok(Err(e)) => {
+                    e.log();
+                    NAP
+                }
+                Err(e) => {
+                    tracing::error!(error = %e, "partners were not looked at");
+                    NAP
+                }
+            };
+            tokio::select! {
+                () = told(&mut stop) => return,
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
+    }
+
+    /// Returns how long there is nothing to do.
+    async fn look_at_partners(&self) -> Result<Duration, ChangeError> {
+        let Some(live) = self.live.load_full() else { return Ok(NAP) };
+        let now = self.clock.now();
+        let due = live.snapshot.registry.partners().filter(|record| is_due(record, now));
+        let due: Vec<PartnerId> = due.map(|record| record.partner.id.clone()).collect();
+        for id in due {
+            self.end(&id).await?;
+        }
+        self.rotate().await?;
+        self.tell_of_time().await?;
+        let next = live.snapshot.registry.partners().filter_map(|record| next_of(record, now)).min();
+        let until = next.map_or(NAP, |at| Duration::from_nanos(u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0)));
+        Ok(until.clamp(REST, NAP))
+    }
+
+    /// Closes a partner whose end has come.
+    async fn end(&self, id: &PartnerId) -> Result<(), ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Ok(()) };
+        let record = live.snapshot.registry.partner(id);
+        if let Some(record) = record.filter(|record| is_due(record, self.clock.now())) {
+            let next = PartnerRecord::clone(record);
+            let cause = cause("the time that was set has come");
+            let closing = self.close(&live, next, &cause).await?;
+            drop(running);
+            self.see_enforced(closing, &cause).await;
+        }
+        Ok(())
+    }
+
+    /// Revokes every credential that nothing needs any more.
+    async fn rotate(&self) -> Result<(), ChangeError> {
+        for rotation in self.rotations().await? {
+            let Rotation { partner, credential, successor, .. } = rotation;
+            let running = self.state.lock().await;
+            self.catch_up(&running).await?;
+            let Some(live) = self.live.load_full() else { return Ok(()) };
+            let now = self.clock.now();
+            let Some(record) = live.snapshot.registry.partner(&partner) else { continue };
+            let used = self.store.last_used(&partner, &successor).await?;
+            let mut next = PartnerRecord::clone(record);
+            if !stands(record, &successor, now) {
+                continue;
+            }
+            let Some(old) = next.credentials.iter_mut().find(|c| c.id == credential) else { continue };
+            if !old.is_succeeded(used, now) {
+                continue;
+            }
+            let reason = format!("succeeded by `{successor}`, which is in use");
+            old.revoke(Revoked { reason: reason.clone(), author: "partnergate".into(), at: now });
+            let changes = vec![Change::Partner(partner.clone(), Some(Arc::new(next)))];
+            let ready = self.ready(&live, changes)?;
+            let revision = self.commit_and_publish(&live, ready, Default::default(), &cause(&reason)).await?;
+            tracing::info!(%partner, %credential, %successor, revision, "a credential was succeeded and is revoked");
+        }
+        Ok(())
+    }
+
+    /// Every rotation that goes on.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn rotations(&self) -> Result<Vec<Rotation>, StoreError> {
+        let Some(live) = self.live.load_full() else { return Ok(Vec::new()) };
+        let now = self.clock.now();
+        let mut found = Vec::new();
+        for record in live.snapshot.registry.partners() {
+            for credential in &record.credentials {
+                let Some(retiring) = credential.retiring.as_ref() else { continue };
+                if credential.stage(now) != CredentialStage::Retiring {
+                    continue;
+                }
+                let (partner, successor) = (record.partner.id.clone(), retiring.successor.clone());
+                let used = self.store.last_used(&partner, &successor).await?.filter(|used| *used >= retiring.since);
+                let stuck = match used {
+                    _ if !stands(record, &successor, now) => Some("its successor is not accepted"),
+                    None if now >= retiring.until() => Some("its successor is not in use"),
+                    _ => None,
+                };
+                let (since, until, credential) = (retiring.since, retiring.until(), credential.id.clone());
+                found.push(Rotation { partner, credential, successor, since, until, used, stuck });
+            }
+        }
+        let gauge = |state: &str, of: fn(&Rotation) -> bool| {
+            let count = found.iter().filter(|one| of(one)).count();
+            self.metrics.rotations.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        gauge("in-progress", |one| one.stuck.is_none());
+        gauge("stuck", |one| one.stuck.is_some());
+        Ok(found)
+    }
+
+    async fn tell_of_time(&self) -> Result<(), ChangeError> {
+        let now = self.clock.now();
+        let from = self.store.told(now).await?;
+        // Behind every change that is being made, so that what it makes of a time is what is told.
+        let _changing = self.state.lock().await;
+        let Some(live) = self.live.load_full() else { return Ok(()) };
+        let passed: Vec<Passed> = passed(&live, from, now);
+        if passed.is_empty() {
+            return Ok(());
+        }
+        self.store.tell(&passed, now, &cause("its time has come")).await?;
+        self.committed.notify_one();
+        tracing::info!(events = passed.len(), "what time has begun and ended is in the history");
+        Ok(())
+    }
+}
+
+fn is_due(record: &PartnerRecord, now: UnixNanos) -> bool {
+    record.partner.offboarding.as_ref().is_some_and(|o| o.closed.is_none() && o.ends <= now)
+}
+
+/// Whether a credential can take the place of another one.
+fn stands(record: &PartnerRecord, id: &CredentialId, now: UnixNanos) -> bool {
+    let stage = find_credential(record, id).map(|c| c.stage(now));
+    matches!(stage, Some(CredentialStage::Active | CredentialStage::Retiring))
+}
+
+/// What of a partner begins or ends at a time.
+fn times(record: &PartnerRecord) -> Vec<(UnixNanos, Verb, Value)> {
+    let mut times = Vec::new();
+    if record.partner.is_closed() {
+        return times;
+    }
+    let mut add = |at: Option<UnixNanos>, verb: Verb, what: &str, id: &str| {
+        times.extend(at.map(|at| (at, verb, json!({what: id, "at": at.to_string()}))));
+    };
+    let (partner, engaged) = (&record.partner, record.partner.engaged());
+    add(engaged.starts, Verb::Start, "engagement", partner.id.as_str());
+    add(engaged.ends, Verb::End, "engagement", partner.id.as_str());
+    for credential in record.credentials.iter().filter(|c| c.revoked.is_none()) {
+        add(credential.ends, Verb::End, "credential", credential.id.as_str());
+    }
+    for grant in record.grants.iter().filter(|g| g.revoked.is_none()) {
+        add(grant.period.starts, Verb::Start, "grant", grant.id.as_str());
+        add(grant.period.ends, Verb::End, "grant", grant.id.as_str());
+    }
+    times
+}
+
+/// What has begun or ended since `from`, by its time.
+fn passed(live: &Live, from: UnixNanos, now: UnixNanos) -> Vec<Passed> {
+    let mut passed = Vec::new();
+    for record in live.snapshot.registry.partners() {
+        let since = times(record).into_iter().filter(|(at, ..)| from < *at && *at <= now);
+        passed.extend(since.map(|(at, verb, what)| Passed { partner: record.partner.id.clone(), verb, at, what }));
+    }
+    passed.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.partner.cmp(&b.partner)));
+    passed
+}
+
+/// When there is something to do of a partner next.
+fn next_of(record: &PartnerRecord, now: UnixNanos) -> Option<UnixNanos> {
+    let ends = record.partner.offboarding.as_ref().filter(|o| o.closed.is_none()).map(|o| o.ends);
+    let until = record.credentials.iter().filter_map(|c| c.retiring.as_ref().map(|r| r.until()));
+    let times = times(record).into_iter().map(|(at, ..)| at);
+    times.chain(until).chain(ends).filter(|at| *at > now).min()
+}
