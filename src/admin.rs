@@ -13,6 +13,7 @@ mod caller;
 mod credentials;
 mod grants;
 mod history;
+mod issue;
 mod listener;
 mod lockdown;
 mod networks;
@@ -28,6 +29,7 @@ pub use caller::user_name;
 pub use credentials::RotateCall;
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
+pub use issue::{EnrolCall, IssueCall, pem};
 pub use listener::{serve, serve_tls};
 pub use lockdown::LockdownCall;
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};
@@ -73,6 +75,7 @@ fn router(shared: Shared) -> Router {
         .route("/v1/anchors/{name}", get(anchors::show))
         .route("/v1/grants", get(grants::list))
         .route("/v1/credentials", get(credentials::list))
+        .route("/v1/certificates", get(issue::list))
         .route("/v1/networks", get(networks::list))
         .route("/v1/networks/{name}", get(networks::show))
         .route("/v1/partners/{id}/report", get(partners::report))
@@ -101,7 +104,9 @@ fn router(shared: Shared) -> Router {
         .route("/v1/approvals/{id}/approve", post(approvals::approve))
         .route("/v1/approvals/{id}/reject", post(approvals::reject))
         .route("/v1/grants/{id}/review", post(grants::review))
-        .route("/v1/partners/{id}/review", post(partners::review));
+        .route("/v1/partners/{id}/review", post(partners::review))
+        .route("/v1/partners/{id}/credentials/{credential}/issue", post(issue::issue))
+        .route("/v1/partners/{id}/credentials/{credential}/enrolment", post(issue::enrolment));
     let ends = Router::new()
         .route("/v1/partners/{id}/credentials/{credential}/revoke", post(credentials::revoke))
         .route("/v1/grants/{id}/revoke", post(grants::revoke));

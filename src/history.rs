@@ -81,6 +81,8 @@ pub enum Way {
     AdminSocket,
     /// Through the running gateway, over the network.
     AdminTls,
+    /// Through the enrol listener: a partner for itself.
+    Enrol,
     /// On the database of a gateway that did not run.
     Offline,
     /// The gateway itself: the beginning of the history.

@@ -279,6 +279,11 @@ impl Registry {
         self.lockdowns.values()
     }
 
+    /// The partner that has this credential.
+    pub fn with_credential(&self, id: &CredentialId) -> Option<&Arc<PartnerRecord>> {
+        self.credentials.get(id)
+    }
+
     /// The partner that has this grant.
     pub fn with_grant(&self, id: &GrantId) -> Option<&Arc<PartnerRecord>> {
         self.grants.get(id)

@@ -11,6 +11,7 @@ mod copies;
 mod deny;
 mod edit;
 mod grants;
+mod issue;
 mod lockdown;
 mod offboard;
 mod operators;
@@ -24,6 +25,7 @@ pub use approve::{Decided, Verdicted};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Subject, Whose};
 pub use grants::{Mark, Marked};
+pub use issue::{Asks, Given, NotGiven, SignedList};
 pub use offboard::{Offboarded, Reported};
 pub use operators::Governed;
 use outside::{Looked, Outside};
@@ -33,7 +35,7 @@ pub use switch::Switched;
 use switch::Unsaved;
 
 use crate::clock::{Clock, UnixNanos};
-use crate::config::Config;
+use crate::config::{Config, EnrolConfig};
 use crate::disk::{Watched, look_again};
 use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring, Outgoing};
@@ -159,6 +161,10 @@ pub struct Publisher {
     admin_tls: ArcSwapOption<ServerConfig>,
     /// There are events that the record sink has no copy of.
     committed: Notify,
+    /// Of the built-in CA.
+    list: ArcSwapOption<SignedList>,
+    /// Of the enrol listener.
+    enrolling: ArcSwap<EnrolConfig>,
 }
 
 impl Publisher {
@@ -218,6 +224,8 @@ impl Publisher {
             unsaved: Mutex::new(unsaved),
             admin_tls,
             committed: Notify::new(),
+            list: ArcSwapOption::empty(),
+            enrolling: ArcSwap::from_pointee(config.enrol.clone()),
         };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
@@ -334,6 +342,7 @@ impl Publisher {
         self.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
         self.taken(outside, before.as_deref()).await;
         self.admin_tls.store(config.admin.tls.clone());
+        self.enrolling.store(Arc::new(config.enrol.clone()));
         Ok(config)
     }
 

@@ -4,6 +4,7 @@ use crate::admin;
 use crate::clock::{Clock, Step};
 use crate::config::{AdminConfig, Config};
 use crate::document::Problems;
+use crate::enrol;
 use crate::expiry::{self, Reminder, Successor};
 use crate::gateway::{Gateway, Live, Open};
 use crate::listen::{Caps, Listener, TlsSlot};
@@ -120,6 +121,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     let status_sockets = bind_all(&config.status_listen, "status.listen").await?;
     let (admin_socket, uid) = bind_admin(&config.admin)?;
     let admin_listeners = bind_all(&config.admin.listen, "admin.listen").await?;
+    let enrol_listeners = bind_all(&config.enrol.listen, "enrol.listen").await?;
 
     let publisher =
         Arc::new(Publisher::start(path.to_owned(), config.clone(), store, tls.clone(), open.clone()).await?);
@@ -132,6 +134,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().fetch_lists());
     background.spawn(publisher.clone().copy_history());
     background.spawn(publisher.clone().watch_partners(stop_rx.clone()));
+    background.spawn(publisher.clone().watch_issued(stop_rx.clone()));
     background.spawn(open.clone().watch());
     let stepped = Arc::new(Notify::new());
     background.spawn(watch_clock(clock.clone(), metrics.clone(), stepped.clone()));
@@ -142,6 +145,10 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     for socket in admin_listeners {
         tracing::info!(address = %shown(&socket), "admin listener");
         background.spawn(admin::serve_tls(socket, publisher.clone(), uid));
+    }
+    for socket in enrol_listeners {
+        tracing::info!(address = %shown(&socket), "enrol listener");
+        background.spawn(enrol::serve(socket, publisher.clone()));
     }
     if publisher.operators().is_empty() {
         tracing::warn!("there are no operators yet, so that nothing can be changed: `partnergate admin bootstrap`");

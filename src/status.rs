@@ -1,10 +1,11 @@
-//! The status listener: metrics, health, readiness, version. Read-only; nothing of a partner but the metrics.
+//! The status listener: metrics, health, readiness, version, the revocation list of the built-in CA. Read-only; nothing of
+//! a partner but the metrics and the serial numbers on that list.
 
 use crate::record::Recorder;
 use crate::reload::Publisher;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::server::conn::http1;
@@ -73,6 +74,7 @@ fn router(state: StatusState) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/version", get(version))
+        .route("/crl/{file}", get(list))
         .with_state(state)
 }
 
@@ -101,6 +103,16 @@ fn is_ready(state: &StatusState) -> Result<(), &'static str> {
         Err("reloads have been failing for longer than reload.stale_after\n")
     } else {
         Ok(())
+    }
+}
+
+/// The revocation list of the built-in CA (RFC 5280 section 4.2.1.13, RFC 2585).
+async fn list(State(state): State<StatusState>, Path(file): Path<String>) -> Response {
+    match state.publisher.signed_list() {
+        Some(list) if file.strip_suffix(".crl") == Some(list.anchor.as_str()) => {
+            ([(header::CONTENT_TYPE, "application/pkix-crl")], list.der.clone()).into_response()
+        }
+        _ => StatusCode::NOT_FOUND.into_response(),
     }
 }
 

@@ -4,11 +4,14 @@
 
 use super::client::{Gateway, ask};
 use super::edit::{self, Asking, Sure, id, pair, planned, put, time, unsaved};
-use super::{Because, Exit, Form, Why, say};
-use crate::admin::RotateCall;
+use super::{Because, Exit, Form, Why, complain, say};
+use crate::admin::{EnrolCall, IssueCall, RotateCall};
+use crate::disk;
 use crate::document::parse_duration;
+use crate::identity::MAX_REQUEST;
 use http::Method;
 use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,6 +31,41 @@ enum Command {
     },
     /// Register a credential. One that is recognised by a name waits for another operator.
     Add(Add),
+    /// Let the built-in CA give a certificate for a request (PKCS#10). The names are those that were approved.
+    Issue {
+        partner: String,
+        /// The credential that the certificate is for.
+        id: String,
+        /// The request, in PEM.
+        #[arg(long, value_name = "FILE")]
+        csr: PathBuf,
+        /// Where the certificate is written; to stdout when absent.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        because: Because,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Make a code with which the partner gets its certificate by itself, once (EST). It is shown now and never again.
+    Enrol {
+        partner: String,
+        /// The credential that the certificate is for.
+        id: String,
+        /// How long the code is good.
+        #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = length)]
+        life: String,
+        #[command(flatten)]
+        because: Because,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// The certificates that the built-in CA has given to a partner.
+    Issued {
+        partner: String,
+        #[command(flatten)]
+        form: Form,
+    },
     /// Let another credential take the place of one. Both are good until it is in use and the overlap has passed; then the
     /// old one is revoked by itself.
     Rotate(Rotate),
@@ -129,6 +167,13 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::List { partner, form } => list(gateway, partner.as_deref(), form).await,
         Command::Add(add) => register(gateway, add).await,
         Command::Rotate(args) => rotate(gateway, args).await,
+        Command::Issue { partner, id, csr, out, because, form } => {
+            issue(gateway, (&partner, &id), &csr, out.as_deref(), because, form).await
+        }
+        Command::Enrol { partner, id, life, because, form } => {
+            enrol(gateway, (&partner, &id), &life, because, form).await
+        }
+        Command::Issued { partner, form } => issued(gateway, &partner, form).await,
         Command::Retire { partner, id, successor, overlap, cancel, asking } => {
             retire(gateway, &partner, &id, successor.filter(|_| !cancel), overlap, asking).await
         }
@@ -169,6 +214,83 @@ async fn register(gateway: &Gateway, add: Add) -> Result<Exit, Exit> {
     put(&mut set, "state", add.pending.then_some("pending"));
     put(&mut set, "labels", (!add.labels.is_empty()).then(|| table(add.labels)));
     Ok(edit::edit(gateway, Method::PUT, &path, set, None, add.asking).await)
+}
+
+async fn issue(
+    gateway: &Gateway,
+    (partner, credential): (&str, &str),
+    csr: &Path,
+    out: Option<&Path>,
+    because: Because,
+    form: Form,
+) -> Result<Exit, Exit> {
+    let path = format!("{}/issue", path(partner, credential)?);
+    let text = disk::read(csr, MAX_REQUEST * 2).map_err(|reason| {
+        complain(&format!("--csr: `{}` {reason}", csr.display()));
+        Exit::Problems
+    })?;
+    let csr = String::from_utf8_lossy(&text).into_owned();
+    if csr.contains("PRIVATE KEY-----") {
+        complain("--csr: the file holds a private key: it stays with the partner; send the request alone");
+        return Err(Exit::Problems);
+    }
+    let call = json!(IssueCall { csr, reason: because.reason, ticket: because.ticket });
+    let answer = ask(gateway, Method::POST, &path, Some(&call)).await?;
+    let certificate = answer["certificate"].as_str().unwrap_or_default();
+    if let Some(out) = out {
+        disk::replace(out, certificate.as_bytes()).map_err(|e| {
+            complain(&format!("--out: `{}`: {}; the certificate is:", out.display(), disk::plain(&e)));
+            say(certificate);
+            Exit::Failed
+        })?;
+    }
+    Ok(form.show(Ok(answer), |answer| {
+        let issued = &answer["issued"];
+        let text = |key: &str| issued[key].as_str().unwrap_or_default().to_owned();
+        match out {
+            Some(out) => say(&format!(
+                "{}: serial {} for {}, until {}",
+                out.display(),
+                text("serial"),
+                text("subject"),
+                text("not_after")
+            )),
+            None => say(answer["certificate"].as_str().unwrap_or_default().trim_end()),
+        }
+    }))
+}
+
+async fn enrol(
+    gateway: &Gateway,
+    (partner, credential): (&str, &str),
+    life: &str,
+    because: Because,
+    form: Form,
+) -> Result<Exit, Exit> {
+    let path = format!("{}/enrolment", path(partner, credential)?);
+    let for_s = parse_duration(life).map_or(0, |life| life.as_secs());
+    let call = json!(EnrolCall { for_s, reason: because.reason, ticket: because.ticket });
+    Ok(form.show(ask(gateway, Method::POST, &path, Some(&call)).await, |answer| {
+        let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+        say(&text("code"));
+        say(&format!("good once, for `{credential}` of `{partner}`, until {}; it is not shown again", text("expires")));
+    }))
+}
+
+async fn issued(gateway: &Gateway, partner: &str, form: Form) -> Result<Exit, Exit> {
+    let path = format!("/v1/certificates?partner={}", id("partner", partner)?);
+    Ok(form.show(ask(gateway, Method::GET, &path, None).await, |answer| {
+        say(&format!("{:<34} {:<24} {:<22} STATE", "SERIAL", "CREDENTIAL", "NOT AFTER (UTC)"));
+        for c in answer["certificates"].as_array().into_iter().flatten() {
+            let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+            let state = match c["revoked"]["why"].as_str() {
+                Some(why) => format!("revoked at {}: {why}", text(&c["revoked"]["at"])),
+                None => "good".to_owned(),
+            };
+            let (serial, credential, ends) = (text(&c["serial"]), text(&c["credential"]), text(&c["not_after"]));
+            say(&format!("{serial:<34} {credential:<24} {ends:<22} {state}"));
+        }
+    }))
 }
 
 async fn rotate(gateway: &Gateway, args: Rotate) -> Result<Exit, Exit> {

@@ -5,6 +5,7 @@
 mod anchor;
 mod apply;
 mod approval;
+mod ca;
 mod check;
 mod client;
 mod config;
@@ -72,6 +73,8 @@ enum Command {
     Grant(grant::Args),
     /// What partners prove themselves with.
     Credential(credential::Args),
+    /// The built-in CA, for teams that have none.
+    Ca(ca::Args),
     /// Trust anchors: which there are, whom they speak for, and single certificates that are denied.
     Anchor(anchor::Args),
     /// Named lists of addresses that partners call from.
@@ -204,6 +207,7 @@ pub fn main() -> ExitCode {
             Command::Operator(args) => operator::run(gateway, args).await,
             Command::Lockdown(args) => lockdown::run(gateway, args).await,
             Command::Grant(args) => grant::run(gateway, args).await,
+            Command::Ca(args) => ca::run(&args),
             Command::Credential(args) => credential::run(gateway, args).await,
             Command::Anchor(args) => anchor::run(gateway, args).await,
             Command::Network(args) => network::run(gateway, args).await,

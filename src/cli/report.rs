@@ -64,6 +64,7 @@ fn sections(report: &Value) -> Vec<(&'static str, Vec<String>)> {
         ended.extend(ids(&closed[key]).into_iter().map(|id| format!("{noun} {id}: revoked")));
     }
     ended.extend(ids(&closed["approvals"]).into_iter().map(|id| format!("approval {id}: void")));
+    ended.extend(ids(&closed["enrolments"]).into_iter().map(|id| format!("enrolment code {id}: void")));
     if ended.is_empty() {
         ended.push("nothing was left".into());
     }

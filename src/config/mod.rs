@@ -5,9 +5,11 @@
 
 mod admin;
 mod files;
+mod issue;
 mod spec;
 
 pub use admin::AdminConfig;
+pub use issue::{EnrolConfig, IssueConfig};
 pub use spec::CONFIG;
 
 use crate::approval::FourEyes;
@@ -51,6 +53,9 @@ pub struct Config {
     pub status_listen: Vec<SocketAddr>,
     pub admin: AdminConfig,
     pub approval: ApprovalConfig,
+    /// The built-in CA, where there is one.
+    pub issue: Option<IssueConfig>,
+    pub enrol: EnrolConfig,
     pub body: BodyLimits,
     pub fetch: FetchSettings,
     pub via: Arc<str>,
@@ -217,6 +222,7 @@ impl Config {
         differ("partner.listen", self.listen == running.listen);
         differ("partner.limits and partner.timeouts", self.limits == running.limits);
         differ("admin.socket, admin.group and admin.listen", self.admin.same_place(&running.admin));
+        differ("enrol.listen", self.enrol.listen == running.enrol.listen);
         differ("status.listen", self.status_listen == running.status_listen);
         differ("request.via", self.via == running.via);
         differ("request.min_body_rate", self.body.min_rate == running.body.min_rate);
@@ -287,6 +293,9 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let admin = root.section("admin");
     let socket = admin.text("socket").map_or_else(|| state_dir.join(SOCKET), |text| reader.resolve(Path::new(text)));
     let admin = admin::read(admin, socket, reader, problems);
+    let issue = issue::read(root.section("issue"), reader, problems);
+    let ca = issue.as_ref().and_then(|issue| issue.as_ref()).map(|issue| issue.ca.clone());
+    let enrol = issue::enrol(root.section("enrol"), ca, reader, problems);
     let policy_source = reader.policy_folder(Path::new(policy.text("dir")?), problems);
     let addresses = |texts: Vec<String>| texts.iter().filter_map(|t| t.parse().ok()).collect::<Vec<SocketAddr>>();
     Some(Config {
@@ -322,6 +331,8 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         admin: admin?,
         status_listen: addresses(root.section("status").texts("listen")),
         approval: approval(root.section("approval")),
+        issue: issue?,
+        enrol: enrol?,
         body: BodyLimits {
             progress: timeouts.duration("body_progress"),
             min_rate: u64::try_from(request.integer("min_body_rate")).unwrap_or(0),

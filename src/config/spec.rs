@@ -61,6 +61,18 @@ pub static CONFIG: &[Field] = &[
         doc: "What takes a second pair of eyes: whatever would permit more than is permitted now.",
     },
     Field {
+        key: "issue",
+        kind: Kind::Table(ISSUE),
+        presence: Optional(""),
+        doc: "A CA of your own that gives partners certificates; without it they come from CAs elsewhere. `partnergate ca init` makes one.",
+    },
+    Field {
+        key: "enrol",
+        kind: Kind::Table(ENROL),
+        presence: Optional(""),
+        doc: "Where partners get and renew certificates by themselves (EST, RFC 7030). Off unless `listen` is set; needs `issue`.",
+    },
+    Field {
         key: "upstreams",
         kind: Kind::Map(&Kind::Table(UPSTREAM)),
         presence: Required("billing"),
@@ -343,6 +355,78 @@ static APPROVAL: &[Field] = &[
         kind: Kind::Integer { min: 1, max: 36_500 },
         presence: Optional("397"),
         doc: "How far ahead the end of a credential that is asked for may be; every such credential has one then. Without it a credential needs no end of its own.",
+    },
+];
+
+static ISSUE: &[Field] = &[
+    Field {
+        key: "anchor",
+        kind: Kind::Id,
+        presence: Required("partners-ca"),
+        doc: "The trust anchor that this CA is registered as. Certificates are issued for credentials under it.",
+    },
+    Field {
+        key: "certificate",
+        kind: Kind::Path,
+        presence: Required("ca/partners-ca.pem"),
+        doc: "The CA certificate, in PEM; the one of the anchor.",
+    },
+    Field {
+        key: "key",
+        kind: Kind::Secret,
+        presence: Required("file:ca/partners-ca.key"),
+        doc: "Its private key (PKCS#8 in PEM), as a reference; the file must be 0600 or 0400.",
+    },
+    Field {
+        key: "passphrase",
+        kind: Kind::Secret,
+        presence: Optional("credential:ca-passphrase"),
+        doc: "What opens the key where it is encrypted, as a reference.",
+    },
+    Field {
+        key: "lifetime",
+        kind: seconds(60, 3_660 * DAY),
+        presence: Default("90d"),
+        doc: "How long a certificate is valid; never longer than the CA itself.",
+    },
+    Field {
+        key: "list_lifetime",
+        kind: seconds(60, 366 * DAY),
+        presence: Default("7d"),
+        doc: "How long a revocation list is valid. It is signed anew on every change and when half of that is over.",
+    },
+    Field {
+        key: "list_url",
+        kind: Kind::Text,
+        presence: Optional("http://pki.example.com/crl/partners-ca.crl"),
+        doc: "Where others find the revocation list, written into certificates. The gateway serves it on the status listener at `/crl/ANCHOR.crl`.",
+    },
+];
+
+static ENROL: &[Field] = &[
+    Field {
+        key: "listen",
+        kind: Kind::List(&Kind::Address),
+        presence: Optional("[\"0.0.0.0:8443\"]"),
+        doc: "Addresses to listen on.",
+    },
+    Field {
+        key: "chain",
+        kind: Kind::Path,
+        presence: Optional("tls/enrol.pem"),
+        doc: "PEM file with the listener's certificate and its intermediates. Required with `listen`.",
+    },
+    Field {
+        key: "key",
+        kind: Kind::Secret,
+        presence: Optional("file:tls/enrol.key"),
+        doc: "The listener's private key (PEM), as a reference. Required with `listen`.",
+    },
+    Field {
+        key: "retry_after",
+        kind: seconds(1, DAY),
+        presence: Default("5m"),
+        doc: "When a partner is to ask again whose credential still waits for approval.",
     },
 ];
 

@@ -14,7 +14,7 @@ use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtensio
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::signature_algorithm::SignatureAlgorithm;
-use x509_parser::x509::AlgorithmIdentifier;
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 /// Largest certificate that is looked at, in bytes.
 const MAX_DER: usize = 64 * 1024;
@@ -209,6 +209,23 @@ pub struct KeyFacts {
     pub bits: u32,
 }
 
+impl KeyFacts {
+    /// Why nobody is believed who has such a key. `what` has it.
+    pub fn fault(&self, what: &str) -> Option<Fault> {
+        let weak = |detail: String| Some(Fault::new(Reason::CertificateWeakKey, detail));
+        match self.algorithm {
+            KeyAlgorithm::Rsa if self.bits < 2048 => weak(format!("{what} has an RSA key of {} bits", self.bits)),
+            KeyAlgorithm::Dsa => weak(format!("{what} has a DSA key")),
+            KeyAlgorithm::Other => weak(format!("{what} has a key of an unknown kind or on a curve below P-256")),
+            KeyAlgorithm::EcP521 => Some(Fault::new(
+                Reason::CertificateUnsupportedKey,
+                format!("{what} has a P-521 key; use P-256 or P-384"),
+            )),
+            KeyAlgorithm::Rsa | KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384 | KeyAlgorithm::Ed25519 => None,
+        }
+    }
+}
+
 /// What the signature on a certificate is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignatureStrength {
@@ -224,7 +241,7 @@ impl SignatureStrength {
         Self::new(is_weak(&Oid::new(octets.into())))
     }
 
-    fn of(algorithm: &AlgorithmIdentifier<'_>) -> Self {
+    pub(super) fn of(algorithm: &AlgorithmIdentifier<'_>) -> Self {
         const WEAK_DIGESTS: [Oid<'static>; 3] = [
             oid!(1.2.840.113549.2.2), // MD2
             oid!(1.2.840.113549.2.5), // MD5
@@ -323,7 +340,7 @@ impl Certificate {
             san: SanFacts::default(),
             not_before: seconds(cert.validity().not_before.timestamp()),
             not_after: seconds(cert.validity().not_after.timestamp().saturating_add(1)),
-            key: key_facts(&cert),
+            key: key_facts(cert.public_key()),
             signature: SignatureStrength::of(&cert.signature_algorithm),
             is_ca: false,
             client_auth: None,
@@ -392,7 +409,7 @@ fn seconds(s: i64) -> UnixNanos {
     UnixNanos(s.saturating_mul(1_000_000_000))
 }
 
-fn san_facts(names: &[GeneralName<'_>]) -> Result<SanFacts, Fault> {
+pub(super) fn san_facts(names: &[GeneralName<'_>]) -> Result<SanFacts, Fault> {
     let malformed = |detail: &str| Fault::new(Reason::CertificateMalformed, detail);
     if names.len() > MAX_NAMES {
         return Err(malformed("more than 200 subject alternative names"));
@@ -428,13 +445,12 @@ fn clean(name: &str) -> Result<String, Fault> {
     ))
 }
 
-fn key_facts(cert: &X509Certificate<'_>) -> KeyFacts {
+pub(super) fn key_facts(spki: &SubjectPublicKeyInfo<'_>) -> KeyFacts {
     const EC: Oid<'static> = oid!(1.2.840.10045.2.1);
     const P256: Oid<'static> = oid!(1.2.840.10045.3.1.7);
     const P384: Oid<'static> = oid!(1.3.132.0.34);
     const P521: Oid<'static> = oid!(1.3.132.0.35);
     const ED25519: Oid<'static> = oid!(1.3.101.112);
-    let spki = cert.public_key();
     if spki.algorithm.algorithm == ED25519 {
         return KeyFacts { algorithm: KeyAlgorithm::Ed25519, bits: 256 };
     }

@@ -104,6 +104,22 @@ impl DistinguishedName {
         Some(out)
     }
 
+    /// Types (dotted OIDs) and texts, most significant first; `None` where an RDN has several attributes, or a value of a
+    /// type that is not compared.
+    pub fn attributes(&self) -> Option<Vec<(&str, &str)>> {
+        let single = |rdn: &Vec<(String, AttributeValue)>| matches!(rdn.as_slice(), [(_, AttributeValue::Text(_))]);
+        self.rdns.iter().all(single).then(|| {
+            self.rdns
+                .iter()
+                .flatten()
+                .filter_map(|(oid, value)| match value {
+                    AttributeValue::Text(text) => Some((oid.as_str(), text.as_str())),
+                    AttributeValue::Opaque(_) => None,
+                })
+                .collect()
+        })
+    }
+
     /// The text values of an attribute type, given as a dotted OID.
     pub fn values_of(&self, oid: &str) -> Vec<String> {
         self.rdns

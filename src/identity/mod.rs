@@ -7,6 +7,7 @@
 mod certificate;
 mod dn;
 mod matching;
+mod request;
 mod spiffe;
 
 pub use certificate::{
@@ -15,6 +16,7 @@ pub use certificate::{
 };
 pub use dn::{DistinguishedName, parse_dn};
 pub use matching::{Match, MatchKey, MatchKind};
+pub use request::{Csr, MAX_REQUEST};
 pub use spiffe::{SpiffeId, Svid, check_trust_domain, claims_spiffe};
 
 use crate::clock::UnixNanos;

@@ -18,6 +18,7 @@ mod tls;
 mod turns;
 
 pub use proxy::{Announced, ProxyFault, ProxyHeader};
+pub use rate::SourceRate;
 pub use tls::{TlsSettings, TlsSlot};
 
 use crate::clock::Clock;
@@ -28,7 +29,6 @@ use arc_swap::ArcSwapOption;
 use conn::Conn;
 use futures::FutureExt;
 use pingora_core::apps::HttpServerApp;
-use rate::SourceRate;
 use share::Shares;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;

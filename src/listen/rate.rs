@@ -18,7 +18,7 @@ use std::time::Instant;
 const CELLS: usize = 4096;
 
 /// See the module.
-pub(super) struct SourceRate {
+pub struct SourceRate {
     tables: [Table; 2],
     began: Instant,
 }
@@ -30,13 +30,14 @@ struct Table {
 }
 
 impl SourceRate {
-    pub(super) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "it begins with its process")]
+    pub fn new() -> Self {
         let table = || Table { key: RandomState::new(), cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect() };
         SourceRate { tables: [table(), table()], began: Instant::now() }
     }
 
     /// Counts one handshake; whether it is among the first `limit` of this source in this second. 0 is no limit.
-    pub(super) fn admit(&self, source: IpAddr, limit: u32, now: Instant) -> bool {
+    pub fn admit(&self, source: IpAddr, limit: u32, now: Instant) -> bool {
         if limit == 0 {
             return true;
         }

@@ -26,6 +26,9 @@ pub struct Closed {
     pub grants: Vec<GrantId>,
     /// What waited for approval, and is void.
     pub approvals: Vec<ApprovalId>,
+    /// Ids of enrolment codes that are void.
+    #[serde(default)]
+    pub enrolments: Vec<String>,
 }
 
 /// The evidence that a partner is gone, as it was when it was closed. Times are RFC 3339.

@@ -150,6 +150,11 @@ metrics! {
     reloads: IntCounterVec("partnergate_reloads_total", "Reloads by result (ok, failed).", labels ["result"]);
     approvals_waiting: IntGauge("partnergate_approvals_waiting", "What operators have asked for and nobody has approved or rejected yet.");
     approval_oldest: Gauge("partnergate_approval_oldest_timestamp_seconds", "When the oldest of what waits for approval was asked for; 0 when nothing waits.");
+    certificates_issued: IntCounter("partnergate_certificates_issued_total", "Certificates that the built-in CA has given.");
+    enrolments: IntCounterVec("partnergate_enrolments_total", "Calls of the enrol listener that asked for a certificate, by what came of them.", labels ["result"]);
+    list_ok: IntGauge("partnergate_issued_list_ok", "Whether the last revocation list of the built-in CA could be signed and written.");
+    list_number: IntGauge("partnergate_issued_list_number", "CRLNumber of the last revocation list of the built-in CA.");
+    list_entries: IntGauge("partnergate_issued_list_entries", "Certificates on it.");
     rotations: IntGaugeVec("partnergate_rotations", "Credentials that another one is taking the place of: `stuck` where that is not in use though the overlap has passed, or is not accepted.", labels ["state"]);
     reviews_due: IntGauge("partnergate_partner_reviews_due", "Partners that somebody should have looked at by now (`review_every`).");
     emergency_grants_made: IntCounter("partnergate_emergency_grants_total", "Grants that one operator has made alone, for an incident.");

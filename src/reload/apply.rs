@@ -337,16 +337,17 @@ impl Publisher {
         &self,
         live: &Live,
         ready: Option<Ready>,
-        Commit { operators, approvals, reports, .. }: Commit<'_>,
+        commit: Commit<'_>,
         cause: &Cause,
     ) -> Result<u64, ChangeError> {
         let revision = live.snapshot.registry.revision();
         let changes = ready.as_ref().map(|ready| ready.changes.as_slice()).unwrap_or_default();
+        let Commit { operators, approvals, .. } = commit;
         let next = operators
             .iter()
             .try_fold(Operators::clone(&self.operators()), |all, one| all.changed(one.clone(), self.clock.now()));
         let next = next.map_err(objection)?;
-        let commit = Commit { changes, operators, approvals, reports };
+        let commit = Commit { changes, ..commit };
         let committed = self.store.commit_all(revision, commit, cause, self.clock.now()).await;
         let revision = committed.inspect_err(|_| self.metrics.registry_ok.set(0))?;
         let committed = Instant::now();

@@ -7,6 +7,7 @@ use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::Cause;
+use crate::issue::{Enrolment, Used};
 use crate::name::{NetworkName, PartnerId};
 use crate::partner::{Enforced, Offboarding, PartnerRecord, Report, Revoked};
 use crate::registry::Change;
@@ -121,6 +122,10 @@ impl Publisher {
         let mut closed = next.close(&revoked);
         let void = self.void_of(&id, cause, at).await?;
         closed.approvals = void.iter().map(|approval| approval.id.clone()).collect();
+        let codes: Vec<Enrolment> = self.store.open_enrolments(&id, at).await?;
+        closed.enrolments = codes.iter().map(|code| code.id.clone()).collect();
+        let codes: Vec<Enrolment> =
+            codes.into_iter().map(|code| Enrolment { used: Some(Used { at, serial: None }), ..code }).collect();
         self.write_usage().await?;
         let mut certificates = Vec::new();
         for credential in &next.credentials {
@@ -144,16 +149,20 @@ impl Publisher {
         let open = self.open.count_of(&id);
         let changes = vec![Change::Partner(id.clone(), Some(Arc::new(next)))];
         let ready = self.ready(live, changes)?;
-        let commit = Commit { approvals: &void, reports: std::slice::from_ref(&report), ..Commit::default() };
+        let reports = std::slice::from_ref(&report);
+        let commit = Commit { approvals: &void, enrolments: &codes, reports, ..Commit::default() };
         let revision = self.commit_and_publish(live, ready, commit, cause).await?;
         tracing::warn!(partner = %id, revision, open_connections = open, "a partner is closed");
         Ok(Closing { report, revision, open, live_at: self.clock.now() })
     }
 
     /// Waits until the last connection of a partner that was closed is so too, and notes that in its report. Nothing else
-    /// waits for it. Returns the revision at which the partner was closed.
+    /// waits for it but the revocation list. Returns the revision at which the partner was closed.
     pub(super) async fn see_enforced(&self, closing: Closing, cause: &Cause) -> u64 {
         let Closing { mut report, revision, open, live_at } = closing;
+        if let Err(e) = self.sign_list().await {
+            tracing::error!(error = %e, "the revocation list is not signed; it is tried again");
+        }
         let began = Instant::now();
         while self.open.count_of(&report.partner) > 0 && began.elapsed() < LOOK {
             tokio::time::sleep(LOOK_AGAIN).await;

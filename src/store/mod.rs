@@ -9,6 +9,7 @@ mod declaration;
 mod expiry;
 mod export;
 mod history;
+mod issued;
 mod keys;
 mod operators;
 mod places;
@@ -32,6 +33,7 @@ pub use usage::{Certificate, FirstDenied, UsageRow};
 use crate::approval::Approval;
 use crate::clock::UnixNanos;
 use crate::history::{Cause, Signer};
+use crate::issue::{Enrolment, Issued};
 use crate::name::{AnchorName, NetworkName, PartnerId};
 use crate::operator::Operator;
 use crate::partner::{Anchor, Lockdown, Locked, Network, Report};
@@ -49,12 +51,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 6;
+const SCHEMA: i64 = 7;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
-const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS];
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -102,10 +104,19 @@ const ENDS: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS refused (
         partner TEXT NOT NULL, closed_ns INTEGER NOT NULL, at_ns INTEGER NOT NULL, request TEXT NOT NULL,
         reason TEXT NOT NULL, PRIMARY KEY (partner, closed_ns))",
-    "CREATE TABLE IF NOT EXISTS certificate (
+    "CREATE TABLE IF NOT EXISTS seen_certificate (
         fingerprint TEXT PRIMARY KEY, spki TEXT NOT NULL, serial TEXT NOT NULL, issuer TEXT NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS certificate_spki ON certificate (spki)",
+    "CREATE INDEX IF NOT EXISTS seen_certificate_spki ON seen_certificate (spki)",
     "CREATE INDEX IF NOT EXISTS seen_fingerprint ON seen (fingerprint)",
+];
+
+/// Certificates that the built-in CA has given, by serial, and codes that partners enrol with.
+const ISSUING: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS certificate (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS certificate_spki ON certificate (doc ->> 'spki')",
+    "CREATE INDEX IF NOT EXISTS certificate_partner ON certificate (doc ->> 'partner')",
+    "CREATE TABLE IF NOT EXISTS enrolment (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS enrolment_partner ON enrolment (doc ->> 'partner')",
 ];
 
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +155,8 @@ pub struct Commit<'a> {
     pub operators: &'a [Operator],
     pub approvals: &'a [Approval],
     pub reports: &'a [Report],
+    pub certificates: &'a [Issued],
+    pub enrolments: &'a [Enrolment],
 }
 
 /// An open database.
@@ -284,7 +297,7 @@ impl Store {
     pub async fn commit_all(
         &self,
         expected: u64,
-        Commit { changes, operators, approvals, reports }: Commit<'_>,
+        commit: Commit<'_>,
         cause: &Cause,
         now: UnixNanos,
     ) -> Result<u64, StoreError> {
@@ -294,6 +307,7 @@ impl Store {
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
+        let Commit { changes, operators, approvals, reports, certificates, enrolments } = commit;
         let next = if changes.is_empty() { found } else { found + 1 };
         let mut end = history::own_end(&mut tx, signer).await?;
         let told = Told { cause, now, revision: next };
@@ -301,6 +315,8 @@ impl Store {
         table::put(&mut tx, operators, &told, &mut end).await?;
         table::put(&mut tx, approvals, &told, &mut end).await?;
         table::put(&mut tx, reports, &told, &mut end).await?;
+        table::put(&mut tx, certificates, &told, &mut end).await?;
+        table::put(&mut tx, enrolments, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;

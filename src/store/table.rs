@@ -4,6 +4,7 @@ use super::history::{self, Told};
 use super::{StoreError, Tx};
 use crate::approval::Approval;
 use crate::history::End;
+use crate::issue::{Enrolment, Issued};
 use crate::operator::Operator;
 use crate::partner::Report;
 use crate::registry::Change;
@@ -94,7 +95,28 @@ pub(super) static REPORTS: Table = Table {
     delete: "DELETE FROM report WHERE id IN (",
 };
 
-pub(super) static TABLES: [&Table; 7] = [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS, &LOCKDOWNS, &REPORTS];
+pub(super) static CERTIFICATES: Table = Table {
+    noun: "certificate",
+    all: "SELECT id, doc FROM certificate",
+    page: "SELECT id, doc FROM certificate WHERE id > ?1 ORDER BY id LIMIT 100",
+    select: "SELECT id, doc FROM certificate WHERE id IN (",
+    insert: "INSERT INTO certificate (id, doc, revision) ",
+    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM certificate WHERE id IN (",
+};
+
+pub(super) static ENROLMENTS: Table = Table {
+    noun: "enrolment",
+    all: "SELECT id, doc FROM enrolment",
+    page: "SELECT id, doc FROM enrolment WHERE id > ?1 ORDER BY id LIMIT 100",
+    select: "SELECT id, doc FROM enrolment WHERE id IN (",
+    insert: "INSERT INTO enrolment (id, doc, revision) ",
+    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
+    delete: "DELETE FROM enrolment WHERE id IN (",
+};
+
+pub(super) static TABLES: [&Table; 9] =
+    [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS, &LOCKDOWNS, &REPORTS, &CERTIFICATES, &ENROLMENTS];
 
 /// Whether there is this table. A database that was written by an older version, and is looked at only, lacks some.
 pub(super) async fn exists(tx: &mut Tx<'_>, name: &str) -> Result<bool, StoreError> {
@@ -162,6 +184,34 @@ impl Kept for Report {
 
     fn place(&self) -> (&'static Table, bool) {
         (&REPORTS, false)
+    }
+
+    fn document(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}
+
+impl Kept for Issued {
+    fn id(&self) -> &str {
+        self.serial.as_str()
+    }
+
+    fn place(&self) -> (&'static Table, bool) {
+        (&CERTIFICATES, false)
+    }
+
+    fn document(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}
+
+impl Kept for Enrolment {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn place(&self) -> (&'static Table, bool) {
+        (&ENROLMENTS, false)
     }
 
     fn document(&self) -> Result<String, serde_json::Error> {

@@ -56,7 +56,7 @@ pub struct FirstDenied {
 }
 
 const CERTIFICATE: &str = "SELECT credential, seen.fingerprint, spki, serial, issuer, not_after_ns, first_ns, last_ns
-     FROM seen LEFT JOIN certificate ON certificate.fingerprint = seen.fingerprint";
+     FROM seen LEFT JOIN seen_certificate ON seen_certificate.fingerprint = seen.fingerprint";
 
 fn certificate(row: &SqliteRow) -> Result<Certificate, StoreError> {
     let time = |n: usize| Ok::<_, StoreError>(UnixNanos(row.try_get(n)?));
@@ -109,7 +109,7 @@ impl Store {
             .bind(seen.last.0)
             .execute(&mut *tx)
             .await?;
-            sqlx::query("INSERT INTO certificate VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")
+            sqlx::query("INSERT INTO seen_certificate VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")
                 .bind(seen.fingerprint.to_string())
                 .bind(seen.spki.to_string())
                 .bind(seen.serial.as_str())
@@ -227,7 +227,7 @@ impl Store {
     pub async fn shared_keys(&self) -> Result<Vec<(String, Vec<String>)>, StoreError> {
         let rows = sqlx::query(
             "SELECT spki, group_concat(DISTINCT credential) FROM seen
-             JOIN certificate ON certificate.fingerprint = seen.fingerprint GROUP BY spki HAVING count(DISTINCT credential) > 1 LIMIT 1000",
+             JOIN seen_certificate ON seen_certificate.fingerprint = seen.fingerprint GROUP BY spki HAVING count(DISTINCT credential) > 1 LIMIT 1000",
         );
         let rows = rows.fetch_all(&self.pool).await?;
         rows.iter()

@@ -16,8 +16,7 @@ pub use revocation::{AnchorLists, AnchorRevocation, Checked, Wanted};
 
 use crate::clock::UnixNanos;
 use crate::identity::{
-    Certificate, DistinguishedName, Fault, Fingerprint, Issuer, KeyAlgorithm, Peer, SerialKey, SignatureStrength,
-    SpiffeId, Svid,
+    Certificate, DistinguishedName, Fault, Fingerprint, Issuer, Peer, SerialKey, SignatureStrength, SpiffeId, Svid,
 };
 use crate::name::{AnchorName, Environment};
 use crate::partner::{Anchor, ClientAuthUsage, DeniedCertificate, Root};
@@ -430,19 +429,13 @@ fn check_strength(cert: &Certificate, what: &str) -> Result<(), Fault> {
         let detail = format!("the serial number of {what} is zero, negative or longer than 20 octets");
         return Err(Fault::new(Reason::CertificateSerial, detail));
     }
-    let weak = |detail: String| Err(Fault::new(Reason::CertificateWeakKey, detail));
-    match cert.key.algorithm {
-        KeyAlgorithm::Rsa if cert.key.bits < 2048 => weak(format!("{what} has an RSA key of {} bits", cert.key.bits)),
-        KeyAlgorithm::Dsa => weak(format!("{what} has a DSA key")),
-        KeyAlgorithm::Other => weak(format!("{what} has a key of an unknown kind or on a curve below P-256")),
-        KeyAlgorithm::EcP521 => {
-            Err(Fault::new(Reason::CertificateUnsupportedKey, format!("{what} has a P-521 key; use P-256 or P-384")))
-        }
-        _ if cert.signature == SignatureStrength::Weak && what != "the CA certificate" => {
-            Err(Fault::new(Reason::CertificateWeakSignature, format!("{what} is signed with SHA-1 or MD5")))
-        }
-        _ => Ok(()),
+    if let Some(fault) = cert.key.fault(what) {
+        return Err(fault);
     }
+    if cert.signature == SignatureStrength::Weak && what != "the CA certificate" {
+        return Err(Fault::new(Reason::CertificateWeakSignature, format!("{what} is signed with SHA-1 or MD5")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod harness;
 mod history;
 mod http2;
 mod identity;
+mod issue;
 mod lifecycle;
 mod lockdown;
 mod offboarding;

@@ -391,8 +391,19 @@ impl Gate {
     /// The admin listener over TLS.
     #[track_caller]
     pub fn admin_address(&self) -> SocketAddr {
+        self.listener("admin listener")
+    }
+
+    /// Where partners enrol.
+    #[track_caller]
+    pub fn enrol_address(&self) -> SocketAddr {
+        self.listener("enrol listener")
+    }
+
+    #[track_caller]
+    fn listener(&self, name: &str) -> SocketAddr {
         let log = self.log();
-        let line = log.lines().find(|l| l.contains("admin listener")).expect("the admin listener is off");
+        let line = log.lines().rfind(|l| l.contains(name)).unwrap_or_else(|| panic!("the {name} is off"));
         line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap()
     }
 

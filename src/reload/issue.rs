@@ -1,0 +1,423 @@
+//! The built-in CA at work: certificates in approved names, enrolment codes, and a revocation list that is never late.
+
+use super::{ChangeError, Publisher, aside, interrupted, not_live, told};
+use crate::approval::Item;
+use crate::clock::UnixNanos;
+use crate::config::{EnrolConfig, IssueConfig};
+use crate::disk;
+use crate::document::Problems;
+use crate::gateway::Live;
+use crate::history::{Actor, Cause, Way};
+use crate::identity::{Certificate, Csr, Peer};
+use crate::issue::{Enrolment, Issued, Names, Used, Why, Withdrawn, WrongCode};
+use crate::name::{AnchorName, CredentialId, PartnerId};
+use crate::partner::{CredentialStage, DeniedCertificate, PartnerRecord, PartnerStage, Root};
+use crate::registry::{Registry, Resolution, find_credential};
+use crate::store::{Commit, StoreError};
+use rustls::pki_types::CertificateDer;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// In the state folder: revocation lists of the built-in CA.
+const FOLDER: &str = "issue";
+/// How often it is looked whether the revocation list is still what it should be.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Who asks for a certificate.
+#[derive(Clone, Debug)]
+pub enum Asks {
+    /// An operator, for a partner.
+    Operator(PartnerId, CredentialId),
+    /// A partner that has an enrolment code, as it was shown.
+    Code(String),
+    /// A partner that has a certificate already.
+    Renewal(Box<Peer>),
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// In DER.
+    pub certificate: Vec<u8>,
+    pub issued: Issued,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum NotGiven {
+    #[error("there is no built-in CA: the config has no `issue`")]
+    NoCa,
+    /// Nobody knows who asks.
+    #[error("{0}")]
+    Code(#[from] WrongCode),
+    /// What it is asked for waits for approval, or is pending.
+    #[error("the credential is not approved yet: ask again later")]
+    Waits,
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Change(#[from] ChangeError),
+}
+
+impl From<StoreError> for NotGiven {
+    fn from(e: StoreError) -> Self {
+        NotGiven::Change(e.into())
+    }
+}
+
+fn refused(reason: impl Into<String>) -> NotGiven {
+    NotGiven::Refused(reason.into())
+}
+
+/// The revocation list of the built-in CA, as it is now.
+#[derive(Clone, Debug)]
+pub struct SignedList {
+    pub anchor: AnchorName,
+    pub number: u64,
+    /// In DER.
+    pub der: Vec<u8>,
+    pub next_update: UnixNanos,
+    /// The registry that it is of.
+    revision: u64,
+    signed: UnixNanos,
+    revoked: usize,
+}
+
+impl Publisher {
+    /// Gives a certificate in the names that are approved for a credential.
+    ///
+    /// # Errors
+    /// Why not; nothing was changed.
+    pub async fn issue(self: &Arc<Self>, asks: Asks, csr: Csr, cause: Cause) -> Result<Given, NotGiven> {
+        // Who has no code keeps nobody else waiting.
+        if let Asks::Code(shown) = &asks {
+            let found = self.store.enrolment(Enrolment::id_in(shown)?).await?.ok_or(WrongCode)?;
+            found.open(shown, self.clock.now())?;
+        }
+        let this = self.clone();
+        aside(async move { this.issue_now(asks, &csr, cause).await })
+            .await
+            .unwrap_or_else(|e| Err(interrupted("registry", &e).into()))
+    }
+
+    async fn issue_now(&self, asks: Asks, csr: &Csr, cause: Cause) -> Result<Given, NotGiven> {
+        let running = self.state.lock().await;
+        let config = running.issue.clone().ok_or(NotGiven::NoCa)?;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(ChangeError::from(not_live()).into()) };
+        let (registry, now) = (&live.snapshot.registry, self.clock.now());
+        its_anchor(&config, registry)?;
+        let mut enrolment = None;
+        let (partner, id, cause) = match asks {
+            Asks::Operator(partner, id) => (partner, id, cause),
+            Asks::Code(shown) => {
+                let found = self.store.enrolment(Enrolment::id_in(&shown)?).await?.ok_or(WrongCode)?;
+                found.open(&shown, now)?;
+                let (partner, id) = (found.partner.clone(), found.credential.clone());
+                let cause = Cause { reason: Some(format!("enrolment code {}", found.id)), ..named(cause, &id) };
+                enrolment = Some(found);
+                (partner, id, cause)
+            }
+            Asks::Renewal(peer) => {
+                let Resolution::Known { record, credential, .. } = registry.resolve(&peer) else {
+                    return Err(refused("this certificate is not one of a registered credential"));
+                };
+                if peer.anchor != config.anchor {
+                    return Err(refused("this certificate is not one of the built-in CA: its own CA renews it"));
+                }
+                if !csr.renews(&peer.leaf) {
+                    return Err(refused("a renewal asks for the very subject and names of the certificate it renews"));
+                }
+                let id = credential.id.clone();
+                (record.partner.id.clone(), id.clone(), named(cause, &id))
+            }
+        };
+        let Some(record) = registry.partner(&partner) else {
+            return Err(if self.is_asked_for(&partner, &id).await? { NotGiven::Waits } else { gone(&partner, &id) });
+        };
+        let Some(credential) = find_credential(record, &id) else {
+            return Err(if self.is_asked_for(&partner, &id).await? { NotGiven::Waits } else { gone(&partner, &id) });
+        };
+        match record.partner.stage(now) {
+            PartnerStage::Active | PartnerStage::Offboarding => {}
+            stage => return Err(refused(format!("`{partner}` is {}", stage.as_str()))),
+        }
+        match credential.stage(now) {
+            CredentialStage::Active | CredentialStage::Retiring => {}
+            CredentialStage::Pending => return Err(NotGiven::Waits),
+            stage => return Err(refused(format!("the credential `{id}` is {}", stage.as_str()))),
+        }
+        if credential.anchor != config.anchor {
+            return Err(refused(format!(
+                "the credential `{id}` is under the anchor `{}`, and the built-in CA is `{}`",
+                credential.anchor, config.anchor
+            )));
+        }
+        self.key_is_its_own(&partner, csr).await?;
+        let names = Names::of(&record.partner, credential).map_err(NotGiven::Refused)?;
+        let certificate = config.ca.issue(csr, &names, &config.terms, now).map_err(NotGiven::Refused)?;
+        let facts = self.accepted(&live, &certificate, &partner, &id, now)?;
+        let issued = Issued {
+            serial: facts.serial.clone(),
+            anchor: config.anchor.clone(),
+            partner,
+            credential: id,
+            fingerprint: facts.fingerprint,
+            spki: facts.spki_sha256,
+            subject: facts.subject.to_string(),
+            uri: facts.san.uri.clone(),
+            dns: facts.san.dns.clone(),
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            revoked: None,
+        };
+        let used = enrolment.map(|enrolment| Enrolment {
+            used: Some(Used { at: now, serial: Some(issued.serial.clone()) }),
+            ..enrolment
+        });
+        let commit =
+            Commit { certificates: std::slice::from_ref(&issued), enrolments: used.as_slice(), ..Commit::default() };
+        self.commit_and_publish(&live, None, commit, &cause).await?;
+        self.metrics.certificates_issued.inc();
+        let Issued { serial, partner, credential, not_after, .. } = &issued;
+        tracing::info!(%partner, %credential, serial = serial.as_str(), until = %not_after, "a certificate is issued");
+        Ok(Given { certificate, issued })
+    }
+
+    /// Whether something waits for approval that would be this credential.
+    async fn is_asked_for(&self, partner: &PartnerId, credential: &CredentialId) -> Result<bool, StoreError> {
+        let waiting = self.waiting().await?;
+        let is_it = |item: &Item| match item {
+            Item::Credential { partner: of, id, after: Some(_), .. } => of == partner && id == credential,
+            _ => false,
+        };
+        Ok(waiting.iter().any(|approval| approval.items.iter().any(is_it)))
+    }
+
+    /// A key is one partner's.
+    async fn key_is_its_own(&self, partner: &PartnerId, csr: &Csr) -> Result<(), NotGiven> {
+        let spki = csr.spki_sha256.to_string();
+        let given = self.store.certificates_of_key(&spki).await?;
+        let live = self.live.load_full();
+        let of = |id: &str| {
+            let id = CredentialId::parse(id).ok()?;
+            live.as_ref()?.snapshot.registry.with_credential(&id).map(|record| record.partner.id.clone())
+        };
+        let seen = self.store.certificates_with(&spki).await?;
+        let foreign = given.iter().any(|issued| issued.partner != *partner)
+            || seen.iter().any(|seen| of(&seen.credential).is_some_and(|other| other != *partner));
+        if foreign { Err(refused("this key is another partner's: make one of your own")) } else { Ok(()) }
+    }
+
+    /// What the gateway itself makes of a certificate that is to be given: it would be this partner's, and no other's.
+    fn accepted(
+        &self,
+        live: &Live,
+        der: &[u8],
+        partner: &PartnerId,
+        credential: &CredentialId,
+        now: UnixNanos,
+    ) -> Result<Certificate, NotGiven> {
+        let chain = [CertificateDer::from(der)];
+        let peer = live
+            .snapshot
+            .trust
+            .verify(&chain, now)
+            .map_err(|fault| refused(format!("this gateway would not accept the certificate: {}", fault.detail)))?;
+        match live.snapshot.registry.resolve(&peer) {
+            Resolution::Known { record, credential: found, .. }
+                if record.partner.id == *partner && found.id == *credential =>
+            {
+                Ok(peer.leaf)
+            }
+            _ => Err(refused("the certificate would not be recognised as this credential")),
+        }
+    }
+
+    /// A code with which a partner enrols by itself, once. It is told now and never again.
+    ///
+    /// # Errors
+    /// Neither is there such a credential, nor does it wait for approval; or the database failed.
+    pub async fn enrolment_code(
+        self: &Arc<Self>,
+        partner: PartnerId,
+        credential: CredentialId,
+        life: Duration,
+        cause: Cause,
+    ) -> Result<(Enrolment, String), NotGiven> {
+        let running = self.state.lock().await;
+        let config = running.issue.clone().ok_or(NotGiven::NoCa)?;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(ChangeError::from(not_live()).into()) };
+        let (registry, now) = (&live.snapshot.registry, self.clock.now());
+        its_anchor(&config, registry)?;
+        let record = registry.partner(&partner);
+        match record.and_then(|record| find_credential(record, &credential)) {
+            Some(found) if found.anchor != config.anchor => {
+                let (own, ca) = (&found.anchor, &config.anchor);
+                return Err(refused(format!(
+                    "`{credential}` is under the anchor `{own}`, and the built-in CA is `{ca}`"
+                )));
+            }
+            Some(found) => {
+                if let Some(record) = record {
+                    Names::of(&record.partner, found).map_err(NotGiven::Refused)?;
+                }
+            }
+            None if self.is_asked_for(&partner, &credential).await? => {}
+            None => return Err(gone(&partner, &credential)),
+        }
+        let author = cause.actor.name.clone();
+        let (enrolment, code) = Enrolment::generate((partner, credential), author, now, now.saturating_add(life))
+            .map_err(NotGiven::Refused)?;
+        let commit = Commit { enrolments: std::slice::from_ref(&enrolment), ..Commit::default() };
+        self.commit_and_publish(&live, None, commit, &cause).await?;
+        Ok((enrolment, code))
+    }
+
+    /// Where partners enrol, as the config says it now.
+    pub fn enrol(&self) -> Arc<EnrolConfig> {
+        self.enrolling.load_full()
+    }
+
+    /// The certificate of the built-in CA, in DER.
+    pub fn ca_certificate(&self) -> Option<Vec<u8>> {
+        self.enrolling.load().ca.as_ref().map(|ca| ca.certificate().to_vec())
+    }
+
+    /// The revocation list as it is now.
+    pub fn signed_list(&self) -> Option<Arc<SignedList>> {
+        self.list.load_full()
+    }
+
+    /// Keeps the revocation list what it should be until it is stopped: signed anew on every change that concerns it, and
+    /// when half of its life is over.
+    pub async fn watch_issued(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            let this = self.clone();
+            match aside(async move { this.sign_list().await }).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => {
+                    self.metrics.list_ok.set(0);
+                    tracing::error!(error = %e, "the revocation list of the built-in CA is not signed");
+                }
+                Err(e) => tracing::error!(error = %e, "the revocation list was not looked at"),
+            }
+            tokio::select! {
+                () = told(&mut stop) => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Puts on the list what the registry says is over, and signs it where that, or time, wants it.
+    pub(super) async fn sign_list(&self) -> Result<(), NotGiven> {
+        let running = self.state.lock().await;
+        let Some(config) = running.issue.clone() else {
+            self.list.store(None);
+            return Ok(());
+        };
+        let Some(live) = self.live.load_full() else { return Ok(()) };
+        let (registry, now) = (&live.snapshot.registry, self.clock.now());
+        let last = self.list.load_full().filter(|last| last.anchor == config.anchor);
+        let half = config.list_lifetime / 2;
+        let is_due = |last: &SignedList| now >= last.signed.saturating_add(half);
+        if last.as_ref().is_some_and(|last| last.revision == registry.revision() && !is_due(last)) {
+            return Ok(());
+        }
+        let mut valid = self.store.valid_certificates(now).await?;
+        valid.retain(|issued| issued.anchor == config.anchor);
+        let denied = registry.anchor(&config.anchor).map(|anchor| {
+            let serials = anchor.denied.iter().filter_map(|denied| match &denied.certificate {
+                DeniedCertificate::Serial(serial) => Some(serial.as_str()),
+                DeniedCertificate::Fingerprint(_) => None,
+            });
+            serials.collect::<HashSet<&str>>()
+        });
+        let denied = denied.unwrap_or_default();
+        let mut fresh = Vec::new();
+        for issued in valid.iter_mut().filter(|issued| issued.revoked.is_none()) {
+            let why = match denied.contains(issued.serial.as_str()) {
+                true => Some(Why::PrivilegeWithdrawn),
+                false => over(issued, registry),
+            };
+            if let Some(why) = why {
+                issued.revoked = Some(Withdrawn { at: now, why });
+                fresh.push(issued.clone());
+            }
+        }
+        if !fresh.is_empty() {
+            let cause =
+                Cause::new(Actor::user("partnergate", None, Way::Gateway), Some("its credential is over".into()), None);
+            let commit = Commit { certificates: &fresh, ..Commit::default() };
+            self.commit_and_publish(&live, None, commit, &cause).await?;
+        }
+        let revoked = valid.iter().filter(|issued| issued.revoked.is_some()).count();
+        let same = last.as_ref().filter(|last| fresh.is_empty() && revoked == last.revoked && !is_due(last));
+        let signed = match same {
+            // Of another registry that says the same.
+            Some(last) => SignedList { revision: registry.revision(), ..SignedList::clone(last) },
+            None => {
+                let number = self.store.next_list_number(now).await?;
+                let der = config.ca.list(valid.iter(), number, now, config.list_lifetime).map_err(NotGiven::Refused)?;
+                let file = self.list_file(&config.anchor);
+                disk::replace(&file, &der)
+                    .map_err(|e| refused(format!("`{}`: {}", file.display(), disk::plain(&e))))?;
+                tracing::info!(anchor = %config.anchor, number, revoked, "the revocation list is signed");
+                let (anchor, next_update) = (config.anchor.clone(), now.saturating_add(config.list_lifetime));
+                SignedList { anchor, number, der, next_update, revision: registry.revision(), signed: now, revoked }
+            }
+        };
+        self.metrics.list_ok.set(1);
+        self.metrics.list_number.set(i64::try_from(signed.number).unwrap_or(i64::MAX));
+        self.metrics.list_entries.set(i64::try_from(signed.revoked).unwrap_or(i64::MAX));
+        self.list.store(Some(Arc::new(signed)));
+        Ok(())
+    }
+
+    /// Where the revocation list is kept: an anchor may name it as its source.
+    fn list_file(&self, anchor: &AnchorName) -> PathBuf {
+        self.started.state_dir.join(FOLDER).join(format!("{anchor}.crl"))
+    }
+}
+
+/// Whether what a certificate was given for is over, and how.
+fn over(issued: &Issued, registry: &Registry) -> Option<Why> {
+    let Some(record) = registry.partner(&issued.partner) else { return Some(Why::CessationOfOperation) };
+    let record: &PartnerRecord = record;
+    if record.partner.is_closed() {
+        return Some(Why::CessationOfOperation);
+    }
+    let Some(credential) = find_credential(record, &issued.credential) else { return Some(Why::CessationOfOperation) };
+    let succeeded = credential.retiring.is_some();
+    (credential.stage(UnixNanos(0)) == CredentialStage::Revoked).then_some(if succeeded {
+        Why::Superseded
+    } else {
+        Why::PrivilegeWithdrawn
+    })
+}
+
+/// The anchor that the built-in CA is: what it signs is only worth something where that is so.
+fn its_anchor(config: &IssueConfig, registry: &Registry) -> Result<(), NotGiven> {
+    let name = &config.anchor;
+    let fix = format!("`partnergate anchor add {name} --certificate …`, and another operator approves it");
+    match registry.anchor(name).map(|anchor| &anchor.root) {
+        None => Err(refused(format!("the built-in CA is not registered as the anchor `{name}`: {fix}"))),
+        Some(Root::Certificate { certificate }) if certificate.0 == config.ca.certificate() => Ok(()),
+        Some(_) => Err(refused(format!("the anchor `{name}` is another CA than the one of `issue.certificate`"))),
+    }
+}
+
+fn gone(partner: &PartnerId, credential: &CredentialId) -> NotGiven {
+    let mut problems = Problems::new();
+    problems.registry(format!("partners.{partner}.credentials.{credential}"), "there is no such credential", None);
+    NotGiven::Change(problems.into())
+}
+
+/// Who asked was shown to be this credential.
+fn named(cause: Cause, credential: &CredentialId) -> Cause {
+    Cause { actor: Actor { name: credential.to_string(), ..cause.actor }, ..cause }
+}

@@ -1,0 +1,376 @@
+//! The built-in CA and EST: certificates in approved names alone, by an operator and by partners themselves, with curl and
+//! openssl; and a revocation list that says what is over.
+
+use crate::grants::{by_second, refused, waits};
+use crate::harness::{Finished, Gate, HOST, Setup, await_some, run};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A partner that has made its own key.
+pub struct Client {
+    dir: PathBuf,
+}
+
+impl Client {
+    pub fn new(gate: &Gate, name: &str) -> Client {
+        let dir = gate.dir.path().join(format!("client-{name}"));
+        fs::create_dir(&dir).unwrap();
+        Client { dir }.with_key("key.pem")
+    }
+
+    fn with_key(self, name: &str) -> Client {
+        openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &self.path(name)]);
+        self
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    /// A request for a subject and, where it is not empty, a subjectAltName.
+    pub fn csr(&self, key: &str, subject: &str, san: &str) -> String {
+        let mut arguments = vec!["req", "-new", "-sha256", "-subj", subject];
+        let (key, der, added) = (self.path(key), self.path("csr.der"), format!("subjectAltName={san}"));
+        arguments.extend(["-key", &key, "-outform", "DER", "-out", &der]);
+        if !san.is_empty() {
+            arguments.extend(["-addext", &added]);
+        }
+        openssl(&arguments);
+        openssl(&["req", "-inform", "DER", "-in", &der, "-out", &self.path("csr.pem")]);
+        openssl(&["base64", "-in", &der, "-out", &self.path("csr.b64")]);
+        self.path("csr.b64")
+    }
+
+    /// One call of curl to the enrol listener: status, headers and body.
+    pub fn est(&self, gate: &Gate, operation: &str, arguments: &[&str]) -> (u16, String, Vec<u8>) {
+        let (head, body) = (self.path("head"), self.path("body"));
+        let port = gate.enrol_address().port();
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--max-time", "50", "--noproxy", "*", "--write-out", "%{http_code}"]);
+        command.args(["--resolve", &format!("{HOST}:{port}:127.0.0.1"), "-D", &head, "-o", &body]);
+        command.arg("--cacert").arg(&gate.server_ca.pem_file).args(arguments);
+        let said = run(command.arg(format!("https://{HOST}:{port}/.well-known/est/{operation}")), b"").ok();
+        (said.parse().unwrap(), fs::read_to_string(head).unwrap(), fs::read(body).unwrap_or_default())
+    }
+
+    pub fn enroll(&self, gate: &Gate, code: &str, csr: &str) -> (u16, String, Vec<u8>) {
+        let body = format!("@{csr}");
+        let user = format!("whoever:{code}");
+        let arguments = ["--user", &user, "-H", "Content-Type: application/pkcs10", "--data-binary", &body];
+        self.est(gate, "simpleenroll", &arguments)
+    }
+
+    pub fn reenroll(&self, gate: &Gate, (cert, key): (&str, &str), csr: &str) -> (u16, String, Vec<u8>) {
+        let (cert, key, body) = (self.path(cert), self.path(key), format!("@{csr}"));
+        let arguments =
+            ["--cert", &cert, "--key", &key, "-H", "Content-Type: application/pkcs10", "--data-binary", &body];
+        self.est(gate, "simplereenroll", &arguments)
+    }
+
+    /// The certificate of an EST answer, taken out of its PKCS#7 by openssl.
+    pub fn keep(&self, answer: &[u8], name: &str) {
+        let (p7, pem) = (self.path("answer.b64"), self.path(name));
+        let der = self.path("answer.p7");
+        fs::write(&p7, answer).unwrap();
+        openssl(&["base64", "-d", "-in", &p7, "-out", &der]);
+        let certificates = openssl(&["pkcs7", "-inform", "DER", "-in", &der, "-print_certs"]);
+        fs::write(pem, certificates).unwrap();
+    }
+
+    /// A request to the partner listener.
+    pub fn call(&self, gate: &Gate, (cert, key): (&str, &str), target: &str) -> crate::harness::Curl {
+        let (cert, key) = (self.path(cert), self.path(key));
+        gate.curl(None, target, &["--cert", &cert, "--key", &key])
+    }
+}
+
+pub fn openssl(arguments: &[&str]) -> String {
+    run(Command::new("openssl").args(arguments), b"").ok()
+}
+
+fn text_of(certificate: &str) -> String {
+    openssl(&["x509", "-in", certificate, "-noout", "-text"])
+}
+
+/// A setup with a CA of its own and an enrol listener.
+pub fn with_ca(passphrase: bool) -> Setup {
+    let setup = Setup::new();
+    let ca = setup.dir.path().join("ca");
+    let secret = setup.dir.path().join("passphrase");
+    let mut init = vec!["ca", "init", "--dir", ca.to_str().unwrap(), "--name", "Partners of Example"];
+    let reference = format!("file:{}", secret.display());
+    if passphrase {
+        setup.pki.write("../passphrase", 0o600, b"correct horse battery staple\n");
+        init.extend(["--passphrase", &reference, "--curve", "p384"]);
+    }
+    let said = setup.cli(&init).ok();
+    assert!(said.contains("anchor add partners-ca"), "{said}");
+    let server = setup.pki.server(&setup.server_ca, "enrol", &[HOST]);
+    let mut issue = json!({
+        "anchor": "partners-ca", "certificate": ca.join("partners-ca.pem"),
+        "key": format!("file:{}", ca.join("partners-ca.key").display()), "list_url": "http://pki.example/partners-ca.crl",
+    });
+    if passphrase {
+        issue["passphrase"] = reference.into();
+    }
+    setup.set("issue", issue).set(
+        "enrol",
+        json!({
+            "listen": ["127.0.0.1:0"], "chain": server.chain_file, "key": format!("file:{}", server.key_file.display()),
+            "retry_after": "90s",
+        }),
+    )
+}
+
+fn ca_file(gate: &Gate) -> String {
+    gate.dir.path().join("ca/partners-ca.pem").display().to_string()
+}
+
+/// Registers the CA as an anchor that speaks for a new partner, `initech`.
+pub fn onboard(gate: &Gate) {
+    let add = ["partner", "add", "initech", "--name", "Initech", "--owner", "sales", "--network", "loopback"];
+    gate.cli(&[&add[..], &["--ends", "2099-01-01T00:00:00Z"]].concat()).ok();
+    let crl = format!("file:{}", gate.dir.path().join("state/issue/partners-ca.crl").display());
+    let add = ["anchor", "add", "partners-ca", "--certificate", &ca_file(gate), "--partner", "initech", "--crl", &crl];
+    gate.cli(&add).ok();
+    let credential = ["credential", "add", "initech", "initech-1", "--anchor", "partners-ca"];
+    gate.cli(&[&credential[..], &["--match", "uri=spiffe://initech.example/erp"]].concat()).ok();
+    let grant = ["grant", "request", "initech", "initech-items", "--operation", "items.list", "--owner", "sales"];
+    gate.cli(&[&grant[..], &["--ends", "2098-01-01T00:00:00Z"]].concat()).ok();
+}
+
+pub fn code(gate: &Gate, credential: &str) -> String {
+    let said = gate.cli(&["credential", "enrol", "initech", credential, "--reason", "first certificate"]).ok();
+    said.lines().next().unwrap().to_owned()
+}
+
+const URI: &str = "URI:spiffe://initech.example/erp";
+
+fn issue(gate: &Gate, client: &Client, out: &str) -> Finished {
+    let (csr, out) = (client.path("csr.pem"), client.path(out));
+    gate.cli(&["credential", "issue", "initech", "initech-1", "--csr", &csr, "--out", &out])
+}
+
+#[test]
+fn operator_gives_a_certificate_in_the_approved_names_alone() {
+    let gate = with_ca(true).start();
+    onboard(&gate);
+    let client = Client::new(&gate, "initech");
+    client.csr("key.pem", "/CN=whatever", URI);
+    let said = issue(&gate, &client, "cert.pem").ok();
+    assert!(said.contains("for CN=initech-1,O=Initech, until "), "{said}");
+    let shown = text_of(&client.path("cert.pem"));
+    for line in [URI, "TLS Web Client Authentication", "CA:FALSE", "URI:http://pki.example/partners-ca.crl", "P-256"] {
+        assert!(shown.contains(line), "no `{line}` in {shown}");
+    }
+    openssl(&["verify", "-CAfile", &ca_file(&gate), "-purpose", "sslclient", &client.path("cert.pem")]);
+    client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+
+    // What was not approved is named, and nothing is given.
+    for (subject, san, said) in [
+        ("/CN=x", "URI:spiffe://globex.example/client", "asks for the URI `spiffe://globex.example/client`"),
+        ("/CN=x", "DNS:globex.example", "asks for the DNS name `globex.example`"),
+        ("/CN=x", "URI:spiffe://initech.example/erp,email:a@globex.example", "e-mail address"),
+    ] {
+        client.csr("key.pem", subject, san);
+        refused(&issue(&gate, &client, "other.pem"), 3, said);
+    }
+    let weak = client.path("weak.pem");
+    openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024", "-out", &weak]);
+    client.csr("weak.pem", "/CN=x", "");
+    refused(&issue(&gate, &client, "other.pem"), 3, "RSA key of 1024 bits");
+    let key = gate.cli(&["credential", "issue", "initech", "initech-1", "--csr", &client.path("key.pem")]);
+    refused(&key, 3, "it stays with the partner");
+    client.csr("key.pem", "/CN=x", "");
+    let acme = gate.cli(&["credential", "issue", "acme", "acme-client", "--csr", &client.path("csr.pem")]);
+    refused(&acme, 3, "is under the anchor `acme-ca`, and the built-in CA is `partners-ca`");
+    // Another partner does not get a certificate for this key.
+    gate.cli(&["anchor", "bind", "partners-ca", "--partner", "globex"]).ok();
+    let add = ["credential", "add", "globex", "globex-2", "--anchor", "partners-ca", "--match", "dns=a.globex.example"];
+    gate.cli(&add).ok();
+    let globex = gate.cli(&["credential", "issue", "globex", "globex-2", "--csr", &client.path("csr.pem")]);
+    refused(&globex, 3, "this key is another partner's");
+
+    let listed = gate.cli(&["credential", "issued", "initech"]).ok();
+    assert_eq!(listed.lines().filter(|line| line.ends_with(" good")).count(), 1, "{listed}");
+    let events = gate.cli(&["history", "all", "--output", "json"]).ok();
+    assert!(events.contains("\"noun\":\"certificate\""), "{events}");
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
+#[test]
+fn partner_enrols_and_renews_by_itself() {
+    let gate = with_ca(false).start();
+    onboard(&gate);
+    let client = Client::new(&gate, "initech");
+    // What a client reads first (RFC 7030 section 4.1): the CA, as openssl reads PKCS#7.
+    let (status, head, body) = client.est(&gate, "cacerts", &[]);
+    assert!(status == 200 && head.to_lowercase().contains("content-type: application/pkcs7-mime"), "{head}");
+    client.keep(&body, "ca.pem");
+    let print = |file: &str| openssl(&["x509", "-in", file, "-noout", "-fingerprint", "-sha256"]);
+    assert_eq!(print(&client.path("ca.pem")), print(&ca_file(&gate)));
+    let (status, head, body) = client.est(&gate, "csrattrs", &[]);
+    assert!(status == 200 && head.to_lowercase().contains("application/csrattrs"), "{head}");
+    let der = client.path("attributes");
+    fs::write(client.path("attributes.b64"), body).unwrap();
+    openssl(&["base64", "-d", "-in", &client.path("attributes.b64"), "-out", &der]);
+    let parsed = openssl(&["asn1parse", "-inform", "DER", "-in", &der]);
+    assert!(parsed.contains("ecdsa-with-SHA256") && parsed.contains("prime256v1"), "{parsed}");
+
+    // The first certificate, with a code that is good once.
+    let csr = client.csr("key.pem", "/CN=erp", "");
+    for wrong in ["nothing", "pge_000000000000_AAAA"] {
+        let (status, head, _) = client.enroll(&gate, wrong, &csr);
+        assert!(status == 401 && head.to_lowercase().contains("www-authenticate: basic"), "{head}");
+    }
+    let code = code(&gate, "initech-1");
+    let wrong_names = client.csr("key.pem", "/CN=erp", "DNS:globex.example");
+    let (status, _, body) = client.enroll(&gate, &code, &wrong_names);
+    assert!(status == 400 && String::from_utf8_lossy(&body).contains("globex.example"), "a slip costs no code");
+    let csr = client.csr("key.pem", "/CN=erp", "");
+    let (status, head, body) = client.enroll(&gate, &code, &csr);
+    assert_eq!(status, 200, "{head} {}", String::from_utf8_lossy(&body));
+    assert!(head.to_lowercase().contains("application/pkcs7-mime; smime-type=certs-only"), "{head}");
+    client.keep(&body, "cert.pem");
+    client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+    assert_eq!(client.enroll(&gate, &code, &csr).0, 401, "it is good once");
+
+    // Renewed with another key, by the certificate that it renews; the names are the very same.
+    let client = client.with_key("key2.pem");
+    let csr = client.csr("key2.pem", "/O=Initech/CN=initech-1", URI);
+    let (status, _, body) = client.reenroll(&gate, ("cert.pem", "key.pem"), &csr);
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    client.keep(&body, "cert2.pem");
+    client.call(&gate, ("cert2.pem", "key2.pem"), "/items").expect(200);
+    let other = client.csr("key2.pem", "/O=Initech/CN=initech-2", URI);
+    let (status, _, body) = client.reenroll(&gate, ("cert.pem", "key.pem"), &other);
+    assert!(status == 400 && String::from_utf8_lossy(&body).contains("the very subject and names"));
+    let csr = client.csr("key2.pem", "/O=Initech/CN=initech-1", URI);
+    let body = format!("@{csr}");
+    let kind = ["-H", "Content-Type: application/pkcs10", "--data-binary", &body];
+    assert_eq!(client.est(&gate, "simplereenroll", &kind).0, 401, "nobody shows who renews");
+    // The certificate of another CA is that one's to renew, and of no CA at all is nobody's.
+    for (who, status) in [(&gate.acme, 400), (&gate.pki.self_signed("stranger", |_| {}), 403)] {
+        let (cert, key) = (who.chain_file.display().to_string(), who.key_file.display().to_string());
+        let who = ["--cert", cert.as_str(), "--key", key.as_str()];
+        assert_eq!(client.est(&gate, "simplereenroll", &[&who[..], &kind[..]].concat()).0, status);
+    }
+    // Nothing else is served there, and none of it on the partner listener.
+    assert_eq!(client.est(&gate, "fullcmc", &["--data", "x"]).0, 404);
+    assert_eq!(client.call(&gate, ("cert.pem", "key.pem"), "/.well-known/est/cacerts").status, 403);
+    let shown = gate.cli(&["history", "all"]).ok();
+    assert!(shown.contains("by initech-1 (enrol from 127.0.0.1:"), "{shown}");
+    assert_eq!(gate.metric("partnergate_certificates_issued_total"), 2.0);
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
+/// RFC 7030 section 4.2.3: what waits is said to wait, and the code is still good afterwards.
+#[test]
+fn enrolment_waits_for_approval_and_ends_with_its_partner() {
+    let gate = with_ca(false).start();
+    onboard(&gate);
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(gate.config_file()).unwrap()).unwrap();
+    config["approval"]["four_eyes"] = "required".into();
+    fs::write(gate.config_file(), config.to_string()).unwrap();
+    gate.cli(&["reload"]).ok();
+    let add = ["credential", "add", "initech", "initech-2", "--anchor", "partners-ca"];
+    let id = waits(&gate.cli(&[&add[..], &["--match", "dns=erp.initech.example"]].concat()).ok());
+    let nothing = gate.cli(&["credential", "enrol", "initech", "initech-3"]);
+    refused(&nothing, 3, "there is no such credential");
+    let code = code(&gate, "initech-2");
+    let client = Client::new(&gate, "initech");
+    let csr = client.csr("key.pem", "/CN=erp", "DNS:erp.initech.example");
+    let (status, head, _) = client.enroll(&gate, &code, &csr);
+    assert!(status == 202 && head.to_lowercase().contains("retry-after: 90"), "{status} {head}");
+    by_second(&gate, &["approval", "approve", &id]).ok();
+    let (status, _, body) = client.enroll(&gate, &code, &csr);
+    assert_eq!(status, 200);
+    client.keep(&body, "cert.pem");
+    client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+    // A code that nobody has used goes with its partner.
+    let code = self::code(&gate, "initech-1");
+    let said = gate.cli(&["partner", "offboard", "initech", "--yes", "--reason", "is over"]).ok();
+    assert!(said.contains("enrolment code ") && said.contains(": void"), "{said}");
+    assert_eq!(client.enroll(&gate, &code, &csr).0, 401);
+    let (status, _, body) = client.reenroll(&gate, ("cert.pem", "key.pem"), &csr);
+    assert_eq!(status, 403, "{}", String::from_utf8_lossy(&body));
+    refused(&gate.cli(&["credential", "enrol", "initech", "initech-1"]), 0, "");
+}
+
+fn list(gate: &Gate, dir: &Path) -> Option<(u64, String)> {
+    let url = format!("http://{}/crl/partners-ca.crl", gate.status_address());
+    let file = dir.join("list.crl").display().to_string();
+    let got = run(Command::new("curl").args(["-sf", "--noproxy", "*", "-o", &file, &url]), b"");
+    if got.exit != Some(0) {
+        return None;
+    }
+    let ca = ca_file(gate);
+    let shown = openssl(&["crl", "-inform", "DER", "-in", &file, "-noout", "-text", "-crlnumber", "-CAfile", &ca]);
+    let number = shown.lines().find_map(|line| line.strip_prefix("crlNumber=0x")).unwrap().to_owned();
+    Some((u64::from_str_radix(&number, 16).unwrap(), shown))
+}
+
+#[test]
+fn list_says_what_is_over_and_its_number_only_grows() {
+    let mut gate = with_ca(false).start();
+    onboard(&gate);
+    let dir = gate.dir.path().to_owned();
+    let (first, shown) = await_some("the first list", || list(&gate, &dir));
+    assert!(shown.contains("No Revoked Certificates"), "{shown}");
+    let client = Client::new(&gate, "initech");
+    client.csr("key.pem", "/CN=x", "");
+    issue(&gate, &client, "cert.pem").ok();
+    issue(&gate, &client, "cert2.pem").ok();
+    client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+    let serial = |file: &str| {
+        let said = openssl(&["x509", "-in", &client.path(file), "-noout", "-serial"]);
+        said.trim().strip_prefix("serial=").unwrap().to_owned()
+    };
+    // One certificate is denied, and the other is as good as it was.
+    gate.cli(&["anchor", "deny", "partners-ca", "--serial", &serial("cert.pem"), "--reason", "laptop stolen"]).ok();
+    let (second, shown) =
+        await_some("the denied one", || list(&gate, &dir).filter(|(_, shown)| shown.contains(&serial("cert.pem"))));
+    assert!(
+        second > first && shown.contains("Privilege Withdrawn") && !shown.contains(&serial("cert2.pem")),
+        "{shown}"
+    );
+    client.call(&gate, ("cert2.pem", "key.pem"), "/items").expect(200);
+    // The credential goes, and with it the other. What was on the list stays.
+    gate.cli(&["credential", "revoke", "initech", "initech-1", "--yes", "--reason", "key leaked"]).ok();
+    let both = |shown: &String| shown.contains(&serial("cert.pem")) && shown.contains(&serial("cert2.pem"));
+    let (third, _) = await_some("both", || list(&gate, &dir).filter(|(_, shown)| both(shown)));
+    assert!(third > second);
+    gate.restart("KILL");
+    let (fourth, _) = await_some("the list after a kill", || list(&gate, &dir).filter(|(_, shown)| both(shown)));
+    assert!(fourth > third, "{fourth} {third}");
+    // A restore takes the database back to a time before, and the numbers go on.
+    let file = dir.join("copy");
+    gate.cli(&["db", "backup", file.to_str().unwrap()]).ok();
+    gate.stop("TERM");
+    fs::remove_dir_all(dir.join("state")).unwrap();
+    gate.cli(&["db", "restore", file.to_str().unwrap(), "--reason", "drill"]).ok();
+    gate.begin();
+    let (fifth, _) = await_some("the list after a restore", || list(&gate, &dir).filter(|(_, shown)| both(shown)));
+    assert!(fifth > fourth, "{fifth} {fourth}");
+    assert_eq!(gate.metric("partnergate_issued_list_entries"), 2.0);
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
+#[test]
+fn config_of_a_ca_that_is_none_is_refused_by_its_key() {
+    let setup = with_ca(true);
+    let without = |change: &dyn Fn(&mut Value), said: &str| {
+        let mut config = setup.config().clone();
+        change(&mut config);
+        let (_, log) = setup.start_text_expecting_failure(&config.to_string());
+        assert!(log.contains(said), "no `{said}` in {log}");
+    };
+    without(&|c| drop(c["issue"].as_object_mut().unwrap().remove("passphrase")), "is encrypted, and no passphrase");
+    without(&|c| drop(c.as_object_mut().unwrap().remove("issue")), "`enrol.listen`: needs a built-in CA");
+    without(&|c| c["issue"]["certificate"] = setup.acme_ca.pem_file.display().to_string().into(), "another key");
+    without(&|c| c["issue"]["certificate"] = setup.acme.chain_file.display().to_string().into(), "`issue.certificate`");
+    let again = setup.cli(&["ca", "init", "--dir", setup.dir.path().join("ca").to_str().unwrap()]);
+    refused(&again, 3, "is there already");
+}
