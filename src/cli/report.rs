@@ -93,15 +93,12 @@ fn sections(report: &Value) -> Vec<(&'static str, Vec<String>)> {
         None => "no request was ever allowed".into(),
     });
     let first = &report["first_denied"];
-    when.push(match first["at"].as_str() {
-        Some(at) => {
-            format!(
-                "first request that was denied: {at}, {} (request {})",
-                text(&first["reason"]),
-                text(&first["request"])
-            )
+    when.push(match (first["at"].as_str(), first["request"].as_str()) {
+        (Some(at), Some(request)) => {
+            format!("first request that was denied: {at}, {} (request {request})", text(&first["reason"]))
         }
-        None => "no request has been denied since: nothing came".into(),
+        (Some(at), None) => format!("first handshake that was refused: {at}, {}", text(&first["reason"])),
+        (None, _) => "no request has been denied since: nothing came".into(),
     });
     vec![
         ("Partner", about),

@@ -96,6 +96,9 @@ pub(super) async fn accept<A>(shared: &Shared<A>, stream: TcpStream, source: Soc
             // Where many make way at the same moment, they go one after another.
             shared.caps.turns.take(ready(())).await;
             metrics.handshakes.with_label_values(&[refused.reason.as_str()]).inc();
+            if let (Reason::CertificateRevoked, Some(leaf)) = (&refused.reason, &refused.leaf) {
+                shared.recorder.usage().refused_handshake(leaf.fingerprint, shared.clock.now());
+            }
             if let Some(via) = coming.via {
                 refused.detail = format!("{} (through {via})", refused.detail);
             }

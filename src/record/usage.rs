@@ -63,11 +63,13 @@ pub struct Batch {
     pub usage: Vec<(UsageKey, Usage)>,
     pub seen: Vec<Seen>,
     pub refused: Vec<(ClosedPartner, FirstDenied)>,
+    /// Revoked certificates that were shown, and when first.
+    pub refused_handshakes: Vec<(Fingerprint, UnixNanos)>,
 }
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.usage.is_empty() && self.seen.is_empty() && self.refused.is_empty()
+        self.usage.is_empty() && self.seen.is_empty() && self.refused.is_empty() && self.refused_handshakes.is_empty()
     }
 }
 
@@ -76,6 +78,7 @@ struct Pending {
     usage: HashMap<UsageKey, Usage>,
     seen: HashMap<(CredentialId, Fingerprint), Seen>,
     refused: HashMap<ClosedPartner, FirstDenied>,
+    refused_handshakes: HashMap<Fingerprint, UnixNanos>,
 }
 
 /// Counts since the last flush.
@@ -121,6 +124,14 @@ impl UsageLog {
         }
     }
 
+    /// Notes that a certificate was shown that is revoked; the first time counts.
+    pub fn refused_handshake(&self, certificate: Fingerprint, now: UnixNanos) {
+        let mut pending = self.lock();
+        if pending.refused_handshakes.len() < MAX_KEYS {
+            pending.refused_handshakes.entry(certificate).or_insert(now);
+        }
+    }
+
     /// Takes everything that was counted.
     pub fn take(&self) -> Batch {
         let pending = std::mem::take(&mut *self.lock());
@@ -128,6 +139,7 @@ impl UsageLog {
             usage: pending.usage.into_iter().collect(),
             seen: pending.seen.into_values().collect(),
             refused: pending.refused.into_iter().collect(),
+            refused_handshakes: pending.refused_handshakes.into_iter().collect(),
         }
     }
 
@@ -142,6 +154,7 @@ impl UsageLog {
         }
         // What was noted before is the first.
         pending.refused.extend(batch.refused);
+        pending.refused_handshakes.extend(batch.refused_handshakes);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {

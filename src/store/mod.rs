@@ -104,6 +104,7 @@ const ENDS: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS refused (
         partner TEXT NOT NULL, closed_ns INTEGER NOT NULL, at_ns INTEGER NOT NULL, request TEXT NOT NULL,
         reason TEXT NOT NULL, PRIMARY KEY (partner, closed_ns))",
+    "CREATE TABLE IF NOT EXISTS refused_handshake (fingerprint TEXT PRIMARY KEY, at_ns INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS seen_certificate (
         fingerprint TEXT PRIMARY KEY, spki TEXT NOT NULL, serial TEXT NOT NULL, issuer TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS seen_certificate_spki ON seen_certificate (spki)",

@@ -3,6 +3,7 @@
 use super::{Store, StoreError};
 use crate::clock::UnixNanos;
 use crate::name::{CredentialId, PartnerId};
+use crate::reason::Reason;
 use crate::record::Batch;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -45,13 +46,14 @@ pub struct Certificate {
     pub valid_until: UnixNanos,
 }
 
-/// The first request of a partner that was refused after it had been closed.
+/// The first request, or the first handshake, of a partner that was refused after it had been closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FirstDenied {
     /// RFC 3339.
     pub at: String,
-    /// Its id, as the record has it.
-    pub request: String,
+    /// Its id, as the record has it; absent of a handshake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     pub reason: String,
 }
 
@@ -125,6 +127,13 @@ impl Store {
                 .bind(refused.at.0)
                 .bind(&refused.request)
                 .bind(refused.reason.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        for (certificate, at) in &batch.refused_handshakes {
+            sqlx::query("INSERT INTO refused_handshake VALUES (?1, ?2) ON CONFLICT DO NOTHING")
+                .bind(certificate.to_string())
+                .bind(at.0)
                 .execute(&mut *tx)
                 .await?;
         }
@@ -238,7 +247,7 @@ impl Store {
             .collect()
     }
 
-    /// The first request that was refused after a partner was closed at this time.
+    /// The first request, or handshake, that was refused after a partner was closed at this time.
     ///
     /// # Errors
     /// The database failed.
@@ -248,10 +257,26 @@ impl Store {
             .bind(closed.0)
             .fetch_optional(&self.pool)
             .await?;
-        row.map(|row| {
-            let at = UnixNanos(row.try_get(0)?).to_string();
-            Ok(FirstDenied { at, request: row.try_get(1)?, reason: row.try_get(2)? })
+        let request = row.map(|row| Ok::<_, StoreError>((row.try_get::<i64, _>(0)?, row.try_get(1)?, row.try_get(2)?)));
+        let request: Option<(i64, String, String)> = request.transpose()?;
+        let row = sqlx::query(
+            "SELECT min(at_ns) FROM refused_handshake WHERE at_ns >= ?2 AND (
+                 fingerprint IN (SELECT seen.fingerprint FROM usage JOIN seen ON seen.credential = usage.credential
+                                 WHERE usage.partner = ?1)
+                 OR fingerprint IN (SELECT doc ->> 'fingerprint' FROM certificate WHERE doc ->> 'partner' = ?1))",
+        );
+        let row = row.bind(partner.as_str()).bind(closed.0).fetch_one(&self.pool).await?;
+        let handshake: Option<i64> = row.try_get(0)?;
+        Ok(match (request, handshake) {
+            (Some((at, request, reason)), shown) if shown.is_none_or(|shown| at <= shown) => {
+                Some(FirstDenied { at: UnixNanos(at).to_string(), request: Some(request), reason })
+            }
+            (_, Some(shown)) => Some(FirstDenied {
+                at: UnixNanos(shown).to_string(),
+                request: None,
+                reason: Reason::CertificateRevoked.as_str().to_owned(),
+            }),
+            _ => None,
         })
-        .transpose()
     }
 }

@@ -22,7 +22,7 @@ fn narrow(gate: &Gate) {
 }
 
 /// What somebody can do who has the database, and no way into the gateway.
-fn tamper(gate: &Gate, statements: &str) {
+pub fn tamper(gate: &Gate, statements: &str) {
     block_on(async {
         let options = SqliteConnectOptions::new().filename(gate.dir.path().join("state/registry.db"));
         let mut database = options.connect().await.unwrap();

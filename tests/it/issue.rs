@@ -10,7 +10,7 @@ use std::process::Command;
 
 /// A partner that has made its own key.
 pub struct Client {
-    dir: PathBuf,
+    pub dir: PathBuf,
 }
 
 impl Client {
@@ -20,7 +20,7 @@ impl Client {
         Client { dir }.with_key("key.pem")
     }
 
-    fn with_key(self, name: &str) -> Client {
+    pub fn with_key(self, name: &str) -> Client {
         openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &self.path(name)]);
         self
     }

@@ -42,3 +42,4 @@ mod status;
 mod suspension;
 mod upstream;
 mod websocket;
+mod whole_life;
