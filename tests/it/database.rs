@@ -3,8 +3,13 @@
 use crate::harness::{Finished, Gate, HOST, Setup, await_some, this_user};
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn status(gate: &Gate, who: &crate::harness::Identity) -> Option<u16> {
     let mut conn = match gate.dial().identity(who).handshake() {
@@ -221,5 +226,82 @@ fn operator_is_added_with_the_gateway_stopped() {
     gate.cli(&["--token", &token, "reload"]).ok();
     let shown = gate.cli(&["history", "operator", "rescue"]).ok();
     assert!(shown.contains(&format!("by {} (offline): nobody else is left", this_user())), "{shown}");
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
+/// One call over the admin socket; `None` where the gateway was not there to answer it.
+fn try_put(socket: &Path, name: &str) -> Option<u16> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    let body = r#"{"set": {"cidrs": ["192.0.2.0/24"]}}"#;
+    let head = format!(
+        "PUT /v1/networks/{name} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+/// What was acknowledged is there, whenever the gateway is killed; what was not is there whole or not at all.
+#[test]
+fn kills_at_random_during_a_thousand_writes_lose_nothing_that_was_acknowledged() {
+    const WRITES: usize = 1_000;
+    let mut gate = Gate::start();
+    let socket = gate.dir.path().join("state/admin.sock");
+    let acknowledged = Mutex::new(Vec::new());
+    let kills = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut n = 0;
+            while acknowledged.lock().unwrap().len() < WRITES {
+                let name = format!("n-{n}");
+                match try_put(&socket, &name) {
+                    Some(200) => acknowledged.lock().unwrap().push(name),
+                    // It may be there or not: another name is next.
+                    None => std::thread::yield_now(),
+                    Some(status) => panic!("{name}: {status}"),
+                }
+                n += 1;
+            }
+        });
+        let mut random = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos() | 1;
+        println!("seed {random}");
+        let mut due = 0;
+        while !writer.is_finished() {
+            // xorshift: enough to be nowhere in particular.
+            random ^= random << 13;
+            random ^= random >> 17;
+            random ^= random << 5;
+            due += 40 + random as usize % 160;
+            let moment = Duration::from_micros(u64::from(random % 4_000));
+            await_some("the next kill", || {
+                let count = acknowledged.lock().unwrap().len();
+                (count >= due || count >= WRITES).then_some(())
+            });
+            if due < WRITES {
+                // Somewhere within a write.
+                let begun = std::time::Instant::now();
+                while begun.elapsed() < moment {
+                    std::hint::spin_loop();
+                }
+                gate.restart("KILL");
+                kills.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        writer.join().unwrap();
+    });
+    let (acknowledged, kills) = (acknowledged.into_inner().unwrap(), kills.into_inner());
+    assert!(kills >= 4, "{kills} kills");
+    let listed = gate.cli(&["network", "list"]).ok();
+    let there: std::collections::HashSet<&str> = listed.lines().filter_map(|l| l.split_whitespace().next()).collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|name| !there.contains(name.as_str())).collect();
+    assert!(lost.is_empty(), "after {kills} kills: {lost:?}");
+    let events = gate.cli(&["history", "all", "--output", "json"]).ok();
+    let told = events.lines().filter(|line| line.contains("\"noun\":\"network\",\"id\":\"n-")).count();
+    let made = there.iter().filter(|name| name.starts_with("n-")).count();
+    assert_eq!(told, made, "an event each, and none of what is not there");
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
