@@ -17,6 +17,7 @@ mod issue;
 mod listener;
 mod lockdown;
 mod networks;
+mod openapi;
 mod operators;
 mod partners;
 mod registry;
@@ -37,12 +38,16 @@ pub use partners::OffboardCall;
 pub use registry::{ApplyCall, export_document, list_document, partner_document};
 
 use crate::operator::Act;
-use crate::reload::{Place, Publisher};
+use crate::reload::Publisher;
+use aide::axum::ApiRouter;
+use aide::axum::routing::{delete, get, patch, post, post_with, put};
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, patch, post, put};
-use axum::{Router, middleware};
+use axum::{Json, Router, middleware};
 use caller::{needs, recognised};
+use openapi::{as_problems, finished};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Largest body of a call, and of a folder of registry files.
@@ -50,7 +55,7 @@ const MAX_BODY: usize = 1024 * 1024;
 const MAX_FILES: usize = 512 * 1024 * 1024;
 
 /// Body of what needs no more than why.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WhyCall {
     pub reason: String,
@@ -63,73 +68,95 @@ struct Shared {
     publisher: Arc<Publisher>,
     /// The user that the gateway runs as.
     uid: u32,
+    /// OpenAPI.
+    document: Arc<Value>,
 }
 
 /// Every call, under the act that it comes to. What is under none is not reachable.
-fn router(shared: Shared) -> Router {
-    let looks = Router::new()
-        .route("/v1/export", get(registry::export_all))
-        .route("/v1/partners", get(registry::partners))
-        .route("/v1/partners/{id}", get(registry::partner))
-        .route("/v1/anchors", get(anchors::list))
-        .route("/v1/anchors/{name}", get(anchors::show))
-        .route("/v1/grants", get(grants::list))
-        .route("/v1/credentials", get(credentials::list))
-        .route("/v1/certificates", get(issue::list))
-        .route("/v1/networks", get(networks::list))
-        .route("/v1/networks/{name}", get(networks::show))
-        .route("/v1/partners/{id}/report", get(partners::report))
-        .route("/v1/usage", get(registry::usage))
-        .route("/v1/status", get(status::status))
-        .route("/v1/approvals", get(approvals::list))
-        .route("/v1/approvals/{id}", get(approvals::show))
-        .route("/v1/operators", get(operators::list))
-        .route("/v1/operators/{name}", get(operators::show));
-    let looks_back = Router::new().route("/v1/history", get(history::list)).route("/v1/audit", get(history::audit));
-    let requests = Router::new()
-        .route("/v1/apply", post(registry::apply).layer(DefaultBodyLimit::max(MAX_FILES)))
-        .route("/v1/partners/{id}", put(grants::add_partner).patch(grants::edit_partner))
-        .route("/v1/partners/{id}/grants/{grant}", put(|s, c, p, j| grants::below(("grants", Place::Free), s, c, p, j)))
-        .route(
+fn router(publisher: Arc<Publisher>, uid: u32) -> Router {
+    let (all, document) = calls();
+    let shared = Shared { publisher, uid, document: Arc::new(document) };
+    all.layer(middleware::from_fn_with_state(shared.clone(), recognised))
+        .layer(middleware::from_fn(as_problems))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(shared)
+}
+
+/// The OpenAPI 3.1 document of the admin API.
+pub fn openapi_document() -> Value {
+    calls().1
+}
+
+fn calls() -> (Router<Shared>, Value) {
+    let looks = ApiRouter::new()
+        .api_route("/v1/export", get(registry::export_all))
+        .api_route("/v1/partners", get(registry::partners))
+        .api_route("/v1/partners/{id}", get(registry::partner))
+        .api_route("/v1/partners/{id}/report", get(partners::report))
+        .api_route("/v1/anchors", get(anchors::list))
+        .api_route("/v1/anchors/{name}", get(anchors::show))
+        .api_route("/v1/grants", get(grants::list))
+        .api_route("/v1/credentials", get(credentials::list))
+        .api_route("/v1/certificates", get(issue::list))
+        .api_route("/v1/networks", get(networks::list))
+        .api_route("/v1/networks/{name}", get(networks::show))
+        .api_route("/v1/usage", get(registry::usage))
+        .api_route("/v1/status", get(status::status))
+        .api_route("/v1/approvals", get(approvals::list))
+        .api_route("/v1/approvals/{id}", get(approvals::show))
+        .api_route("/v1/operators", get(operators::list))
+        .api_route("/v1/operators/{name}", get(operators::show))
+        .api_route("/v1/openapi.json", get(openapi::show));
+    let looks_back =
+        ApiRouter::new().api_route("/v1/history", get(history::list)).api_route("/v1/audit", get(history::audit));
+    let files = DefaultBodyLimit::max(MAX_FILES);
+    let requests = ApiRouter::new()
+        .api_route("/v1/apply", post_with(registry::apply, |call| call.input::<Json<ApplyCall>>()).layer(files))
+        .api_route("/v1/partners/{id}", put(grants::add_partner).patch(grants::edit_partner))
+        .api_route("/v1/partners/{id}/grants/{grant}", put(grants::add_grant))
+        .api_route(
             "/v1/partners/{id}/credentials/{credential}",
-            put(|s, c, p, j| grants::below(("credentials", Place::Free), s, c, p, j))
-                .patch(|s, c, p, j| grants::below(("credentials", Place::Taken), s, c, p, j)),
+            put(grants::add_credential).patch(grants::edit_credential),
         )
-        .route("/v1/partners/{id}/credentials/{credential}/rotate", post(credentials::rotate))
-        .route("/v1/networks/{name}", put(networks::add).patch(networks::change).delete(networks::remove))
-        .route("/v1/anchors/{name}", put(anchors::add).patch(anchors::edit).delete(anchors::remove))
-        .route("/v1/grants/{id}", patch(grants::edit_grant))
-        .route("/v1/approvals/{id}/withdraw", post(approvals::withdraw));
-    let approves = Router::new()
-        .route("/v1/approvals/{id}/approve", post(approvals::approve))
-        .route("/v1/approvals/{id}/reject", post(approvals::reject))
-        .route("/v1/grants/{id}/review", post(grants::review))
-        .route("/v1/partners/{id}/review", post(partners::review))
-        .route("/v1/partners/{id}/credentials/{credential}/issue", post(issue::issue))
-        .route("/v1/partners/{id}/credentials/{credential}/enrolment", post(issue::enrolment));
-    let ends = Router::new()
-        .route("/v1/partners/{id}/credentials/{credential}/revoke", post(credentials::revoke))
-        .route("/v1/grants/{id}/revoke", post(grants::revoke));
-    let operates = Router::new()
-        .route("/v1/partners/{id}/grants/{grant}/emergency", post(grants::emergency))
-        .route("/v1/partners/{id}/offboard", post(partners::offboard))
-        .route("/v1/partners/{id}/suspend", post(suspend::suspend))
-        .route("/v1/partners/{id}/resume", post(suspend::resume))
-        .route("/v1/anchors/{name}/deny", post(anchors::deny))
-        .route("/v1/anchors/{name}/undeny", post(anchors::undeny))
-        .route("/v1/lockdown/on", post(lockdown::on))
-        .route("/v1/lockdown/off", post(lockdown::off))
-        .route("/v1/reload", post(status::reload));
-    let governs = Router::new()
-        .route("/v1/operators", post(operators::add))
-        .route("/v1/operators/{name}/roles", put(operators::roles))
-        .route("/v1/operators/{name}/disable", post(operators::disable))
-        .route("/v1/operators/{name}/enable", post(operators::enable))
-        .route("/v1/operators/{name}/tokens", post(operators::add_token))
-        .route("/v1/operators/{name}/tokens/{id}", delete(operators::revoke_token));
+        .api_route("/v1/partners/{id}/credentials/{credential}/rotate", post(credentials::rotate))
+        .api_route("/v1/networks/{name}", put(networks::add).patch(networks::change).delete(networks::remove))
+        .api_route("/v1/anchors/{name}", put(anchors::add).patch(anchors::edit).delete(anchors::remove))
+        .api_route("/v1/grants/{id}", patch(grants::edit_grant))
+        .api_route("/v1/approvals/{id}/withdraw", post(approvals::withdraw));
+    let approves = ApiRouter::new()
+        .api_route("/v1/approvals/{id}/approve", post(approvals::approve))
+        .api_route("/v1/approvals/{id}/reject", post(approvals::reject))
+        .api_route("/v1/grants/{id}/review", post(grants::review))
+        .api_route("/v1/partners/{id}/review", post(partners::review))
+        .api_route("/v1/partners/{id}/credentials/{credential}/issue", post(issue::issue))
+        .api_route("/v1/partners/{id}/credentials/{credential}/enrolment", post(issue::enrolment));
+    let ends = ApiRouter::new()
+        .api_route("/v1/partners/{id}/credentials/{credential}/revoke", post(credentials::revoke))
+        .api_route("/v1/grants/{id}/revoke", post(grants::revoke));
+    let operates = ApiRouter::new()
+        .api_route("/v1/partners/{id}/grants/{grant}/emergency", post(grants::emergency))
+        .api_route("/v1/partners/{id}/offboard", post(partners::offboard))
+        .api_route("/v1/partners/{id}/suspend", post(suspend::suspend))
+        .api_route("/v1/partners/{id}/resume", post(suspend::resume))
+        .api_route("/v1/anchors/{name}/deny", post(anchors::deny))
+        .api_route("/v1/anchors/{name}/undeny", post(anchors::undeny))
+        .api_route("/v1/lockdown/on", post(lockdown::on))
+        .api_route("/v1/lockdown/off", post(lockdown::off))
+        .api_route("/v1/reload", post(status::reload));
+    let governs = ApiRouter::new()
+        .api_route("/v1/operators", post(operators::add))
+        .api_route("/v1/operators/{name}/roles", put(operators::roles))
+        .api_route("/v1/operators/{name}/disable", post(operators::disable))
+        .api_route("/v1/operators/{name}/enable", post(operators::enable))
+        .api_route("/v1/operators/{name}/tokens", post(operators::add_token))
+        .api_route("/v1/operators/{name}/tokens/{id}", delete(operators::revoke_token));
     // Who may do this is not a matter of roles: nobody has one yet.
-    let first = Router::new().route("/v1/bootstrap", post(operators::bootstrap));
-    [
+    let first = ApiRouter::new().api_route("/v1/bootstrap", post(operators::bootstrap));
+    let under = |(router, act): (ApiRouter<Shared>, Act)| {
+        let held = middleware::from_fn(move |caller, request, next| needs(act, caller, request, next));
+        (router.route_layer(held), Some(act))
+    };
+    let acts = [
         (looks, Act::Look),
         (looks_back, Act::LookBack),
         (requests, Act::Request),
@@ -137,14 +164,37 @@ fn router(shared: Shared) -> Router {
         (ends, Act::End),
         (operates, Act::Operate),
         (governs, Act::Govern),
-    ]
-    .into_iter()
-    .fold(first, |all, (router, act)| {
-        all.merge(
-            router.route_layer(middleware::from_fn(move |caller, request, next| needs(act, caller, request, next))),
-        )
-    })
-    .layer(middleware::from_fn_with_state(shared.clone(), recognised))
-    .layer(DefaultBodyLimit::max(MAX_BODY))
-    .with_state(shared)
+    ];
+    finished(std::iter::once((first, None)).chain(acts.into_iter().map(under)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn document_has_every_call_with_its_roles_its_parameters_and_its_body() {
+        let document = openapi_document();
+        let operations: Vec<(&String, &String, &Value)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| item.as_object().unwrap().iter().map(move |(method, op)| (path, method, op)))
+            .collect();
+        assert!(operations.len() >= 50, "{}", operations.len());
+        for (path, method, operation) in &operations {
+            let parameters = operation["parameters"].as_array().unwrap();
+            let declared = parameters.iter().filter(|p| p["in"] == "path").count();
+            assert_eq!(declared, path.matches('{').count(), "{method} {path}");
+            let said = operation["description"].as_str().unwrap();
+            assert!(said.starts_with("Roles: ") || *path == "/v1/bootstrap", "{method} {path}: {said}");
+            let takes = operation["requestBody"]["content"]["application/json"]["schema"].is_object();
+            let none = ["get", "delete"].contains(&method.as_str()) || *path == "/v1/reload";
+            assert!(takes != none || path.ends_with("/tokens/{id}"), "{method} {path}: {takes}");
+        }
+        let mut ids: Vec<&str> = operations.iter().map(|(.., op)| op["operationId"].as_str().unwrap()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), operations.len());
+    }
 }

@@ -142,6 +142,10 @@ async fn enroll(
     body: Bytes,
 ) -> Response {
     let Some(code) = password(&headers) else { return unknown("send the enrolment code as the password") };
+    // Before anything is read of who has none.
+    if let Err(e) = shared.publisher.knows_code(&code).await {
+        return not_given(&shared, &client, e);
+    }
     let csr = match request(&headers, &body) {
         Ok(csr) => csr,
         Err(reason) => return wrong(&shared, &client, &reason),
@@ -187,30 +191,44 @@ async fn reenroll(
 async fn give(shared: &Shared, client: &Client, asks: Asks, csr: Csr) -> Response {
     let actor = Actor { address: Some(client.address.to_string()), ..Actor::user("unknown", None, Way::Enrol) };
     let given = shared.publisher.issue(asks, csr, Cause::new(actor, None, None)).await;
-    let metrics = shared.publisher.metrics();
-    let count = |result: &str| metrics.enrolments.with_label_values(&[result]).inc();
     match given {
         Ok(Given { certificate, .. }) => {
-            count("issued");
+            shared.publisher.metrics().enrolments.with_label_values(&["issued"]).inc();
             encoded("application/pkcs7-mime; smime-type=certs-only", &certs_only(&[&certificate]))
         }
-        Err(NotGiven::Code(e)) => {
+        Err(e) => not_given(shared, client, e),
+    }
+}
+
+fn later(shared: &Shared, status: StatusCode, said: &str) -> Response {
+    let after = shared.publisher.enrol().retry_after.as_secs().to_string();
+    let mut answer = text(status, said);
+    if let Ok(after) = HeaderValue::try_from(after) {
+        answer.headers_mut().insert(header::RETRY_AFTER, after);
+    }
+    answer
+}
+
+fn not_given(shared: &Shared, client: &Client, e: NotGiven) -> Response {
+    let metrics = shared.publisher.metrics();
+    let count = |result: &str| metrics.enrolments.with_label_values(&[result]).inc();
+    match e {
+        NotGiven::Code(e) => {
             count("unknown");
             tracing::warn!(address = %client.address, "an enrolment with a code that is not good");
             unknown(&e.to_string())
         }
-        Err(NotGiven::Waits) => {
+        NotGiven::Waits => {
             count("waits");
-            let after = shared.publisher.enrol().retry_after.as_secs().to_string();
-            let mut answer = text(StatusCode::ACCEPTED, "the credential is not approved yet: ask again later");
-            if let Ok(after) = HeaderValue::try_from(after) {
-                answer.headers_mut().insert(header::RETRY_AFTER, after);
-            }
-            answer
+            later(shared, StatusCode::ACCEPTED, &e.to_string())
         }
-        Err(NotGiven::Refused(reason)) => wrong(shared, client, &reason),
-        Err(NotGiven::NoCa) => text(StatusCode::NOT_FOUND, "there is no CA here"),
-        Err(NotGiven::Change(e)) => {
+        NotGiven::Busy => {
+            count("busy");
+            later(shared, StatusCode::SERVICE_UNAVAILABLE, &e.to_string())
+        }
+        NotGiven::Refused(reason) => wrong(shared, client, &reason),
+        NotGiven::NoCa => text(StatusCode::NOT_FOUND, "there is no CA here"),
+        NotGiven::Change(e) => {
             count("failed");
             tracing::error!(address = %client.address, error = %e, "an enrolment failed");
             let own = matches!(&e, ChangeError::Invalid(problems) if Problems::has_errors(problems));
@@ -267,8 +285,10 @@ fn encoded(kind: &'static str, der: &[u8]) -> Response {
     ([("content-type", kind), ("content-transfer-encoding", "base64")], body).into_response()
 }
 
+/// Who is told something else than a certificate comes again on another connection, and is counted there.
 fn text(status: StatusCode, said: &str) -> Response {
-    (status, [("content-type", "text/plain; charset=utf-8")], format!("{said}\n")).into_response()
+    let fields = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")];
+    (status, fields, format!("{said}\n")).into_response()
 }
 
 fn tls(key: Arc<CertifiedKey>) -> Result<ServerConfig, Error> {

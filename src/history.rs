@@ -338,6 +338,8 @@ pub enum Fault {
     Misfiled { seq: u64, noun: String, id: String },
     #[error("event {seq} and what follows is not signed by this node: it was put there by somebody else")]
     Unsigned { seq: u64 },
+    #[error("event {seq} tells of a change of the {noun} `{id}` that no event before it leads to")]
+    OutOfNothing { seq: u64, noun: String, id: String },
     #[error("the {noun} `{id}` is not what the history made it{}", last(*seq))]
     Registry { noun: String, id: String, seq: Option<u64> },
     #[error("the {noun} `{id}` is gone, and event {seq} left it there")]

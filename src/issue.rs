@@ -70,6 +70,13 @@ pub struct Issued {
     pub revoked: Option<Withdrawn>,
 }
 
+impl Issued {
+    /// When it was given: it is good from a little before.
+    pub fn given_at(&self) -> UnixNanos {
+        self.not_before.saturating_add(BEFORE)
+    }
+}
+
 /// Why a certificate is on the revocation list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Withdrawn {

@@ -20,6 +20,7 @@ use ip_network_table::IpNetworkTable;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// One change of the registry: a noun as it is now, or gone.
@@ -264,6 +265,26 @@ impl Registry {
         self.partners.values()
     }
 
+    /// Those behind an id, sorted by id.
+    pub fn partners_after(&self, after: Option<&PartnerId>) -> impl Iterator<Item = &Arc<PartnerRecord>> {
+        self.partners.range::<_, PartnerId>(behind(after)).map(|(_, record)| record)
+    }
+
+    /// Grants behind an id, sorted by id, with the partner that has each.
+    pub fn grants_after(&self, after: Option<&GrantId>) -> impl Iterator<Item = (&Arc<PartnerRecord>, &Grant)> {
+        let all = self.grants.range::<_, GrantId>(behind(after));
+        all.filter_map(|(id, record)| Some((record, find_grant(record, id.as_str())?)))
+    }
+
+    /// Credentials behind an id, sorted by id, with the partner that has each.
+    pub fn credentials_after(
+        &self,
+        after: Option<&CredentialId>,
+    ) -> impl Iterator<Item = (&Arc<PartnerRecord>, &Credential)> {
+        let all = self.credentials.range::<_, CredentialId>(behind(after));
+        all.filter_map(|(id, record)| Some((record, find_credential(record, id)?)))
+    }
+
     pub fn partner_count(&self) -> usize {
         self.partners.len()
     }
@@ -378,6 +399,10 @@ impl Registry {
         }
         for credential in &record.credentials {
             let (at, anchor) = (["credentials", credential.id.as_str(), "anchor"], &credential.anchor);
+            // What was revoked is kept for what it says; its anchor may go.
+            if credential.revoked.is_some() {
+                continue;
+            }
             if !self.anchors.contains_key(anchor) {
                 wrong(&at, format!("there is no anchor `{anchor}`"));
             } else if !self.may_speak_for(anchor, id) {
@@ -403,6 +428,10 @@ impl Registry {
             }
         }
     }
+}
+
+fn behind<T>(after: Option<&T>) -> (Bound<&T>, Bound<&T>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
 }
 
 /// Whether a credential is its own successor, over whatever others.

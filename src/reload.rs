@@ -58,7 +58,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
@@ -87,6 +87,8 @@ pub enum ChangeError {
     Invalid(Problems),
     #[error("{0}")]
     Store(#[from] StoreError),
+    #[error("it has changed since it was looked at: look again")]
+    Stale,
 }
 
 impl ChangeError {
@@ -163,6 +165,9 @@ pub struct Publisher {
     committed: Notify,
     /// Of the built-in CA.
     list: ArcSwapOption<SignedList>,
+    /// One list is signed at a time, and one certificate is given to a partner that asks by itself.
+    signing: Mutex<()>,
+    enrolment: Semaphore,
     /// Of the enrol listener.
     enrolling: ArcSwap<EnrolConfig>,
 }
@@ -225,6 +230,8 @@ impl Publisher {
             admin_tls,
             committed: Notify::new(),
             list: ArcSwapOption::empty(),
+            signing: Mutex::new(()),
+            enrolment: Semaphore::new(1),
             enrolling: ArcSwap::from_pointee(config.enrol.clone()),
         };
         log_warnings(&config.warnings);

@@ -58,6 +58,8 @@ impl From<ChangeError> for StartError {
         match e {
             ChangeError::Invalid(problems) => StartError::Invalid(problems),
             ChangeError::Store(e) => StartError::Store(e),
+            // Nobody has looked at anything before a start.
+            ChangeError::Stale => StartError::Invalid(Problems::new()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Anchors over the admin API: added, bound, removed, who is under them, and single certificates that are denied.
 
-use super::answer::{problem, refused, switched, wrong};
+use super::answer::{problem, refused, switched, tagged, wrong};
 use super::caller::Caller;
 use super::networks::{RemoveQuery, gone};
 use super::{EditCall, Shared, grants};
@@ -16,12 +16,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 
 /// Body of `POST /v1/anchors/{name}/deny` and `…/undeny`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DenyCall {
     /// Hex; either this or `fingerprint`.
     #[serde(default)]
@@ -74,10 +75,11 @@ pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>)
     let document = aside(async move {
         let mut lists = shared.publisher.lists();
         lists.retain(|list| list.anchor == anchor.name);
-        anchor_document(&anchor, &live.snapshot, &seen, &lists)
+        let tag = Subject::Anchor(anchor.name.clone()).entity_tag(&live.snapshot.registry);
+        (anchor_document(&anchor, &live.snapshot, &seen, &lists), tag)
     });
     match document.await {
-        Ok(document) => Json(document).into_response(),
+        Ok((document, tag)) => tagged(document, tag),
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     }
 }
@@ -102,7 +104,7 @@ pub(super) async fn undeny(
 
 /// Body of `PUT` and `PATCH /v1/anchors/{name}`: keys of a registry file, where `certificate` is the PEM itself; and, of
 /// one that is there, the partners that it is bound to besides and no more.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnchorCall {
     #[serde(default)]

@@ -5,16 +5,18 @@ use crate::reload::{ChangeError, Switched, aside};
 use crate::store::StoreError;
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{Semaphore, mpsc};
 
+/// The media type of problems.
+pub(super) const PROBLEM: &str = "application/problem+json";
 /// Answers are sent in pieces of this size, and so many wait for a caller that reads slowly.
 const PIECE: usize = 64 * 1024;
 const PIECES: usize = 4;
@@ -42,6 +44,7 @@ pub(super) fn refused(e: ChangeError) -> Response {
         ChangeError::Store(StoreError::Conflict { .. } | StoreError::HasOperators) => {
             problem(StatusCode::CONFLICT, &e.to_string(), Vec::new())
         }
+        ChangeError::Stale => problem(StatusCode::PRECONDITION_FAILED, &e.to_string(), Vec::new()),
         ChangeError::Store(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     }
 }
@@ -52,7 +55,7 @@ fn lines(problems: &Problems) -> Vec<String> {
 
 pub(super) fn problem(status: StatusCode, title: &str, problems: Vec<String>) -> Response {
     let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "problems": problems});
-    (status, [("content-type", "application/problem+json")], body.to_string()).into_response()
+    (status, [("content-type", PROBLEM)], body.to_string()).into_response()
 }
 
 /// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole. A few at a time, since
@@ -96,6 +99,15 @@ impl Write for Pieces {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// An answer in JSON with the tag of what it is about.
+pub(super) fn tagged(body: Value, tag: Option<String>) -> Response {
+    let mut answer = Json(body).into_response();
+    if let Some(tag) = tag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    answer
 }
 
 /// What was switched, and what that came to.

@@ -13,11 +13,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Body of `POST /v1/approvals/{id}/approve`, `…/reject` and `…/withdraw`.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VerdictCall {
     /// Needed to reject.
@@ -108,7 +109,7 @@ fn after(item: &Item, now: UnixNanos) -> Option<Value> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct ListQuery {
     /// Decided ones as well.
     #[serde(default)]

@@ -31,6 +31,8 @@ pub(super) struct Caller {
     pub actor: Actor,
     /// Absent for the gateway's own user and root of this machine, who may look without being operators.
     operator: Option<Arc<Operator>>,
+    /// What the caller has seen of what it changes.
+    pub if_match: Option<String>,
 }
 
 impl Caller {
@@ -91,7 +93,7 @@ pub(super) async fn recognised(
 ) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     // A token that somebody took for its id is no less secret there.
-    let path = if path.contains("pgo_") { "(with a token in it)".to_owned() } else { path };
+    let path = if path.contains("pgo_") || path.contains("pge_") { "(with a token in it)".to_owned() } else { path };
     let metrics = shared.publisher.metrics();
     let from_browser =
         |headers: &HeaderMap| headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
@@ -143,10 +145,13 @@ fn recognise(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> R
         Connection::Socket { .. } => None,
         Connection::Tls { address, .. } => Some(address.to_string()),
     };
+    let if_match = headers.get(header::IF_MATCH).map(|tag| String::from_utf8_lossy(tag.as_bytes()).into_owned());
     let known = |operator: &Arc<Operator>, uid, token, certificate| Caller {
         actor: Actor { name: operator.name.to_string(), way, uid, token, certificate, address: address.clone() },
         operator: Some(operator.clone()),
+        if_match: if_match.clone(),
     };
+
     if let Some(shown) = headers.get(header::AUTHORIZATION) {
         let uid = match connection {
             Connection::Socket { uid } => *uid,
@@ -162,9 +167,11 @@ fn recognise(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> R
     match connection {
         Connection::Socket { uid: Some(uid) } => match operators.by_uid(*uid) {
             Ok(operator) => Ok(known(operator, Some(*uid), None, None)),
-            Err(_) if *uid == shared.uid || *uid == 0 => {
-                Ok(Caller { actor: Actor::user(user_name(*uid), Some(*uid), way), operator: None })
-            }
+            Err(_) if *uid == shared.uid || *uid == 0 => Ok(Caller {
+                actor: Actor::user(user_name(*uid), Some(*uid), way),
+                operator: None,
+                if_match: if_match.clone(),
+            }),
             Err(e) => Err(e),
         },
         Connection::Tls { certificate: Some(certificate), .. } => {

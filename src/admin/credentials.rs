@@ -3,6 +3,7 @@
 use super::answer::{looked_up, problem, refused, switched, wrong};
 use super::caller::Caller;
 use super::grants::edit;
+use super::registry::PageQuery;
 use super::{EditCall, Shared, WhyCall};
 use crate::document::parse_id;
 use crate::name::{CredentialId, PartnerId};
@@ -14,12 +15,17 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct CredentialQuery {
     partner: Option<String>,
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<usize>,
+    /// What the last page gave as `next`.
+    after: Option<String>,
 }
 
 /// One credential as `GET /v1/credentials` gives it. Times are RFC 3339.
@@ -57,12 +63,23 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Crede
             None => return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new()),
         },
     };
+    let page = PageQuery { limit: query.limit, after: query.after.clone() };
+    let (limit, after) = match (page.limit(), page.after.as_deref().map(CredentialId::parse).transpose()) {
+        (Ok(limit), Ok(after)) => (limit, after),
+        (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
+    };
     let found = looked_up(async move {
         let now = shared.publisher.now();
         let mut rows = Vec::new();
-        let all = live.snapshot.registry.partners().filter(|_| one.is_none());
-        for record in one.iter().chain(all) {
-            for credential in &record.credentials {
+        let mine = |record: &PartnerRecord| one.as_ref().is_none_or(|one| one.partner.id == record.partner.id);
+        let all = live.snapshot.registry.credentials_after(after.as_ref()).filter(|(record, _)| mine(record));
+        let mut more = false;
+        for (record, credential) in all {
+            more = rows.len() == limit;
+            if more {
+                break;
+            }
+            {
                 let certificates = match one {
                     Some(_) => Some(shared.publisher.store().certificates_of(&credential.id).await?),
                     None => None,
@@ -84,10 +101,11 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Crede
                 }));
             }
         }
-        Ok(rows)
+        let next = rows.last().filter(|_| more).and_then(|row: &Value| row.get("id")).cloned();
+        Ok((rows, next))
     });
     match found.await {
-        Ok(credentials) => Json(json!({"credentials": credentials})).into_response(),
+        Ok((credentials, next)) => Json(json!({"credentials": credentials, "next": next})).into_response(),
         Err(answer) => answer,
     }
 }
@@ -120,7 +138,7 @@ pub(super) async fn revoke(
 }
 
 /// Body of `POST /v1/partners/{id}/credentials/{credential}/rotate`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotateCall {
     /// The id of the credential that takes its place.

@@ -2,6 +2,7 @@
 
 use super::answer::{looked_up, problem, refused, switched, wrong};
 use super::caller::Caller;
+use super::registry::PageQuery;
 use super::{Shared, WhyCall};
 use crate::approval::Item;
 use crate::clock::UnixNanos;
@@ -15,12 +16,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 /// Body of whatever changes a partner, a credential or a grant: keys of a registry file, null for what is to go.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EditCall {
     pub set: Map<String, Value>,
@@ -35,7 +37,7 @@ pub struct EditCall {
     pub ticket: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
     Later,
@@ -43,7 +45,7 @@ pub enum Direction {
 }
 
 /// Body of `POST /v1/partners/{id}/grants/{grant}/emergency`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmergencyCall {
     pub operations: Vec<String>,
@@ -57,9 +59,13 @@ pub struct EmergencyCall {
     pub ticket: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct GrantQuery {
     partner: Option<String>,
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<usize>,
+    /// What the last page gave as `next`.
+    after: Option<String>,
 }
 
 /// One grant as `GET /v1/grants` gives it. Times are RFC 3339.
@@ -113,6 +119,23 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Grant
     let known = |id: &str| PartnerId::parse(id).is_ok_and(|id| live.snapshot.registry.partner(&id).is_some());
     if query.partner.as_deref().is_some_and(|id| !known(id)) {
         return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+    }
+    let page = PageQuery { limit: query.limit, after: query.after.clone() };
+    let (limit, after) = match (page.limit(), page.after.as_deref().map(GrantId::parse).transpose()) {
+        (Ok(limit), Ok(after)) => (limit, after),
+        (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
+    };
+    if limit != usize::MAX || after.is_some() {
+        // Of a page, by id; what waits for approval is listed with the approvals.
+        let all = live.snapshot.registry.grants_after(after.as_ref());
+        let mine = |record: &PartnerRecord| query.partner.as_deref().is_none_or(|id| id == record.partner.id.as_str());
+        let all = all.filter(|(record, _)| mine(record)).take(limit.saturating_add(1));
+        let mut rows: Vec<GrantRow> =
+            all.map(|(record, grant)| GrantRow::of(&record.partner.id, grant, grant.state(now).as_str())).collect();
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = rows.last().filter(|_| more).map(|row| row.id.clone());
+        return Json(json!({"grants": rows, "next": next})).into_response();
     }
     let found = looked_up(async move {
         let wanted = |id: &PartnerId| query.partner.as_deref().is_none_or(|partner| partner == id.as_str());
@@ -172,8 +195,35 @@ async fn own(
     }
 }
 
+pub(super) async fn add_grant(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    ids: Path<(String, String)>,
+    call: Json<EditCall>,
+) -> Response {
+    below(("grants", Place::Free), state, caller, ids, call).await
+}
+
+pub(super) async fn add_credential(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    ids: Path<(String, String)>,
+    call: Json<EditCall>,
+) -> Response {
+    below(("credentials", Place::Free), state, caller, ids, call).await
+}
+
+pub(super) async fn edit_credential(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    ids: Path<(String, String)>,
+    call: Json<EditCall>,
+) -> Response {
+    below(("credentials", Place::Taken), state, caller, ids, call).await
+}
+
 /// A grant or a credential of a partner; `nouns` is `grants` or `credentials`.
-pub(super) async fn below(
+async fn below(
     (nouns, place): (&str, Place),
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -261,6 +311,7 @@ pub(super) async fn edit(
         dry_run: call.dry_run,
         cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
         authority: caller.authority(),
+        if_match: caller.if_match.clone(),
     };
     match shared.publisher.apply(apply).await {
         Ok(applied) => Json(applied).into_response(),
@@ -312,6 +363,7 @@ pub(super) async fn emergency(
         dry_run: false,
         cause: caller.cause(Some(&call.reason), Some(&call.ticket)),
         authority: Authority::Emergency,
+        if_match: None,
     };
     match shared.publisher.apply(apply).await {
         Ok(applied) => {

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use serde_json::Value;
 const MOST: u32 = 1_000;
 
 /// Query of `GET /v1/history`.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryCall {
     /// With `id`: events of this noun alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::answer::{looked_up, problem, refused, wrong};
 use super::caller::Caller;
+use crate::history::{Cause, Off};
 use crate::identity::Csr;
 use crate::issue::Issued;
 use crate::name::{CredentialId, PartnerId};
@@ -11,6 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -19,27 +21,30 @@ use std::time::Duration;
 const MAX_CODE_LIFE: Duration = Duration::from_secs(30 * 86_400);
 
 /// Body of `POST /v1/partners/{id}/credentials/{credential}/issue`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssueCall {
     /// PKCS#10 in PEM.
     pub csr: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
 }
 
 /// Body of `POST /v1/partners/{id}/credentials/{credential}/enrolment`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolCall {
     /// Seconds that the code is good.
     pub for_s: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
+}
+
+/// Who gives a certificate, or the code for one, could keep it: the history says that nobody else had to agree.
+fn alone(cause: Cause) -> Cause {
+    Cause { four_eyes: Some(Off::Off), ..cause }
 }
 
 fn ids(partner: &str, credential: &str) -> Result<(PartnerId, CredentialId), String> {
@@ -74,7 +79,10 @@ pub(super) async fn issue(
         Ok(csr) => csr,
         Err(reason) => return wrong(&format!("csr: {reason}")),
     };
-    let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
+    let cause = alone(caller.cause(Some(&call.reason), call.ticket.as_ref()));
+    if call.reason.trim().is_empty() {
+        return wrong("a reason is needed: it is kept");
+    }
     match shared.publisher.issue(Asks::Operator(partner, credential), csr, cause).await {
         Ok(Given { certificate, issued }) => {
             let ca = shared.publisher.ca_certificate().map(|der| pem(&der));
@@ -98,7 +106,10 @@ pub(super) async fn enrolment(
     if life.is_zero() || life > MAX_CODE_LIFE {
         return wrong(&format!("an enrolment code is good for at most {} days", MAX_CODE_LIFE.as_secs() / 86_400));
     }
-    let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
+    let cause = alone(caller.cause(Some(&call.reason), call.ticket.as_ref()));
+    if call.reason.trim().is_empty() {
+        return wrong("a reason is needed: it is kept");
+    }
     match shared.publisher.enrolment_code(partner, credential, life, cause).await {
         Ok((enrolment, code)) => Json(json!({
             "id": enrolment.id, "partner": enrolment.partner, "credential": enrolment.credential,
@@ -109,7 +120,7 @@ pub(super) async fn enrolment(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct CertificateQuery {
     partner: String,
 }

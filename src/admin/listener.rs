@@ -1,7 +1,7 @@
 //! Where calls come in: the admin socket, and the admin listener over TLS.
 
 use super::caller::Connection;
-use super::{Shared, router};
+use super::router;
 use crate::identity::Certificate;
 use crate::reload::Publisher;
 use axum::{Extension, Router};
@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// Serves the admin socket until the task is dropped. `uid` is the user that the gateway runs as.
 pub async fn serve(listener: UnixListener, publisher: Arc<Publisher>, uid: u32) {
-    let router = router(Shared { publisher, uid });
+    let router = router(publisher, uid);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -51,7 +51,7 @@ pub async fn serve(listener: UnixListener, publisher: Arc<Publisher>, uid: u32) 
 /// Serves the admin listener until the task is dropped, with the certificates that the config has at the time. Of those
 /// that have not shown who they are, the oldest goes when others need its place: silence keeps no operator out.
 pub async fn serve_tls(listener: TcpListener, publisher: Arc<Publisher>, uid: u32) {
-    let router = router(Shared { publisher: publisher.clone(), uid });
+    let router = router(publisher.clone(), uid);
     let mut connections = JoinSet::new();
     let mut oldest_first: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
     loop {

@@ -7,11 +7,12 @@ use crate::partner::{Lockdown, Locked};
 use axum::extract::State;
 use axum::response::Response;
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// Body of `POST /v1/lockdown/on` and `…/off`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LockdownCall {
     /// Everybody when absent.

@@ -1,8 +1,9 @@
 //! Networks over the admin API: which there are and who may call from them, added, changed, removed.
 
-use super::answer::{problem, refused, written, wrong};
+use super::answer::{problem, refused, tagged, written, wrong};
 use super::caller::Caller;
 use super::grants::edit;
+use super::registry::PageQuery;
 use super::{EditCall, Shared};
 use crate::name::NetworkName;
 use crate::partner::Network;
@@ -13,16 +14,26 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub(super) async fn list(State(shared): State<Shared>) -> Response {
+pub(super) async fn list(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Response {
+    let limit = match page.limit() {
+        Ok(limit) => limit,
+        Err(reason) => return wrong(&reason),
+    };
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
     written(move |out| {
-        let networks: Vec<Value> = live.snapshot.registry.networks().map(|network| row(network)).collect();
-        serde_json::to_writer(out, &json!({"networks": networks}))
+        let behind = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
+        let all = live.snapshot.registry.networks().filter(|network| behind(network.name.as_str()));
+        let mut networks: Vec<Value> = all.take(limit.saturating_add(1)).map(|network| row(network)).collect();
+        let more = networks.len() > limit;
+        networks.truncate(limit);
+        let next = networks.last().filter(|_| more).and_then(|last| last.get("name")).cloned();
+        serde_json::to_writer(out, &json!({"networks": networks, "next": next}))
     })
     .await
 }
@@ -44,10 +55,10 @@ pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>)
             object.insert("partners".into(), json!(partners));
             object.insert("grants".into(), json!(grants));
         }
-        Some(document)
+        Some((document, Subject::Network(name).entity_tag(&live.snapshot.registry)))
     });
     match shown.await {
-        Ok(Some(document)) => Json(document).into_response(),
+        Ok(Some((document, tag))) => tagged(document, tag),
         Ok(None) => problem(StatusCode::NOT_FOUND, "there is no such network", Vec::new()),
         Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     }
@@ -98,7 +109,7 @@ async fn set(
 }
 
 /// What is to be removed is named by its path; why, and whether only to look, by a query.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RemoveQuery {
     #[serde(default)]
@@ -130,6 +141,7 @@ pub(super) async fn gone(shared: &Shared, caller: &Caller, change: Change, query
         dry_run: query.dry_run,
         cause: caller.cause(query.reason.as_ref(), query.ticket.as_ref()),
         authority: caller.authority(),
+        if_match: caller.if_match.clone(),
     };
     match shared.publisher.apply(apply).await {
         Ok(applied) => Json(applied).into_response(),

@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use nix::unistd::User;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -26,7 +27,7 @@ const MAX_TOKEN_LIFE: Duration = Duration::from_secs(366 * DAY);
 const FIRST: usize = 2;
 
 /// An operator to be, and how it will show who it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorCall {
     pub name: String,
@@ -52,14 +53,14 @@ pub struct OperatorCall {
 }
 
 /// Body of `POST /v1/bootstrap`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BootstrapCall {
     pub operators: Vec<OperatorCall>,
 }
 
 /// Body of `PUT /v1/operators/{name}/roles`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RolesCall {
     pub roles: Vec<String>,
@@ -69,7 +70,7 @@ pub struct RolesCall {
 }
 
 /// Body of `POST /v1/operators/{name}/tokens`.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenCall {
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,13 +1,13 @@
 //! The registry over the admin API: files applied, and what there is.
 
 use super::Shared;
-use super::answer::{looked_up, problem, refused, written};
+use super::answer::{looked_up, problem, refused, tagged, written, wrong};
 use super::caller::Caller;
 use crate::clock::UnixNanos;
 use crate::name::PartnerId;
 use crate::partner::PartnerRecord;
 use crate::registry::Registry;
-use crate::reload::{Apply, Wanted, aside};
+use crate::reload::{Apply, Subject, Wanted, Whose, aside};
 use crate::snapshot::Snapshot;
 use crate::store::{DeclaredFile, Export, PlanOptions, UsageRow};
 use axum::body::Bytes;
@@ -15,12 +15,13 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Body of `POST /v1/apply`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ApplyCall {
     pub files: Vec<DeclaredFile>,
     #[serde(default)]
@@ -52,6 +53,7 @@ pub(super) async fn apply(
     let apply = Apply {
         cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
         authority: caller.authority(),
+        if_match: caller.if_match.clone(),
         wanted: Wanted::Files(call.files),
         options: call.options,
         dry_run: call.dry_run,
@@ -73,12 +75,49 @@ pub(super) async fn export_all(State(shared): State<Shared>) -> Response {
     }
 }
 
-pub(super) async fn partners(State(shared): State<Shared>) -> Response {
+/// A part of a list: so many of what is behind an id. All of it where no limit is named.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(super) struct PageQuery {
+    #[schemars(range(min = 1, max = 1000))]
+    pub limit: Option<usize>,
+    /// What the last page gave as `next`.
+    pub after: Option<String>,
+}
+
+/// Most things of one page.
+pub(super) const MAX_PAGE: usize = 1_000;
+
+impl PageQuery {
+    /// # Errors
+    /// No page is as long.
+    pub fn limit(&self) -> Result<usize, String> {
+        match self.limit {
+            None => Ok(usize::MAX),
+            Some(limit) if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
+            Some(limit) => Err(format!("limit: {limit} is not between 1 and {MAX_PAGE}")),
+        }
+    }
+}
+
+pub(super) async fn partners(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Response {
+    let (limit, after) = match (page.limit(), page.after.as_deref().map(PartnerId::parse).transpose()) {
+        (Ok(limit), Ok(after)) => (limit, after),
+        (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
+    };
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
     let now = shared.publisher.now();
-    written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry, now))).await
+    if limit == usize::MAX && after.is_none() {
+        return written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry, now))).await;
+    }
+    let mut records: Vec<_> =
+        live.snapshot.registry.partners_after(after.as_ref()).take(limit.saturating_add(1)).cloned().collect();
+    let more = records.len() > limit;
+    records.truncate(limit);
+    let next = records.last().filter(|_| more).map(|record| record.partner.id.to_string());
+    let rows: Vec<Row<'_>> = records.iter().map(|record| Row(record, now)).collect();
+    Json(json!({"partners": rows, "next": next})).into_response()
 }
 
 pub(super) async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
@@ -88,7 +127,12 @@ pub(super) async fn partner(State(shared): State<Shared>, Path(id): Path<String>
         return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
     };
     match shared.publisher.store().usage(Some(id)).await {
-        Ok(usage) => Json(partner_document(record, &usage, shared.publisher.now())).into_response(),
+        Ok(usage) => {
+            let tag = found
+                .as_ref()
+                .and_then(|(id, live)| Subject::Partner(Whose::Of(id.clone())).entity_tag(&live.snapshot.registry));
+            tagged(partner_document(record, &usage, shared.publisher.now()), tag)
+        }
         Err(e) => refused(e.into()),
     }
 }
@@ -143,13 +187,16 @@ pub fn partner_document(record: &PartnerRecord, usage: &[UsageRow], now: UnixNan
     json!({"record": record, "state": record.partner.stage(now).as_str(), "usage": usage})
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct UsageQuery {
     partner: Option<String>,
 }
 
 pub(super) async fn usage(State(shared): State<Shared>, Query(query): Query<UsageQuery>) -> Response {
-    let partner = query.partner.as_deref().and_then(|p| PartnerId::parse(p).ok());
+    let partner = match query.partner.as_deref().map(PartnerId::parse).transpose() {
+        Ok(partner) => partner,
+        Err(_) => return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new()),
+    };
     match looked_up(async move { shared.publisher.store().usage(partner.as_ref()).await }).await {
         Ok(usage) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))).await,
         Err(answer) => answer,

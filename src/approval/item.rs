@@ -7,7 +7,7 @@ use crate::operator::{Operator, Operators};
 use crate::partner::{Anchor, Credential, Grant, Network, Partner, PartnerRecord, Provenance};
 use crate::registry::{Change, Registry, find_credential, find_grant};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// One part as it is to be, or gone, and a digest of what it takes the place of.
@@ -168,19 +168,28 @@ pub struct Split {
 
 /// Takes out of `changes` every part that permits more than there was. Where the rest cannot stand without it, all of it
 /// waits.
-pub fn split(registry: &Registry, changes: Vec<Change>) -> Split {
-    let widened = parts(registry, &changes, false);
+///
+/// `asked` are the partners that grants wait for: what they prove themselves with is no small matter any more.
+pub fn split(registry: &Registry, changes: Vec<Change>, asked: &HashSet<PartnerId>) -> Split {
+    let widened = parts(registry, &changes, asked, false);
     if widened.waiting.is_empty() {
         return Split { now: changes, waiting: Vec::new() };
     }
-    if registry.with(registry.revision() + 1, &widened.now).is_ok() { widened } else { parts(registry, &changes, true) }
+    if registry.with(registry.revision() + 1, &widened.now).is_ok() {
+        widened
+    } else {
+        parts(registry, &changes, asked, true)
+    }
 }
 
-fn parts(registry: &Registry, changes: &[Change], all: bool) -> Split {
+fn parts(registry: &Registry, changes: &[Change], asked: &HashSet<PartnerId>, all: bool) -> Split {
     let mut split = Split::default();
     for change in changes {
         match change {
-            Change::Partner(id, after) => of_record(registry.partner(id), id, after.as_deref(), all, &mut split),
+            Change::Partner(id, after) => {
+                let granted = asked.contains(id);
+                of_record(registry.partner(id), (id, granted), after.as_deref(), all, &mut split);
+            }
             Change::Network(id, after) => {
                 let before = registry.network(id).map(|n| &**n);
                 if all || after.as_ref().is_some_and(|after| !widening::of_network(before, after).is_empty()) {
@@ -208,7 +217,7 @@ fn parts(registry: &Registry, changes: &[Change], all: bool) -> Split {
 
 fn of_record(
     before: Option<&Arc<PartnerRecord>>,
-    id: &PartnerId,
+    (id, asked): (&PartnerId, bool),
     after: Option<&PartnerRecord>,
     all: bool,
     split: &mut Split,
@@ -221,7 +230,7 @@ fn of_record(
         let (id, before_sha256) = (id.clone(), own.0.and_then(digest));
         split.waiting.push(Item::Partner { id, before_sha256, after: own.1.cloned().map(Box::new) });
     }
-    let granted = old.is_some_and(|r| !r.grants.is_empty());
+    let granted = asked || old.is_some_and(|r| !r.grants.is_empty());
     let ids =
         |record: Option<&PartnerRecord>| record.map(|r| r.credentials.iter().map(|c| c.id.clone()).collect::<Vec<_>>());
     for credential in union(ids(old), ids(after)) {

@@ -56,6 +56,12 @@ pub(super) fn of_credential(before: Option<&Credential>, after: &Credential, gra
             if let Some(was) = &before.retiring {
                 match &after.retiring {
                     None => widens.push(format!("stays, and was being succeeded by `{}`", was.successor)),
+                    Some(is) if is.successor != was.successor => {
+                        widens.push(format!(
+                            "waits for `{}` to succeed it, and waited for `{}`",
+                            is.successor, was.successor
+                        ));
+                    }
                     Some(is) if is.until() > was.until() => {
                         widens.push(format!("is accepted beside `{}` for longer", is.successor));
                     }

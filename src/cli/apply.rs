@@ -92,7 +92,7 @@ async fn try_apply(gateway: &Gateway, args: &Args) -> Result<Exit, Exit> {
         complain(&format!("error: {}: {reason}", args.files.display()));
         Exit::Problems
     })?;
-    let options = PlanOptions { prune: args.prune, widen: args.widen, edited: false };
+    let options = PlanOptions { prune: args.prune, widen: args.widen, ..PlanOptions::default() };
     // Where nobody is asked, nothing is planned for show first.
     let asked = args.dry_run || !args.yes;
     let mut call = json!({

@@ -43,7 +43,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         #[command(flatten)]
-        because: Because,
+        why: Why,
         #[command(flatten)]
         form: Form,
     },
@@ -56,7 +56,7 @@ enum Command {
         #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = length)]
         life: String,
         #[command(flatten)]
-        because: Because,
+        why: Why,
         #[command(flatten)]
         form: Form,
     },
@@ -167,12 +167,10 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::List { partner, form } => list(gateway, partner.as_deref(), form).await,
         Command::Add(add) => register(gateway, add).await,
         Command::Rotate(args) => rotate(gateway, args).await,
-        Command::Issue { partner, id, csr, out, because, form } => {
-            issue(gateway, (&partner, &id), &csr, out.as_deref(), because, form).await
+        Command::Issue { partner, id, csr, out, why, form } => {
+            issue(gateway, (&partner, &id), &csr, out.as_deref(), why, form).await
         }
-        Command::Enrol { partner, id, life, because, form } => {
-            enrol(gateway, (&partner, &id), &life, because, form).await
-        }
+        Command::Enrol { partner, id, life, why, form } => enrol(gateway, (&partner, &id), &life, why, form).await,
         Command::Issued { partner, form } => issued(gateway, &partner, form).await,
         Command::Retire { partner, id, successor, overlap, cancel, asking } => {
             retire(gateway, &partner, &id, successor.filter(|_| !cancel), overlap, asking).await
@@ -221,7 +219,7 @@ async fn issue(
     (partner, credential): (&str, &str),
     csr: &Path,
     out: Option<&Path>,
-    because: Because,
+    why: Why,
     form: Form,
 ) -> Result<Exit, Exit> {
     let path = format!("{}/issue", path(partner, credential)?);
@@ -234,7 +232,7 @@ async fn issue(
         complain("--csr: the file holds a private key: it stays with the partner; send the request alone");
         return Err(Exit::Problems);
     }
-    let call = json!(IssueCall { csr, reason: because.reason, ticket: because.ticket });
+    let call = json!(IssueCall { csr, reason: why.reason, ticket: why.ticket });
     let answer = ask(gateway, Method::POST, &path, Some(&call)).await?;
     let certificate = answer["certificate"].as_str().unwrap_or_default();
     if let Some(out) = out {
@@ -264,12 +262,12 @@ async fn enrol(
     gateway: &Gateway,
     (partner, credential): (&str, &str),
     life: &str,
-    because: Because,
+    why: Why,
     form: Form,
 ) -> Result<Exit, Exit> {
     let path = format!("{}/enrolment", path(partner, credential)?);
     let for_s = parse_duration(life).map_or(0, |life| life.as_secs());
-    let call = json!(EnrolCall { for_s, reason: because.reason, ticket: because.ticket });
+    let call = json!(EnrolCall { for_s, reason: why.reason, ticket: why.ticket });
     Ok(form.show(ask(gateway, Method::POST, &path, Some(&call)).await, |answer| {
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
         say(&text("code"));

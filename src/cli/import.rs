@@ -71,7 +71,7 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
         justification: args.because.reason.clone(),
         ticket: args.because.ticket.clone(),
     });
-    let options = PlanOptions::default();
+    let options = PlanOptions { import: true, ..PlanOptions::default() };
     let planned = plan(declaration, &snapshot.registry, &snapshot.operations, options, Some(&provenance), now);
     let planned = planned.map_err(|e| problems(&e))?;
     let shown = lines(&snapshot.registry, &planned.changes);

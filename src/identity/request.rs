@@ -6,6 +6,7 @@ use super::dn::DistinguishedName;
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
@@ -46,6 +47,13 @@ impl Csr {
             "the signature of the request does not verify, or is of a kind that is not supported".to_owned()
         })?;
         let subject = DistinguishedName::read(&info.subject).map_err(|e| format!("subject: {e}"))?;
+        // Of several lists of extensions one would be read and another meant.
+        let lists = info
+            .iter_attributes()
+            .filter(|attribute| matches!(attribute.parsed_attribute(), ParsedCriAttribute::ExtensionRequest(_)));
+        if lists.count() > 1 {
+            return Err("the request asks for extensions twice".into());
+        }
         let mut san = None;
         for extension in request.requested_extensions().into_iter().flatten() {
             match extension {

@@ -19,6 +19,8 @@ pub struct Enrolment {
     pub id: String,
     pub partner: PartnerId,
     pub credential: CredentialId,
+    /// Digest of what the credential was recognised by when the code was made: it is for no other names.
+    pub names_sha256: String,
     /// Of the secret, which has 256 random bits: nothing slower than this is needed.
     pub sha256: Fingerprint,
     pub author: String,
@@ -49,7 +51,7 @@ impl Enrolment {
     /// # Errors
     /// The system gives no random numbers.
     pub fn generate(
-        (partner, credential): (PartnerId, CredentialId),
+        (partner, credential, names_sha256): (PartnerId, CredentialId, String),
         author: String,
         created: UnixNanos,
         expires: UnixNanos,
@@ -63,7 +65,7 @@ impl Enrolment {
         let (id, secret) = (hex::encode(id), data_encoding::BASE64URL_NOPAD.encode(&secret));
         let text = format!("{PREFIX}{id}_{secret}");
         let sha256 = Fingerprint::of(secret.as_bytes());
-        Ok((Enrolment { id, partner, credential, sha256, author, created, expires, used: None }, text))
+        Ok((Enrolment { id, partner, credential, names_sha256, sha256, author, created, expires, used: None }, text))
     }
 
     /// The id within a code that somebody shows, which is looked up.
@@ -97,7 +99,7 @@ mod tests {
 
     #[test]
     fn code_is_good_once_and_until_its_end() {
-        let who = (PartnerId::parse("acme").unwrap(), CredentialId::parse("acme-1").unwrap());
+        let who = (PartnerId::parse("acme").unwrap(), CredentialId::parse("acme-1").unwrap(), "00".to_owned());
         let (mut kept, told) = Enrolment::generate(who, "alice".into(), UnixNanos(1), UnixNanos(10)).unwrap();
         assert_eq!(Enrolment::id_in(&told), Ok(kept.id.as_str()));
         assert_eq!((kept.open(&told, UnixNanos(9)), kept.open(&told, UnixNanos(10))), (Ok(()), Err(WrongCode)));

@@ -1,6 +1,6 @@
 //! Files applied: what permits no more than there was is live at once, and the rest waits for somebody else.
 
-use super::edit::Edited;
+use super::edit::{Edited, Subject};
 use super::operators::objection;
 use super::outside::Outside;
 use super::{ChangeError, Publisher, aside, concerned, interrupted, not_live};
@@ -26,6 +26,8 @@ pub struct Apply {
     pub dry_run: bool,
     pub cause: Cause,
     pub authority: Authority,
+    /// What is changed has to be what its tag says; nothing is asked where there is none.
+    pub if_match: Option<String>,
 }
 
 /// Where what is wanted is written.
@@ -101,6 +103,17 @@ impl Publisher {
         self.catch_up(&running).await?;
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let registry = &live.snapshot.registry;
+        if let Some(if_match) = &apply.if_match {
+            let subject = match &declared {
+                Err(Wanted::Edited(edited)) => Some(edited.subject.clone()),
+                Err(Wanted::Gone(Change::Network(name, _))) => Some(Subject::Network(name.clone())),
+                Err(Wanted::Gone(Change::Anchor(name, _))) => Some(Subject::Anchor(name.clone())),
+                _ => None,
+            };
+            if subject.is_some_and(|subject| !subject.is_as_seen(if_match, registry)) {
+                return Err(ChangeError::Stale);
+            }
+        }
         let eyes = match apply.authority {
             Authority::Ask => FourEyes::Required,
             Authority::Approve => running.approval.four_eyes,
@@ -128,12 +141,16 @@ impl Publisher {
         }
         // All of it is looked at, whether it is live at once or waits.
         let whole = self.prepare(&live, &changes, &next).map_err(|found| places.locate(found))?;
-        let parts = split(registry, changes.clone());
+        let open = self.waiting().await?;
+        let asked = open.iter().flat_map(|approval| &approval.items).filter_map(|item| match item {
+            Item::Grant { partner, after: Some(_), .. } => Some(partner.clone()),
+            _ => None,
+        });
+        let parts = split(registry, changes.clone(), &asked.collect());
         self.credentials_within_limits(&changes, registry, &running.approval).map_err(|found| places.locate(found))?;
         self.within_limits(&parts.waiting, registry, &next, &running.approval, &apply.cause)
             .map_err(|found| places.locate(found))?;
         let mut cause = apply.cause;
-        let open = self.waiting().await?;
         let (ready, approval, lines) = if eyes == FourEyes::Off || parts.waiting.is_empty() {
             cause.four_eyes = (!parts.waiting.is_empty()).then_some(Off::Off);
             let lines = lines(registry, &changes);

@@ -2,6 +2,7 @@
 //! done with it.
 
 use crate::document::Problems;
+use crate::history::document_sha256;
 use crate::name::{AnchorName, Environment, GrantId, NetworkName, PartnerId};
 use crate::registry::Registry;
 use crate::store::{DeclaredFile, anchor_document, anchor_files, partner_document};
@@ -50,6 +51,26 @@ pub struct Edit {
 pub enum Place {
     Taken,
     Free,
+}
+
+impl Subject {
+    /// What changes when the noun does: the entity tag (RFC 9110 section 8.8.3) of it as it is now.
+    pub fn entity_tag(&self, registry: &Registry) -> Option<String> {
+        let text = match self {
+            Subject::Partner(Whose::Of(id) | Whose::New(id)) => serde_json::to_string(&**registry.partner(id)?),
+            Subject::Partner(Whose::WithGrant(grant)) => serde_json::to_string(&**registry.with_grant(grant)?),
+            Subject::Network(name) => serde_json::to_string(&**registry.network(name)?),
+            Subject::Anchor(name) => serde_json::to_string(&**registry.anchor(name)?),
+        };
+        let digest = document_sha256(&text.ok()?);
+        Some(format!("\"{}\"", digest.get(..32).unwrap_or(&digest)))
+    }
+
+    /// Whether it is what somebody who saw it may change (`If-Match`, RFC 9110 section 13.1.1).
+    pub(super) fn is_as_seen(&self, if_match: &str, registry: &Registry) -> bool {
+        let Some(own) = self.entity_tag(registry) else { return false };
+        if_match.split(',').map(str::trim).any(|tag| tag == "*" || tag == own)
+    }
 }
 
 impl Edited {

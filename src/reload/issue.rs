@@ -7,22 +7,32 @@ use crate::config::{EnrolConfig, IssueConfig};
 use crate::disk;
 use crate::document::Problems;
 use crate::gateway::Live;
-use crate::history::{Actor, Cause, Way};
+use crate::history::{Actor, Cause, Way, document_sha256};
 use crate::identity::{Certificate, Csr, Peer};
 use crate::issue::{Enrolment, Issued, Names, Used, Why, Withdrawn, WrongCode};
 use crate::name::{AnchorName, CredentialId, PartnerId};
-use crate::partner::{CredentialStage, DeniedCertificate, PartnerRecord, PartnerStage, Root};
+use crate::partner::{Credential, CredentialStage, DeniedCertificate, PartnerRecord, PartnerStage, Root};
 use crate::registry::{Registry, Resolution, find_credential};
 use crate::store::{Commit, StoreError};
 use rustls::pki_types::CertificateDer;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// In the state folder: revocation lists of the built-in CA.
 const FOLDER: &str = "issue";
+/// Certificates that one transaction puts on the list.
+const AT_ONCE: usize = 100;
+/// How long the database may take before a partner is told to ask again.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Certificates of one credential that are valid at the same time where partners renew by themselves, and how many of them
+/// in how short a time.
+const MAX_VALID: usize = 50;
+const RECENT: Duration = Duration::from_secs(60);
+const MAX_RECENT: usize = 5;
 /// How often it is looked whether the revocation list is still what it should be.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -56,6 +66,9 @@ pub enum NotGiven {
     /// What it is asked for waits for approval, or is pending.
     #[error("the credential is not approved yet: ask again later")]
     Waits,
+    /// Others ask at the same moment, the database does not answer, or nobody is served now.
+    #[error("no certificate can be given now: ask again later")]
+    Busy,
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -92,15 +105,24 @@ impl Publisher {
     /// # Errors
     /// Why not; nothing was changed.
     pub async fn issue(self: &Arc<Self>, asks: Asks, csr: Csr, cause: Cause) -> Result<Given, NotGiven> {
-        // Who has no code keeps nobody else waiting.
-        if let Asks::Code(shown) = &asks {
-            let found = self.store.enrolment(Enrolment::id_in(shown)?).await?.ok_or(WrongCode)?;
-            found.open(shown, self.clock.now())?;
-        }
+        // Partners ask one after another, so that all of them together never stand before an operator's switch.
+        let _alone = match asks {
+            Asks::Operator(..) => None,
+            Asks::Code(_) | Asks::Renewal(_) => Some(self.enrolment.try_acquire().map_err(|_| NotGiven::Busy)?),
+        };
         let this = self.clone();
         aside(async move { this.issue_now(asks, &csr, cause).await })
             .await
             .unwrap_or_else(|e| Err(interrupted("registry", &e).into()))
+    }
+
+    /// Whether a code is good, before anything else is done for who shows it.
+    ///
+    /// # Errors
+    /// It is not, or the database failed.
+    pub async fn knows_code(&self, shown: &str) -> Result<(), NotGiven> {
+        let found = self.store.enrolment(Enrolment::id_in(shown)?).await?.ok_or(WrongCode)?;
+        Ok(found.open(shown, self.clock.now())?)
     }
 
     async fn issue_now(&self, asks: Asks, csr: &Csr, cause: Cause) -> Result<Given, NotGiven> {
@@ -110,6 +132,10 @@ impl Publisher {
         let Some(live) = self.live.load_full() else { return Err(ChangeError::from(not_live()).into()) };
         let (registry, now) = (&live.snapshot.registry, self.clock.now());
         its_anchor(&config, registry)?;
+        if registry.is_locked(&config.anchor) {
+            return Err(NotGiven::Busy);
+        }
+        let by_itself = !matches!(asks, Asks::Operator(..));
         let mut enrolment = None;
         let (partner, id, cause) = match asks {
             Asks::Operator(partner, id) => (partner, id, cause),
@@ -125,6 +151,14 @@ impl Publisher {
                 let Resolution::Known { record, credential, .. } = registry.resolve(&peer) else {
                     return Err(refused("this certificate is not one of a registered credential"));
                 };
+                // It may have been revoked while this waited, and the list need not be a source of the anchor.
+                let own = self.store.certificate(&peer.leaf.serial).await?;
+                if own.as_ref().is_none_or(|own| own.revoked.is_some() && peer.anchor == config.anchor)
+                    && peer.anchor == config.anchor
+                    || live.snapshot.trust.still_good(&peer, now).is_err()
+                {
+                    return Err(refused("this certificate is revoked, or was not given by this CA"));
+                }
                 if peer.anchor != config.anchor {
                     return Err(refused("this certificate is not one of the built-in CA: its own CA renews it"));
                 }
@@ -156,6 +190,12 @@ impl Publisher {
                 credential.anchor, config.anchor
             )));
         }
+        if enrolment.as_ref().is_some_and(|code| code.names_sha256 != names_digest(credential)) {
+            return Err(refused(format!("the credential `{id}` has other names than when this code was made")));
+        }
+        if by_itself {
+            self.not_too_many(&partner, &id, now).await?;
+        }
         self.key_is_its_own(&partner, csr).await?;
         let names = Names::of(&record.partner, credential).map_err(NotGiven::Refused)?;
         let certificate = config.ca.issue(csr, &names, &config.terms, now).map_err(NotGiven::Refused)?;
@@ -180,7 +220,11 @@ impl Publisher {
         });
         let commit =
             Commit { certificates: std::slice::from_ref(&issued), enrolments: used.as_slice(), ..Commit::default() };
-        self.commit_and_publish(&live, None, commit, &cause).await?;
+        // Nobody's switch waits for the database on a partner's behalf. What it takes late all the same was given to nobody.
+        match timeout(PATIENCE, self.commit_and_publish(&live, None, commit, &cause)).await {
+            Ok(committed) => committed?,
+            Err(_) => return Err(NotGiven::Busy),
+        };
         self.metrics.certificates_issued.inc();
         let Issued { serial, partner, credential, not_after, .. } = &issued;
         tracing::info!(%partner, %credential, serial = serial.as_str(), until = %not_after, "a certificate is issued");
@@ -189,12 +233,41 @@ impl Publisher {
 
     /// Whether something waits for approval that would be this credential.
     async fn is_asked_for(&self, partner: &PartnerId, credential: &CredentialId) -> Result<bool, StoreError> {
+        Ok(self.asked_for(partner, credential).await?.is_some())
+    }
+
+    /// The credential that waits for approval.
+    async fn asked_for(
+        &self,
+        partner: &PartnerId,
+        credential: &CredentialId,
+    ) -> Result<Option<Box<Credential>>, StoreError> {
         let waiting = self.waiting().await?;
-        let is_it = |item: &Item| match item {
-            Item::Credential { partner: of, id, after: Some(_), .. } => of == partner && id == credential,
-            _ => false,
-        };
-        Ok(waiting.iter().any(|approval| approval.items.iter().any(is_it)))
+        let items = waiting.into_iter().flat_map(|approval| approval.items);
+        let mut found = items.filter_map(|item| match item {
+            Item::Credential { partner: of, id, after: Some(after), .. } if of == *partner && id == *credential => {
+                Some(after)
+            }
+            _ => None,
+        });
+        Ok(found.next())
+    }
+
+    /// Renewing is no way to keep the gateway busy.
+    async fn not_too_many(&self, partner: &PartnerId, id: &CredentialId, now: UnixNanos) -> Result<(), NotGiven> {
+        let mut valid = self.store.certificates_issued(partner, Some(id)).await?;
+        valid.retain(|issued| issued.revoked.is_none() && issued.not_after > now);
+        let since = UnixNanos(now.0.saturating_sub(i64::try_from(RECENT.as_nanos()).unwrap_or(0)));
+        if valid.iter().filter(|issued| issued.given_at() > since).count() >= MAX_RECENT {
+            return Err(NotGiven::Busy);
+        }
+        if valid.len() >= MAX_VALID {
+            return Err(refused(format!(
+                "`{id}` has {} certificates that are valid: use them, or have some denied",
+                valid.len()
+            )));
+        }
+        Ok(())
     }
 
     /// A key is one partner's.
@@ -255,7 +328,10 @@ impl Publisher {
         let (registry, now) = (&live.snapshot.registry, self.clock.now());
         its_anchor(&config, registry)?;
         let record = registry.partner(&partner);
-        match record.and_then(|record| find_credential(record, &credential)) {
+        let there = record.and_then(|record| find_credential(record, &credential)).cloned();
+        let asked = self.asked_for(&partner, &credential).await?;
+        let digest = there.as_ref().or(asked.as_deref()).map(names_digest);
+        match &there {
             Some(found) if found.anchor != config.anchor => {
                 let (own, ca) = (&found.anchor, &config.anchor);
                 return Err(refused(format!(
@@ -267,13 +343,21 @@ impl Publisher {
                     Names::of(&record.partner, found).map_err(NotGiven::Refused)?;
                 }
             }
-            None if self.is_asked_for(&partner, &credential).await? => {}
+            None if asked.is_some() => {}
             None => return Err(gone(&partner, &credential)),
         }
+        let Some(digest) = digest else { return Err(gone(&partner, &credential)) };
+        // The last one counts.
+        let open = self.store.open_enrolments(&partner, now).await?.into_iter();
+        let older = open.filter(|one| one.credential == credential);
+        let mut codes: Vec<Enrolment> =
+            older.map(|one| Enrolment { used: Some(Used { at: now, serial: None }), ..one }).collect();
         let author = cause.actor.name.clone();
-        let (enrolment, code) = Enrolment::generate((partner, credential), author, now, now.saturating_add(life))
-            .map_err(NotGiven::Refused)?;
-        let commit = Commit { enrolments: std::slice::from_ref(&enrolment), ..Commit::default() };
+        let (enrolment, code) =
+            Enrolment::generate((partner, credential, digest), author, now, now.saturating_add(life))
+                .map_err(NotGiven::Refused)?;
+        codes.push(enrolment.clone());
+        let commit = Commit { enrolments: &codes, ..Commit::default() };
         self.commit_and_publish(&live, None, commit, &cause).await?;
         Ok((enrolment, code))
     }
@@ -315,8 +399,9 @@ impl Publisher {
 
     /// Puts on the list what the registry says is over, and signs it where that, or time, wants it.
     pub(super) async fn sign_list(&self) -> Result<(), NotGiven> {
-        let running = self.state.lock().await;
-        let Some(config) = running.issue.clone() else {
+        // One at a time, and beside every change: what is read and signed may be long.
+        let _alone = self.signing.lock().await;
+        let Some(config) = self.state.lock().await.issue.clone() else {
             self.list.store(None);
             return Ok(());
         };
@@ -330,29 +415,29 @@ impl Publisher {
         }
         let mut valid = self.store.valid_certificates(now).await?;
         valid.retain(|issued| issued.anchor == config.anchor);
-        let denied = registry.anchor(&config.anchor).map(|anchor| {
-            let serials = anchor.denied.iter().filter_map(|denied| match &denied.certificate {
-                DeniedCertificate::Serial(serial) => Some(serial.as_str()),
-                DeniedCertificate::Fingerprint(_) => None,
-            });
-            serials.collect::<HashSet<&str>>()
-        });
-        let denied = denied.unwrap_or_default();
+        let denied = registry.anchor(&config.anchor).map(|anchor| anchor.denied.as_slice()).unwrap_or_default();
+        let denied: BTreeSet<&DeniedCertificate> = denied.iter().map(|denied| &denied.certificate).collect();
         let mut fresh = Vec::new();
         for issued in valid.iter_mut().filter(|issued| issued.revoked.is_none()) {
-            let why = match denied.contains(issued.serial.as_str()) {
-                true => Some(Why::PrivilegeWithdrawn),
-                false => over(issued, registry),
+            let why = if denied.contains(&DeniedCertificate::Serial(issued.serial.clone()))
+                || denied.contains(&DeniedCertificate::Fingerprint(issued.fingerprint))
+            {
+                Some(Why::PrivilegeWithdrawn)
+            } else {
+                over(issued, registry)
             };
             if let Some(why) = why {
                 issued.revoked = Some(Withdrawn { at: now, why });
                 fresh.push(issued.clone());
             }
         }
-        if !fresh.is_empty() {
+        for some in fresh.chunks(AT_ONCE) {
             let cause =
                 Cause::new(Actor::user("partnergate", None, Way::Gateway), Some("its credential is over".into()), None);
-            let commit = Commit { certificates: &fresh, ..Commit::default() };
+            let commit = Commit { certificates: some, ..Commit::default() };
+            // Between two of them others have their turn.
+            let _changing = self.state.lock().await;
+            let Some(live) = self.live.load_full() else { return Ok(()) };
             self.commit_and_publish(&live, None, commit, &cause).await?;
         }
         let revoked = valid.iter().filter(|issued| issued.revoked.is_some()).count();
@@ -382,6 +467,12 @@ impl Publisher {
     fn list_file(&self, anchor: &AnchorName) -> PathBuf {
         self.started.state_dir.join(FOLDER).join(format!("{anchor}.crl"))
     }
+}
+
+/// Of what a credential is recognised by.
+fn names_digest(credential: &Credential) -> String {
+    let text = serde_json::to_string(&(&credential.anchor, &credential.matching)).unwrap_or_default();
+    document_sha256(&text)
 }
 
 /// Whether what a certificate was given for is over, and how.

@@ -7,7 +7,7 @@ use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::Cause;
-use crate::issue::{Enrolment, Used};
+use crate::issue::{Enrolment, Issued, Used};
 use crate::name::{NetworkName, PartnerId};
 use crate::partner::{Enforced, Offboarding, PartnerRecord, Report, Revoked};
 use crate::registry::Change;
@@ -131,6 +131,7 @@ impl Publisher {
         for credential in &next.credentials {
             certificates.extend(self.store.certificates_of(&credential.id).await?);
         }
+        let issued = self.store.certificates_issued(&id, None).await?;
         let report = Report {
             partner: id.clone(),
             name: next.partner.name.clone(),
@@ -141,8 +142,17 @@ impl Publisher {
             asked: asked.to_string(),
             closed_at: at.to_string(),
             existed,
-            left_to_do: left_to_do(live, &next, &certificates, at),
-            certificates: certificates.iter().map(|certificate| json!(certificate)).collect(),
+            left_to_do: left_to_do(live, &next, &certificates, &issued, at),
+            certificates: certificates
+                .iter()
+                .map(|certificate| json!(certificate))
+                .chain(issued.iter().filter(|one| never_seen(one, &certificates)).map(|one| {
+                    json!({
+                        "credential": one.credential, "fingerprint_sha256": one.fingerprint, "serial": one.serial,
+                        "not_after": one.not_after.to_string(), "last_seen": "never",
+                    })
+                }))
+                .collect(),
             closed,
             enforced: None,
         };
@@ -231,8 +241,21 @@ impl Publisher {
     }
 }
 
-/// What nobody but the operators can do, elsewhere.
-fn left_to_do(live: &Live, record: &PartnerRecord, certificates: &[Certificate], now: UnixNanos) -> Vec<String> {
+/// Whether nobody has come with a certificate that was issued.
+fn never_seen(issued: &Issued, certificates: &[Certificate]) -> bool {
+    let own = issued.fingerprint.to_string();
+    certificates.iter().all(|seen| seen.fingerprint_sha256 != own)
+}
+
+/// What nobody but the operators can do, elsewhere. The built-in CA revokes what it has issued by itself.
+fn left_to_do(
+    live: &Live,
+    record: &PartnerRecord,
+    certificates: &[Certificate],
+    issued: &[Issued],
+    now: UnixNanos,
+) -> Vec<String> {
+    let own: Vec<String> = issued.iter().map(|one| one.fingerprint.to_string()).collect();
     let registry = &live.snapshot.registry;
     let id = &record.partner.id;
     let mut left = Vec::new();
@@ -244,7 +267,8 @@ fn left_to_do(live: &Live, record: &PartnerRecord, certificates: &[Certificate],
             format!("the anchor `{name}` may still speak for `{id}`: take it out of the anchor's partners")
         });
     }
-    for certificate in certificates.iter().filter(|certificate| certificate.valid_until > now) {
+    let foreign = certificates.iter().filter(|seen| !own.contains(&seen.fingerprint_sha256));
+    for certificate in foreign.filter(|certificate| certificate.valid_until > now) {
         let serial = certificate.serial.as_deref().unwrap_or("?");
         let Certificate { credential, not_after, .. } = certificate;
         left.push(format!(

@@ -15,7 +15,7 @@ use crate::partner::{
 use std::collections::BTreeMap;
 
 /// One file of a folder that is applied: its name, its text, and the PEM files beside it come the same way.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct DeclaredFile {
     /// Relative to the folder.
     pub name: String,

@@ -208,12 +208,14 @@ pub(super) async fn append<K: Kept>(
     end: &mut End,
 ) -> Result<(), StoreError> {
     let mut before = stored(tx, table, batch).await?;
+    as_left(tx, table, batch, &before).await?;
     let mut rows = Vec::with_capacity(batch.len());
     let documents = documents.iter().map(|doc| Some(doc.as_str())).chain(std::iter::repeat(None));
     for (change, document) in batch.iter().zip(documents) {
         let id = change.id();
         let after = document.map(|doc| parsed(id, doc)).transpose()?;
-        let (verb, before, after) = match (before.remove(id), after) {
+        let before = before.remove(id).map(|text| parsed(id, &text)).transpose()?;
+        let (verb, before, after) = match (before, after) {
             (Some(before), Some(after)) => {
                 let (before, after) = difference(&before, &after);
                 (Verb::Change, Some(before), Some(after))
@@ -238,21 +240,48 @@ pub(super) async fn append<K: Kept>(
     insert(tx, &rows).await
 }
 
+/// Whether these nouns are what their last events left there. What somebody else has written into the database is never
+/// taken over with the next change, which would sign for it.
+async fn as_left<K: Kept>(
+    tx: &mut Tx<'_>,
+    table: &Table,
+    batch: &[K],
+    stored: &HashMap<String, String>,
+) -> Result<(), StoreError> {
+    let mut query =
+        QueryBuilder::<Sqlite>::new("SELECT id, max(seq), event ->> 'document_sha256' FROM event WHERE noun = ");
+    query.push_bind(table.noun).push(" AND id IN (");
+    let mut ids = query.separated(", ");
+    for change in batch {
+        ids.push_bind(change.id());
+    }
+    // SQLite gives the other columns of the row that has the maximum.
+    let rows = query.push(") GROUP BY id").build().fetch_all(&mut **tx).await?;
+    let left = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(2)?)));
+    let left: HashMap<String, Option<String>> = left.collect::<Result<_, StoreError>>()?;
+    for change in batch {
+        let id = change.id();
+        let there = stored.get(id).map(|text| document_sha256(text));
+        if there.as_deref() != left.get(id).and_then(Option::as_deref) {
+            return Err(StoreError::Inconsistent(format!(
+                "the {} `{id}` is not what the history made it: somebody else has written into the database; `partnergate \
+                 audit verify` says more",
+                table.noun
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The documents of these changes' nouns as they are stored now.
-async fn stored<K: Kept>(tx: &mut Tx<'_>, table: &Table, batch: &[K]) -> Result<HashMap<String, Value>, StoreError> {
+async fn stored<K: Kept>(tx: &mut Tx<'_>, table: &Table, batch: &[K]) -> Result<HashMap<String, String>, StoreError> {
     let mut query = QueryBuilder::<Sqlite>::new(table.select);
     let mut ids = query.separated(", ");
     for change in batch {
         ids.push_bind(change.id());
     }
     let rows = query.push(")").build().fetch_all(&mut **tx).await?;
-    rows.iter()
-        .map(|row| {
-            let (id, doc): (String, &str) = (row.try_get(0)?, row.try_get(1)?);
-            let doc = parsed(&id, doc)?;
-            Ok((id, doc))
-        })
-        .collect()
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 fn parsed(id: &str, doc: &str) -> Result<Value, StoreError> {
@@ -416,6 +445,7 @@ impl Store {
         let key = self.signer.as_ref().map(|signer| signer.key()).unwrap_or_default();
         let mut verifier = Verifier::new(&checkpoints, &key);
         let mut made: HashMap<(String, String), (u64, String)> = HashMap::new();
+        let mut broken = None;
         {
             let mut rows = sqlx::query("SELECT seq, event, hash, noun, id FROM event ORDER BY seq").fetch(&mut *tx);
             while let Some(row) = rows.try_next().await? {
@@ -431,6 +461,12 @@ impl Store {
                     return Ok(Err(Fault::Misfiled { seq, noun, id }));
                 }
                 let noun = (event.noun, event.id);
+                // What is changed was made before, and what is made was not there.
+                let known = made.contains_key(&noun);
+                let begins = matches!(event.verb, Verb::Begin | Verb::Bootstrap | Verb::Restore);
+                if (event.verb == Verb::Create) == known && !begins && broken.is_none() {
+                    broken = Some(Fault::OutOfNothing { seq, noun: noun.0.clone(), id: noun.1.clone() });
+                }
                 match event.document_sha256 {
                     Some(hash) => drop(made.insert(noun, (seq, hash))),
                     None => drop(made.remove(&noun)),
@@ -441,6 +477,9 @@ impl Store {
             Ok((end, checkpoints)) => Verified { end, checkpoints },
             Err(fault) => return Ok(Err(fault)),
         };
+        if let Some(fault) = broken {
+            return Ok(Err(fault));
+        }
         for table in TABLES {
             if !table::exists(&mut tx, table.noun).await? {
                 continue;

@@ -2,6 +2,7 @@
 
 use super::{Store, StoreError, meta, set_meta};
 use crate::clock::UnixNanos;
+use crate::identity::Serial;
 use crate::issue::{Enrolment, Issued};
 use crate::name::{CredentialId, PartnerId};
 use serde::de::DeserializeOwned;
@@ -38,6 +39,13 @@ impl Store {
         }
         query.push(" ORDER BY doc ->> 'not_before' DESC");
         query.build().fetch_all(&self.pool).await?.iter().map(read).collect()
+    }
+
+    /// # Errors
+    /// The database failed, or the document cannot be read.
+    pub async fn certificate(&self, serial: &Serial) -> Result<Option<Issued>, StoreError> {
+        let row = sqlx::query("SELECT id, doc FROM certificate WHERE id = ?1").bind(serial.as_str());
+        row.fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
     }
 
     /// Whom a key was given a certificate for.

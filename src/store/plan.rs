@@ -9,8 +9,10 @@ use crate::document::Problems;
 use crate::history::middles;
 use crate::name::PartnerId;
 use crate::operation::{OperationId, Operations};
-use crate::partner::{Anchor, Credential, Denied, Grant, Network, PartnerRecord, Provenance, Retiring};
-use crate::registry::{Change, Compact, Registry, find_credential};
+use crate::partner::{
+    Anchor, Credential, CredentialState, Denied, Grant, Network, Partner, PartnerRecord, Provenance, Retiring,
+};
+use crate::registry::{Change, Compact, Registry, find_credential, find_grant};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 const SHOWN: usize = 20;
 
 /// What may be done beyond adding and changing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PlanOptions {
     /// Remove what the files do not declare.
     #[serde(default)]
@@ -30,6 +32,9 @@ pub struct PlanOptions {
     /// A partner was edited as it is, so that what is not written any more is meant to go.
     #[serde(skip)]
     pub edited: bool,
+    /// An empty database is filled: what operators have decided elsewhere is taken over.
+    #[serde(skip)]
+    pub import: bool,
 }
 
 /// One line of a plan.
@@ -112,6 +117,13 @@ pub fn plan(
             keep_own(&mut record, old, options);
             keep_grants(&mut record, old, now);
         }
+        if !options.import {
+            for (keys, command) in decided_elsewhere(&record, old.map(|old| &**old)) {
+                let reason = format!("says what `{command}` decides, and nobody has decided so here");
+                let fix = format!("take it out of the file, and use `{command}`");
+                problems.registry(format!("partners.{id}.{keys}"), reason, Some(&fix));
+            }
+        }
         for reason in keep_credentials(&mut record, old.map(|old| &**old), options, now) {
             problems.registry(format!("partners.{id}.credentials"), reason, None);
         }
@@ -187,11 +199,18 @@ struct Draft {
 impl Draft {
     fn prune(&mut self, declaration: &Declaration, registry: &Registry, problems: &mut Problems) {
         let kept: HashSet<_> = declaration.partners.iter().map(|r| &r.partner.id).collect();
-        for record in registry.partners().filter(|r| !kept.contains(&r.partner.id)) {
+        // Who has ended for good stays, so that nobody else becomes of it.
+        let gone = registry.partners().filter(|r| !kept.contains(&r.partner.id) && !r.partner.is_closed());
+        for record in gone {
             let id = &record.partner.id;
             let open = record.grants.iter().any(|g| g.emergency.as_deref().is_some_and(|e| e.reviewed.is_none()));
             let stopped = [
                 record.partner.suspension.as_ref().map(|_| ("it is suspended", "`partner resume` it first")),
+                record
+                    .partner
+                    .offboarding
+                    .as_ref()
+                    .map(|_| ("its end is set", "wait for it, or `partner offboard` it now")),
                 open.then_some(("it has emergency grants that nobody has reviewed", "`grant review` them first")),
             ];
             for (why, fix) in stopped.into_iter().flatten() {
@@ -278,6 +297,38 @@ fn keep_own(record: &mut PartnerRecord, old: &PartnerRecord, options: PlanOption
     }
 }
 
+/// What a record has that only commands decide, where that is not what is there already: keys, and the command.
+fn decided_elsewhere(record: &PartnerRecord, old: Option<&PartnerRecord>) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    let (partner, before) = (&record.partner, old.map(|old| &old.partner));
+    let mut differ = |is: bool, keys: String, command: &'static str| {
+        if is {
+            found.push((keys, command));
+        }
+    };
+    let suspension = before.and_then(|before| before.suspension.as_ref());
+    let is = partner.suspension.is_some() && partner.suspension.as_ref() != suspension;
+    differ(is, "suspension".into(), "partner suspend");
+    let offboarding = before.and_then(|before| before.offboarding.as_ref());
+    let is = partner.offboarding.is_some() && partner.offboarding.as_ref() != offboarding;
+    differ(is, "offboarding".into(), "partner offboard");
+    let last = |partner: &Partner| partner.review.as_ref().and_then(|review| review.last.clone());
+    let is = last(partner).is_some() && last(partner) != before.and_then(last);
+    differ(is, "reviewed".into(), "partner review");
+    for credential in &record.credentials {
+        let before = old.and_then(|old| find_credential(old, &credential.id)).and_then(|c| c.revoked.as_ref());
+        let is = credential.revoked.is_some() && credential.revoked.as_ref() != before;
+        differ(is, format!("credentials.{}.revoked", credential.id), "credential revoke");
+    }
+    for grant in &record.grants {
+        let before = old.and_then(|old| find_grant(old, grant.id.as_str()));
+        let revoked = before.and_then(|grant| grant.revoked.as_ref());
+        let is = grant.revoked.is_some() && grant.revoked.as_ref() != revoked;
+        differ(is, format!("grants.{}.revoked", grant.id), "grant revoke");
+    }
+    found
+}
+
 /// The same of credentials: what was revoked stays so, and what is being succeeded is. Returns what is not legal.
 fn keep_credentials(
     record: &mut PartnerRecord,
@@ -286,12 +337,19 @@ fn keep_credentials(
     now: UnixNanos,
 ) -> Vec<String> {
     let mut wrong = Vec::new();
+    // What was revoked is not forgotten by leaving it out: it would come back as new.
+    let gone = old.map(|old| old.credentials.as_slice()).unwrap_or_default().iter();
+    let gone = gone.filter(|c| c.revoked.is_some() && find_credential(record, &c.id).is_none());
+    record.credentials.extend(gone.cloned().collect::<Vec<_>>());
+    record.credentials.sort_by(|a, b| a.id.cmp(&b.id));
     let ids: HashSet<_> = record.credentials.iter().map(|c| c.id.clone()).collect();
     for credential in &mut record.credentials {
         let before = old.and_then(|old| find_credential(old, &credential.id));
         if let Some(before) = before.filter(|before| before.revoked.is_some()) {
-            credential.state = before.state;
             credential.revoked = before.revoked.clone();
+        }
+        if credential.revoked.is_some() {
+            credential.state = CredentialState::Revoked;
         }
         let was = before.and_then(|before| before.retiring.as_ref());
         match (&mut credential.retiring, was) {
@@ -300,7 +358,8 @@ fn keep_credentials(
             }
             (Some(is), Some(was)) if is.successor == was.successor => is.since = was.since,
             (Some(is), _) => {
-                if is.since == UnixNanos(0) {
+                // When it begins is not for files to say.
+                if !options.import || is.since == UnixNanos(0) {
                     is.since = now;
                 }
                 let legal = before.map(|before| {

@@ -84,8 +84,13 @@ async fn what_is_applied_is_there_after_a_restart_and_comes_back_from_an_export(
     assert_eq!(ids, ["invoices.create", "invoices.read"]);
 
     let again = parse_declaration(&export(&registry, &operations(OPENAPI)), &production()).unwrap();
-    let nothing =
-        plan(again, &registry, &operations(OPENAPI), PlanOptions { prune: true, widen: true, edited: false }).unwrap();
+    let nothing = plan(
+        again,
+        &registry,
+        &operations(OPENAPI),
+        PlanOptions { prune: true, widen: true, ..PlanOptions::default() },
+    )
+    .unwrap();
     assert!(nothing.changes.is_empty(), "{:?}", nothing.lines);
 }
 
@@ -269,7 +274,7 @@ fn what_is_asked_of_an_anchor_s_certificates_comes_back_from_an_export() {
     assert_eq!(anchor.max_lifetime, Some(Duration::from_secs(90 * 86_400)));
     assert_eq!(anchor.denied[0].certificate.to_string(), "serial a1b");
     let again = export(&first, &operations(OPENAPI));
-    let second = plan_of(&again, &first, PlanOptions { prune: true, widen: true, edited: false }).unwrap();
+    let second = plan_of(&again, &first, PlanOptions { prune: true, widen: true, ..PlanOptions::default() }).unwrap();
     assert!(second.changes.is_empty(), "{:?}", second.lines);
     let afresh = plan_of(&again, &Registry::default(), PlanOptions::default()).unwrap().next;
     assert_eq!(afresh.anchors().next(), first.anchors().next());

@@ -268,7 +268,6 @@ fn kills_at_random_during_a_thousand_writes_lose_nothing_that_was_acknowledged()
             }
         });
         let mut random = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos() | 1;
-        println!("seed {random}");
         let mut due = 0;
         while !writer.is_finished() {
             // xorshift: enough to be nowhere in particular.

@@ -205,3 +205,26 @@ fn history_is_read_and_verified_without_a_gateway_as_well() {
     assert_eq!(gate.cli(&["history", "--offline", "all"]).ok(), all);
     assert!(gate.cli(&["audit", "--offline", "verify"]).ok().starts_with("good: "));
 }
+
+/// Who writes into the database does not get it signed by whoever changes the noun next.
+#[test]
+fn what_somebody_else_wrote_is_not_taken_over_by_the_next_change() {
+    let gate = Gate::start();
+    narrow(&gate);
+    tamper(&gate, "UPDATE partner SET doc = replace(doc, 'Globex Corporation', 'Globex Inc') WHERE id = 'globex'");
+    let edit = gate.cli(&["partner", "edit", "globex", "--owner", "sales", "--reason", "x"]);
+    assert_eq!(edit.exit, Some(1), "{}", edit.text());
+    assert!(edit.stderr.contains("the partner `globex` is not what the history made it"), "{}", edit.stderr);
+    assert!(
+        gate.cli(&["partner", "edit", "acme", "--owner", "sales"]).ok().contains("applied"),
+        "others are as they were"
+    );
+    let said = verify(&gate, &[]);
+    assert_eq!(said.exit, Some(3), "{}", said.text());
+    assert!(said.text().contains("the partner `globex` is not what the history made it"), "{}", said.text());
+    // Nor is a row out of nothing.
+    let gate = Gate::start();
+    tamper(&gate, "INSERT INTO network VALUES ('mine', '{\"name\":\"mine\",\"cidrs\":[\"10.0.0.0/8\"]}', 1)");
+    let edit = gate.admin("PUT", "/v1/networks/mine", "{\"set\": {\"cidrs\": [\"10.0.0.0/8\"]}}");
+    assert!(edit.0 >= 400 && edit.1.contains("the network `mine` is not what the history made it"), "{edit:?}");
+}

@@ -150,7 +150,7 @@ const URI: &str = "URI:spiffe://initech.example/erp";
 
 fn issue(gate: &Gate, client: &Client, out: &str) -> Finished {
     let (csr, out) = (client.path("csr.pem"), client.path(out));
-    gate.cli(&["credential", "issue", "initech", "initech-1", "--csr", &csr, "--out", &out])
+    gate.cli(&["credential", "issue", "initech", "initech-1", "--csr", &csr, "--out", &out, "--reason", "first one"])
 }
 
 #[test]
@@ -181,16 +181,19 @@ fn operator_gives_a_certificate_in_the_approved_names_alone() {
     openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024", "-out", &weak]);
     client.csr("weak.pem", "/CN=x", "");
     refused(&issue(&gate, &client, "other.pem"), 3, "RSA key of 1024 bits");
-    let key = gate.cli(&["credential", "issue", "initech", "initech-1", "--csr", &client.path("key.pem")]);
+    let key =
+        gate.cli(&["credential", "issue", "initech", "initech-1", "--reason", "x", "--csr", &client.path("key.pem")]);
     refused(&key, 3, "it stays with the partner");
     client.csr("key.pem", "/CN=x", "");
-    let acme = gate.cli(&["credential", "issue", "acme", "acme-client", "--csr", &client.path("csr.pem")]);
+    let acme =
+        gate.cli(&["credential", "issue", "acme", "acme-client", "--reason", "x", "--csr", &client.path("csr.pem")]);
     refused(&acme, 3, "is under the anchor `acme-ca`, and the built-in CA is `partners-ca`");
     // Another partner does not get a certificate for this key.
     gate.cli(&["anchor", "bind", "partners-ca", "--partner", "globex"]).ok();
     let add = ["credential", "add", "globex", "globex-2", "--anchor", "partners-ca", "--match", "dns=a.globex.example"];
     gate.cli(&add).ok();
-    let globex = gate.cli(&["credential", "issue", "globex", "globex-2", "--csr", &client.path("csr.pem")]);
+    let globex =
+        gate.cli(&["credential", "issue", "globex", "globex-2", "--reason", "x", "--csr", &client.path("csr.pem")]);
     refused(&globex, 3, "this key is another partner's");
 
     let listed = gate.cli(&["credential", "issued", "initech"]).ok();
@@ -277,7 +280,7 @@ fn enrolment_waits_for_approval_and_ends_with_its_partner() {
     gate.cli(&["reload"]).ok();
     let add = ["credential", "add", "initech", "initech-2", "--anchor", "partners-ca"];
     let id = waits(&gate.cli(&[&add[..], &["--match", "dns=erp.initech.example"]].concat()).ok());
-    let nothing = gate.cli(&["credential", "enrol", "initech", "initech-3"]);
+    let nothing = gate.cli(&["credential", "enrol", "initech", "initech-3", "--reason", "x"]);
     refused(&nothing, 3, "there is no such credential");
     let code = code(&gate, "initech-2");
     let client = Client::new(&gate, "initech");
@@ -296,7 +299,6 @@ fn enrolment_waits_for_approval_and_ends_with_its_partner() {
     assert_eq!(client.enroll(&gate, &code, &csr).0, 401);
     let (status, _, body) = client.reenroll(&gate, ("cert.pem", "key.pem"), &csr);
     assert_eq!(status, 403, "{}", String::from_utf8_lossy(&body));
-    refused(&gate.cli(&["credential", "enrol", "initech", "initech-1"]), 0, "");
 }
 
 fn list(gate: &Gate, dir: &Path) -> Option<(u64, String)> {
@@ -373,4 +375,59 @@ fn config_of_a_ca_that_is_none_is_refused_by_its_key() {
     without(&|c| c["issue"]["certificate"] = setup.acme.chain_file.display().to_string().into(), "`issue.certificate`");
     let again = setup.cli(&["ca", "init", "--dir", setup.dir.path().join("ca").to_str().unwrap()]);
     refused(&again, 3, "is there already");
+}
+
+/// What an attacker tried: each of it opened something once.
+#[test]
+fn nobody_gets_a_certificate_past_lockdowns_revocations_and_changed_names() {
+    let gate = with_ca(false).start();
+    onboard(&gate);
+    let client = Client::new(&gate, "initech");
+    // No list is a source of the anchor here: the gateway knows what it has revoked.
+    let null = "{\"set\": {\"revocation\": null}}";
+    assert_eq!(gate.admin("PATCH", "/v1/anchors/partners-ca", null).0, 200);
+    let first = code(&gate, "initech-1");
+    let code_now = code(&gate, "initech-1");
+    let csr = client.csr("key.pem", "/CN=x", "");
+    assert_eq!(client.enroll(&gate, &first, &csr).0, 401, "the last code counts");
+    for lockdown in
+        [&["lockdown", "on", "--reason", "x"][..], &["lockdown", "on", "--anchor", "partners-ca", "--reason", "x"]]
+    {
+        gate.cli(lockdown).ok();
+        let (status, head, _) = client.enroll(&gate, &code_now, &csr);
+        assert!(status == 503 && head.to_lowercase().contains("retry-after"), "{lockdown:?}: {head}");
+        let mut off = lockdown.to_vec();
+        off[1] = "off";
+        gate.cli(&off).ok();
+    }
+    let (_, _, body) = client.enroll(&gate, &code_now, &csr);
+    client.keep(&body, "cert.pem");
+    client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+    // The credential gets other names: a code that was made before is for none of them.
+    let old = code(&gate, "initech-1");
+    let exchange = "{\"set\": {\"match\": {\"uri\": \"urn:initech:hq\"}}}";
+    assert_eq!(gate.admin("PATCH", "/v1/partners/initech/credentials/initech-1", exchange).0, 200);
+    let (status, _, body) = client.enroll(&gate, &old, &csr);
+    assert!(status == 400 && String::from_utf8_lossy(&body).contains("other names"), "{status}");
+    // Back again; but the certificate of before is on the list by now, and renews nothing.
+    let exchange = "{\"set\": {\"match\": {\"uri\": \"spiffe://initech.example/erp\"}}}";
+    assert_eq!(gate.admin("PATCH", "/v1/partners/initech/credentials/initech-1", exchange).0, 200);
+    let fingerprint = openssl(&["x509", "-in", &client.path("cert.pem"), "-noout", "-fingerprint", "-sha256"]);
+    let fingerprint = fingerprint.trim().split('=').nth(1).unwrap().to_owned();
+    let again = client.csr("key.pem", "/O=Initech/CN=initech-1", URI);
+    assert_eq!(client.reenroll(&gate, ("cert.pem", "key.pem"), &again).0, 200, "it is good so far");
+    gate.cli(&["anchor", "deny", "partners-ca", "--fingerprint", &fingerprint, "--reason", "stolen"]).ok();
+    await_some("it is on the list", || {
+        gate.cli(&["credential", "issued", "initech"]).ok().contains("revoked at").then_some(())
+    });
+    gate.cli(&["anchor", "undeny", "partners-ca", "--fingerprint", &fingerprint, "--reason", "found"]).ok();
+    let (status, _, body) = client.reenroll(&gate, ("cert.pem", "key.pem"), &again);
+    assert!(status == 400 && String::from_utf8_lossy(&body).contains("is revoked"), "{status}");
+    // Nor does a partner keep the gateway busy.
+    let code = code(&gate, "initech-1");
+    let (_, _, body) = client.enroll(&gate, &code, &csr);
+    client.keep(&body, "good.pem");
+    let renewed: Vec<u16> = (0..6).map(|_| client.reenroll(&gate, ("good.pem", "key.pem"), &again).0).collect();
+    assert!(renewed.contains(&503), "{renewed:?}");
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }

@@ -30,6 +30,7 @@ mod issue;
 mod lifecycle;
 mod lockdown;
 mod offboarding;
+mod openapi;
 mod operators;
 mod panic;
 mod registry;

@@ -215,3 +215,47 @@ fn partner_that_is_to_be_reviewed_shows_until_somebody_has_looked() {
     gate.apply(&text);
     assert!(gate.cli(&["partner", "show", "acme"]).ok().contains("all of it is needed"));
 }
+
+/// What an attacker with the role `requester` tried with files and calls.
+#[test]
+fn files_neither_decide_what_commands_decide_nor_forget_it() {
+    let gate = gate();
+    let apply = |text: &str, more: &[&str]| {
+        let folder = gate.write_registry(text);
+        gate.cli(&[&["apply", "--yes", "-f", folder.to_str().unwrap()], more].concat())
+    };
+    let acme =
+        |keys: &str| gate.registry_text().replace("  acme:\n    name:", &format!("  acme:\n    {keys}\n    name:"));
+    let by = "author: bob, at: 2026-01-01T00:00:00Z";
+    for (keys, said) in [
+        (format!("offboarding: {{reason: x, {by}, ends: 2026-01-02T00:00:00Z}}"), "what `partner offboard` decides"),
+        (format!("suspension: {{reason: x, {by}}}"), "what `partner suspend` decides"),
+        (format!("review_every: 30d\n    reviewed: {{finding: x, {by}}}"), "what `partner review` decides"),
+    ] {
+        refused(&apply(&acme(&keys), &[]), 3, said);
+    }
+    let revoked = gate.registry_text().replace(
+        "acme-client: {anchor: acme-ca,",
+        &format!("acme-client: {{revoked: {{reason: x, {by}}}, anchor: acme-ca,"),
+    );
+    refused(&apply(&revoked, &[]), 3, "what `credential revoke` decides");
+    // A revoked credential that is left out stays what it is, and does not come back as new.
+    gate.cli(&["credential", "revoke", "globex", "globex-client", "--yes", "--reason", "leaked"]).ok();
+    let gone = "{\"set\": {\"credentials\": {\"globex-client\": null}}}";
+    assert_eq!(gate.admin("PATCH", "/v1/partners/globex", gone).0, 200);
+    let listed = gate.cli(&["credential", "list", "--partner", "globex"]).ok();
+    assert!(listed.contains("globex-client") && listed.contains("revoked"), "{listed}");
+    let again = ["credential", "add", "globex", "globex-new", "--anchor", "globex-ca"];
+    let again = gate.cli(&[&again[..], &["--match", "uri=spiffe://globex.example/client"]].concat());
+    refused(&again, 3, "and is revoked");
+    // What ends does not go by a prune, and what has ended stays.
+    let only_globex = gate.registry_text();
+    let (head, tail) = (only_globex.find("  acme:\n").unwrap(), only_globex.find("  globex:\n").unwrap());
+    let only_globex = format!("{}{}", &only_globex[..head], &only_globex[tail..]);
+    gate.cli(&[OFFBOARD, &["--at", "2097-01-01T00:00:00Z"]].concat()).ok();
+    refused(&apply(&only_globex, &["--prune"]), 3, "its end is set");
+    gate.cli(&[OFFBOARD, &["--yes"]].concat()).ok();
+    apply(&only_globex, &["--prune"]).ok();
+    assert_eq!(state(&gate, "acme"), "ended");
+    assert!(report(&gate, "acme").is_some());
+}

@@ -118,6 +118,7 @@ impl House {
                 wanted: Wanted::Files(files),
                 options: PlanOptions::default(),
                 dry_run: false,
+                if_match: None,
                 cause: cause(),
                 authority: Authority::Approve,
             };

@@ -64,11 +64,11 @@ fn partner_s_whole_life() {
     // Enrol: the code goes to the partner, the key never leaves it.
     let client = Client::new(&gate, "initech");
     refused(
-        &gate.cli(&["--token", "env:NOBODY", "credential", "enrol", "initech", "initech-1"]),
+        &gate.cli(&["--token", "env:NOBODY", "credential", "enrol", "initech", "initech-1", "--reason", "CTR-2"]),
         3,
         "the environment variable `NOBODY` is not set",
     );
-    let code = by_second(&gate, &["credential", "enrol", "initech", "initech-1"]).ok();
+    let code = by_second(&gate, &["credential", "enrol", "initech", "initech-1", "--reason", "CTR-2"]).ok();
     let csr = client.csr("key.pem", "/CN=erp", "");
     let (status, _, body) = client.enroll(&gate, code.lines().next().unwrap(), &csr);
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
@@ -84,7 +84,7 @@ fn partner_s_whole_life() {
     let to = ["credential", "rotate", "initech", "initech-1", "--to", "initech-2", "--overlap", "0s"];
     let name = ["--match", "uri=spiffe://initech.example/erp2", "--reason", "yearly"];
     asked(&gate, &[&to[..], &name].concat());
-    let code = by_second(&gate, &["credential", "enrol", "initech", "initech-2"]).ok();
+    let code = by_second(&gate, &["credential", "enrol", "initech", "initech-2", "--reason", "yearly"]).ok();
     let csr = client.csr("key2.pem", "/CN=erp", "");
     let (_, _, body) = client.enroll(&gate, code.lines().next().unwrap(), &csr);
     client.keep(&body, "cert2.pem");

@@ -1,0 +1,147 @@
+//! The admin API against its own OpenAPI document, by Schemathesis; pages, and changes of what somebody has seen.
+
+use crate::harness::{Gate, Setup, await_some, python, run};
+use serde_json::Value;
+use std::fs::File;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[test]
+fn admin_api_is_what_its_document_says() {
+    let Some(python) = python(&["schemathesis"]) else { return };
+    let setup = Setup::new();
+    let server = setup.pki.server(&setup.server_ca, "admin", &["localhost"]);
+    let gate = setup
+        .set("admin.listen", vec!["127.0.0.1:0"])
+        .set("admin.chain", server.chain_file.to_str().unwrap())
+        .set("admin.key", format!("file:{}", server.key_file.display()))
+        .start();
+    let token = std::fs::read_to_string(gate.dir.path().join("second.token")).unwrap();
+    let (status, document) = gate.admin("GET", "/v1/openapi.json", "");
+    assert_eq!(status, 200);
+    let parsed: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(parsed["openapi"], "3.1.0");
+    let file = gate.dir.path().join("openapi.json");
+    std::fs::write(&file, &document).unwrap();
+    let out = File::create(gate.dir.path().join("schemathesis.log")).unwrap();
+    let mut command = Command::new(python.with_file_name("schemathesis"));
+    command
+        .arg("run")
+        .arg(&file)
+        .args(["--url", &format!("https://localhost:{}", gate.admin_address().port())])
+        .arg("--tls-verify")
+        .arg(&gate.server_ca.pem_file)
+        .args(["-H", &format!("Authorization: Bearer {}", token.trim())])
+        .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"])
+        .args(["--checks", "response_schema_conformance,response_headers_conformance,unsupported_method"])
+        // Who disables itself sees no more of the API.
+        .args(["--exclude-path-regex", "/v1/operators/\\{name\\}/(disable|roles)"])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "6", "--max-time", "45", "--no-shrink"])
+        .args(["--seed", "1", "--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off"])
+        .current_dir(gate.dir.path())
+        .env("NO_PROXY", "localhost")
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().unwrap())
+        .stderr(out);
+    let mut child = command.spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(300);
+    let status = await_end(&mut child, end);
+    let log = std::fs::read_to_string(gate.dir.path().join("schemathesis.log")).unwrap();
+    let tail: Vec<&str> = log.lines().rev().take(150).collect();
+    let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
+    assert!(status.success(), "{tail}");
+    let cases = log.lines().find(|line| line.contains("generated")).unwrap_or_else(|| panic!("{tail}"));
+    let count: u32 = cases.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("{cases}"));
+    assert!(count > 500, "{cases}");
+    // Most of it came further than to the question who calls.
+    let calls = |result: &str| gate.metric(&format!("partnergate_admin_calls_total{{result=\"{result}\"}}"));
+    let (known, unknown) = (calls("ok") + calls("failed"), calls("unrecognised"));
+    assert!(known > 3.0 * unknown, "{known} calls of an operator, {unknown} of nobody");
+    // Whatever it did, the gateway lives, and the history is whole.
+    assert_eq!(gate.http("/healthz").0, 200);
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
+fn await_end(child: &mut std::process::Child, end: Instant) -> std::process::ExitStatus {
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            return child.wait().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn json(gate: &Gate, path: &str) -> Value {
+    let socket = gate.dir.path().join("state/admin.sock");
+    let mut curl = Command::new("curl");
+    curl.args(["-sf", "--noproxy", "*", "--unix-socket"]).arg(socket).arg(format!("http://admin{path}"));
+    serde_json::from_str(&run(&mut curl, b"").ok()).unwrap()
+}
+
+#[test]
+fn lists_come_in_pages_that_miss_nothing() {
+    let gate = Gate::start();
+    for n in 0..5 {
+        gate.cli(&["network", "add", &format!("net-{n}"), "--cidr", "192.0.2.0/24"]).ok();
+    }
+    for (list, id) in [("partners", "id"), ("grants", "id"), ("credentials", "id"), ("networks", "name")] {
+        let ids = |page: &Value| -> Vec<String> {
+            page[list].as_array().unwrap().iter().map(|one| one[id].as_str().unwrap().to_owned()).collect()
+        };
+        let whole = ids(&json(&gate, &format!("/v1/{list}")));
+        let (mut paged, mut next) = (Vec::new(), String::new());
+        loop {
+            let after = if next.is_empty() { String::new() } else { format!("&after={next}") };
+            let page = json(&gate, &format!("/v1/{list}?limit=2{after}"));
+            paged.extend(ids(&page));
+            match page["next"].as_str() {
+                Some(more) => next = more.to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(paged, whole, "{list}");
+        for wrong in ["limit=0", "limit=1001", "limit=2&after=Not%20a%20name"] {
+            let status = gate.admin("GET", &format!("/v1/{list}?{wrong}"), "").0;
+            assert!(status == 422 || (list == "networks" && wrong.contains("after")), "{list}?{wrong}: {status}");
+        }
+    }
+}
+
+/// RFC 9110 section 13.1.1: what somebody has seen is changed as it was seen, or not at all.
+#[test]
+fn change_of_what_was_seen_fails_where_somebody_else_was_faster() {
+    let gate = Gate::start();
+    let call = |method: &str, path: &str, tag: Option<&str>, body: &str| -> (u16, String) {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(gate.dir.path().join("state/admin.sock")).unwrap();
+        let tag = tag.map(|tag| format!("If-Match: {tag}\r\n")).unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Type: application/json\r\n{tag}\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+    };
+    for (path, body) in [
+        ("/v1/partners/acme", r#"{"set": {"owner": "a"}}"#),
+        ("/v1/networks/loopback", r#"{"set": {"cidrs": ["127.0.0.0/8", "::1/128"]}}"#),
+        ("/v1/anchors/acme-ca", r#"{"set": {"max_lifetime": "400d"}}"#),
+    ] {
+        let (status, seen) = call("GET", path, None, "");
+        assert_eq!(status, 200, "{path}");
+        let tag = seen.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap_or_else(|| panic!("{seen}")).trim();
+        assert_eq!(call("PATCH", path, Some("\"0123\""), body).0, 412, "{path}");
+        assert_eq!(call("PATCH", path, Some(tag), body).0, 200, "{path}");
+        let (status, said) = call("PATCH", path, Some(tag), body);
+        assert!(status == 412 && said.contains("has changed since it was looked at"), "{path}: {said}");
+        assert_eq!(call("PATCH", path, Some("*"), body).0, 200, "{path}");
+    }
+    await_some("nothing is left over", || gate.cli(&["status"]).ok().contains("revision").then_some(()));
+}
