@@ -39,7 +39,7 @@ use tokio_rustls::TlsAcceptor;
 /// Connections that are served at once; partners enrol seldom. The oldest goes when others need its place.
 const MAX_CONNECTIONS: usize = 64;
 /// Connections of one source in one second.
-const PER_SOURCE: u32 = 10;
+const PER_SOURCE: u32 = 30;
 /// For a handshake, for the head of a request, and for a whole connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,6 +47,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(50);
 /// Characters of a line of base64.
 const LINE: usize = 76;
+
+/// What a call that asks for a certificate comes to, as it is counted.
+const RESULTS: [&str; 6] = ["issued", "waits", "busy", "refused", "unknown", "failed"];
 
 #[derive(Clone)]
 struct Shared {
@@ -63,6 +66,9 @@ struct Client {
 /// Serves until the task is dropped.
 pub async fn serve(listener: TcpListener, publisher: Arc<Publisher>) {
     let router = router(Shared { publisher: publisher.clone() });
+    for result in RESULTS {
+        publisher.metrics().enrolments.with_label_values(&[result]);
+    }
     let rate = SourceRate::new();
     let mut connections = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();

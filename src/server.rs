@@ -392,6 +392,7 @@ async fn watch_expiry(publisher: Arc<Publisher>, metrics: Arc<Metrics>, clock: A
             publisher.waiting().await?;
             publisher.emergencies(now);
             publisher.reviews(now);
+            publisher.shared_keys().await?;
             set_expiry_gauges(publisher.store(), &live.snapshot.registry, &gauges, now).await?;
             publisher.expiring(now).await
         });

@@ -70,6 +70,9 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Crede
     };
     let found = looked_up(async move {
         let now = shared.publisher.now();
+        if one.is_some() {
+            shared.publisher.write_usage().await?;
+        }
         let mut rows = Vec::new();
         let mine = |record: &PartnerRecord| one.as_ref().is_none_or(|one| one.partner.id == record.partner.id);
         let all = live.snapshot.registry.credentials_after(after.as_ref()).filter(|(record, _)| mine(record));

@@ -44,10 +44,10 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
     let looked = async move {
         let suspended = (suspended(&of.snapshot.registry), ending(&of.snapshot.registry), publisher.reviews(now));
         let waiting = (publisher.waiting().await?, publisher.emergencies(now));
-        let rotations = publisher.rotations().await?;
+        let rotations = (publisher.rotations().await?, publisher.shared_keys().await?);
         Ok((publisher.expiring(now).await?, (publisher.outgoing().await?, rotations), suspended, waiting))
     };
-    let (expiring, (outgoing, rotations), (suspended, ending, reviews), (waiting, emergencies)) =
+    let (expiring, (outgoing, (rotations, keys)), (suspended, ending, reviews), (waiting, emergencies)) =
         match looked_up(looked).await {
             Ok(found) => found,
             Err(answer) => return answer,
@@ -103,6 +103,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
         "reviews_due": reviews.iter().map(|(record, due)| json!({
             "partner": record.partner.id, "owner": record.partner.owner, "due": due.to_string(),
         })).collect::<Vec<_>>(),
+        "shared_keys": keys.iter().map(|(spki, ids)| json!({"spki_sha256": spki, "credentials": ids})).collect::<Vec<_>>(),
         "rotations": rotations.iter().map(|r| json!({
             "partner": r.partner, "credential": r.credential, "successor": r.successor, "since": r.since.to_string(),
             "until": r.until.to_string(), "successor_used": r.used.map(|at| at.to_string()), "stuck": r.stuck,

@@ -60,6 +60,10 @@ fn show(value: &Value) {
         let (id, owner, due) = (text(&r["partner"]), text(&r["owner"]), text(&r["due"]));
         say(&format!("  REVIEW DUE   of {id} (owner {owner}) since {due}: `partnergate partner review {id}`"));
     }
+    for k in value["shared_keys"].as_array().into_iter().flatten() {
+        let ids: Vec<String> = k["credentials"].as_array().into_iter().flatten().map(text).collect();
+        say(&format!("  SHARED KEY   of {}: SHA-256 {}", ids.join(", "), text(&k["spki_sha256"])));
+    }
     for r in value["rotations"].as_array().into_iter().flatten() {
         let (id, successor, partner) = (text(&r["credential"]), text(&r["successor"]), text(&r["partner"]));
         match r["stuck"].as_str() {

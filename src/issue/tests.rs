@@ -9,7 +9,8 @@ const NOW: UnixNanos = UnixNanos(1_800_000_000_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn ca() -> Ca {
-    let (certificate, key) = Ca::generate("Partners", Curve::P256, NOW, DAY * 365).unwrap();
+    let yesterday = UnixNanos(NOW.0 - 86_400_000_000_000);
+    let (certificate, key) = Ca::generate("Partners", Curve::P256, yesterday, DAY * 365).unwrap();
     Ca::new(&certificate, &key).unwrap()
 }
 

@@ -155,6 +155,7 @@ metrics! {
     list_ok: IntGauge("partnergate_issued_list_ok", "Whether the last revocation list of the built-in CA could be signed and written.");
     list_number: IntGauge("partnergate_issued_list_number", "CRLNumber of the last revocation list of the built-in CA.");
     list_entries: IntGauge("partnergate_issued_list_entries", "Certificates on it.");
+    shared_keys: IntGauge("partnergate_shared_keys", "Keys that were seen under credentials of more than one partner.");
     rotations: IntGaugeVec("partnergate_rotations", "Credentials that another one is taking the place of: `stuck` where that is not in use though the overlap has passed, or is not accepted.", labels ["state"]);
     reviews_due: IntGauge("partnergate_partner_reviews_due", "Partners that somebody should have looked at by now (`review_every`).");
     emergency_grants_made: IntCounter("partnergate_emergency_grants_total", "Grants that one operator has made alone, for an incident.");

@@ -10,7 +10,7 @@ use crate::config::ApprovalConfig;
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::{Cause, Off};
-use crate::name::ApprovalId;
+use crate::name::{ApprovalId, CredentialId};
 use crate::operator::Operators;
 use crate::partner::{MAX_EMERGENCY, PartnerRecord, Provenance};
 use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
@@ -148,6 +148,7 @@ impl Publisher {
         });
         let parts = split(registry, changes.clone(), &asked.collect());
         self.credentials_within_limits(&changes, registry, &running.approval).map_err(|found| places.locate(found))?;
+        self.nobody_else_s(&changes, registry).await?.map_err(|found| places.locate(found))?;
         self.within_limits(&parts.waiting, registry, &next, &running.approval, &apply.cause)
             .map_err(|found| places.locate(found))?;
         let mut cause = apply.cause;
@@ -238,6 +239,42 @@ impl Publisher {
             }
         }
         if problems.has_errors() { Err(problems) } else { Ok(()) }
+    }
+
+    /// Whether certificates and keys that are registered were not seen of, or given to, another partner.
+    async fn nobody_else_s(
+        &self,
+        changes: &[Change],
+        registry: &Registry,
+    ) -> Result<Result<(), Problems>, ChangeError> {
+        let mut problems = Problems::new();
+        for change in changes {
+            let Change::Partner(partner, Some(record)) = change else { continue };
+            let old = registry.partner(partner);
+            for credential in &record.credentials {
+                let before = old.and_then(|old| find_credential(old, &credential.id));
+                let Some((kind, hash)) = credential.matching.bytes_of_client() else { continue };
+                if before.is_some_and(|before| before.matching == credential.matching) {
+                    continue;
+                }
+                let hash = hash.to_string();
+                let of = |id: &str| {
+                    let id = CredentialId::parse(id).ok()?;
+                    registry.with_credential(&id).map(|record| record.partner.id.clone())
+                };
+                let seen = self.store.certificates_with(&hash).await?;
+                let given = self.store.certificates_of_key(&hash).await?;
+                let seen = seen.iter().filter_map(|seen| of(&seen.credential));
+                let other = seen.chain(given.into_iter().map(|given| given.partner)).find(|other| other != partner);
+                if let Some(other) = other {
+                    let reason =
+                        format!("this {} was seen of `{other}`: one client cannot be two partners", kind.as_str());
+                    let key = format!("partners.{partner}.credentials.{}.match", credential.id);
+                    problems.registry(key, reason, Some("have the partner make a key of its own"));
+                }
+            }
+        }
+        Ok(if problems.has_errors() { Err(problems) } else { Ok(()) })
     }
 
     /// What a config says of whatever would permit more.

@@ -12,6 +12,7 @@ use crate::partner::{CredentialStage, PartnerRecord, Revoked};
 use crate::registry::{Change, find_credential};
 use crate::store::{Passed, StoreError};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -153,6 +154,25 @@ impl Publisher {
         };
         gauge("in-progress", |one| one.stuck.is_none());
         gauge("stuck", |one| one.stuck.is_some());
+        Ok(found)
+    }
+
+    /// Keys that were seen under credentials of more than one partner: their SHA-256, and whose credentials.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn shared_keys(&self) -> Result<Vec<(String, Vec<CredentialId>)>, StoreError> {
+        let Some(live) = self.live.load_full() else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for (spki, ids) in self.store.shared_keys().await? {
+            let ids: Vec<CredentialId> = ids.iter().filter_map(|id| CredentialId::parse(id).ok()).collect();
+            let of = ids.iter().filter_map(|id| live.snapshot.registry.with_credential(id));
+            let partners: BTreeSet<&PartnerId> = of.map(|record| &record.partner.id).collect();
+            if partners.len() > 1 {
+                found.push((spki, ids));
+            }
+        }
+        self.metrics.shared_keys.set(i64::try_from(found.len()).unwrap_or(i64::MAX));
         Ok(found)
     }
 

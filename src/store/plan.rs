@@ -297,7 +297,8 @@ fn keep_own(record: &mut PartnerRecord, old: &PartnerRecord, options: PlanOption
     }
 }
 
-/// What a record has that only commands decide, where that is not what is there already: keys, and the command.
+/// What a record has that only commands decide, where that is not what is there already: keys, and the command. A file may
+/// stop a partner; what it says of who has stopped it, the history does not say.
 fn decided_elsewhere(record: &PartnerRecord, old: Option<&PartnerRecord>) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
     let (partner, before) = (&record.partner, old.map(|old| &old.partner));
@@ -306,9 +307,6 @@ fn decided_elsewhere(record: &PartnerRecord, old: Option<&PartnerRecord>) -> Vec
             found.push((keys, command));
         }
     };
-    let suspension = before.and_then(|before| before.suspension.as_ref());
-    let is = partner.suspension.is_some() && partner.suspension.as_ref() != suspension;
-    differ(is, "suspension".into(), "partner suspend");
     let offboarding = before.and_then(|before| before.offboarding.as_ref());
     let is = partner.offboarding.is_some() && partner.offboarding.as_ref() != offboarding;
     differ(is, "offboarding".into(), "partner offboard");

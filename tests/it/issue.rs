@@ -266,6 +266,9 @@ fn partner_enrols_and_renews_by_itself() {
     let shown = gate.cli(&["history", "all"]).ok();
     assert!(shown.contains("by initech-1 (enrol from 127.0.0.1:"), "{shown}");
     assert_eq!(gate.metric("partnergate_certificates_issued_total"), 2.0);
+    let counted = |result: &str| gate.metric(&format!("partnergate_enrolments_total{{result=\"{result}\"}}"));
+    let all = ["issued", "refused", "unknown", "waits"].map(counted);
+    assert_eq!(all, [2.0, 4.0, 3.0, 0.0]);
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
 

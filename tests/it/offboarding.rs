@@ -229,7 +229,6 @@ fn files_neither_decide_what_commands_decide_nor_forget_it() {
     let by = "author: bob, at: 2026-01-01T00:00:00Z";
     for (keys, said) in [
         (format!("offboarding: {{reason: x, {by}, ends: 2026-01-02T00:00:00Z}}"), "what `partner offboard` decides"),
-        (format!("suspension: {{reason: x, {by}}}"), "what `partner suspend` decides"),
         (format!("review_every: 30d\n    reviewed: {{finding: x, {by}}}"), "what `partner review` decides"),
     ] {
         refused(&apply(&acme(&keys), &[]), 3, said);

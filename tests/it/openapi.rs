@@ -24,6 +24,9 @@ fn admin_api_is_what_its_document_says() {
     let file = gate.dir.path().join("openapi.json");
     std::fs::write(&file, &document).unwrap();
     let out = File::create(gate.dir.path().join("schemathesis.log")).unwrap();
+    // Each value at the bounds of each schema; at random as well where there is time for it.
+    let deep = std::env::var_os("PARTNERGATE_TEST_DEEP").is_some();
+    let phases = if deep { "examples,coverage,fuzzing" } else { "examples,coverage" };
     let mut command = Command::new(python.with_file_name("schemathesis"));
     command
         .arg("run")
@@ -36,7 +39,7 @@ fn admin_api_is_what_its_document_says() {
         .args(["--checks", "response_schema_conformance,response_headers_conformance,unsupported_method"])
         // Who disables itself sees no more of the API.
         .args(["--exclude-path-regex", "/v1/operators/\\{name\\}/(disable|roles)"])
-        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "6", "--max-time", "45", "--no-shrink"])
+        .args(["--phases", phases, "--max-examples", "20", "--no-shrink"])
         .args(["--seed", "1", "--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off"])
         .current_dir(gate.dir.path())
         .env("NO_PROXY", "localhost")
@@ -44,7 +47,7 @@ fn admin_api_is_what_its_document_says() {
         .stdout(out.try_clone().unwrap())
         .stderr(out);
     let mut child = command.spawn().unwrap();
-    let end = Instant::now() + Duration::from_secs(300);
+    let end = Instant::now() + Duration::from_secs(900);
     let status = await_end(&mut child, end);
     let log = std::fs::read_to_string(gate.dir.path().join("schemathesis.log")).unwrap();
     let tail: Vec<&str> = log.lines().rev().take(150).collect();
@@ -52,7 +55,7 @@ fn admin_api_is_what_its_document_says() {
     assert!(status.success(), "{tail}");
     let cases = log.lines().find(|line| line.contains("generated")).unwrap_or_else(|| panic!("{tail}"));
     let count: u32 = cases.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_else(|| panic!("{cases}"));
-    assert!(count > 500, "{cases}");
+    assert!(count > 300, "{cases}");
     // Most of it came further than to the question who calls.
     let calls = |result: &str| gate.metric(&format!("partnergate_admin_calls_total{{result=\"{result}\"}}"));
     let (known, unknown) = (calls("ok") + calls("failed"), calls("unrecognised"));

@@ -140,3 +140,30 @@ fn credential_ends_whatever_its_certificate_says() {
     assert_eq!(gate.record_of(denied.header("x-request-id").unwrap())["reason"], "credential-ended");
     assert_eq!(state(&gate, "acme-next"), "expired");
 }
+
+/// One certificate or key is one partner's, also where it was only seen under a name.
+#[test]
+fn key_of_another_partner_is_not_registered_and_one_that_two_use_shows() {
+    let gate = gate();
+    assert_eq!(status(&gate, &gate.acme), 200);
+    for kind in ["fingerprint_sha256", "spki_sha256"] {
+        let hash = if kind == "spki_sha256" { gate.acme.spki() } else { gate.acme.fingerprint() };
+        let by = format!("{kind}={hash}");
+        await_some("the certificate to be kept", || {
+            gate.cli(&["credential", "list", "--partner", "acme"]).ok().contains("seen ").then_some(())
+        });
+        let add = ["credential", "add", "globex", "globex-2", "--anchor", "globex-ca", "--match", &by];
+        refused(&gate.cli(&add), 3, "was seen of `acme`: one client cannot be two partners");
+    }
+    // A certificate of globex with the key of acme, under the name that globex has.
+    let same = gate.pki.client_with_key(&gate.globex_ca, "globex-same", gate.acme.key_pair(), |p| {
+        p.subject_alt_names = vec![rcgen::SanType::URI("spiffe://globex.example/client".try_into().unwrap())];
+    });
+    assert_eq!(status(&gate, &same), 200, "globex's own CA says so");
+    let shown = await_some("it shows", || {
+        let shown = gate.cli(&["status"]).ok();
+        shown.contains("SHARED KEY").then_some(shown)
+    });
+    assert!(shown.contains("acme-client") && shown.contains("globex-client"), "{shown}");
+    assert_eq!(gate.metric("partnergate_shared_keys"), 1.0);
+}
