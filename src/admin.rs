@@ -14,6 +14,7 @@ mod credentials;
 mod grants;
 mod history;
 mod issue;
+mod kit;
 mod listener;
 mod lockdown;
 mod networks;
@@ -93,6 +94,7 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/partners", get(registry::partners))
         .api_route("/v1/partners/{id}", get(registry::partner))
         .api_route("/v1/partners/{id}/report", get(partners::report))
+        .api_route("/v1/partners/{id}/kit", get(kit::show))
         .api_route("/v1/anchors", get(anchors::list))
         .api_route("/v1/anchors/{name}", get(anchors::show))
         .api_route("/v1/grants", get(grants::list))

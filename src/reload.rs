@@ -54,6 +54,7 @@ use crate::upstream::Upstreams;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -261,6 +262,16 @@ impl Publisher {
     /// What the admin listener shows who it is with.
     pub fn admin_tls(&self) -> Option<Arc<ServerConfig>> {
         self.admin_tls.load_full()
+    }
+
+    /// The port of the first partner listener, as the config says it.
+    pub fn partner_port(&self) -> Option<u16> {
+        self.started.listen.first().map(SocketAddr::port)
+    }
+
+    /// The port of the first enrol listener, as the config says it.
+    pub fn enrol_port(&self) -> Option<u16> {
+        self.started.enrol.listen.first().map(SocketAddr::port)
     }
 
     pub fn now(&self) -> UnixNanos {

@@ -9,9 +9,10 @@ use super::{Because, Exit, Form, Why, complain, report, say};
 use crate::admin::{OffboardCall, WhyCall};
 use crate::document::{format_time, parse_time, parse_zone};
 use crate::name::PartnerId;
+use crate::store::DeclaredFile;
 use http::Method;
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -60,6 +61,14 @@ enum Command {
     /// End a partner for good, now or at a time: its credentials and grants are revoked, what waits for it is void, what
     /// is open is cut, and a report says so. Twice is harmless.
     Offboard(Offboard),
+    /// Write what a partner needs on its first day: where to call, how it gets a certificate, what it may call, and what
+    /// refusals mean.
+    Kit {
+        id: String,
+        /// The folder that it is written to; it is created.
+        #[arg(short, long, value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// The report of a partner that was offboarded.
     Report {
         id: String,
@@ -165,6 +174,7 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         | Command::Resume(_)
         | Command::Review(_)
         | Command::Offboard(_)
+        | Command::Kit { .. }
         | Command::Report { .. }
             if args.offline =>
         {
@@ -178,10 +188,26 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             let Command::Offboard(offboarding) = args.command else { return Exit::Failed };
             offboard(gateway, offboarding).await.unwrap_or_else(|exit| exit)
         }
+        Command::Kit { id, directory } => kit(gateway, id, directory).await.unwrap_or_else(|exit| exit),
         Command::Report { id, page, form } => {
             report::run(gateway, id, page.as_deref(), *form).await.unwrap_or_else(|exit| exit)
         }
     }
+}
+
+async fn kit(gateway: &Gateway, id: &str, directory: &Path) -> Result<Exit, Exit> {
+    let path = format!("/v1/partners/{}/kit", edit::id("partner", id)?);
+    let mut answer = ask(gateway, Method::GET, &path, None).await?;
+    let files: Vec<DeclaredFile> = serde_json::from_value(answer["files"].take()).unwrap_or_default();
+    for file in &files {
+        let path = directory.join(&file.name);
+        std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, &file.text)).map_err(|e| {
+            complain(&format!("{}: {e}", path.display()));
+            Exit::Failed
+        })?;
+        say(&path.display().to_string());
+    }
+    Ok(Exit::Done)
 }
 
 async fn offboard(gateway: &Gateway, args: Offboard) -> Result<Exit, Exit> {

@@ -373,4 +373,6 @@ async fn read_only(path: &Path) -> Result<SqlitePool, StoreError> {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;

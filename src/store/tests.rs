@@ -484,3 +484,17 @@ async fn a_database_of_the_first_version_gets_a_history_of_all_that_is_in_it() {
     let seen = store.certificates_of(&CredentialId::parse("acme-1").unwrap()).await.unwrap();
     assert_eq!((seen.len(), seen[0].serial.clone(), seen[0].valid_until), (1, None, UnixNanos(3)));
 }
+
+/// SQLite, in a folder of its own.
+struct Folder(tempfile::TempDir);
+
+impl conformance::Place for Folder {
+    async fn open(&self) -> Store {
+        Store::open(&self.0.path().join("r.db"), conformance::NOW).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn sqlite_does_what_a_store_does() {
+    conformance::all(|| Folder(tempfile::tempdir().unwrap())).await;
+}

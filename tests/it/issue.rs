@@ -168,6 +168,26 @@ fn operator_gives_a_certificate_in_the_approved_names_alone() {
     openssl(&["verify", "-CAfile", &ca_file(&gate), "-purpose", "sslclient", &client.path("cert.pem")]);
     client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
 
+    // What the partner is told on its first day is enough to call by.
+    let kit = gate.dir.path().join("kit");
+    gate.cli(&["partner", "kit", "initech", "-d", kit.to_str().unwrap()]).ok();
+    let read = |name: &str| fs::read_to_string(kit.join(name)).unwrap();
+    let openapi: Value = serde_json::from_str(&read("openapi.json")).unwrap();
+    assert_eq!(openapi["paths"].as_object().unwrap().keys().collect::<Vec<_>>(), ["/items"], "{openapi}");
+    assert_eq!(openapi["paths"]["/items"].as_object().unwrap().keys().collect::<Vec<_>>(), ["get"], "{openapi}");
+    let readme = read("README.md");
+    for line in [
+        &format!("| `GET https://{HOST}/items` | items.list | 2098-01-01T00:00:00Z |")[..],
+        "(sales)",
+        "/.well-known/est/simpleenroll",
+        "`initech-1` is active, known by its uri",
+        "| `engagement-not-active` | 403 |",
+        "127.0.0.1/32",
+    ] {
+        assert!(readme.contains(line), "no `{line}` in {readme}");
+    }
+    assert_eq!(read("client-ca.pem").trim(), fs::read_to_string(ca_file(&gate)).unwrap().trim());
+
     // What was not approved is named, and nothing is given.
     for (subject, san, said) in [
         ("/CN=x", "URI:spiffe://globex.example/client", "asks for the URI `spiffe://globex.example/client`"),

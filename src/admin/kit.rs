@@ -1,0 +1,228 @@
+//! What a partner needs on its first day: where to call, who answers there, what it may call, how it gets a certificate, and
+//! what refusals mean.
+
+use super::Shared;
+use super::answer::problem;
+use super::issue::pem;
+use crate::clock::UnixNanos;
+use crate::gateway::Live;
+use crate::name::PartnerId;
+use crate::operation::{Operation, Operations, RouteId};
+use crate::partner::{Grant, GrantState, PartnerRecord};
+use crate::reason::Code;
+use crate::reload::Publisher;
+use crate::store::DeclaredFile;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+pub(super) async fn show(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+    let Some(live) = shared.publisher.live() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    };
+    let record = PartnerId::parse(&id).ok().and_then(|id| live.snapshot.registry.partner(&id).cloned());
+    let Some(record) = record else {
+        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+    };
+    Json(json!({"files": files(&shared.publisher, &live, &record)})).into_response()
+}
+
+/// An operation that a partner may call, and where.
+struct Granted<'a> {
+    operation: &'a Operation,
+    grant: &'a Grant,
+    host: String,
+}
+
+fn files(publisher: &Publisher, live: &Live, record: &PartnerRecord) -> Vec<DeclaredFile> {
+    let now = publisher.now();
+    let granted = granted(live, record, now);
+    let file = |name: &str, text: String| DeclaredFile { name: name.into(), text };
+    let openapi = serde_json::to_string_pretty(&openapi(record, &granted, publisher)).unwrap_or_default();
+    let mut files =
+        vec![file("README.md", readme(publisher, live, record, &granted)), file("openapi.json", openapi + "\n")];
+    // Who answers: what is above the leaf of the certificate that serves these hosts.
+    let above: Vec<String> = live
+        .snapshot
+        .certificates
+        .iter()
+        .flat_map(|certificate| certificate.key.cert.iter().skip(1))
+        .map(|der| pem(der))
+        .collect();
+    if !above.is_empty() {
+        files.push(file("server-ca.pem", above.concat()));
+    }
+    if let Some(ca) = publisher.ca_certificate() {
+        files.push(file("client-ca.pem", pem(&ca)));
+    }
+    files
+}
+
+/// What the partner may call now or will, by id.
+fn granted<'a>(live: &'a Live, record: &'a PartnerRecord, now: UnixNanos) -> Vec<Granted<'a>> {
+    let (operations, routes) = (&live.snapshot.operations, &live.snapshot.routes);
+    let mut found: BTreeMap<&str, Granted<'a>> = BTreeMap::new();
+    for grant in record.grants_in(&live.snapshot.environment) {
+        if !matches!(grant.state(now), GrantState::Approved | GrantState::Active) {
+            continue;
+        }
+        for operation in grant.operations.iter().filter_map(|id| operations.get(id)) {
+            let route = routes.iter().find(|route| route.operations.is_some_and(|id| is_of(operations, id, operation)));
+            let host = route.and_then(|route| route.hosts.first()).map(|host| host.as_str().to_owned());
+            let host = host.unwrap_or_default();
+            found.entry(operation.id.as_str()).or_insert(Granted { operation, grant, host });
+        }
+    }
+    found.into_values().collect()
+}
+
+fn is_of(operations: &Operations, route: RouteId, operation: &Operation) -> bool {
+    let mut path = String::new();
+    let mut inside = false;
+    for c in operation.template.to_string().chars() {
+        match c {
+            '{' => {
+                inside = true;
+                path.push('x');
+            }
+            '}' => inside = false,
+            c if !inside => path.push(c),
+            _ => {}
+        }
+    }
+    let found = operations.resolve(route, operation.method.as_str(), &path);
+    found.is_some_and(|found| found.operation.id == operation.id)
+}
+
+fn port(publisher: &Publisher) -> u16 {
+    publisher.partner_port().unwrap_or(443)
+}
+
+fn openapi(record: &PartnerRecord, granted: &[Granted<'_>], publisher: &Publisher) -> Value {
+    let mut paths = Map::new();
+    for Granted { operation, .. } in granted {
+        let parameters: Vec<Value> = operation
+            .params()
+            .iter()
+            .map(|name| json!({"name": &**name, "in": "path", "required": true, "schema": {"type": "string"}}))
+            .collect();
+        let described = json!({
+            "operationId": operation.id.as_str(), "tags": operation.tags, "parameters": parameters,
+            "responses": {"default": {"description": "As the API answers; refusals of the gateway are problem documents."}},
+        });
+        let item = paths.entry(operation.template.to_string()).or_insert_with(|| json!({}));
+        if let Some(item) = item.as_object_mut() {
+            item.insert(operation.method.as_str().to_ascii_lowercase(), described);
+        }
+    }
+    let mut hosts: Vec<&str> = granted.iter().map(|granted| granted.host.as_str()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    let servers: Vec<Value> =
+        hosts.iter().map(|host| json!({"url": format!("https://{host}:{}", port(publisher))})).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {"title": format!("What {} may call", record.partner.name), "version": "1"},
+        "servers": servers,
+        "security": [{"certificate": []}],
+        "components": {"securitySchemes": {"certificate": {"type": "mutualTLS"}}},
+        "paths": paths,
+    })
+}
+
+fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &[Granted<'_>]) -> String {
+    let partner = &record.partner;
+    let mut out = String::new();
+    let mut line = |text: String| {
+        let _ = writeln!(out, "{text}");
+    };
+    line(format!("# {}: calling the API\n", partner.name));
+    let contact = partner.contact.as_deref().unwrap_or("your contact");
+    line(format!(
+        "Questions go to {contact} ({}). Say your partner id, `{}`, and the `request_id` of an answer.\n",
+        partner.owner, partner.id
+    ));
+    let engaged = partner.engaged();
+    if let Some(ends) = engaged.ends {
+        line(format!("The engagement ends at {ends}.\n"));
+    }
+    line("## Where\n".into());
+    let mut hosts: Vec<&str> = granted.iter().map(|granted| granted.host.as_str()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    for host in &hosts {
+        line(format!("- `https://{host}:{}`", port(publisher)));
+    }
+    let issuers: Vec<String> = live.snapshot.certificates.iter().map(|c| c.facts.issuer.to_string()).collect();
+    line(format!(
+        "\nTLS 1.2 or 1.3, HTTP/1.1 or HTTP/2. The server's certificate is from {}{}. Every connection needs a client \
+         certificate.\n",
+        issuers.join(" or "),
+        if live.snapshot.certificates.iter().any(|c| c.key.cert.len() > 1) { " (`server-ca.pem`)" } else { "" }
+    ));
+    line("## Your certificate\n".into());
+    line("Make the key where it will be used; it never leaves you.\n".into());
+    line("```sh\nopenssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem".into());
+    line(format!("openssl req -new -key key.pem -subj /CN={} -out request.pem\n```\n", partner.id));
+    match publisher.enrol_port() {
+        Some(port) => {
+            let host = hosts.first().copied().unwrap_or("HOST");
+            line(
+                "With the enrolment code that you are told another way, you get it by yourself (EST, RFC 7030):\n"
+                    .into(),
+            );
+            line(format!(
+                "```sh\nopenssl req -in request.pem -outform DER | openssl base64 > request.b64\ncurl --user \"enrol:CODE\" -H \
+                 \"Content-Type: application/pkcs10\" --data-binary @request.b64 \\\n    \
+                 https://{host}:{port}/.well-known/est/simpleenroll | openssl base64 -d |\n    openssl pkcs7 -inform DER \
+                 -print_certs -out cert.pem\n```\n\nRenew it before it ends, the same way at `simplereenroll`, with \
+                 `--cert cert.pem --key key.pem` instead of the code.\n"
+            ));
+        }
+        None => line("Send `request.pem`, and never `key.pem`, to your contact.\n".into()),
+    }
+    for credential in &record.credentials {
+        let ends = credential.ends.map(|ends| format!(", until {ends}")).unwrap_or_default();
+        let (state, kind) = (credential.stage(publisher.now()), credential.matching.kind());
+        line(format!("- `{}` is {}, known by its {}{ends}", credential.id, state.as_str(), kind.as_str()));
+    }
+    line("\n## What you may call\n".into());
+    line("`openapi.json` has the same for programs.\n".into());
+    line("| call | operation | until |\n| --- | --- | --- |".into());
+    for Granted { operation, grant, host } in granted {
+        let ends = grant.period.ends.map(|ends| ends.to_string()).unwrap_or_default();
+        line(format!(
+            "| `{} https://{host}{}` | {} | {ends} |",
+            operation.method.as_str(),
+            operation.template,
+            operation.id
+        ));
+    }
+    let networks = partner.networks.iter().filter_map(|name| live.snapshot.registry.network(name));
+    let cidrs: Vec<String> = networks.flat_map(|network| &network.cidrs).map(ToString::to_string).collect();
+    if !cidrs.is_empty() {
+        line(format!("\nCalls are taken from {}.", cidrs.join(", ")));
+    }
+    if let Some(first) = granted.iter().find(|granted| granted.operation.method.as_str() == "GET") {
+        line("\n## Try it\n".into());
+        line(format!(
+            "```sh\ncurl --cert cert.pem --key key.pem https://{}:{}{}\n```",
+            first.host,
+            port(publisher),
+            first.operation.template
+        ));
+    }
+    line("\n## What refusals mean\n".into());
+    line(
+        "They are problem documents (RFC 9457) with a `code`:\n\n| code | status | meaning |\n| --- | --- | --- |"
+            .into(),
+    );
+    for code in Code::ALL {
+        line(format!("| `{}` | {} | {} |", code.as_str(), code.status(), code.detail()));
+    }
+    out
+}
