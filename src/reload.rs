@@ -168,7 +168,7 @@ pub struct Publisher {
     list: ArcSwapOption<SignedList>,
     /// One list is signed at a time, and one certificate is given to a partner that asks by itself.
     signing: Mutex<()>,
-    enrolment: Semaphore,
+    enrolment: Arc<Semaphore>,
     /// Of the enrol listener.
     enrolling: ArcSwap<EnrolConfig>,
 }
@@ -232,7 +232,7 @@ impl Publisher {
             committed: Notify::new(),
             list: ArcSwapOption::empty(),
             signing: Mutex::new(()),
-            enrolment: Semaphore::new(1),
+            enrolment: Arc::new(Semaphore::new(1)),
             enrolling: ArcSwap::from_pointee(config.enrol.clone()),
         };
         log_warnings(&config.warnings);

@@ -106,14 +106,20 @@ impl Publisher {
     /// Why not; nothing was changed.
     pub async fn issue(self: &Arc<Self>, asks: Asks, csr: Csr, cause: Cause) -> Result<Given, NotGiven> {
         // Partners ask one after another, so that all of them together never stand before an operator's switch.
-        let _alone = match asks {
+        // What is begun goes on when its client has gone, and so does its turn.
+        let turn = match asks {
             Asks::Operator(..) => None,
-            Asks::Code(_) | Asks::Renewal(_) => Some(self.enrolment.try_acquire().map_err(|_| NotGiven::Busy)?),
+            Asks::Code(_) | Asks::Renewal(_) => {
+                Some(self.enrolment.clone().try_acquire_owned().map_err(|_| NotGiven::Busy)?)
+            }
         };
         let this = self.clone();
-        aside(async move { this.issue_now(asks, &csr, cause).await })
-            .await
-            .unwrap_or_else(|e| Err(interrupted("registry", &e).into()))
+        let given = aside(async move {
+            let given = this.issue_now(asks, &csr, cause).await;
+            drop(turn);
+            given
+        });
+        given.await.unwrap_or_else(|e| Err(interrupted("registry", &e).into()))
     }
 
     /// Whether a code is good, before anything else is done for who shows it.
@@ -151,16 +157,14 @@ impl Publisher {
                 let Resolution::Known { record, credential, .. } = registry.resolve(&peer) else {
                     return Err(refused("this certificate is not one of a registered credential"));
                 };
-                // It may have been revoked while this waited, and the list need not be a source of the anchor.
-                let own = self.store.certificate(&peer.leaf.serial).await?;
-                if own.as_ref().is_none_or(|own| own.revoked.is_some() && peer.anchor == config.anchor)
-                    && peer.anchor == config.anchor
-                    || live.snapshot.trust.still_good(&peer, now).is_err()
-                {
-                    return Err(refused("this certificate is revoked, or was not given by this CA"));
-                }
                 if peer.anchor != config.anchor {
                     return Err(refused("this certificate is not one of the built-in CA: its own CA renews it"));
+                }
+                // It may have been revoked while this waited, and the list need not be a source of the anchor.
+                let own = self.store.certificate(&peer.leaf.serial).await?;
+                let good = own.is_some_and(|own| own.revoked.is_none());
+                if !good || live.snapshot.trust.still_good(&peer, now).is_err() {
+                    return Err(refused("this certificate is revoked, or was not given by this CA"));
                 }
                 if !csr.renews(&peer.leaf) {
                     return Err(refused("a renewal asks for the very subject and names of the certificate it renews"));

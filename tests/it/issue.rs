@@ -454,3 +454,30 @@ fn nobody_gets_a_certificate_past_lockdowns_revocations_and_changed_names() {
     assert!(renewed.contains(&503), "{renewed:?}");
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
+
+/// Renewals whose clients have gone, before a database that does not answer: a switch is live all the same, long before each
+/// of them could have waited for the database.
+#[test]
+fn partners_that_renew_hold_up_no_switch() {
+    let gate = with_ca(false).start();
+    onboard(&gate);
+    let client = Client::new(&gate, "initech");
+    client.csr("key.pem", "/CN=x", "");
+    issue(&gate, &client, "cert.pem").ok();
+    let csr = client.csr("key.pem", "/O=Initech/CN=initech-1", URI);
+    let held = crate::lockdown::Held::of(&gate);
+    let (cert, key, body) = (client.path("cert.pem"), client.path("key.pem"), format!("@{csr}"));
+    let port = gate.enrol_address().port();
+    let url = format!("https://{HOST}:{port}/.well-known/est/simplereenroll");
+    for _ in 0..20 {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "--max-time", "0.2", "--noproxy", "*", "--resolve", &format!("{HOST}:{port}:127.0.0.1")]);
+        curl.arg("--cacert").arg(&gate.server_ca.pem_file).args(["--cert", &cert, "--key", &key]);
+        run(curl.args(["-H", "Content-Type: application/pkcs10", "--data-binary", &body, &url]), b"");
+    }
+    let said = gate.cli(&["partner", "suspend", "acme", "--reason", "odd traffic"]).ok();
+    assert!(said.contains("NOT IN THE DATABASE YET"), "it did not wait: {said}");
+    held.let_go();
+    await_some("it is in the database", || (gate.metric("partnergate_unsaved_switches") == 0.0).then_some(()));
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}

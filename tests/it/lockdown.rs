@@ -92,13 +92,13 @@ fn lockdown_of_an_anchor_denies_what_comes_under_it_alone() {
 }
 
 /// Somebody who has the database and does not let go of it. Readers are not kept out; whoever writes is.
-struct Held {
+pub struct Held {
     runtime: tokio::runtime::Runtime,
     database: SqliteConnection,
 }
 
 impl Held {
-    fn of(gate: &Gate) -> Self {
+    pub fn of(gate: &Gate) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let database = runtime.block_on(async {
             let options = SqliteConnectOptions::new().filename(gate.dir.path().join("state/registry.db"));
@@ -109,7 +109,7 @@ impl Held {
         Held { runtime, database }
     }
 
-    fn let_go(self) {
+    pub fn let_go(self) {
         let Held { runtime, database } = self;
         runtime.block_on(async { database.close().await.unwrap() });
     }
