@@ -45,7 +45,7 @@ use aide::axum::routing::{delete, get, patch, post, post_with, put};
 use axum::extract::DefaultBodyLimit;
 use axum::{Json, Router, middleware};
 use caller::{needs, recognised};
-use openapi::{as_problems, finished};
+use openapi::{as_problems, begin, finished};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -89,6 +89,7 @@ pub fn openapi_document() -> Value {
 }
 
 fn calls() -> (Router<Shared>, Value) {
+    begin();
     let looks = ApiRouter::new()
         .api_route("/v1/export", get(registry::export_all))
         .api_route("/v1/partners", get(registry::partners))
@@ -194,6 +195,11 @@ mod tests {
             let none = ["get", "delete"].contains(&method.as_str()) || *path == "/v1/reload";
             assert!(takes != none || path.ends_with("/tokens/{id}"), "{method} {path}: {takes}");
         }
+        let text = document.to_string();
+        let references: Vec<&str> =
+            text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert!(!references.is_empty());
+        assert_eq!(references.iter().find(|at| document.pointer(at).is_none()), None);
         let mut ids: Vec<&str> = operations.iter().map(|(.., op)| op["operationId"].as_str().unwrap()).collect();
         ids.sort_unstable();
         ids.dedup();

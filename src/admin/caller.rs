@@ -185,6 +185,14 @@ fn recognise(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> R
 /// Lets through whoever has a role for it.
 pub(super) async fn needs(act: Act, caller: Extension<Caller>, request: Request, next: Next) -> Response {
     match caller.may(act) {
+        Ok(())
+            if act != Act::Request
+                && !request.method().is_safe()
+                && request.headers().contains_key(header::IF_MATCH) =>
+        {
+            // A condition that nobody looks at would be worse than none.
+            problem(StatusCode::BAD_REQUEST, "`If-Match` is for calls that change by PUT, PATCH or DELETE", Vec::new())
+        }
         Ok(()) => next.run(request).await,
         Err(why) => problem(StatusCode::FORBIDDEN, &why, Vec::new()).into_response(),
     }

@@ -16,9 +16,14 @@ use serde_json::{Map, Value, json};
 /// Most bytes of a message of somebody else's that is put into a problem.
 const MAX_MESSAGE: usize = 16 * 1024;
 
+/// Before the first route: each schema is where it is used, since a route says its schemas as it is made and what is referred to
+/// from several routers would be in one of them at most.
+pub(super) fn begin() {
+    aide::generate::extract_schemas(false);
+}
+
 /// The routers of each act as one, and what they serve.
 pub(super) fn finished(routers: Vec<(ApiRouter<Shared>, Option<Act>)>) -> (axum::Router<Shared>, Value) {
-    aide::generate::extract_schemas(true);
     let mut all = axum::Router::new();
     let mut document = described();
     for (router, act) in routers {

@@ -146,5 +146,8 @@ fn change_of_what_was_seen_fails_where_somebody_else_was_faster() {
         assert!(status == 412 && said.contains("has changed since it was looked at"), "{path}: {said}");
         assert_eq!(call("PATCH", path, Some("*"), body).0, 200, "{path}");
     }
+    // A switch takes no condition, and does not pretend to.
+    let (status, said) = call("POST", "/v1/partners/acme/suspend", Some("\"0123\""), r#"{"reason": "x"}"#);
+    assert!(status == 400 && said.contains("`If-Match` is for calls"), "{said}");
     await_some("nothing is left over", || gate.cli(&["status"]).ok().contains("revision").then_some(()));
 }
