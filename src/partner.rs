@@ -226,7 +226,7 @@ impl Partner {
     pub fn review_due(&self) -> Option<UnixNanos> {
         let review = self.review.as_ref().filter(|_| self.standing() != PartnerState::Ended)?;
         let last = review.last.as_ref().map(|last| last.at);
-        let from = last.or(self.engagement.starts).or(self.proofing.as_ref().map(|p| p.at));
+        let from = last.or(self.engagement.starts.max(self.proofing.as_ref().map(|p| p.at)));
         Some(from.map_or(UnixNanos(0), |from| from.saturating_add(review.every)))
     }
 
@@ -265,6 +265,9 @@ impl Partner {
     /// # Errors
     /// Why that is not legal now, and what is.
     pub fn resume(&mut self) -> Result<bool, String> {
+        if self.is_closed() {
+            return Err(format!("`{}` has ended for good", self.id));
+        }
         match (self.suspension.take(), self.state) {
             (Some(_), _) => Ok(true),
             (None, PartnerState::Suspended) => Err(format!(

@@ -393,6 +393,10 @@ impl Registry {
     fn check_references(&self, record: &PartnerRecord, problems: &mut Vec<Inconsistent>) {
         let id = &record.partner.id;
         let mut wrong = |keys: &[&str], reason: String| problems.push(Inconsistent::new(id, keys, reason));
+        // What has ended is kept for what it says; what it refers to may go.
+        if record.partner.is_closed() {
+            return;
+        }
         let unknown = |name: &NetworkName| name.as_str() != ANY_NETWORK && !self.networks.contains_key(name);
         for name in record.partner.networks.iter().filter(|n| unknown(n)) {
             wrong(&["networks", name.as_str()], format!("there is no network `{name}`"));

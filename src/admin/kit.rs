@@ -2,13 +2,13 @@
 //! what refusals mean.
 
 use super::Shared;
-use super::answer::problem;
+use super::answer::{problem, wrong};
 use super::issue::pem;
 use crate::clock::UnixNanos;
 use crate::gateway::Live;
 use crate::name::PartnerId;
 use crate::operation::{Operation, Operations, RouteId};
-use crate::partner::{Grant, GrantState, PartnerRecord};
+use crate::partner::{Grant, GrantState, PartnerRecord, PartnerStage};
 use crate::reason::Code;
 use crate::reload::Publisher;
 use crate::store::DeclaredFile;
@@ -28,6 +28,9 @@ pub(super) async fn show(State(shared): State<Shared>, Path(id): Path<String>) -
     let Some(record) = record else {
         return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
     };
+    if record.partner.stage(shared.publisher.now()) == PartnerStage::Ended {
+        return wrong(&format!("`{}` has ended: there is nothing that it may call", record.partner.id));
+    }
     Json(json!({"files": files(&shared.publisher, &live, &record)})).into_response()
 }
 
@@ -157,17 +160,19 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
     for host in &hosts {
         line(format!("- `https://{host}:{}`", port(publisher)));
     }
+    let has_ca = live.snapshot.certificates.iter().any(|c| c.key.cert.len() > 1);
     let issuers: Vec<String> = live.snapshot.certificates.iter().map(|c| c.facts.issuer.to_string()).collect();
     line(format!(
         "\nTLS 1.2 or 1.3, HTTP/1.1 or HTTP/2. The server's certificate is from {}{}. Every connection needs a client \
          certificate.\n",
         issuers.join(" or "),
-        if live.snapshot.certificates.iter().any(|c| c.key.cert.len() > 1) { " (`server-ca.pem`)" } else { "" }
+        if has_ca { " (`server-ca.pem`)" } else { "" }
     ));
     line("## Your certificate\n".into());
     line("Make the key where it will be used; it never leaves you.\n".into());
     line("```sh\nopenssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem".into());
     line(format!("openssl req -new -key key.pem -subj /CN={} -out request.pem\n```\n", partner.id));
+    let trust = if has_ca { "--cacert server-ca.pem " } else { "" };
     match publisher.enrol_port() {
         Some(port) => {
             let host = hosts.first().copied().unwrap_or("HOST");
@@ -175,12 +180,21 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
                 "With the enrolment code that you are told another way, you get it by yourself (EST, RFC 7030):\n"
                     .into(),
             );
+            let host = host.to_owned();
+            let post = format!(
+                "-H \"Content-Type: application/pkcs10\" --data-binary @request.b64 \\\n    {trust}-o answer.b64 \
+                 https://{host}:{port}/.well-known/est"
+            );
+            let keep = "openssl base64 -d -in answer.b64 | openssl pkcs7 -inform DER -print_certs -out cert.pem";
             line(format!(
-                "```sh\nopenssl req -in request.pem -outform DER | openssl base64 > request.b64\ncurl --user \"enrol:CODE\" -H \
-                 \"Content-Type: application/pkcs10\" --data-binary @request.b64 \\\n    \
-                 https://{host}:{port}/.well-known/est/simpleenroll | openssl base64 -d |\n    openssl pkcs7 -inform DER \
-                 -print_certs -out cert.pem\n```\n\nRenew it before it ends, the same way at `simplereenroll`, with \
-                 `--cert cert.pem --key key.pem` instead of the code.\n"
+                "```sh\nopenssl req -in request.pem -outform DER | openssl base64 > request.b64\ncurl --fail-with-body \
+                 --user \"enrol:CODE\" {post}/simpleenroll || cat answer.b64\n{keep}\n```\n"
+            ));
+            line("Renew it before it ends, with the certificate that you have and for the very same names:\n".into());
+            line(format!(
+                "```sh\nopenssl x509 -x509toreq -copy_extensions copyall -in cert.pem -signkey key.pem -out request.pem\n\
+                 openssl req -in request.pem -outform DER | openssl base64 > request.b64\ncurl --fail-with-body --cert cert.pem --key \
+                 key.pem {post}/simplereenroll || cat answer.b64\n{keep}\n```\n\nThe CA is `client-ca.pem`.\n"
             ));
         }
         None => line("Send `request.pem`, and never `key.pem`, to your contact.\n".into()),
@@ -196,8 +210,9 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
     for Granted { operation, grant, host } in granted {
         let ends = grant.period.ends.map(|ends| ends.to_string()).unwrap_or_default();
         line(format!(
-            "| `{} https://{host}{}` | {} | {ends} |",
+            "| `{} https://{host}:{}{}` | {} | {ends} |",
             operation.method.as_str(),
+            port(publisher),
             operation.template,
             operation.id
         ));
@@ -210,7 +225,7 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
     if let Some(first) = granted.iter().find(|granted| granted.operation.method.as_str() == "GET") {
         line("\n## Try it\n".into());
         line(format!(
-            "```sh\ncurl --cert cert.pem --key key.pem https://{}:{}{}\n```",
+            "```sh\ncurl {trust}--cert cert.pem --key key.pem https://{}:{}{}\n```",
             first.host,
             port(publisher),
             first.operation.template

@@ -20,7 +20,10 @@ pub(super) async fn reload(State(shared): State<Shared>) -> Response {
 
 /// Partners that an operator has stopped.
 fn suspended(registry: &Registry) -> Vec<Value> {
-    let stopped = registry.partners().filter_map(|r| Some((&r.partner.id, r.partner.suspension.as_ref()?)));
+    let stopped = registry
+        .partners()
+        .filter(|r| !r.partner.is_closed())
+        .filter_map(|r| Some((&r.partner.id, r.partner.suspension.as_ref()?)));
     stopped
         .map(|(id, s)| json!({"partner": id, "reason": s.reason, "author": s.author, "at": s.at.to_string()}))
         .collect()

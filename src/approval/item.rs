@@ -355,7 +355,14 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
             put(&mut record.credentials, id, after, |c| &c.id);
         }
         Item::Grant { id, after, .. } => {
-            let after = after.as_deref().cloned().map(|grant| Grant { approval: Some(provenance.clone()), ..grant });
+            let before = find_grant(record, id.as_str());
+            let handed_on =
+                |b: &&Grant| after.as_deref().is_some_and(|after| b.is_handed_on(after, &record.credentials));
+            let before = before.filter(handed_on);
+            let after = after.as_deref().cloned().map(|grant| match before {
+                Some(before) if before.approval.is_some() => Grant { approval: before.approval.clone(), ..grant },
+                _ => Grant { approval: Some(provenance.clone()), ..grant },
+            });
             put(&mut record.grants, id, after, |g| &g.id);
         }
         Item::Partner { .. } | Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}

@@ -90,7 +90,7 @@ struct Offboard {
     #[arg(long, conflicts_with_all = ["at", "page"])]
     cancel: bool,
     /// Also write the report as a page for people.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "at")]
     page: Option<PathBuf>,
     #[command(flatten)]
     why: Why,

@@ -20,7 +20,7 @@ pub(super) async fn run(gateway: &Gateway, partner: &str, page: Option<&Path>, f
 
 /// Writes the page.
 pub(super) fn write(report: &Value, file: &Path) -> Result<(), Exit> {
-    disk::replace(file, page(report).as_bytes()).map_err(|e| {
+    std::fs::write(file, page(report)).map_err(|e| {
         complain(&format!("--page: `{}`: {}", file.display(), disk::plain(&e)));
         Exit::Failed
     })

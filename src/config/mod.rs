@@ -295,7 +295,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let admin = admin::read(admin, socket, reader, problems);
     let issue = issue::read(root.section("issue"), reader, problems);
     let ca = issue.as_ref().and_then(|issue| issue.as_ref()).map(|issue| issue.ca.clone());
-    let enrol = issue::enrol(root.section("enrol"), ca, reader, problems);
+    let enrol = issue::enrol(root.section("enrol"), (ca, issue.is_none()), reader, problems);
     let policy_source = reader.policy_folder(Path::new(policy.text("dir")?), problems);
     let addresses = |texts: Vec<String>| texts.iter().filter_map(|t| t.parse().ok()).collect::<Vec<SocketAddr>>();
     Some(Config {

@@ -407,7 +407,7 @@ static ENROL: &[Field] = &[
     Field {
         key: "listen",
         kind: Kind::List(&Kind::Address),
-        presence: Optional("[\"0.0.0.0:8443\"]"),
+        presence: Optional("[\"0.0.0.0:8444\"]"),
         doc: "Addresses to listen on.",
     },
     Field {

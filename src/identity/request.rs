@@ -144,4 +144,21 @@ mod tests {
         let asks = request(|p| p.custom_extensions.push(ca));
         assert!(Csr::from_der(&asks).unwrap_err().contains("clients get none"));
     }
+
+    proptest::proptest! {
+        /// Whatever a client sends is a request or none, and nothing breaks.
+        #[test]
+        fn damaged_request_is_refused_or_read(at in 0usize..400, byte in proptest::num::u8::ANY, cut in 0usize..400) {
+            let mut der = request(|p| {
+                p.subject_alt_names = vec![SanType::DnsName("a.acme.example".try_into().unwrap())];
+            });
+            let index = at % der.len();
+            der[index] = byte;
+            // Not every byte is signed: parameters of an algorithm are not. What is read does not bring anything down.
+            let _ = Csr::from_der(&der);
+            der.truncate(cut);
+            proptest::prop_assert!(Csr::from_der(&der).is_err() || cut >= der.len());
+            let _ = Csr::from_pem(&der);
+        }
+    }
 }

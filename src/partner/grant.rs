@@ -1,6 +1,6 @@
 //! Grants: permission to call named operations, and what becomes of it.
 
-use super::{Period, Phase, Reviewed, Revoked};
+use super::{Credential, Period, Phase, Reviewed, Revoked};
 use crate::clock::UnixNanos;
 use crate::name::{ApprovalId, CredentialId, Environment, GrantId, NetworkName};
 use crate::operation::OperationId;
@@ -92,6 +92,17 @@ impl Grant {
             (None, Phase::Live) => GrantState::Active,
             (None, Phase::Ended) => GrantState::Ended,
         }
+    }
+
+    /// Whether `after` is the same, but for credentials that take the place of its own: who approved it approved that.
+    pub fn is_handed_on(&self, after: &Grant, credentials: &[Credential]) -> bool {
+        let plain = |grant: &Grant| Grant { credentials: None, approval: None, ..grant.clone() };
+        let (Some(before), Some(those)) = (&self.credentials, &after.credentials) else { return false };
+        let succeeds = |id: &CredentialId| {
+            let retiring = credentials.iter().filter_map(|c| Some((&c.id, c.retiring.as_ref()?)));
+            retiring.into_iter().any(|(old, retiring)| before.contains(old) && retiring.successor == *id)
+        };
+        plain(self) == plain(after) && those.iter().all(|id| before.contains(id) || succeeds(id))
     }
 
     /// Ends it for good. Returns whether it had not been revoked already.

@@ -167,7 +167,12 @@ impl Publisher {
                     return Err(refused("this certificate is revoked, or was not given by this CA"));
                 }
                 if !csr.renews(&peer.leaf) {
-                    return Err(refused("a renewal asks for the very subject and names of the certificate it renews"));
+                    let (subject, san) = (&peer.leaf.subject, &peer.leaf.san);
+                    let names: Vec<&str> = san.uri.iter().chain(&san.dns).map(String::as_str).collect();
+                    return Err(refused(format!(
+                        "a renewal asks for the very subject and names of the certificate it renews: `{subject}` with {}",
+                        if names.is_empty() { "no subjectAltName".to_owned() } else { names.join(", ") }
+                    )));
                 }
                 let id = credential.id.clone();
                 (record.partner.id.clone(), id.clone(), named(cause, &id))

@@ -127,6 +127,7 @@ pub fn plan(
         for reason in keep_credentials(&mut record, old.map(|old| &**old), options, now) {
             problems.registry(format!("partners.{id}.credentials"), reason, None);
         }
+        let credentials = record.credentials.clone();
         for grant in &mut record.grants {
             let before = old.and_then(|r| r.grants.iter().find(|g| g.id == grant.id));
             if let Err(reasons) = expand(grant, before, operations, options, &mut draft) {
@@ -135,7 +136,9 @@ pub fn plan(
                 }
             }
             grant.approval = match before {
-                Some(before) if !permits_more(before, grant) => before.approval.clone(),
+                Some(before) if !permits_more(before, grant) || before.is_handed_on(grant, &credentials) => {
+                    before.approval.clone()
+                }
                 _ => provenance.cloned(),
             };
         }

@@ -106,7 +106,11 @@ fn successor_may_do_what_its_predecessor_may() {
     let rotate = ["credential", "rotate", "acme", "acme-client", "--to", "acme-next", "--match", &by_key];
     let planned = gate.cli(&[&rotate[..], &["--dry-run"]].concat()).ok();
     assert!(planned.contains("acme-next") && !planned.contains("applied"), "{planned}");
-    gate.cli(&rotate).ok();
+    by_second(&gate, &rotate).ok();
+    // Who approved the grant approved just that; the rotation is in the history.
+    let grants: Value = serde_json::from_str(&gate.cli(&["grant", "list", "--output", "json"]).ok()).unwrap();
+    let of = |id: &str| grants["grants"].as_array().unwrap().iter().find(|g| g["id"] == id).unwrap();
+    assert_eq!(of("acme-items")["requester"], "root", "{grants}");
     assert_eq!((status(&gate, &next), state(&gate, "acme-client")), (200, "retiring".into()));
     let listed: Value =
         serde_json::from_str(&gate.cli(&["credential", "list", "--partner", "acme", "--output", "json"]).ok()).unwrap();
