@@ -10,6 +10,7 @@ use crate::history::{Actor, Cause, Way};
 use crate::identity::{Csr, MAX_REQUEST};
 use crate::issue::{certs_only, csr_attributes};
 use crate::listen::SourceRate;
+use crate::reason::Reason;
 use crate::reload::{Asks, ChangeError, Given, NotGiven, Publisher};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -23,9 +24,9 @@ use hyper_util::service::TowerToHyperService;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -174,18 +175,13 @@ async fn reenroll(
     let now = shared.publisher.now();
     let peer = match live.snapshot.trust.verify(&client.chain, now) {
         Ok(peer) => peer,
-        Err(fault) => {
-            tracing::warn!(address = %client.address, reason = fault.reason.as_str(), detail = fault.detail, "a renewal is refused");
-            shared.publisher.metrics().enrolments.with_label_values(&["refused"]).inc();
-            return text(StatusCode::FORBIDDEN, fault.reason.code().detail());
-        }
+        Err(fault) => return forbidden(&shared, &client, &fault.reason, &fault.detail),
     };
     if let Err((reasons, _)) = standing(&live.snapshot, &peer, now).map(drop) {
-        let reason = reasons.first().map_or("", |reason| reason.as_str());
-        tracing::warn!(address = %client.address, reason, "a renewal is refused");
-        shared.publisher.metrics().enrolments.with_label_values(&["refused"]).inc();
-        let said = reasons.first().map_or("this is not permitted", |reason| reason.code().detail());
-        return text(StatusCode::FORBIDDEN, said);
+        return match reasons.first() {
+            Some(reason) => forbidden(&shared, &client, reason, ""),
+            None => wrong(&shared, &client, "this is not permitted"),
+        };
     }
     let csr = match request(&headers, &body) {
         Ok(csr) => csr,
@@ -246,6 +242,13 @@ fn not_given(shared: &Shared, client: &Client, e: NotGiven) -> Response {
     }
 }
 
+/// Who renews is not believed, or may not come here at all.
+fn forbidden(shared: &Shared, client: &Client, reason: &Reason, detail: &str) -> Response {
+    shared.publisher.metrics().enrolments.with_label_values(&["refused"]).inc();
+    tracing::warn!(address = %client.address, reason = reason.as_str(), detail, "a renewal is refused");
+    text(StatusCode::FORBIDDEN, reason.code().detail())
+}
+
 fn wrong(shared: &Shared, client: &Client, reason: &str) -> Response {
     shared.publisher.metrics().enrolments.with_label_values(&["refused"]).inc();
     tracing::warn!(address = %client.address, reason, "an enrolment is refused");
@@ -302,7 +305,7 @@ fn tls(key: Arc<CertifiedKey>) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(Arc::new(Anybody(provider)))
-        .with_cert_resolver(Arc::new(Own(key)));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Who comes again shows again who it is.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -352,14 +355,5 @@ impl ClientCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-#[derive(Debug)]
-struct Own(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Own {
-    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.clone())
     }
 }
