@@ -81,10 +81,24 @@ impl<'de> Deserialize<'de> for Fingerprint {
     }
 }
 
-/// A serial number as lower-case hex without leading zeros.
+/// A serial number as lower-case hex in whole octets, without leading ones of zero.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Serial(String);
+
+impl From<Serial> for String {
+    fn from(serial: Serial) -> Self {
+        serial.0
+    }
+}
+
+impl TryFrom<String> for Serial {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
 
 impl Serial {
     /// From the content octets of the DER INTEGER.
@@ -110,8 +124,7 @@ impl Serial {
 
     /// What a revocation list is asked for.
     pub fn key(&self) -> SerialKey {
-        let even = if self.0.len().is_multiple_of(2) { self.0.clone() } else { format!("0{}", self.0) };
-        match hex::decode(&even) {
+        match hex::decode(&self.0) {
             // A serial is never negative, so its first content octet has no sign bit.
             Ok(bytes) => SerialKey::of_integer(&[&[0], bytes.as_slice()].concat()),
             // Unreachable for what was read or parsed; such a text equals no serial of a list.
@@ -150,9 +163,11 @@ impl SerialKey {
     }
 }
 
+/// Whole octets, as `openssl x509 -noout -serial` prints them, so that one can be searched for as it is.
 fn normal_hex(digits: &str) -> String {
     let trimmed = digits.trim_start_matches('0');
-    if trimmed.is_empty() { "0".into() } else { trimmed.into() }
+    let zeros = if trimmed.is_empty() { "00" } else { &"0"[..trimmed.len() % 2] };
+    format!("{zeros}{trimmed}")
 }
 
 /// Why a certificate is not accepted: the reason, and the detail for the operator.
@@ -544,6 +559,7 @@ mod tests {
         assert_eq!(Fingerprint::parse(&printed).unwrap().to_string(), "ab".repeat(32));
         assert!(Fingerprint::parse("abcd").is_err());
         assert_eq!(Serial::parse("00:0A:FF").unwrap(), Serial::parse("aff").unwrap());
+        assert_eq!(["0", "a", "00:00ff"].map(|text| Serial::parse(text).unwrap().0), ["00", "0a", "ff"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::config::ApprovalConfig;
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::{Cause, Off};
-use crate::name::{ApprovalId, CredentialId};
+use crate::name::ApprovalId;
 use crate::operator::Operators;
 use crate::partner::{MAX_EMERGENCY, PartnerRecord, Provenance};
 use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
@@ -257,15 +257,8 @@ impl Publisher {
                 if before.is_some_and(|before| before.matching == credential.matching) {
                     continue;
                 }
-                let hash = hash.to_string();
-                let of = |id: &str| {
-                    let id = CredentialId::parse(id).ok()?;
-                    registry.with_credential(&id).map(|record| record.partner.id.clone())
-                };
-                let seen = self.store.certificates_with(&hash).await?;
-                let given = self.store.certificates_of_key(&hash).await?;
-                let seen = seen.iter().filter_map(|seen| of(&seen.credential));
-                let other = seen.chain(given.into_iter().map(|given| given.partner)).find(|other| other != partner);
+                let of = self.partners_of(registry, &hash).await?;
+                let other = of.iter().find(|other| *other != partner);
                 if let Some(other) = other {
                     let reason =
                         format!("this {} was seen of `{other}`: one client cannot be two partners", kind.as_str());

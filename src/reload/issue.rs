@@ -178,11 +178,10 @@ impl Publisher {
                 (record.partner.id.clone(), id.clone(), named(cause, &id))
             }
         };
-        let Some(record) = registry.partner(&partner) else {
-            return Err(if self.is_asked_for(&partner, &id).await? { NotGiven::Waits } else { gone(&partner, &id) });
-        };
-        let Some(credential) = find_credential(record, &id) else {
-            return Err(if self.is_asked_for(&partner, &id).await? { NotGiven::Waits } else { gone(&partner, &id) });
+        let found = registry.partner(&partner).and_then(|record| Some((record, find_credential(record, &id)?)));
+        let Some((record, credential)) = found else {
+            let asked = self.asked_for(&partner, &id).await?;
+            return Err(asked.map_or_else(|| gone(&partner, &id), |_| NotGiven::Waits));
         };
         match record.partner.stage(now) {
             PartnerStage::Active | PartnerStage::Offboarding => {}
@@ -205,7 +204,10 @@ impl Publisher {
         if by_itself {
             self.not_too_many(&partner, &id, now).await?;
         }
-        self.key_is_its_own(&partner, csr).await?;
+        let key_of = self.partners_of(registry, &csr.spki_sha256).await?;
+        if key_of.iter().any(|other| *other != partner) {
+            return Err(refused("this key is another partner's: make one of your own"));
+        }
         let names = Names::of(&record.partner, credential).map_err(NotGiven::Refused)?;
         let certificate = config.ca.issue(csr, &names, &config.terms, now).map_err(NotGiven::Refused)?;
         let facts = self.accepted(&live, &certificate, &partner, &id, now)?;
@@ -240,11 +242,6 @@ impl Publisher {
         Ok(Given { certificate, issued })
     }
 
-    /// Whether something waits for approval that would be this credential.
-    async fn is_asked_for(&self, partner: &PartnerId, credential: &CredentialId) -> Result<bool, StoreError> {
-        Ok(self.asked_for(partner, credential).await?.is_some())
-    }
-
     /// The credential that waits for approval.
     async fn asked_for(
         &self,
@@ -277,21 +274,6 @@ impl Publisher {
             )));
         }
         Ok(())
-    }
-
-    /// A key is one partner's.
-    async fn key_is_its_own(&self, partner: &PartnerId, csr: &Csr) -> Result<(), NotGiven> {
-        let spki = csr.spki_sha256.to_string();
-        let given = self.store.certificates_of_key(&spki).await?;
-        let live = self.live.load_full();
-        let of = |id: &str| {
-            let id = CredentialId::parse(id).ok()?;
-            live.as_ref()?.snapshot.registry.with_credential(&id).map(|record| record.partner.id.clone())
-        };
-        let seen = self.store.certificates_with(&spki).await?;
-        let foreign = given.iter().any(|issued| issued.partner != *partner)
-            || seen.iter().any(|seen| of(&seen.credential).is_some_and(|other| other != *partner));
-        if foreign { Err(refused("this key is another partner's: make one of your own")) } else { Ok(()) }
     }
 
     /// What the gateway itself makes of a certificate that is to be given: it would be this partner's, and no other's.

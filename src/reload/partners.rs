@@ -7,11 +7,12 @@ use super::{ChangeError, Publisher, aside, told};
 use crate::clock::UnixNanos;
 use crate::gateway::Live;
 use crate::history::{Actor, Cause, Verb, Way};
+use crate::identity::Fingerprint;
 use crate::name::{CredentialId, PartnerId};
-use crate::partner::{CredentialStage, PartnerRecord, Revoked};
-use crate::registry::{Change, find_credential};
+use crate::partner::{CredentialStage, PartnerRecord, Period, Revoked};
+use crate::registry::{Change, Registry, find_credential};
 use crate::store::{Passed, StoreError};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +99,10 @@ impl Publisher {
     /// Revokes every credential that nothing needs any more.
     async fn rotate(&self) -> Result<(), ChangeError> {
         for rotation in self.rotations().await? {
+            // Only where there may be something to do, it is looked at once more while nothing else changes.
+            if rotation.stuck.is_some() || rotation.used.is_none() || self.clock.now() < rotation.until {
+                continue;
+            }
             let Rotation { partner, credential, successor, .. } = rotation;
             let running = self.state.lock().await;
             self.catch_up(&running).await?;
@@ -176,6 +181,22 @@ impl Publisher {
         Ok(found)
     }
 
+    /// Partners that a certificate or a key was seen of, or given to, by its SHA-256.
+    pub(super) async fn partners_of(
+        &self,
+        registry: &Registry,
+        sha256: &Fingerprint,
+    ) -> Result<BTreeSet<PartnerId>, StoreError> {
+        let sha256 = sha256.to_string();
+        let mut found = BTreeSet::new();
+        for seen in self.store.certificates_with(&sha256).await? {
+            let record = CredentialId::parse(&seen.credential).ok().and_then(|id| registry.with_credential(&id));
+            found.extend(record.map(|record| record.partner.id.clone()));
+        }
+        found.extend(self.store.certificates_of_key(&sha256).await?.into_iter().map(|given| given.partner));
+        Ok(found)
+    }
+
     async fn tell_of_time(&self) -> Result<(), ChangeError> {
         let now = self.clock.now();
         let from = self.store.told(now).await?;
@@ -204,33 +225,40 @@ fn stands(record: &PartnerRecord, id: &CredentialId, now: UnixNanos) -> bool {
 }
 
 /// What of a partner begins or ends at a time.
-fn times(record: &PartnerRecord) -> Vec<(UnixNanos, Verb, Value)> {
-    let mut times = Vec::new();
-    if record.partner.is_closed() {
-        return times;
+struct Time<'a> {
+    at: UnixNanos,
+    verb: Verb,
+    /// What it is, and its id.
+    what: (&'static str, &'a str),
+}
+
+/// Of every partner, ever again: nothing is made here but what is needed.
+fn times(record: &PartnerRecord) -> impl Iterator<Item = Time<'_>> {
+    fn both<'a>(period: &Period, what: (&'static str, &'a str)) -> impl Iterator<Item = Time<'a>> + use<'a> {
+        let starts = period.starts.map(|at| Time { at, verb: Verb::Start, what });
+        starts.into_iter().chain(period.ends.map(|at| Time { at, verb: Verb::End, what }))
     }
-    let mut add = |at: Option<UnixNanos>, verb: Verb, what: &str, id: &str| {
-        times.extend(at.map(|at| (at, verb, json!({what: id, "at": at.to_string()}))));
-    };
-    let (partner, engaged) = (&record.partner, record.partner.engaged());
-    add(engaged.starts, Verb::Start, "engagement", partner.id.as_str());
-    add(engaged.ends, Verb::End, "engagement", partner.id.as_str());
-    for credential in record.credentials.iter().filter(|c| c.revoked.is_none()) {
-        add(credential.ends, Verb::End, "credential", credential.id.as_str());
-    }
-    for grant in record.grants.iter().filter(|g| g.revoked.is_none()) {
-        add(grant.period.starts, Verb::Start, "grant", grant.id.as_str());
-        add(grant.period.ends, Verb::End, "grant", grant.id.as_str());
-    }
-    times
+    let partner = Some(&record.partner).filter(|partner| !partner.is_closed());
+    let of_partner = partner.into_iter().flat_map(|p| both(&p.engaged(), ("engagement", p.id.as_str())));
+    let credentials = record.credentials.iter().filter(|c| c.revoked.is_none());
+    let of_credentials = credentials.filter_map(|credential| {
+        let what = ("credential", credential.id.as_str());
+        credential.ends.map(|at| Time { at, verb: Verb::End, what })
+    });
+    let grants = record.grants.iter().filter(|g| g.revoked.is_none());
+    let of_grants = grants.flat_map(|grant| both(&grant.period, ("grant", grant.id.as_str())));
+    let of_others = of_credentials.chain(of_grants).filter(move |_| partner.is_some());
+    of_partner.chain(of_others)
 }
 
 /// What has begun or ended since `from`, by its time.
 fn passed(live: &Live, from: UnixNanos, now: UnixNanos) -> Vec<Passed> {
     let mut passed = Vec::new();
     for record in live.snapshot.registry.partners() {
-        let since = times(record).into_iter().filter(|(at, ..)| from < *at && *at <= now);
-        passed.extend(since.map(|(at, verb, what)| Passed { partner: record.partner.id.clone(), verb, at, what }));
+        for Time { at, verb, what: (noun, id) } in times(record).filter(|time| from < time.at && time.at <= now) {
+            let what = json!({noun: id, "at": at.to_string()});
+            passed.push(Passed { partner: record.partner.id.clone(), verb, at, what });
+        }
     }
     passed.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.partner.cmp(&b.partner)));
     passed
@@ -240,6 +268,6 @@ fn passed(live: &Live, from: UnixNanos, now: UnixNanos) -> Vec<Passed> {
 fn next_of(record: &PartnerRecord, now: UnixNanos) -> Option<UnixNanos> {
     let ends = record.partner.offboarding.as_ref().filter(|o| o.closed.is_none()).map(|o| o.ends);
     let until = record.credentials.iter().filter_map(|c| c.retiring.as_ref().map(|r| r.until()));
-    let times = times(record).into_iter().map(|(at, ..)| at);
+    let times = times(record).map(|time| time.at);
     times.chain(until).chain(ends).filter(|at| *at > now).min()
 }

@@ -135,7 +135,7 @@ async fn use_adds_up(place: &impl Place) {
     assert_eq!(store.last_used(&key.partner, &key.credential).await.unwrap(), Some(UnixNanos(40)));
     assert!(store.usage(Some(&PartnerId::parse("globex").unwrap())).await.unwrap().is_empty());
     let certificates = store.certificates_of(&key.credential).await.unwrap();
-    assert_eq!((certificates.len(), certificates[0].serial.as_deref()), (1, Some("a")));
+    assert_eq!((certificates.len(), certificates[0].serial.as_deref()), (1, Some("0a")));
     let by_key = store.certificates_with(&Fingerprint::of(b"key").to_string()).await.unwrap();
     assert_eq!(by_key, certificates);
     assert!(store.shared_keys().await.unwrap().is_empty());
@@ -219,10 +219,10 @@ async fn certificates_and_codes_are_found(place: &impl Place) {
     let commit = Commit { certificates: &all, enrolments: std::slice::from_ref(&code), ..Commit::default() };
     store.commit_all(0, commit, &cause("first"), NOW).await.unwrap();
     let serials = |found: Vec<Issued>| found.iter().map(|one| one.serial.as_str().to_owned()).collect::<Vec<_>>();
-    assert_eq!(serials(store.valid_certificates(NOW).await.unwrap()), ["1", "3"]);
+    assert_eq!(serials(store.valid_certificates(NOW).await.unwrap()), ["01", "03"]);
     assert_eq!(serials(store.certificates_issued(&who.0, None).await.unwrap()).len(), 2);
     let by_key = store.certificates_of_key(&Fingerprint::of(b"k").to_string()).await.unwrap();
-    assert_eq!(serials(by_key), ["1", "3"]);
+    assert_eq!(serials(by_key), ["01", "03"]);
     assert_eq!(store.certificate(&all[1].serial).await.unwrap(), Some(all[1].clone()));
     assert_eq!(store.open_enrolments(&who.0, NOW).await.unwrap(), std::slice::from_ref(&code));
     let used = Enrolment { used: Some(Used { at: NOW, serial: None }), ..code.clone() };

@@ -27,93 +27,30 @@ pub(super) struct Table {
     pub delete: &'static str,
 }
 
-pub(super) static PARTNERS: Table = Table {
-    noun: "partner",
-    all: "SELECT id, doc FROM partner",
-    page: "SELECT id, doc FROM partner WHERE id > ?1 ORDER BY id LIMIT 100",
-    select: "SELECT id, doc FROM partner WHERE id IN (",
-    insert: "INSERT INTO partner (id, doc, revision) ",
-    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM partner WHERE id IN (",
-};
-static NETWORKS: Table = Table {
-    noun: "network",
-    all: "SELECT name, doc FROM network",
-    page: "SELECT name, doc FROM network WHERE name > ?1 ORDER BY name LIMIT 100",
-    select: "SELECT name, doc FROM network WHERE name IN (",
-    insert: "INSERT INTO network (name, doc, revision) ",
-    replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM network WHERE name IN (",
-};
-static ANCHORS: Table = Table {
-    noun: "anchor",
-    all: "SELECT name, doc FROM anchor",
-    page: "SELECT name, doc FROM anchor WHERE name > ?1 ORDER BY name LIMIT 100",
-    select: "SELECT name, doc FROM anchor WHERE name IN (",
-    insert: "INSERT INTO anchor (name, doc, revision) ",
-    replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM anchor WHERE name IN (",
-};
+/// The statements of a table, whose key is the column `$id`.
+macro_rules! table {
+    ($noun:literal, $id:literal) => {
+        Table {
+            noun: $noun,
+            all: concat!("SELECT ", $id, ", doc FROM ", $noun),
+            page: concat!("SELECT ", $id, ", doc FROM ", $noun, " WHERE ", $id, " > ?1 ORDER BY ", $id, " LIMIT 100"),
+            select: concat!("SELECT ", $id, ", doc FROM ", $noun, " WHERE ", $id, " IN ("),
+            insert: concat!("INSERT INTO ", $noun, " (", $id, ", doc, revision) "),
+            replace: concat!(" ON CONFLICT (", $id, ") DO UPDATE SET doc = excluded.doc, revision = excluded.revision"),
+            delete: concat!("DELETE FROM ", $noun, " WHERE ", $id, " IN ("),
+        }
+    };
+}
 
-pub(super) static OPERATORS: Table = Table {
-    noun: "operator",
-    all: "SELECT name, doc FROM operator",
-    page: "SELECT name, doc FROM operator WHERE name > ?1 ORDER BY name LIMIT 100",
-    select: "SELECT name, doc FROM operator WHERE name IN (",
-    insert: "INSERT INTO operator (name, doc, revision) ",
-    replace: " ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM operator WHERE name IN (",
-};
-
-pub(super) static APPROVALS: Table = Table {
-    noun: "approval",
-    all: "SELECT id, doc FROM approval",
-    page: "SELECT id, doc FROM approval WHERE id > ?1 ORDER BY id LIMIT 100",
-    select: "SELECT id, doc FROM approval WHERE id IN (",
-    insert: "INSERT INTO approval (id, doc, revision) ",
-    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM approval WHERE id IN (",
-};
-
-pub(super) static LOCKDOWNS: Table = Table {
-    noun: "lockdown",
-    all: "SELECT id, doc FROM lockdown",
-    page: "SELECT id, doc FROM lockdown WHERE id > ?1 ORDER BY id LIMIT 100",
-    select: "SELECT id, doc FROM lockdown WHERE id IN (",
-    insert: "INSERT INTO lockdown (id, doc, revision) ",
-    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM lockdown WHERE id IN (",
-};
-
-pub(super) static REPORTS: Table = Table {
-    noun: "report",
-    all: "SELECT id, doc FROM report",
-    page: "SELECT id, doc FROM report WHERE id > ?1 ORDER BY id LIMIT 100",
-    select: "SELECT id, doc FROM report WHERE id IN (",
-    insert: "INSERT INTO report (id, doc, revision) ",
-    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM report WHERE id IN (",
-};
-
-pub(super) static CERTIFICATES: Table = Table {
-    noun: "certificate",
-    all: "SELECT id, doc FROM certificate",
-    page: "SELECT id, doc FROM certificate WHERE id > ?1 ORDER BY id LIMIT 100",
-    select: "SELECT id, doc FROM certificate WHERE id IN (",
-    insert: "INSERT INTO certificate (id, doc, revision) ",
-    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM certificate WHERE id IN (",
-};
-
-pub(super) static ENROLMENTS: Table = Table {
-    noun: "enrolment",
-    all: "SELECT id, doc FROM enrolment",
-    page: "SELECT id, doc FROM enrolment WHERE id > ?1 ORDER BY id LIMIT 100",
-    select: "SELECT id, doc FROM enrolment WHERE id IN (",
-    insert: "INSERT INTO enrolment (id, doc, revision) ",
-    replace: " ON CONFLICT (id) DO UPDATE SET doc = excluded.doc, revision = excluded.revision",
-    delete: "DELETE FROM enrolment WHERE id IN (",
-};
+pub(super) static PARTNERS: Table = table!("partner", "id");
+static NETWORKS: Table = table!("network", "name");
+static ANCHORS: Table = table!("anchor", "name");
+pub(super) static OPERATORS: Table = table!("operator", "name");
+pub(super) static APPROVALS: Table = table!("approval", "id");
+pub(super) static LOCKDOWNS: Table = table!("lockdown", "id");
+pub(super) static REPORTS: Table = table!("report", "id");
+static CERTIFICATES: Table = table!("certificate", "id");
+static ENROLMENTS: Table = table!("enrolment", "id");
 
 pub(super) static TABLES: [&Table; 9] =
     [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS, &LOCKDOWNS, &REPORTS, &CERTIFICATES, &ENROLMENTS];
@@ -163,75 +100,30 @@ impl Kept for Change {
     }
 }
 
-impl Kept for Approval {
-    fn id(&self) -> &str {
-        self.id.as_str()
-    }
+/// What is never gone again, and is written as it is.
+macro_rules! kept {
+    ($kind:ty, $table:ident, $id:ident) => {
+        impl Kept for $kind {
+            fn id(&self) -> &str {
+                self.$id.as_str()
+            }
 
-    fn place(&self) -> (&'static Table, bool) {
-        (&APPROVALS, false)
-    }
+            fn place(&self) -> (&'static Table, bool) {
+                (&$table, false)
+            }
 
-    fn document(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
-    }
+            fn document(&self) -> Result<String, serde_json::Error> {
+                serde_json::to_string(self)
+            }
+        }
+    };
 }
 
-impl Kept for Report {
-    fn id(&self) -> &str {
-        self.partner.as_str()
-    }
-
-    fn place(&self) -> (&'static Table, bool) {
-        (&REPORTS, false)
-    }
-
-    fn document(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
-    }
-}
-
-impl Kept for Issued {
-    fn id(&self) -> &str {
-        self.serial.as_str()
-    }
-
-    fn place(&self) -> (&'static Table, bool) {
-        (&CERTIFICATES, false)
-    }
-
-    fn document(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
-    }
-}
-
-impl Kept for Enrolment {
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn place(&self) -> (&'static Table, bool) {
-        (&ENROLMENTS, false)
-    }
-
-    fn document(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
-    }
-}
-
-impl Kept for Operator {
-    fn id(&self) -> &str {
-        self.name.as_str()
-    }
-
-    fn place(&self) -> (&'static Table, bool) {
-        (&OPERATORS, false)
-    }
-
-    fn document(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
-    }
-}
+kept!(Approval, APPROVALS, id);
+kept!(Report, REPORTS, partner);
+kept!(Issued, CERTIFICATES, serial);
+kept!(Enrolment, ENROLMENTS, id);
+kept!(Operator, OPERATORS, name);
 
 /// Writes changes, and before each the event that tells of it.
 pub(super) async fn put<K: Kept>(

@@ -272,7 +272,7 @@ fn what_is_asked_of_an_anchor_s_certificates_comes_back_from_an_export() {
     let anchor = first.anchors().next().unwrap();
     assert_eq!(anchor.revocation.mode, crate::partner::RevocationMode::Required);
     assert_eq!(anchor.max_lifetime, Some(Duration::from_secs(90 * 86_400)));
-    assert_eq!(anchor.denied[0].certificate.to_string(), "serial a1b");
+    assert_eq!(anchor.denied[0].certificate.to_string(), "serial 0a1b");
     let again = export(&first, &operations(OPENAPI));
     let second = plan_of(&again, &first, PlanOptions { prune: true, widen: true, ..PlanOptions::default() }).unwrap();
     assert!(second.changes.is_empty(), "{:?}", second.lines);

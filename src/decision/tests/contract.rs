@@ -142,7 +142,7 @@ fn a_full_input_is_exactly_contract_version_1() {
             "labels": {"use": "batch"},
             "fingerprint_sha256": "aa".repeat(32),
             "spki_sha256": "0b".repeat(32),
-            "serial": "aff",
+            "serial": "0aff",
             "issuer": "CN=Acme Issuing CA,O=Acme,C=DE",
             "subject": "CN=billing,O=Acme",
             "san": {

@@ -87,8 +87,8 @@ fn a_revoked_leaf_and_a_revoked_intermediate_are_named() {
     let world = world();
     let [root, issuing] = world.lists();
     for (lists, serial) in [
-        ([root, world.list(&world.issuing, &["08", "09"])], "`9`"),
-        ([world.list(&world.root, &["07"]), issuing.clone()], "`7`"),
+        ([root, world.list(&world.issuing, &["08", "09"])], "`09`"),
+        ([world.list(&world.root, &["07"]), issuing.clone()], "`07`"),
     ] {
         let fault = required(&lists.each_ref()).check(Checked::path(&world.peer), NOW).unwrap_err();
         assert_eq!(fault.reason, Reason::CertificateRevoked);

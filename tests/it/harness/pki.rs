@@ -274,7 +274,8 @@ impl Identity {
 
     /// Its serial number in hex.
     pub fn serial(&self) -> String {
-        self.read(|c| hex::encode(c.raw_serial()))
+        let octets = self.read(|c| hex::encode(c.raw_serial()));
+        octets.strip_prefix("00").unwrap_or(&octets).to_owned()
     }
 
     /// Its key for another certificate.
