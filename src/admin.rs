@@ -31,7 +31,7 @@ pub use caller::user_name;
 pub use credentials::RotateCall;
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
-pub use issue::{EnrolCall, IssueCall, pem};
+pub use issue::{EnrolCall, IssueCall, ListCall, OrderCall, pem};
 pub use listener::{serve, serve_tls};
 pub use lockdown::LockdownCall;
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};
@@ -41,7 +41,7 @@ pub use registry::{ApplyCall, export_document, list_document, partner_document};
 use crate::operator::Act;
 use crate::reload::Publisher;
 use aide::axum::ApiRouter;
-use aide::axum::routing::{delete, get, patch, post, post_with, put};
+use aide::axum::routing::{delete, get, patch, post, post_with, put, put_with};
 use axum::extract::DefaultBodyLimit;
 use axum::{Json, Router, middleware};
 use caller::{needs, recognised};
@@ -101,6 +101,8 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/grants", get(grants::list))
         .api_route("/v1/credentials", get(credentials::list))
         .api_route("/v1/certificates", get(issue::list))
+        .api_route("/v1/enrolments", get(issue::enrolments))
+        .api_route("/v1/ca", get(issue::ca))
         .api_route("/v1/networks", get(networks::list))
         .api_route("/v1/networks/{name}", get(networks::show))
         .api_route("/v1/usage", get(registry::usage))
@@ -132,8 +134,12 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/grants/{id}/review", post(grants::review))
         .api_route("/v1/partners/{id}/review", post(partners::review))
         .api_route("/v1/partners/{id}/credentials/{credential}/issue", post(issue::issue))
+        .api_route("/v1/partners/{id}/credentials/{credential}/order", post(issue::order))
+        .api_route("/v1/ca/order", post(issue::order_list))
+        .api_route("/v1/ca/list", put_with(issue::publish_list, |call| call.input::<Json<ListCall>>()).layer(files))
         .api_route("/v1/partners/{id}/credentials/{credential}/enrolment", post(issue::enrolment));
     let ends = ApiRouter::new()
+        .api_route("/v1/partners/{id}/credentials/{credential}/enrolment/void", post(issue::void))
         .api_route("/v1/partners/{id}/credentials/{credential}/revoke", post(credentials::revoke))
         .api_route("/v1/grants/{id}/revoke", post(grants::revoke));
     let operates = ApiRouter::new()

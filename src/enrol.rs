@@ -11,7 +11,7 @@ use crate::identity::{Csr, MAX_REQUEST};
 use crate::issue::{certs_only, csr_attributes};
 use crate::listen::SourceRate;
 use crate::reason::Reason;
-use crate::reload::{Asks, ChangeError, Given, NotGiven, Publisher};
+use crate::reload::{Asks, ChangeError, Given, NotGiven, Publisher, Source};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -192,7 +192,7 @@ async fn reenroll(
 
 async fn give(shared: &Shared, client: &Client, asks: Asks, csr: Csr) -> Response {
     let actor = Actor { address: Some(client.address.to_string()), ..Actor::user("unknown", None, Way::Enrol) };
-    let given = shared.publisher.issue(asks, csr, Cause::new(actor, None, None)).await;
+    let given = shared.publisher.issue(asks, Source::Request(Box::new(csr)), Cause::new(actor, None, None)).await;
     match given {
         Ok(Given { certificate, .. }) => {
             shared.publisher.metrics().enrolments.with_label_values(&["issued"]).inc();

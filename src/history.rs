@@ -102,6 +102,8 @@ pub enum Verb {
     Start,
     /// The same of an end.
     End,
+    /// A certificate was ordered from a CA whose key is elsewhere.
+    Order,
     /// The first operators were named.
     Bootstrap,
     /// The whole registry was taken back from a copy.
@@ -117,6 +119,7 @@ impl Verb {
             Verb::Remove => "remove",
             Verb::Start => "start",
             Verb::End => "end",
+            Verb::Order => "order",
             Verb::Bootstrap => "bootstrap",
             Verb::Restore => "restore",
         }
@@ -299,6 +302,11 @@ impl Signer {
         hex::encode(self.pair.public_key())
     }
 
+    /// The signature of a text, hex. The context says what it is a signature of: none is taken for another.
+    pub fn sign_text(&self, context: &[u8], text: &str) -> String {
+        hex::encode(self.pair.sign(&[context, text.as_bytes()].concat()))
+    }
+
     pub fn sign(&self, end: &End, now: UnixNanos) -> Checkpoint {
         let (hash, time) = (end.hash.to_string(), now.to_string());
         let signature = hex::encode(self.pair.sign(&signed(end.seq, &hash, &time)));
@@ -350,6 +358,13 @@ pub enum Fault {
 
 fn last(seq: Option<u64>) -> String {
     seq.map_or_else(|| ": no event left it there".to_owned(), |seq| format!(": event {seq} is the last of it"))
+}
+
+/// Whether this key (hex) has signed a text with [`Signer::sign_text`].
+pub fn is_signed(key: &str, context: &[u8], text: &str, signature: &str) -> bool {
+    let (Ok(public), Ok(signature)) = (hex::decode(key), hex::decode(signature)) else { return false };
+    let message = [context, text.as_bytes()].concat();
+    UnparsedPublicKey::new(&ED25519, public).verify(&message, &signature).is_ok()
 }
 
 /// Whether a checkpoint is of this end of a chain, and signed by this key.

@@ -6,14 +6,16 @@
 
 mod code;
 mod key;
+mod order;
 mod pkcs7;
 
 pub use code::{Enrolment, Used, WrongCode};
 pub use key::{open_key, seal_key};
+pub use order::{MAX_ORDER, Order, Revoked, Wanted, WantedCertificate, WantedList};
 pub use pkcs7::{certs_only, csr_attributes};
 
 use crate::clock::UnixNanos;
-use crate::identity::{Certificate, Csr, Fingerprint, Match, SanFacts, Serial};
+use crate::identity::{Certificate, Csr, Fingerprint, Match, Serial};
 use crate::name::{AnchorName, CredentialId, PartnerId};
 use crate::partner::{Credential, Partner};
 use rcgen::{
@@ -35,11 +37,11 @@ const BEFORE: Duration = Duration::from_secs(300);
 /// Most characters of an attribute of a subject (RFC 5280 appendix A, ub-common-name and ub-organization-name).
 const MAX_ATTRIBUTE: usize = 64;
 
-/// A CA certificate and its key.
+/// A CA certificate and, where it is here, its key.
 pub struct Ca {
     certificate: Vec<u8>,
     pub facts: Certificate,
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Option<Issuer<'static, KeyPair>>,
 }
 
 impl fmt::Debug for Ca {
@@ -97,10 +99,13 @@ pub enum Why {
 }
 
 /// What is approved for a credential, as a certificate says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Names {
+    /// Types (dotted OIDs) and texts, most significant first.
     subject: Vec<(String, String)>,
-    san: SanFacts,
+    pub uri: Vec<String>,
+    pub dns: Vec<String>,
     /// The only key that may have it; any where absent.
     spki: Option<Fingerprint>,
     /// The subject is what the credential is recognised by.
@@ -114,10 +119,10 @@ impl Names {
         let cut = |text: &str| text.chars().take(MAX_ATTRIBUTE).collect::<String>();
         let subject =
             vec![("2.5.4.10".to_owned(), cut(&partner.name)), ("2.5.4.3".to_owned(), cut(credential.id.as_str()))];
-        let mut names = Names { subject, san: SanFacts::default(), spki: None, by_subject: None };
+        let mut names = Names { subject, uri: Vec::new(), dns: Vec::new(), spki: None, by_subject: None };
         match &credential.matching {
-            Match::Uri(uri) => names.san.uri.push(uri.clone()),
-            Match::Dns(dns) => names.san.dns.push(dns.clone()),
+            Match::Uri(uri) => names.uri.push(uri.clone()),
+            Match::Dns(dns) => names.dns.push(dns.clone()),
             Match::SpkiSha256(hash) => names.spki = Some(*hash),
             Match::OrganizationId(id) => names.subject.insert(1, ("2.5.4.97".into(), id.clone())),
             Match::Subject(subject) => {
@@ -148,8 +153,8 @@ impl Names {
             name.map(|name| format!("the request asks for {kind} `{name}`, which is not approved for this credential"))
         };
         let ip: Vec<String> = csr.san.ip.iter().map(ToString::to_string).collect();
-        let unwanted = more("the URI", &csr.san.uri, &self.san.uri)
-            .or_else(|| more("the DNS name", &csr.san.dns, &self.san.dns))
+        let unwanted = more("the URI", &csr.san.uri, &self.uri)
+            .or_else(|| more("the DNS name", &csr.san.dns, &self.dns))
             .or_else(|| more("the address", &ip, &[]))
             .or_else(|| more("the e-mail address", &csr.san.email, &[]));
         if let Some(reason) = unwanted {
@@ -165,21 +170,46 @@ impl Names {
             _ => Ok(()),
         }
     }
+
+    /// Whether a certificate has these names, all of them and no others.
+    ///
+    /// # Errors
+    /// What of it is not as approved.
+    pub fn are_those_of(&self, certificate: &Certificate) -> Result<(), String> {
+        let san = &certificate.san;
+        let own: Option<Vec<(&str, &str)>> = certificate.subject.attributes();
+        let subject = self.subject.iter().map(|(oid, text)| (oid.as_str(), text.as_str()));
+        if !own.is_some_and(|own| subject.eq(own)) {
+            return Err(format!("the certificate has the subject `{}`, which is not as ordered", certificate.subject));
+        }
+        let more = !san.email.is_empty() || !san.ip.is_empty();
+        if more || san.uri != self.uri || san.dns != self.dns {
+            return Err("the certificate has other names in its subjectAltName than those that are approved".into());
+        }
+        match self.spki {
+            Some(hash) if hash != certificate.spki_sha256 => {
+                Err("the certificate is of another key than the one that is approved for this credential".into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How long, and where its revocation list is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Terms {
+    #[serde(rename = "lifetime_s", with = "seconds")]
     pub lifetime: Duration,
     pub list_url: Option<String>,
 }
 
 impl Ca {
-    /// `key` in PKCS#8.
+    /// `key` in PKCS#8; none where it is on another host.
     ///
     /// # Errors
     /// They do not belong together, or the certificate is none of a CA.
-    pub fn new(certificate: &[u8], key: &[u8]) -> Result<Ca, String> {
+    pub fn new(certificate: &[u8], key: Option<&[u8]>) -> Result<Ca, String> {
         let facts = Certificate::from_der(certificate).map_err(|fault| fault.detail)?;
         if !facts.is_ca || (facts.states_usage && !facts.cert_sign) {
             return Err("is no certificate of a CA".into());
@@ -187,13 +217,17 @@ impl Ca {
         if !facts.crl_sign {
             return Err("may not sign revocation lists (keyUsage without cRLSign)".into());
         }
-        let key =
-            KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).map_err(|e| format!("the key cannot be used: {e}"))?;
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate), key)
-            .map_err(|e| format!("cannot be used: {e}"))?;
-        let ca = Ca { certificate: certificate.to_vec(), facts, issuer };
-        ca.is_of_one_piece()?;
-        Ok(ca)
+        let issuer = key.map(|key| issuer(certificate, &facts, key)).transpose()?;
+        Ok(Ca { certificate: certificate.to_vec(), facts, issuer })
+    }
+
+    /// Whether its key is here.
+    pub fn can_sign(&self) -> bool {
+        self.issuer.is_some()
+    }
+
+    fn issuer(&self) -> Result<&Issuer<'static, KeyPair>, String> {
+        self.issuer.as_ref().ok_or_else(|| "the key of the CA is not on this host".to_owned())
     }
 
     /// A new CA for so long: its certificate and its key, in PKCS#8.
@@ -228,13 +262,6 @@ impl Ca {
         &self.certificate
     }
 
-    /// Whether the key is the certificate's.
-    fn is_of_one_piece(&self) -> Result<(), String> {
-        use rcgen::PublicKeyData;
-        let own = Fingerprint::of(&self.issuer.key().subject_public_key_info());
-        if own == self.facts.spki_sha256 { Ok(()) } else { Err("has another key than the one that is named".into()) }
-    }
-
     /// Gives a request what is approved for its credential, from a little before now on and no longer than the CA itself.
     ///
     /// # Errors
@@ -259,10 +286,10 @@ impl Ca {
             params.distinguished_name.push(kind_of(oid)?, text.as_str());
         }
         let ia5 = |text: &String| text.as_str().try_into().map_err(|_| format!("`{text}` is not ASCII"));
-        for uri in &names.san.uri {
+        for uri in &names.uri {
             params.subject_alt_names.push(SanType::URI(ia5(uri)?));
         }
-        for dns in &names.san.dns {
+        for dns in &names.dns {
             params.subject_alt_names.push(SanType::DnsName(ia5(dns)?));
         }
         params.is_ca = IsCa::ExplicitNoCa;
@@ -271,7 +298,7 @@ impl Ca {
         params.use_authority_key_identifier_extension = true;
         params.crl_distribution_points =
             terms.list_url.iter().map(|url| CrlDistributionPoint { uris: vec![url.clone()] }).collect();
-        let certificate = params.signed_by(&key, &self.issuer).map_err(|e| format!("cannot be issued: {e}"))?;
+        let certificate = params.signed_by(&key, self.issuer()?).map_err(|e| format!("cannot be issued: {e}"))?;
         Ok(certificate.der().to_vec())
     }
 
@@ -279,22 +306,20 @@ impl Ca {
     ///
     /// # Errors
     /// It cannot be signed.
-    pub fn list<'a>(
+    pub fn list(
         &self,
-        revoked: impl Iterator<Item = &'a Issued>,
+        revoked: &[Revoked],
         number: u64,
         now: UnixNanos,
         lifetime: Duration,
     ) -> Result<Vec<u8>, String> {
         let mut entries = Vec::new();
         for one in revoked {
-            let Some(withdrawn) = &one.revoked else { continue };
-            let even = if one.serial.as_str().len().is_multiple_of(2) { "" } else { "0" };
-            let octets = hex::decode(format!("{even}{}", one.serial.as_str())).map_err(|e| e.to_string())?;
+            let octets = hex::decode(one.serial.as_str()).map_err(|e| e.to_string())?;
             entries.push(RevokedCertParams {
                 serial_number: SerialNumber::from_slice(&octets),
-                revocation_time: time_of(withdrawn.at)?,
-                reason_code: Some(match withdrawn.why {
+                revocation_time: time_of(one.at)?,
+                reason_code: Some(match one.why {
                     Why::PrivilegeWithdrawn => RevocationReason::PrivilegeWithdrawn,
                     Why::CessationOfOperation => RevocationReason::CessationOfOperation,
                     Why::Superseded => RevocationReason::Superseded,
@@ -310,7 +335,7 @@ impl Ca {
             revoked_certs: entries,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        Ok(list.signed_by(&self.issuer).map_err(|e| e.to_string())?.der().to_vec())
+        Ok(list.signed_by(self.issuer()?).map_err(|e| e.to_string())?.der().to_vec())
     }
 }
 
@@ -319,6 +344,30 @@ impl Ca {
 pub enum Curve {
     P256,
     P384,
+}
+
+/// What signs with the key of a CA's certificate.
+fn issuer(certificate: &[u8], facts: &Certificate, key: &[u8]) -> Result<Issuer<'static, KeyPair>, String> {
+    use rcgen::PublicKeyData;
+    let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key)).map_err(|e| format!("the key cannot be used: {e}"))?;
+    if Fingerprint::of(&key.subject_public_key_info()) != facts.spki_sha256 {
+        return Err("has another key than the one that is named".into());
+    }
+    Issuer::from_ca_cert_der(&CertificateDer::from(certificate), key).map_err(|e| format!("cannot be used: {e}"))
+}
+
+/// A duration in whole seconds.
+mod seconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(duration.as_secs())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_secs)
+    }
 }
 
 /// Of enough random bits that nobody guesses it, and positive.

@@ -25,7 +25,7 @@ pub use approve::{Decided, Verdicted};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Subject, Whose};
 pub use grants::{Mark, Marked};
-pub use issue::{Asks, Given, NotGiven, SignedList};
+pub use issue::{Asks, CaState, Given, NotGiven, Ordered, SignedList, Source};
 pub use offboard::{Offboarded, Reported};
 pub use operators::Governed;
 use outside::{Looked, Outside};

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::answer::{looked_up, problem, refused};
+use super::issue::ca_document;
 use crate::partner::REVIEW_DUE;
 use crate::registry::Registry;
 use crate::store::emergency_document;
@@ -47,10 +48,10 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
     let looked = async move {
         let suspended = (suspended(&of.snapshot.registry), ending(&of.snapshot.registry), publisher.reviews(now));
         let waiting = (publisher.waiting().await?, publisher.emergencies(now));
-        let rotations = (publisher.rotations().await?, publisher.shared_keys().await?);
+        let rotations = (publisher.rotations().await?, publisher.shared_keys().await?, publisher.ca_state().await?);
         Ok((publisher.expiring(now).await?, (publisher.outgoing().await?, rotations), suspended, waiting))
     };
-    let (expiring, (outgoing, (rotations, keys)), (suspended, ending, reviews), (waiting, emergencies)) =
+    let (expiring, (outgoing, (rotations, keys, ca)), (suspended, ending, reviews), (waiting, emergencies)) =
         match looked_up(looked).await {
             Ok(found) => found,
             Err(answer) => return answer,
@@ -121,6 +122,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
             "id": a.id, "requester": a.requester, "requested": a.requested.to_string(), "lapses": a.lapses.to_string(),
             "parts": a.items.len(),
         })).collect::<Vec<_>>(),
+        "ca": ca.as_ref().map(ca_document),
         "operations": s.operations.iter().map(|o| o.id.as_str()).collect::<Vec<_>>(),
         "anchors": anchors,
         "bundles": bundles,

@@ -1,16 +1,33 @@
-//! `ca`: the CA of teams that have none.
+//! `ca`: the CA of teams that have none, on the gateway or on a host of its own.
 
-use super::{Exit, complain, say};
-use crate::clock::Clock;
+#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
+
+use super::client::{Gateway, ask};
+use super::edit::Sure;
+use super::{Exit, Form, complain, say};
+use crate::admin::{ListCall, pem};
+use crate::clock::{Clock, UnixNanos};
 use crate::disk;
 use crate::document::parse_secret;
-use crate::issue::{Ca, Curve, seal_key};
+use crate::history::document_sha256;
+use crate::identity::Fingerprint;
+use crate::issue::{Ca, Curve, MAX_ORDER, Order, Wanted, open_key, seal_key};
 use crate::name::AnchorName;
-use std::path::PathBuf;
+use http::Method;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use serde_json::{Value, json};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Largest passphrase.
 const MAX_PASSPHRASE: usize = 4 * 1024;
+/// Largest file with a certificate or a key, and the journal.
+const MAX_PEM: usize = 64 * 1024;
+const MAX_JOURNAL: usize = 256 * 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -22,6 +39,50 @@ pub(super) struct Args {
 enum Command {
     /// Make a CA: its key (0600) and its certificate. Nothing is changed in a gateway.
     Init(Init),
+    /// The CA of the gateway: where its key is, its revocation list, and the key that orders are signed with.
+    Show {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// The revocation list as it is to be signed where the key is on another host: write the order for `ca sign`.
+    Order {
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// On the host that has the key: sign what an order of the gateway asks for, and note it in ANCHOR.signed.jsonl.
+    Sign(Sign),
+    /// Let the gateway serve a revocation list that `ca sign` has made.
+    Publish {
+        /// In DER or PEM.
+        file: PathBuf,
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Sign {
+    /// The file that `credential issue --order` or `ca order` has written.
+    order: PathBuf,
+    /// The folder that `ca init` has written to.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The trust anchor that the files are called after.
+    #[arg(long, value_name = "NAME", default_value = "partners-ca")]
+    anchor: String,
+    /// The gateway's public key, as `ca show` says it there. Orders of others are refused.
+    #[arg(long, value_name = "HEX")]
+    gateway_key: String,
+    /// What opens the key, as a reference: file:PATH (mode 0600 or 0400), env:NAME or credential:NAME.
+    #[arg(long, value_name = "REFERENCE")]
+    passphrase: Option<String>,
+    /// Where the certificate (PEM) or the revocation list (DER) is written.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    sure: Sure,
 }
 
 #[derive(Debug, clap::Args)]
@@ -51,34 +112,215 @@ enum CurveName {
     P384,
 }
 
-pub(super) fn run(args: &Args) -> Exit {
-    match &args.command {
-        Command::Init(init) => make(init).unwrap_or_else(|exit| exit),
+pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
+    let outcome = match &args.command {
+        Command::Init(init) => make(init),
+        Command::Show { form } => Ok(form.show(ask(gateway, Method::GET, "/v1/ca", None).await, shown)),
+        Command::Order { out, form } => order(gateway, out, *form).await,
+        Command::Sign(args) => sign(args),
+        Command::Publish { file, form } => publish(gateway, file, *form).await,
+    };
+    outcome.unwrap_or_else(|exit| exit)
+}
+
+fn wrong(reason: impl AsRef<str>) -> Exit {
+    complain(reason.as_ref());
+    Exit::Problems
+}
+
+fn failed(reason: impl AsRef<str>) -> Exit {
+    complain(reason.as_ref());
+    Exit::Failed
+}
+
+fn shown(ca: &Value) {
+    let text = |key: &str| ca[key].as_str().unwrap_or_default().to_owned();
+    say(&format!("anchor        {}", text("anchor")));
+    say(&format!("subject       {}", text("subject")));
+    say(&format!("SHA-256       {}", text("fingerprint_sha256")));
+    say(&format!("until         {}", text("not_after")));
+    say(&format!("key           {}", if ca["key_is_here"] == true { "here" } else { "on another host" }));
+    say(&format!("gateway key   {}", text("gateway_key")));
+    let list = &ca["list"];
+    match list["number"].as_u64() {
+        Some(number) => {
+            let next = list["next_update"].as_str().unwrap_or_default();
+            say(&format!("list          number {number}, {} revoked, until {next}", list["revoked"]));
+        }
+        None => say("list          none"),
+    }
+    if ca["list_is_due"] == true {
+        let lacks = list["lacks"].as_u64().unwrap_or_default();
+        say(&format!("LIST DUE      it lacks {lacks}: `partnergate ca order`, `ca sign`, `ca publish`"));
+    }
+    if let Some(fault) = ca["fault"].as_str() {
+        say(&format!("NOT IN USE    {fault}"));
     }
 }
 
-fn make(init: &Init) -> Result<Exit, Exit> {
-    let wrong = |reason: String| {
-        complain(&reason);
-        Exit::Problems
+/// Keeps the order that the gateway has made.
+pub(super) fn keep_order(answer: &Value, file: &Path) -> Result<(), Exit> {
+    let order = answer["order"].as_str().unwrap_or_default();
+    disk::replace(file, order.as_bytes()).map_err(|e| failed(format!("`{}`: {}", file.display(), disk::plain(&e))))
+}
+
+/// What is to be done with it.
+pub(super) fn carried_out(answer: &Value, file: &Path) -> String {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!(
+        "wrote {}; on the host of the CA's key, within 7 days:\n    partnergate ca sign {name} --dir DIR --gateway-key {} \
+         --out FILE",
+        file.display(),
+        answer["key"].as_str().unwrap_or_default()
+    )
+}
+
+async fn order(gateway: &Gateway, out: &Path, form: Form) -> Result<Exit, Exit> {
+    let answer = ask(gateway, Method::POST, "/v1/ca/order", None).await?;
+    keep_order(&answer, out)?;
+    Ok(form.show(Ok(answer), |answer| {
+        say(&carried_out(answer, out));
+        say("    then here: partnergate ca publish FILE");
+    }))
+}
+
+async fn publish(gateway: &Gateway, file: &Path, form: Form) -> Result<Exit, Exit> {
+    let bytes = disk::read(file, MAX_ORDER).map_err(|reason| wrong(format!("`{}` {reason}", file.display())))?;
+    let der = match CertificateRevocationListDer::from_pem_slice(&bytes) {
+        Ok(list) => list.to_vec(),
+        Err(_) => bytes,
     };
-    let failed = |reason: String| {
-        complain(&reason);
-        Exit::Failed
-    };
-    let anchor = AnchorName::parse(&init.anchor).map_err(|reason| wrong(format!("--anchor: {reason}")))?;
-    let passphrase = match &init.passphrase {
-        None => None,
-        Some(reference) => {
-            let reference = parse_secret(reference).map_err(|reason| wrong(format!("--passphrase: {reason}")))?;
-            let (_, secret) =
-                disk::secret(&reference, MAX_PASSPHRASE).map_err(|no| wrong(format!("--passphrase: {}", no.reason)))?;
-            if secret.trim_ascii().is_empty() {
-                return Err(wrong("--passphrase: is empty".into()));
+    let call = json!(ListCall { list: data_encoding::BASE64.encode(&der) });
+    Ok(form.show(ask(gateway, Method::PUT, "/v1/ca/list", Some(&call)).await, |list| {
+        let next = list["next_update"].as_str().unwrap_or_default();
+        say(&format!("published: number {}, {} revoked, until {next}", list["number"], list["revoked"]));
+        if let Some(lacks) = list["lacks"].as_u64().filter(|lacks| *lacks > 0) {
+            say(&format!("it lacks {lacks} that were revoked since it was ordered: order another one"));
+        }
+    }))
+}
+
+fn passphrase(reference: Option<&str>) -> Result<Option<Vec<u8>>, Exit> {
+    let Some(reference) = reference else { return Ok(None) };
+    let reference = parse_secret(reference).map_err(|reason| wrong(format!("--passphrase: {reason}")))?;
+    let (_, secret) =
+        disk::secret(&reference, MAX_PASSPHRASE).map_err(|no| wrong(format!("--passphrase: {}", no.reason)))?;
+    if secret.trim_ascii().is_empty() {
+        return Err(wrong("--passphrase: is empty"));
+    }
+    Ok(Some(secret))
+}
+
+/// The CA of a folder, with its key.
+fn opened(args: &Sign) -> Result<Ca, Exit> {
+    let anchor = AnchorName::parse(&args.anchor).map_err(|reason| wrong(format!("--anchor: {reason}")))?;
+    let (file, key) = (args.dir.join(format!("{anchor}.pem")), args.dir.join(format!("{anchor}.key")));
+    let at = |file: &Path, reason: String| wrong(format!("`{}` {reason}", file.display()));
+    let certificate = disk::read(&file, MAX_PEM).map_err(|reason| at(&file, reason))?;
+    let certificate =
+        CertificateDer::from_pem_slice(&certificate).map_err(|_| at(&file, "contains no certificate in PEM".into()))?;
+    let reference = parse_secret(&format!("file:{}", key.display())).map_err(|reason| at(&key, reason))?;
+    let (_, sealed) = disk::secret(&reference, MAX_PEM).map_err(|no| at(&key, no.reason))?;
+    let opened = open_key(&sealed, passphrase(args.passphrase.as_deref())?.as_deref());
+    let opened = opened.map_err(|reason| at(&key, format!("{reason}: --passphrase REFERENCE")))?;
+    Ca::new(&certificate, Some(&opened)).map_err(|reason| at(&file, reason))
+}
+
+fn sign(args: &Sign) -> Result<Exit, Exit> {
+    let ca = opened(args)?;
+    let now = Clock::new().now();
+    let refused = |reason: String| wrong(format!("nothing is signed: `{}` {reason}", args.order.display()));
+    let text = disk::read(&args.order, MAX_ORDER).map_err(refused)?;
+    let text = String::from_utf8(text).map_err(|_| refused("is no text".into()))?;
+    let order = Order::open(&text, &args.gateway_key, &ca, now).map_err(refused)?;
+    let journal = args.dir.join(format!("{}.signed.jsonl", args.anchor));
+    let (question, signed, what) = match &order.wanted {
+        Wanted::Certificate(wanted) => {
+            let csr = wanted.csr().map_err(refused)?;
+            let names = wanted.names.uri.iter().chain(&wanted.names.dns).map(String::as_str);
+            let names: Vec<&str> = names.collect();
+            let question = format!(
+                "A certificate for the credential `{}` of `{}` ({}), as {} has ordered at {}, of the key with the SHA-256 {}.",
+                wanted.credential,
+                wanted.partner,
+                if names.is_empty() { "no subjectAltName".to_owned() } else { names.join(", ") },
+                order.by,
+                order.made,
+                csr.spki_sha256
+            );
+            let der = ca.issue(&csr, &wanted.names, &wanted.terms, now).map_err(refused)?;
+            let what = json!({
+                "partner": wanted.partner, "credential": wanted.credential, "spki_sha256": csr.spki_sha256,
+                "fingerprint_sha256": Fingerprint::of(&der),
+            });
+            (question, Signed::Certificate(der), what)
+        }
+        Wanted::List(wanted) => {
+            let last = last_number(&journal)?;
+            if last.is_some_and(|last| last >= wanted.number) {
+                let reason =
+                    format!("wants the number {}, and {} was signed already", wanted.number, last.unwrap_or(0));
+                return Err(refused(reason));
             }
-            Some(secret)
+            let question = format!(
+                "The revocation list number {}, of {} certificates, as {} has ordered at {}.",
+                wanted.number,
+                wanted.revoked.len(),
+                order.by,
+                order.made
+            );
+            let lifetime = Duration::from_secs(wanted.lifetime_s);
+            let der = ca.list(&wanted.revoked, wanted.number, now, lifetime).map_err(refused)?;
+            (question, Signed::List(der), json!({"number": wanted.number, "revoked": wanted.revoked.len()}))
         }
     };
+    args.sure.of(&question)?;
+    // Noted first: nothing is out there that this host does not know of.
+    note(&journal, &order, &text, what, now)?;
+    let bytes = match signed {
+        Signed::Certificate(der) => pem(&der).into_bytes(),
+        Signed::List(der) => der,
+    };
+    disk::replace(&args.out, &bytes).map_err(|e| failed(format!("`{}`: {}", args.out.display(), disk::plain(&e))))?;
+    say(&format!("{question}\nsigned: {}", args.out.display()));
+    Ok(Exit::Done)
+}
+
+enum Signed {
+    Certificate(Vec<u8>),
+    List(Vec<u8>),
+}
+
+/// The number of the last revocation list that was signed here.
+fn last_number(journal: &Path) -> Result<Option<u64>, Exit> {
+    if !journal.exists() {
+        return Ok(None);
+    }
+    let at = |reason: &str| wrong(format!("`{}` {reason}", journal.display()));
+    let text = disk::read(journal, MAX_JOURNAL).map_err(|reason| at(&reason))?;
+    let mut last = None;
+    for line in String::from_utf8_lossy(&text).lines() {
+        let entry: Value = serde_json::from_str(line).map_err(|e| at(&format!("cannot be read: {e}")))?;
+        last = last.max(entry["signed"]["number"].as_u64());
+    }
+    Ok(last)
+}
+
+fn note(journal: &Path, order: &Order, text: &str, what: Value, now: UnixNanos) -> Result<(), Exit> {
+    let entry = json!({
+        "time": now.to_string(), "anchor": order.anchor, "ordered_by": order.by, "ordered": order.made.to_string(),
+        "order_sha256": document_sha256(text), "signed": what,
+    });
+    let written = OpenOptions::new().create(true).append(true).mode(0o600).open(journal).and_then(|mut file| {
+        file.write_all(format!("{entry}\n").as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|e| failed(format!("nothing is signed: `{}`: {}", journal.display(), disk::plain(&e))))
+}
+
+fn make(init: &Init) -> Result<Exit, Exit> {
+    let anchor = AnchorName::parse(&init.anchor).map_err(|reason| wrong(format!("--anchor: {reason}")))?;
+    let passphrase = passphrase(init.passphrase.as_deref())?;
     let (certificate_file, key_file) = (init.dir.join(format!("{anchor}.pem")), init.dir.join(format!("{anchor}.key")));
     for file in [&certificate_file, &key_file] {
         if file.exists() {
@@ -97,7 +339,7 @@ fn make(init: &Init) -> Result<Exit, Exit> {
         disk::replace(file, text.as_bytes()).map_err(|e| failed(format!("`{}`: {}", file.display(), disk::plain(&e))))
     };
     write(&key_file, &sealed)?;
-    write(&certificate_file, &crate::admin::pem(&certificate))?;
+    write(&certificate_file, &pem(&certificate))?;
     let opened = init.passphrase.as_ref().map(|p| format!("\n      passphrase: {p}")).unwrap_or_default();
     say(&format!(
         "made {} and {} (keep the key where nobody else reads it, and a copy of it elsewhere)\n\n\

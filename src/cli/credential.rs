@@ -2,10 +2,11 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
+use super::ca::{carried_out, keep_order};
 use super::client::{Gateway, ask};
 use super::edit::{self, Asking, Sure, id, pair, planned, put, time, unsaved};
 use super::{Because, Exit, Form, Why, complain, say};
-use crate::admin::{EnrolCall, IssueCall, RotateCall};
+use crate::admin::{EnrolCall, IssueCall, OrderCall, RotateCall};
 use crate::disk;
 use crate::document::parse_duration;
 use crate::identity::MAX_REQUEST;
@@ -37,11 +38,17 @@ enum Command {
         /// The credential that the certificate is for.
         id: String,
         /// The request, in PEM.
-        #[arg(long, value_name = "FILE")]
-        csr: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "certificate")]
+        csr: Option<PathBuf>,
         /// Where the certificate is written; to stdout when absent.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// The key of the CA is on another host: write the order that `ca sign` carries out there.
+        #[arg(long, value_name = "FILE", requires = "csr", conflicts_with = "out")]
+        order: Option<PathBuf>,
+        /// File the certificate that `ca sign` has made.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["csr", "order", "out"])]
+        certificate: Option<PathBuf>,
         #[command(flatten)]
         why: Why,
         #[command(flatten)]
@@ -55,6 +62,21 @@ enum Command {
         /// How long the code is good.
         #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = length)]
         life: String,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// The enrolment codes of a partner that could be used.
+    Codes {
+        partner: String,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Take the enrolment code of a credential back.
+    Void {
+        partner: String,
+        id: String,
         #[command(flatten)]
         why: Why,
         #[command(flatten)]
@@ -167,10 +189,16 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::List { partner, form } => list(gateway, partner.as_deref(), form).await,
         Command::Add(add) => register(gateway, add).await,
         Command::Rotate(args) => rotate(gateway, args).await,
-        Command::Issue { partner, id, csr, out, why, form } => {
-            issue(gateway, (&partner, &id), &csr, out.as_deref(), why, form).await
+        Command::Issue { partner, id, csr, out, order: file, certificate, why, form } => {
+            let files = (csr.as_deref(), certificate.as_deref());
+            match file {
+                Some(file) => order(gateway, (&partner, &id), files.0, &file, why, form).await,
+                None => issue(gateway, (&partner, &id), files, out.as_deref(), why, form).await,
+            }
         }
         Command::Enrol { partner, id, life, why, form } => enrol(gateway, (&partner, &id), &life, why, form).await,
+        Command::Codes { partner, form } => codes(gateway, &partner, form).await,
+        Command::Void { partner, id, why, form } => void(gateway, (&partner, &id), why, form).await,
         Command::Issued { partner, form } => issued(gateway, &partner, form).await,
         Command::Retire { partner, id, successor, overlap, cancel, asking } => {
             retire(gateway, &partner, &id, successor.filter(|_| !cancel), overlap, asking).await
@@ -217,22 +245,16 @@ async fn register(gateway: &Gateway, add: Add) -> Result<Exit, Exit> {
 async fn issue(
     gateway: &Gateway,
     (partner, credential): (&str, &str),
-    csr: &Path,
+    (csr, certificate): (Option<&Path>, Option<&Path>),
     out: Option<&Path>,
     why: Why,
     form: Form,
 ) -> Result<Exit, Exit> {
     let path = format!("{}/issue", path(partner, credential)?);
-    let text = disk::read(csr, MAX_REQUEST * 2).map_err(|reason| {
-        complain(&format!("--csr: `{}` {reason}", csr.display()));
-        Exit::Problems
-    })?;
-    let csr = String::from_utf8_lossy(&text).into_owned();
-    if csr.contains("PRIVATE KEY-----") {
-        complain("--csr: the file holds a private key: it stays with the partner; send the request alone");
-        return Err(Exit::Problems);
-    }
-    let call = json!(IssueCall { csr, reason: why.reason, ticket: why.ticket });
+    let csr = csr.map(|file| public("--csr", file)).transpose()?;
+    let certificate = certificate.map(|file| public("--certificate", file)).transpose()?;
+    let filed = certificate.is_some();
+    let call = json!(IssueCall { csr, certificate, reason: why.reason, ticket: why.ticket });
     let answer = ask(gateway, Method::POST, &path, Some(&call)).await?;
     let certificate = answer["certificate"].as_str().unwrap_or_default();
     if let Some(out) = out {
@@ -253,8 +275,46 @@ async fn issue(
                 text("subject"),
                 text("not_after")
             )),
+            None if filed => {
+                say(&format!("filed: serial {} for {}, until {}", text("serial"), text("subject"), text("not_after")));
+            }
             None => say(answer["certificate"].as_str().unwrap_or_default().trim_end()),
         }
+    }))
+}
+
+/// What a partner may send: no private key.
+fn public(option: &str, file: &Path) -> Result<String, Exit> {
+    let wrong = |reason: String| {
+        complain(&format!("{option}: `{}` {reason}", file.display()));
+        Exit::Problems
+    };
+    let text = disk::read(file, MAX_REQUEST * 2).map_err(|reason| wrong(reason.to_string()))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if text.contains("PRIVATE KEY-----") {
+        return Err(wrong("holds a private key: it stays with the partner; send the rest alone".into()));
+    }
+    Ok(text)
+}
+
+async fn order(
+    gateway: &Gateway,
+    (partner, credential): (&str, &str),
+    csr: Option<&Path>,
+    file: &Path,
+    why: Why,
+    form: Form,
+) -> Result<Exit, Exit> {
+    let path = format!("{}/order", path(partner, credential)?);
+    let csr = csr.map(|file| public("--csr", file)).transpose()?.unwrap_or_default();
+    let call = json!(OrderCall { csr, reason: why.reason, ticket: why.ticket });
+    let answer = ask(gateway, Method::POST, &path, Some(&call)).await?;
+    keep_order(&answer, file)?;
+    Ok(form.show(Ok(answer), |answer| {
+        say(&carried_out(answer, file));
+        say(&format!(
+            "    then here: partnergate credential issue {partner} {credential} --certificate FILE --reason …"
+        ));
     }))
 }
 
@@ -272,6 +332,28 @@ async fn enrol(
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
         say(&text("code"));
         say(&format!("good once, for `{credential}` of `{partner}`, until {}; it is not shown again", text("expires")));
+    }))
+}
+
+async fn codes(gateway: &Gateway, partner: &str, form: Form) -> Result<Exit, Exit> {
+    let path = format!("/v1/enrolments?partner={}", id("partner", partner)?);
+    Ok(form.show(ask(gateway, Method::GET, &path, None).await, |answer| {
+        say(&format!("{:<14} {:<24} {:<16} GOOD UNTIL (UTC)", "ID", "CREDENTIAL", "MADE BY"));
+        for one in answer["enrolments"].as_array().into_iter().flatten() {
+            let [id, credential, author, expires] =
+                ["id", "credential", "author", "expires"].map(|key| one[key].as_str().unwrap_or_default());
+            say(&format!("{id:<14} {credential:<24} {author:<16} {expires}"));
+        }
+    }))
+}
+
+async fn void(gateway: &Gateway, (partner, credential): (&str, &str), why: Why, form: Form) -> Result<Exit, Exit> {
+    let path = format!("{}/enrolment/void", path(partner, credential)?);
+    Ok(form.show(ask(gateway, Method::POST, &path, Some(&json!(why.call()))).await, |answer| {
+        say(match answer["voided"].as_u64() {
+            Some(0) => "there was no code that could be used",
+            _ => "void: nobody gets a certificate with it",
+        });
     }))
 }
 

@@ -7,6 +7,8 @@ use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
 use crate::clock::UnixNanos;
 use crate::document::parse_id;
 use crate::history::{Event, Verb};
+use crate::identity::Serial;
+use crate::partner::Locked;
 use crate::store::differences;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -47,6 +49,14 @@ enum Which {
     Operator { name: String },
     /// What became of something that was asked for.
     Approval { id: String },
+    /// What became of a certificate of the built-in CA.
+    Certificate { serial: String },
+    /// What became of an enrolment code; its id, which is the part behind `pge_`.
+    Enrolment { id: String },
+    /// The report of a partner that was offboarded.
+    Report { partner: String },
+    /// Lockdowns of one anchor, or of everything where none is named.
+    Lockdown { anchor: Option<String> },
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +85,11 @@ enum AuditCommand {
 }
 
 pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
+    let serial = match &args.which {
+        Which::Certificate { serial } => Serial::parse(serial).map_or(String::new(), |s| s.as_str().to_owned()),
+        _ => String::new(),
+    };
+    let everything = Locked::Everybody.as_str().to_owned();
     let (noun, id) = match &args.which {
         Which::All => ("", None),
         Which::Partner { id } => ("partner", Some(id)),
@@ -83,9 +98,13 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
         Which::Anchor { name } => ("anchor", Some(name)),
         Which::Operator { name } => ("operator", Some(name)),
         Which::Approval { id } => ("approval", Some(id)),
+        Which::Certificate { .. } => ("certificate", Some(&serial)),
+        Which::Enrolment { id } => ("enrolment", Some(id)),
+        Which::Report { partner } => ("report", Some(partner)),
+        Which::Lockdown { anchor } => ("lockdown", Some(anchor.as_ref().unwrap_or(&everything))),
     };
     // What is no id would be no part of a call either.
-    if let Some(Err(reason)) = id.map(|id| parse_id(id)) {
+    if let Some(Err(reason)) = id.filter(|id| **id != everything).map(|id| parse_id(id)) {
         complain(&format!("there is no such {noun}: {reason}"));
         return Exit::Problems;
     }
@@ -276,6 +295,12 @@ fn show(event: &Event, of_grant: Option<&str>) {
     }
     if cause.four_eyes.is_some() {
         say("    four eyes: off");
+    }
+    if let (Verb::Order, Some(Value::Object(what))) = (event.verb, &event.after) {
+        for (key, value) in what {
+            say(&format!("    {key} {}", value.as_str().unwrap_or_default()));
+        }
+        return;
     }
     if let (Verb::Start | Verb::End, Some(Value::Object(what))) = (event.verb, &event.after) {
         let verb = if event.verb == Verb::Start { "has begun" } else { "has ended" };

@@ -17,6 +17,7 @@ mod generate;
 mod grant;
 mod history;
 mod import;
+mod import_certs;
 mod lockdown;
 mod network;
 mod offline;
@@ -63,6 +64,8 @@ enum Command {
     Approval(approval::Args),
     /// Write the registry as files that `apply` reads.
     Export(export::Args),
+    /// Write a registry file for partners that exist elsewhere today, of their certificates.
+    Import(import_certs::Args),
     /// Name the first operators of a gateway.
     Admin(operator::AdminArgs),
     /// Those who operate the gateway: who they are, what they may do, and their tokens.
@@ -202,12 +205,13 @@ pub fn main() -> ExitCode {
             Command::Completions(args) => generate::completions(&args),
             Command::Man(args) => generate::man(&args),
             Command::Approval(args) => approval::run(gateway, args).await,
+            Command::Import(args) => import_certs::run(&args),
             Command::Export(args) => export::run(gateway, &args).await,
             Command::Admin(args) => operator::bootstrap(gateway, args).await,
             Command::Operator(args) => operator::run(gateway, args).await,
             Command::Lockdown(args) => lockdown::run(gateway, args).await,
             Command::Grant(args) => grant::run(gateway, args).await,
-            Command::Ca(args) => ca::run(&args),
+            Command::Ca(args) => ca::run(gateway, &args).await,
             Command::Credential(args) => credential::run(gateway, args).await,
             Command::Anchor(args) => anchor::run(gateway, args).await,
             Command::Network(args) => network::run(gateway, args).await,

@@ -95,6 +95,19 @@ fn show(value: &Value) {
         let (name, domain) = (text(&b["anchor"]), text(&b["trust_domain"]));
         say(&format!("  bundle       {name} of {domain}, {sequence}, {} certificates", b["certificates"]));
     }
+    let ca = &value["ca"];
+    if let Some(anchor) = ca["anchor"].as_str() {
+        let key = if ca["key_is_here"] == true { "" } else { ", its key on another host" };
+        say(&format!("  ca           {anchor} until {}{key}", text(&ca["not_after"])));
+    }
+    if let Some(fault) = ca["fault"].as_str() {
+        say(&format!("  CA NOT USED  {fault}"));
+    }
+    if ca["list_is_due"] == true {
+        let lacks = ca["list"]["lacks"].as_u64();
+        let lacks = lacks.map_or_else(|| "there is none".to_owned(), |n| format!("it lacks {n} certificates"));
+        say(&format!("  LIST DUE     the revocation list of the CA is to be signed: {lacks}; `partnergate ca order`"));
+    }
     for c in value["certificates"].as_array().into_iter().flatten() {
         say(&format!("  certificate  {} until {}", text(&c["file"]), text(&c["not_after"])));
     }

@@ -38,7 +38,7 @@ pub(super) fn read(section: Section<'_>, reader: &mut Reader, problems: &mut Pro
         return Some(None);
     }
     let at = |key: &str| section.node(key).map(|node| At { node, key: format!("issue.{key}") });
-    let (certificate_at, key_at) = (at("certificate")?, at("key")?);
+    let certificate_at = at("certificate")?;
     let certificates = reader.certificates(&certificate_at, section.text("certificate")?, problems)?;
     let [certificate] = certificates.as_slice() else {
         problems.push(certificate_at.node.error(
@@ -48,19 +48,24 @@ pub(super) fn read(section: Section<'_>, reader: &mut Reader, problems: &mut Pro
         ));
         return None;
     };
-    let (key_file, pem) = reader.secret(&key_at, section.text("key")?, problems)?;
     let passphrase = match at("passphrase") {
         Some(at) => Some(reader.secret(&at, section.text("passphrase")?, problems)?.1),
         None => None,
     };
-    let key = match open_key(&pem, passphrase.as_deref()) {
-        Ok(key) => key,
-        Err(reason) => {
-            problems.push(key_at.node.error("issue.key", format!("`{key_file}` {reason}"), None));
-            return None;
+    let key = match at("key") {
+        None => None,
+        Some(at) => {
+            let (file, pem) = reader.secret(&at, section.text("key")?, problems)?;
+            match open_key(&pem, passphrase.as_deref()) {
+                Ok(key) => Some(key),
+                Err(reason) => {
+                    problems.push(at.node.error("issue.key", format!("`{file}` {reason}"), None));
+                    return None;
+                }
+            }
         }
     };
-    let ca = match Ca::new(certificate, &key) {
+    let ca = match Ca::new(certificate, key.as_deref()) {
         Ok(ca) => ca,
         Err(reason) => {
             problems.push(certificate_at.node.error(
@@ -93,6 +98,11 @@ pub(super) fn enrol(
     if ca.is_none() && !is_wrong {
         let fix = "add `issue`: the CA that gives the certificates";
         problems.push(section.node("listen")?.error("enrol.listen", "needs a built-in CA", Some(fix)));
+    }
+    if ca.as_ref().is_some_and(|ca| !ca.can_sign()) {
+        let fix =
+            "add `issue.key`, or take `enrol` away: partners enrol by themselves where the gateway itself can sign";
+        problems.push(section.node("listen")?.error("enrol.listen", "needs the key of the built-in CA", Some(fix)));
     }
     let at = |key: &str| section.node(key).map(|node| At { node, key: format!("enrol.{key}") });
     let (Some(chain_at), Some(key_at)) = (at("chain"), at("key")) else {

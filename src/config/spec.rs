@@ -374,8 +374,8 @@ static ISSUE: &[Field] = &[
     Field {
         key: "key",
         kind: Kind::Secret,
-        presence: Required("file:ca/partners-ca.key"),
-        doc: "Its private key (PKCS#8 in PEM), as a reference; the file must be 0600 or 0400.",
+        presence: Optional("file:ca/partners-ca.key"),
+        doc: "Its private key (PKCS#8 in PEM), as a reference; the file must be 0600 or 0400. Absent where the key is on another host, which signs what it is brought (`partnergate ca sign`).",
     },
     Field {
         key: "passphrase",

@@ -170,6 +170,15 @@ fn normal_hex(digits: &str) -> String {
     format!("{zeros}{trimmed}")
 }
 
+/// Whether a certificate names this CA as its issuer and is signed by its key; nothing else is looked at.
+pub fn is_signed_by(der: &[u8], ca: &[u8]) -> bool {
+    let (Ok((_, certificate)), Ok((_, ca))) = (X509Certificate::from_der(der), X509Certificate::from_der(ca)) else {
+        return false;
+    };
+    certificate.issuer().as_raw() == ca.subject().as_raw()
+        && certificate.verify_signature(Some(ca.public_key())).is_ok()
+}
+
 /// Why a certificate is not accepted: the reason, and the detail for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {

@@ -16,6 +16,8 @@ pub const MAX_REQUEST: usize = 32 * 1024;
 /// A request whose signature is good: who sent it holds the key.
 #[derive(Clone, Debug)]
 pub struct Csr {
+    /// All of it.
+    pub der: Vec<u8>,
     /// SubjectPublicKeyInfo in DER.
     pub spki: Vec<u8>,
     pub spki_sha256: Fingerprint,
@@ -71,7 +73,7 @@ impl Csr {
             }
         }
         let spki = info.subject_pki.raw.to_vec();
-        Ok(Csr { spki_sha256: Fingerprint::of(&spki), spki, subject, san: san.unwrap_or_default() })
+        Ok(Csr { der: der.to_vec(), spki_sha256: Fingerprint::of(&spki), spki, subject, san: san.unwrap_or_default() })
     }
 
     /// PEM, with either of its two labels.

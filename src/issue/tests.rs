@@ -11,7 +11,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn ca() -> Ca {
     let yesterday = UnixNanos(NOW.0 - 86_400_000_000_000);
     let (certificate, key) = Ca::generate("Partners", Curve::P256, yesterday, DAY * 365).unwrap();
-    Ca::new(&certificate, &key).unwrap()
+    Ca::new(&certificate, Some(&key)).unwrap()
 }
 
 fn names(matching: serde_json::Value) -> Result<Names, String> {
@@ -96,9 +96,9 @@ fn certificate_ends_with_its_ca_and_a_ca_is_of_one_piece() {
     assert!(ca.issue(&csr(|_| {}), &names, &long, NOW.saturating_add(DAY * 366)).is_err());
     let (other, _) = Ca::generate("Other", Curve::P384, NOW, DAY).unwrap();
     let (_, key) = Ca::generate("Third", Curve::P384, NOW, DAY).unwrap();
-    assert!(Ca::new(&other, &key).unwrap_err().contains("another key"));
+    assert!(Ca::new(&other, Some(&key)).unwrap_err().contains("another key"));
     assert!(
-        Ca::new(&ca.issue(&csr(|_| {}), &names, &long, NOW).unwrap(), &key)
+        Ca::new(&ca.issue(&csr(|_| {}), &names, &long, NOW).unwrap(), Some(&key))
             .unwrap_err()
             .contains("no certificate of a CA")
     );
@@ -123,7 +123,7 @@ fn list_names_what_is_revoked_and_why() {
     };
     let all =
         [issued("0abc", Some(Why::Superseded)), issued("12", None), issued("7f", Some(Why::CessationOfOperation))];
-    let der = ca.list(all.iter(), 77, NOW, DAY).unwrap();
+    let der = ca.list(&Revoked::among(all.iter()), 77, NOW, DAY).unwrap();
     let (rest, list) = CertificateRevocationList::from_der(&der).unwrap();
     let entries: Vec<(String, u8)> = list
         .iter_revoked_certificates()

@@ -7,14 +7,18 @@ use crate::config::{EnrolConfig, IssueConfig};
 use crate::disk;
 use crate::document::Problems;
 use crate::gateway::Live;
-use crate::history::{Actor, Cause, Way, document_sha256};
-use crate::identity::{Certificate, Csr, Peer};
-use crate::issue::{Enrolment, Issued, Names, Used, Why, Withdrawn, WrongCode};
+use crate::history::{Actor, Cause, Verb, Way, document_sha256};
+use crate::identity::{Certificate, Csr, Fingerprint, Peer};
+use crate::issue::{
+    Enrolment, Issued, Names, Order, Revoked, Used, Wanted, WantedCertificate, WantedList, Why, Withdrawn, WrongCode,
+};
 use crate::name::{AnchorName, CredentialId, PartnerId};
 use crate::partner::{Credential, CredentialStage, DeniedCertificate, PartnerRecord, PartnerStage, Root};
 use crate::registry::{Registry, Resolution, find_credential};
-use crate::store::{Commit, StoreError};
+use crate::store::{Commit, Passed, StoreError};
+use crate::trust::{IssuerKey, MAX_CRL_BYTES, RevocationList};
 use rustls::pki_types::CertificateDer;
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +49,23 @@ pub enum Asks {
     Code(String),
     /// A partner that has a certificate already.
     Renewal(Box<Peer>),
+}
+
+/// What the certificate comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    Request(Box<Csr>),
+    /// It was signed elsewhere, of an order. In DER.
+    Signed(Vec<u8>),
+}
+
+/// An order for the CA's own host.
+#[derive(Clone, Debug)]
+pub struct Ordered {
+    /// The file.
+    pub order: String,
+    /// The gateway's public key, hex, with which it is signed.
+    pub key: String,
 }
 
 /// What came of it.
@@ -96,7 +117,28 @@ pub struct SignedList {
     /// The registry that it is of.
     revision: u64,
     signed: UnixNanos,
-    revoked: usize,
+    pub revoked: usize,
+    /// Certificates that are revoked and not on it, since it is signed on another host.
+    pub lacks: usize,
+}
+
+impl SignedList {
+    fn is_due(&self, lifetime: Duration, now: UnixNanos) -> bool {
+        now >= self.signed.saturating_add(lifetime / 2)
+    }
+}
+
+/// The built-in CA as it stands.
+#[derive(Clone, Debug)]
+pub struct CaState {
+    pub config: IssueConfig,
+    /// The gateway's public key, hex, with which orders are signed.
+    pub key: String,
+    pub list: Option<Arc<SignedList>>,
+    /// Another list is to be signed now.
+    pub list_is_due: bool,
+    /// What keeps certificates from being issued.
+    pub fault: Option<String>,
 }
 
 impl Publisher {
@@ -104,7 +146,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Why not; nothing was changed.
-    pub async fn issue(self: &Arc<Self>, asks: Asks, csr: Csr, cause: Cause) -> Result<Given, NotGiven> {
+    pub async fn issue(self: &Arc<Self>, asks: Asks, source: Source, cause: Cause) -> Result<Given, NotGiven> {
         // Partners ask one after another, so that all of them together never stand before an operator's switch.
         // What is begun goes on when its client has gone, and so does its turn.
         let turn = match asks {
@@ -115,7 +157,7 @@ impl Publisher {
         };
         let this = self.clone();
         let given = aside(async move {
-            let given = this.issue_now(asks, &csr, cause).await;
+            let given = this.issue_now(asks, &source, cause).await;
             drop(turn);
             given
         });
@@ -131,7 +173,7 @@ impl Publisher {
         Ok(found.open(shown, self.clock.now())?)
     }
 
-    async fn issue_now(&self, asks: Asks, csr: &Csr, cause: Cause) -> Result<Given, NotGiven> {
+    async fn issue_now(&self, asks: Asks, source: &Source, cause: Cause) -> Result<Given, NotGiven> {
         let running = self.state.lock().await;
         let config = running.issue.clone().ok_or(NotGiven::NoCa)?;
         self.catch_up(&running).await?;
@@ -166,6 +208,7 @@ impl Publisher {
                 if !good || live.snapshot.trust.still_good(&peer, now).is_err() {
                     return Err(refused("this certificate is revoked, or was not given by this CA"));
                 }
+                let Source::Request(csr) = source else { return Err(refused("a renewal wants a request")) };
                 if !csr.renews(&peer.leaf) {
                     let (subject, san) = (&peer.leaf.subject, &peer.leaf.san);
                     let names: Vec<&str> = san.uri.iter().chain(&san.dns).map(String::as_str).collect();
@@ -178,39 +221,24 @@ impl Publisher {
                 (record.partner.id.clone(), id.clone(), named(cause, &id))
             }
         };
-        let found = registry.partner(&partner).and_then(|record| Some((record, find_credential(record, &id)?)));
-        let Some((record, credential)) = found else {
-            let asked = self.asked_for(&partner, &id).await?;
-            return Err(asked.map_or_else(|| gone(&partner, &id), |_| NotGiven::Waits));
-        };
-        match record.partner.stage(now) {
-            PartnerStage::Active | PartnerStage::Offboarding => {}
-            stage => return Err(refused(format!("`{partner}` is {}", stage.as_str()))),
-        }
-        match credential.stage(now) {
-            CredentialStage::Active | CredentialStage::Retiring => {}
-            CredentialStage::Pending => return Err(NotGiven::Waits),
-            stage => return Err(refused(format!("the credential `{id}` is {}", stage.as_str()))),
-        }
-        if credential.anchor != config.anchor {
-            return Err(refused(format!(
-                "the credential `{id}` is under the anchor `{}`, and the built-in CA is `{}`",
-                credential.anchor, config.anchor
-            )));
-        }
+        let (record, credential) = self.standing(&live, &config, &partner, &id, now).await?;
         if enrolment.as_ref().is_some_and(|code| code.names_sha256 != names_digest(credential)) {
             return Err(refused(format!("the credential `{id}` has other names than when this code was made")));
         }
         if by_itself {
             self.not_too_many(&partner, &id, now).await?;
         }
-        let key_of = self.partners_of(registry, &csr.spki_sha256).await?;
-        if key_of.iter().any(|other| *other != partner) {
-            return Err(refused("this key is another partner's: make one of your own"));
-        }
         let names = Names::of(&record.partner, credential).map_err(NotGiven::Refused)?;
-        let certificate = config.ca.issue(csr, &names, &config.terms, now).map_err(NotGiven::Refused)?;
+        let certificate = match source {
+            Source::Request(csr) => config.ca.issue(csr, &names, &config.terms, now).map_err(NotGiven::Refused)?,
+            Source::Signed(der) => der.clone(),
+        };
         let facts = self.accepted(&live, &certificate, &partner, &id, now)?;
+        names.are_those_of(&facts).map_err(NotGiven::Refused)?;
+        self.nobody_else_has(registry, &facts.spki_sha256, &partner).await?;
+        if let Some(before) = self.store.certificate(&facts.serial).await? {
+            return known(before, facts.fingerprint, certificate);
+        }
         let issued = Issued {
             serial: facts.serial.clone(),
             anchor: config.anchor.clone(),
@@ -240,6 +268,150 @@ impl Publisher {
         let Issued { serial, partner, credential, not_after, .. } = &issued;
         tracing::info!(%partner, %credential, serial = serial.as_str(), until = %not_after, "a certificate is issued");
         Ok(Given { certificate, issued })
+    }
+
+    /// A partner and its credential that a certificate may be given for now.
+    async fn standing<'a>(
+        &self,
+        live: &'a Live,
+        config: &IssueConfig,
+        partner: &PartnerId,
+        id: &CredentialId,
+        now: UnixNanos,
+    ) -> Result<(&'a PartnerRecord, &'a Credential), NotGiven> {
+        let found =
+            live.snapshot.registry.partner(partner).and_then(|record| Some((record, find_credential(record, id)?)));
+        let Some((record, credential)) = found else {
+            let asked = self.asked_for(partner, id).await?;
+            return Err(asked.map_or_else(|| gone(partner, id), |_| NotGiven::Waits));
+        };
+        match record.partner.stage(now) {
+            PartnerStage::Active | PartnerStage::Offboarding => {}
+            stage => return Err(refused(format!("`{partner}` is {}", stage.as_str()))),
+        }
+        match credential.stage(now) {
+            CredentialStage::Active | CredentialStage::Retiring => {}
+            CredentialStage::Pending => return Err(NotGiven::Waits),
+            stage => return Err(refused(format!("the credential `{id}` is {}", stage.as_str()))),
+        }
+        if credential.anchor != config.anchor {
+            return Err(refused(format!(
+                "the credential `{id}` is under the anchor `{}`, and the built-in CA is `{}`",
+                credential.anchor, config.anchor
+            )));
+        }
+        Ok((record, credential))
+    }
+
+    async fn nobody_else_has(
+        &self,
+        registry: &Registry,
+        spki: &Fingerprint,
+        partner: &PartnerId,
+    ) -> Result<(), NotGiven> {
+        let key_of = self.partners_of(registry, spki).await?;
+        if key_of.iter().any(|other| other != partner) {
+            return Err(refused("this key is another partner's: make one of your own"));
+        }
+        Ok(())
+    }
+
+    /// What the CA is to sign for a request, where its key is on another host. It is in the history: a certificate that
+    /// comes of it is good whether or not it is brought back here.
+    ///
+    /// # Errors
+    /// As [`Publisher::issue`].
+    pub async fn order(
+        &self,
+        partner: PartnerId,
+        credential: CredentialId,
+        csr: &Csr,
+        cause: Cause,
+    ) -> Result<Ordered, NotGiven> {
+        let running = self.state.lock().await;
+        let config = elsewhere(running.issue.clone())?;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(ChangeError::from(not_live()).into()) };
+        let (registry, now) = (&live.snapshot.registry, self.clock.now());
+        its_anchor(&config, registry)?;
+        let (record, found) = self.standing(&live, &config, &partner, &credential, now).await?;
+        let names = Names::of(&record.partner, found).map_err(NotGiven::Refused)?;
+        names.permit(csr).map_err(NotGiven::Refused)?;
+        self.nobody_else_has(registry, &csr.spki_sha256, &partner).await?;
+        let terms = config.terms.clone();
+        let wanted = WantedCertificate::new(partner.clone(), credential.clone(), csr, names, terms);
+        let what = json!({"credential": credential, "anchor": config.anchor, "spki_sha256": csr.spki_sha256});
+        let passed = [Passed { partner, verb: Verb::Order, at: now, what }];
+        let by = cause.actor.name.clone();
+        self.commit_and_publish(&live, None, Commit { passed: &passed, ..Commit::default() }, &cause).await?;
+        self.sealed(&config, by, now, Wanted::Certificate(Box::new(wanted)))
+    }
+
+    /// The revocation list as it should be, to be signed on another host.
+    ///
+    /// # Errors
+    /// There is no CA, or the database failed.
+    pub async fn order_list(&self, by: String) -> Result<Ordered, NotGiven> {
+        let config = elsewhere(self.state.lock().await.issue.clone())?;
+        self.sign_list().await?;
+        let now = self.clock.now();
+        let mut valid = self.store.valid_certificates(now).await?;
+        valid.retain(|issued| issued.anchor == config.anchor);
+        let (number, lifetime_s) = (self.store.next_list_number(now).await?, config.list_lifetime.as_secs());
+        let wanted = WantedList { number, lifetime_s, revoked: Revoked::among(valid.iter()) };
+        self.sealed(&config, by, now, Wanted::List(wanted))
+    }
+
+    fn sealed(&self, config: &IssueConfig, by: String, now: UnixNanos, wanted: Wanted) -> Result<Ordered, NotGiven> {
+        let signer = self.store.signer()?;
+        let order = Order::new(&config.ca, config.anchor.clone(), by, now, wanted);
+        Ok(Ordered { order: order.sealed(signer), key: signer.key() })
+    }
+
+    /// Takes over a revocation list that was signed on another host.
+    ///
+    /// # Errors
+    /// It is none of this CA, stale, or not newer than the one that is there.
+    pub async fn publish_list(&self, der: &[u8]) -> Result<Arc<SignedList>, NotGiven> {
+        {
+            let config = elsewhere(self.state.lock().await.issue.clone())?;
+            let _alone = self.signing.lock().await;
+            let now = self.clock.now();
+            let (list, _) = read_list(&config, der, now)?;
+            if list.next_update <= now {
+                return Err(refused(format!("the revocation list is stale: its nextUpdate was {}", list.next_update)));
+            }
+            let last = self.list.load_full().filter(|last| last.anchor == config.anchor);
+            if let Some(last) = last.filter(|last| last.number >= list.number && last.der != list.der) {
+                return Err(refused(format!(
+                    "the revocation list has the number {}, and the one that is published {}",
+                    list.number, last.number
+                )));
+            }
+            self.keep_list(&config.anchor, der)?;
+            tracing::info!(anchor = %config.anchor, number = list.number, revoked = list.revoked, "the revocation list is published");
+            self.list.store(None);
+        }
+        self.sign_list().await?;
+        self.list.load_full().ok_or_else(|| refused("the revocation list was not kept"))
+    }
+
+    fn keep_list(&self, anchor: &AnchorName, der: &[u8]) -> Result<(), NotGiven> {
+        let file = self.list_file(anchor);
+        disk::replace(&file, der).map_err(|e| refused(format!("`{}`: {}", file.display(), disk::plain(&e))))
+    }
+
+    /// The built-in CA, where there is one.
+    pub async fn ca_state(&self) -> Result<Option<CaState>, StoreError> {
+        let Some(config) = self.state.lock().await.issue.clone() else { return Ok(None) };
+        let key = self.store.signer()?.key();
+        let list = self.list.load_full().filter(|list| list.anchor == config.anchor);
+        let now = self.clock.now();
+        let list_is_due = !config.ca.can_sign()
+            && list.as_ref().is_none_or(|list| list.lacks > 0 || list.is_due(config.list_lifetime, now));
+        let live = self.live.load_full();
+        let fault = live.and_then(|live| its_anchor(&config, &live.snapshot.registry).err()).map(|e| e.to_string());
+        Ok(Some(CaState { config, key, list, list_is_due, fault }))
     }
 
     /// The credential that waits for approval.
@@ -339,10 +511,7 @@ impl Publisher {
         }
         let Some(digest) = digest else { return Err(gone(&partner, &credential)) };
         // The last one counts.
-        let open = self.store.open_enrolments(&partner, now).await?.into_iter();
-        let older = open.filter(|one| one.credential == credential);
-        let mut codes: Vec<Enrolment> =
-            older.map(|one| Enrolment { used: Some(Used { at: now, serial: None }), ..one }).collect();
+        let mut codes = self.void_codes_of(&partner, &credential, now).await?;
         let author = cause.actor.name.clone();
         let (enrolment, code) =
             Enrolment::generate((partner, credential, digest), author, now, now.saturating_add(life))
@@ -351,6 +520,39 @@ impl Publisher {
         let commit = Commit { enrolments: &codes, ..Commit::default() };
         self.commit_and_publish(&live, None, commit, &cause).await?;
         Ok((enrolment, code))
+    }
+
+    /// The codes of a credential that could be used, as they are when they no longer can.
+    async fn void_codes_of(
+        &self,
+        partner: &PartnerId,
+        credential: &CredentialId,
+        now: UnixNanos,
+    ) -> Result<Vec<Enrolment>, StoreError> {
+        let open = self.store.open_enrolments(partner, now).await?.into_iter();
+        let of_it = open.filter(|one| one.credential == *credential);
+        Ok(of_it.map(|one| Enrolment { used: Some(Used { at: now, serial: None }), ..one }).collect())
+    }
+
+    /// Takes back what could be used of a credential's codes. Returns how many there were.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn void_codes(
+        &self,
+        partner: &PartnerId,
+        credential: &CredentialId,
+        cause: Cause,
+    ) -> Result<usize, NotGiven> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(ChangeError::from(not_live()).into()) };
+        let codes = self.void_codes_of(partner, credential, self.clock.now()).await?;
+        if !codes.is_empty() {
+            let commit = Commit { enrolments: &codes, ..Commit::default() };
+            self.commit_and_publish(&live, None, commit, &cause).await?;
+        }
+        Ok(codes.len())
     }
 
     /// Where partners enrol, as the config says it now.
@@ -399,9 +601,9 @@ impl Publisher {
         let Some(live) = self.live.load_full() else { return Ok(()) };
         let (registry, now) = (&live.snapshot.registry, self.clock.now());
         let last = self.list.load_full().filter(|last| last.anchor == config.anchor);
-        let half = config.list_lifetime / 2;
-        let is_due = |last: &SignedList| now >= last.signed.saturating_add(half);
-        if last.as_ref().is_some_and(|last| last.revision == registry.revision() && !is_due(last)) {
+        let is_due = |last: &SignedList| last.is_due(config.list_lifetime, now);
+        let remote = !config.ca.can_sign();
+        if last.as_ref().is_some_and(|last| last.revision == registry.revision() && (remote || !is_due(last))) {
             return Ok(());
         }
         let mut valid = self.store.valid_certificates(now).await?;
@@ -431,6 +633,10 @@ impl Publisher {
             let Some(live) = self.live.load_full() else { return Ok(()) };
             self.commit_and_publish(&live, None, commit, &cause).await?;
         }
+        if remote {
+            self.hold_list(&config, last, &valid, registry.revision(), now);
+            return Ok(());
+        }
         let revoked = valid.iter().filter(|issued| issued.revoked.is_some()).count();
         let same = last.as_ref().filter(|last| fresh.is_empty() && revoked == last.revoked && !is_due(last));
         let signed = match same {
@@ -438,26 +644,105 @@ impl Publisher {
             Some(last) => SignedList { revision: registry.revision(), ..SignedList::clone(last) },
             None => {
                 let number = self.store.next_list_number(now).await?;
-                let der = config.ca.list(valid.iter(), number, now, config.list_lifetime).map_err(NotGiven::Refused)?;
-                let file = self.list_file(&config.anchor);
-                disk::replace(&file, &der)
-                    .map_err(|e| refused(format!("`{}`: {}", file.display(), disk::plain(&e))))?;
+                let entries = Revoked::among(valid.iter());
+                let der = config.ca.list(&entries, number, now, config.list_lifetime).map_err(NotGiven::Refused)?;
+                self.keep_list(&config.anchor, &der)?;
                 tracing::info!(anchor = %config.anchor, number, revoked, "the revocation list is signed");
                 let (anchor, next_update) = (config.anchor.clone(), now.saturating_add(config.list_lifetime));
-                SignedList { anchor, number, der, next_update, revision: registry.revision(), signed: now, revoked }
+                SignedList {
+                    anchor,
+                    number,
+                    der,
+                    next_update,
+                    revision: registry.revision(),
+                    signed: now,
+                    revoked,
+                    lacks: 0,
+                }
             }
         };
-        self.metrics.list_ok.set(1);
-        self.metrics.list_number.set(i64::try_from(signed.number).unwrap_or(i64::MAX));
-        self.metrics.list_entries.set(i64::try_from(signed.revoked).unwrap_or(i64::MAX));
-        self.list.store(Some(Arc::new(signed)));
+        self.show_list(signed, true);
         Ok(())
+    }
+
+    fn show_list(&self, list: SignedList, ok: bool) {
+        self.metrics.list_ok.set(i64::from(ok));
+        self.metrics.list_number.set(i64::try_from(list.number).unwrap_or(i64::MAX));
+        self.metrics.list_entries.set(i64::try_from(list.revoked).unwrap_or(i64::MAX));
+        self.list.store(Some(Arc::new(list)));
+    }
+
+    /// The list that was signed elsewhere: what it lacks, and whether another one is due.
+    fn hold_list(
+        &self,
+        config: &IssueConfig,
+        last: Option<Arc<SignedList>>,
+        valid: &[Issued],
+        revision: u64,
+        now: UnixNanos,
+    ) {
+        let file = self.list_file(&config.anchor);
+        let der = last.map(|last| last.der.clone()).or_else(|| disk::read(&file, MAX_CRL_BYTES).ok());
+        let read = der.ok_or_else(|| refused("there is none yet")).and_then(|der| read_list(config, &der, now));
+        match read {
+            Ok((list, serials)) => {
+                let revoked = valid.iter().filter(|issued| issued.revoked.is_some());
+                let lacks = revoked.filter(|issued| !serials.is_revoked(issued.serial.key())).count();
+                let list = SignedList { revision, lacks, ..list };
+                let ok = lacks == 0 && !list.is_due(config.list_lifetime, now);
+                if !ok {
+                    tracing::warn!(anchor = %config.anchor, number = list.number, lacks, "another revocation list is to be signed: `partnergate ca order`");
+                }
+                self.show_list(list, ok);
+            }
+            Err(e) => {
+                tracing::debug!(anchor = %config.anchor, error = %e, "no revocation list of the CA");
+                self.metrics.list_ok.set(0);
+                self.list.store(None);
+            }
+        }
     }
 
     /// Where the revocation list is kept: an anchor may name it as its source.
     fn list_file(&self, anchor: &AnchorName) -> PathBuf {
         self.started.state_dir.join(FOLDER).join(format!("{anchor}.crl"))
     }
+}
+
+/// The CA whose key is on another host.
+fn elsewhere(config: Option<IssueConfig>) -> Result<IssueConfig, NotGiven> {
+    let config = config.ok_or(NotGiven::NoCa)?;
+    if config.ca.can_sign() {
+        return Err(refused("the gateway has the key of the CA, and signs by itself: nothing is to be ordered"));
+    }
+    Ok(config)
+}
+
+/// A list that was signed elsewhere.
+fn read_list(config: &IssueConfig, der: &[u8], now: UnixNanos) -> Result<(SignedList, RevocationList), NotGiven> {
+    let key = IssuerKey::from_certificate(config.ca.certificate()).map_err(|fault| refused(fault.detail))?;
+    let list = RevocationList::read(der, &[key], now).map_err(|e| refused(format!("the revocation list: {e}")))?;
+    let number = list.number().and_then(|number| u64::from_str_radix(&number.to_string(), 16).ok());
+    let number = number.ok_or_else(|| refused("the revocation list has no number that `ca sign` would give it"))?;
+    let signed = SignedList {
+        anchor: config.anchor.clone(),
+        number,
+        der: der.to_vec(),
+        next_update: list.next_update(),
+        revision: 0,
+        signed: list.this_update(),
+        revoked: list.revoked(),
+        lacks: 0,
+    };
+    Ok((signed, list))
+}
+
+/// A certificate that is brought a second time changes nothing.
+fn known(before: Issued, fingerprint: Fingerprint, certificate: Vec<u8>) -> Result<Given, NotGiven> {
+    if before.fingerprint == fingerprint {
+        return Ok(Given { certificate, issued: before });
+    }
+    Err(refused(format!("another certificate with the serial number {} was given", before.serial.as_str())))
 }
 
 /// Of what a credential is recognised by.

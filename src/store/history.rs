@@ -33,11 +33,11 @@ pub struct Verified {
     pub checkpoints: u64,
 }
 
-/// What time has begun or ended of a partner.
+/// What has become of a partner, and leaves it as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Passed {
     pub partner: PartnerId,
-    /// [`Verb::Start`] or [`Verb::End`].
+    /// [`Verb::Start`], [`Verb::End`] or [`Verb::Order`].
     pub verb: Verb,
     pub at: UnixNanos,
     /// What, such as `{"grant": "acme-orders", "at": …}`.
@@ -74,6 +74,42 @@ pub(super) async fn end(tx: &mut Tx<'_>) -> Result<End, StoreError> {
     let (seq, hash): (i64, &str) = (row.try_get(0)?, row.try_get(1)?);
     let hash = Hash::parse(hash).ok_or_else(|| StoreError::Inconsistent(format!("event {seq} has no hash")))?;
     Ok(End { seq: u64::try_from(seq).unwrap_or(0), hash })
+}
+
+/// Puts an event behind the chain for each of them.
+pub(super) async fn tell_of(
+    tx: &mut Tx<'_>,
+    passed: &[Passed],
+    told: &Told<'_>,
+    end: &mut End,
+) -> Result<(), StoreError> {
+    let noun = table::PARTNERS.noun;
+    for batch in passed.chunks(table::BATCH) {
+        let mut rows = Vec::with_capacity(batch.len());
+        for one in batch {
+            let id = one.partner.as_str();
+            let row = sqlx::query("SELECT doc FROM partner WHERE id = ?1").bind(id).fetch_optional(&mut **tx).await?;
+            let Some(row) = row else { continue };
+            let text = end.append(Event {
+                seq: 0,
+                time: told.now.to_string(),
+                cause: told.cause.clone(),
+                verb: one.verb,
+                noun: noun.into(),
+                id: id.to_owned(),
+                revision: told.revision,
+                before: None,
+                after: Some(one.what.clone()),
+                // It is what it was.
+                document_sha256: Some(document_sha256(row.try_get(0)?)),
+            });
+            rows.push((noun, id, end.seq, text, end.hash));
+        }
+        if !rows.is_empty() {
+            insert(tx, &rows).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Where the chain ends, which this node has signed: nothing is put behind what somebody else has put there, because the
@@ -177,7 +213,7 @@ pub(super) async fn restored(
     cause: &Cause,
     now: UnixNanos,
 ) -> Result<(), StoreError> {
-    let signer = store.signer.as_ref().ok_or(StoreError::ReadOnly)?;
+    let signer = store.signer()?;
     let mut tx = store.pool.begin_with("BEGIN IMMEDIATE").await?;
     let mut end = end(&mut tx).await?;
     let revision = super::revision(&mut tx).await?;
@@ -370,37 +406,11 @@ impl Store {
     /// # Errors
     /// The database failed; then nothing is told.
     pub async fn tell(&self, passed: &[Passed], until: UnixNanos, cause: &Cause) -> Result<(), StoreError> {
-        let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
+        let signer = self.signer()?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let revision = super::revision(&mut tx).await?;
         let mut end = own_end(&mut tx, signer).await?;
-        let noun = table::PARTNERS.noun;
-        for batch in passed.chunks(table::BATCH) {
-            let mut rows = Vec::with_capacity(batch.len());
-            for one in batch {
-                let id = one.partner.as_str();
-                let row =
-                    sqlx::query("SELECT doc FROM partner WHERE id = ?1").bind(id).fetch_optional(&mut *tx).await?;
-                let Some(row) = row else { continue };
-                let text = end.append(Event {
-                    seq: 0,
-                    time: until.to_string(),
-                    cause: cause.clone(),
-                    verb: one.verb,
-                    noun: noun.into(),
-                    id: id.to_owned(),
-                    revision,
-                    before: None,
-                    after: Some(one.what.clone()),
-                    // It is what it was.
-                    document_sha256: Some(document_sha256(row.try_get(0)?)),
-                });
-                rows.push((noun, id, end.seq, text, end.hash));
-            }
-            if !rows.is_empty() {
-                insert(&mut tx, &rows).await?;
-            }
-        }
+        tell_of(&mut tx, passed, &Told { cause, now: until, revision }, &mut end).await?;
         if !passed.is_empty() {
             checkpoint(&mut tx, &signer.sign(&end, until)).await?;
         }

@@ -158,6 +158,8 @@ pub struct Commit<'a> {
     pub reports: &'a [Report],
     pub certificates: &'a [Issued],
     pub enrolments: &'a [Enrolment],
+    /// What only the history has.
+    pub passed: &'a [Passed],
 }
 
 /// An open database.
@@ -302,13 +304,13 @@ impl Store {
         cause: &Cause,
         now: UnixNanos,
     ) -> Result<u64, StoreError> {
-        let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
+        let signer = self.signer()?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let found = revision(&mut tx).await?;
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        let Commit { changes, operators, approvals, reports, certificates, enrolments } = commit;
+        let Commit { changes, operators, approvals, reports, certificates, enrolments, passed } = commit;
         let next = if changes.is_empty() { found } else { found + 1 };
         let mut end = history::own_end(&mut tx, signer).await?;
         let told = Told { cause, now, revision: next };
@@ -318,10 +320,19 @@ impl Store {
         table::put(&mut tx, reports, &told, &mut end).await?;
         table::put(&mut tx, certificates, &told, &mut end).await?;
         table::put(&mut tx, enrolments, &told, &mut end).await?;
+        history::tell_of(&mut tx, passed, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
         Ok(next)
+    }
+
+    /// The gateway's own key.
+    ///
+    /// # Errors
+    /// The database was opened to be read.
+    pub fn signer(&self) -> Result<&Signer, StoreError> {
+        self.signer.as_deref().ok_or(StoreError::ReadOnly)
     }
 
     pub async fn close(&self) {

@@ -29,7 +29,7 @@ impl Store {
     /// # Errors
     /// There are operators already, or the database failed; then nothing is written.
     pub async fn bootstrap(&self, operators: &[Operator], cause: &Cause, now: UnixNanos) -> Result<(), StoreError> {
-        let signer = self.signer.as_ref().ok_or(StoreError::ReadOnly)?;
+        let signer = self.signer()?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let told = Told { cause, now, revision: revision(&mut tx).await? };
         let mut end = history::own_end(&mut tx, signer).await?;

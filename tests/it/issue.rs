@@ -300,6 +300,90 @@ fn partner_enrols_and_renews_by_itself() {
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
 
+/// The key is on a host of its own: orders go there, certificates and revocation lists come back.
+#[test]
+fn key_of_the_ca_stays_on_another_host() {
+    let mut setup = with_ca(false);
+    // The host with the key, and what the gateway has of it.
+    let host = setup.dir.path().join("ca-host");
+    fs::rename(setup.dir.path().join("ca"), &host).unwrap();
+    fs::create_dir(setup.dir.path().join("ca")).unwrap();
+    fs::copy(host.join("partners-ca.pem"), setup.dir.path().join("ca/partners-ca.pem")).unwrap();
+    let without = setup.dir.path().join("ca/partners-ca.pem");
+    setup = setup.set("issue", json!({"anchor": "partners-ca", "certificate": without, "list_lifetime": "60s"}));
+    let (_, log) = setup.start_expecting_failure();
+    assert!(log.contains("needs the key of the built-in CA"), "{log}");
+    let gate = setup.set("enrol", json!({"listen": []})).start();
+    onboard(&gate);
+    let shown = gate.cli(&["ca", "show"]).ok();
+    assert!(shown.contains("on another host") && shown.contains("LIST DUE"), "{shown}");
+    let key = shown.lines().find_map(|line| line.strip_prefix("gateway key")).unwrap().trim().to_owned();
+    let client = Client::new(&gate, "initech");
+    client.csr("key.pem", "/CN=whatever", URI);
+    refused(&issue(&gate, &client, "cert.pem"), 3, "the key of the CA is not on this host");
+
+    let at = |name: &str| gate.dir.path().join(name).display().to_string();
+    let dir = host.to_str().unwrap();
+    let sign = |order: &str, out: &str, key: &str| {
+        gate.cli(&["ca", "sign", &at(order), "--dir", dir, "--gateway-key", key, "--out", &at(out), "--yes"])
+    };
+    let for_it = ["credential", "issue", "initech", "initech-1", "--reason", "first one"];
+    let order = |order: &str| {
+        let csr = client.path("csr.pem");
+        gate.cli(&[&for_it[..], &["--csr", &csr, "--order", &at(order)]].concat())
+    };
+    assert!(order("first.order").ok().contains(&format!("--gateway-key {key}")));
+    let history = gate.cli(&["history", "partner", "initech"]).ok();
+    assert!(history.contains(" order partner initech") && history.contains("    credential initech-1"), "{history}");
+    // Who carries it can change nothing, and nobody else orders.
+    let text = fs::read_to_string(at("first.order")).unwrap();
+    fs::write(at("altered.order"), text.replace("spiffe://initech.example/erp", "spiffe://globex.example/c")).unwrap();
+    refused(&sign("altered.order", "cert.pem", &key), 3, "was altered");
+    refused(&sign("first.order", "cert.pem", &"ab".repeat(32)), 3, "is signed by the gateway key");
+    let said = sign("first.order", "cert.pem", &key).ok();
+    assert!(said.contains("`initech-1` of `initech` (spiffe://initech.example/erp)"), "{said}");
+    fs::copy(at("cert.pem"), client.path("cert.pem")).unwrap();
+    // The anchor names the list as its source: before there is one, nobody is let in.
+    let file = || gate.cli(&[&for_it[..], &["--certificate", &at("cert.pem")]].concat());
+    refused(&file(), 3, "no revocation list of `CN=Partners of Example`");
+    gate.cli(&["ca", "order", "--out", &at("list.order")]).ok();
+    sign("list.order", "list.crl", &key).ok();
+    refused(&sign("list.order", "list.crl", &key), 3, "was signed already");
+    assert!(gate.cli(&["ca", "publish", &at("list.crl")]).ok().contains(", 0 revoked, until "));
+    gate.await_metric("partnergate_issued_list_ok", 1.0);
+    await_some("the list", || (file().exit == Some(0)).then_some(()));
+    let filed = gate.cli(&[&for_it[..], &["--certificate", &at("cert.pem")]].concat());
+    assert!(filed.ok().starts_with("filed: serial "));
+    let again = gate.cli(&[&for_it[..], &["--certificate", &at("cert.pem")]].concat());
+    assert!(again.ok().starts_with("filed: serial "), "twice is harmless");
+    assert_eq!(gate.cli(&["credential", "issued", "initech"]).ok().lines().count(), 2);
+    // What the CA has signed for somebody else is not filed.
+    let strange = gate.pki.client(&gate.acme_ca, "strange", |_| {});
+    let strange = strange.chain_file.display().to_string();
+    refused(&gate.cli(&[&for_it[..], &["--certificate", &strange]].concat()), 3, "not be recognised");
+
+    client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+    // A certificate is over: the gateway refuses it at once, and asks for another list.
+    gate.cli(&["credential", "revoke", "initech", "initech-1", "--yes", "--reason", "key leaked"]).ok();
+    client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(403);
+    gate.await_metric("partnergate_issued_list_ok", 0.0);
+    let status = gate.cli(&["status"]).ok();
+    assert!(status.contains("LIST DUE") && status.contains("it lacks 1 certificates"), "{status}");
+    gate.cli(&["ca", "order", "--out", &at("next.order")]).ok();
+    sign("next.order", "next.crl", &key).ok();
+    gate.cli(&["ca", "publish", &at("next.crl")]).ok();
+    gate.await_metric("partnergate_issued_list_entries", 1.0);
+    gate.await_metric("partnergate_issued_list_ok", 1.0);
+    refused(&gate.cli(&["ca", "publish", &at("list.crl")]), 3, "and the one that is published");
+    let url = format!("http://{}/crl/partners-ca.crl", gate.status_address());
+    let served = at("served.crl");
+    run(Command::new("curl").args(["--silent", "--fail", "--noproxy", "*", "-o", &served, &url]), b"").ok();
+    assert_eq!(fs::read(served).unwrap(), fs::read(at("next.crl")).unwrap());
+    let journal = fs::read_to_string(host.join("partners-ca.signed.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 3, "{journal}");
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
 /// RFC 7030 section 4.2.3: what waits is said to wait, and the code is still good afterwards.
 #[test]
 fn enrolment_waits_for_approval_and_ends_with_its_partner() {
@@ -323,6 +407,17 @@ fn enrolment_waits_for_approval_and_ends_with_its_partner() {
     assert_eq!(status, 200);
     client.keep(&body, "cert.pem");
     client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+    // A code that went to the wrong one is taken back.
+    let wrong = self::code(&gate, "initech-1");
+    let listed = gate.cli(&["credential", "codes", "initech"]).ok();
+    let id = listed.lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    assert!(listed.lines().count() == 2 && wrong.starts_with(&format!("pge_{id}_")), "{listed}");
+    let void = ["credential", "void", "initech", "initech-1", "--reason", "sent to the wrong one"];
+    assert!(gate.cli(&void).ok().contains("void: nobody"));
+    assert!(gate.cli(&void).ok().contains("no code"));
+    assert_eq!(client.enroll(&gate, &wrong, &csr).0, 401);
+    let history = gate.cli(&["history", "enrolment", &id]).ok();
+    assert!(history.contains("create enrolment") && history.contains(": sent to the wrong one"), "{history}");
     // A code that nobody has used goes with its partner.
     let code = self::code(&gate, "initech-1");
     let said = gate.cli(&["partner", "offboard", "initech", "--yes", "--reason", "is over"]).ok();

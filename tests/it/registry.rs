@@ -1,8 +1,9 @@
 //! The registry through its commands: plans, all or nothing, live at once, and still there after the end of a process.
 //! Threats 4 and 5, as far as registration refuses them.
 
+use crate::grants::refused;
 use crate::harness::http2::block_on;
-use crate::harness::{DEADLINE, Finished, Gate, HOST, Response, Setup, TlsConn, await_some, run, this_user};
+use crate::harness::{Authority, DEADLINE, Finished, Gate, HOST, Response, Setup, TlsConn, await_some, run, this_user};
 use partnergate::clock::Clock;
 use partnergate::history::{Actor, Cause, Way};
 use partnergate::name::PartnerId;
@@ -969,4 +970,67 @@ fn plan_shows_drift_and_changes_nothing() {
     let shown = plan(&["--prune"]);
     assert!(shown.lines().any(|l| l.starts_with("remove") && l.contains("stray")), "{shown}");
     assert_eq!(gate.metric(REVISION), 2.0);
+}
+
+/// Partners that exist elsewhere today: of a folder of certificates a file is made that `apply` takes.
+#[test]
+fn certificates_of_elsewhere_become_a_registry_file() {
+    let setup = Setup::new();
+    let root = setup.pki.authority("old-ca");
+    let issuing = setup.pki.intermediate(&root, "old-issuing", |_| {});
+    let of = |ca: &Authority, name: &str, organization: &str| {
+        setup.pki.client(ca, name, |p| {
+            p.distinguished_name = rcgen::DistinguishedName::new();
+            p.distinguished_name.push(rcgen::DnType::OrganizationName, organization);
+            p.distinguished_name.push(rcgen::DnType::CommonName, name);
+        })
+    };
+    let erp = of(&root, "erp", "Initech & Co");
+    let all = [&erp, &of(&issuing, "portal", "Initech & Co"), &of(&root, "robot", "Umbrella")];
+    let stranger = of(&setup.acme_ca, "stranger", "Stranger");
+    let certs = setup.dir.path().join("certs");
+    fs::create_dir(&certs).unwrap();
+    for (n, who) in all.iter().chain(&[&stranger]).enumerate() {
+        fs::copy(&who.chain_file, certs.join(format!("{n}.pem"))).unwrap();
+    }
+    // In DER, the CA itself, and what is no certificate.
+    fs::write(certs.join("again.der"), erp.leaf()).unwrap();
+    fs::copy(&root.pem_file, certs.join("root.pem")).unwrap();
+    fs::write(certs.join("notes.txt"), "nothing").unwrap();
+    let gate = setup.start();
+    let folder = gate.dir.path().join("imported").display().to_string();
+    let import = ["import", "--certs", certs.to_str().unwrap(), "--anchor", "old-ca", "--owner", "sales"];
+    let import = [&import[..], &["--environment", "test"]].concat();
+    let ca = root.pem_file.display().to_string();
+    let import = [&import[..], &["--certificate", &ca, "-d", &folder, "--ends", "2099-01-01T00:00:00Z"]].concat();
+    let done = gate.cli(&import);
+    assert_eq!(done.exit, Some(0), "{}", done.text());
+    assert!(done.text().contains("2 partners with 3 credentials; 2 left out"), "{}", done.text());
+    for line in ["`CN=stranger,O=Stranger` is not signed by the anchor", "notes.txt: "] {
+        assert!(done.stderr.contains(line), "no `{line}` in {}", done.stderr);
+    }
+    refused(&gate.cli(&import), 3, "is there already");
+    let applied = gate.cli(&["apply", "-f", &folder, "--yes"]).ok();
+    assert!(applied.contains("initech-co") && applied.contains("umbrella"), "{applied}");
+    // They are known, and may do nothing yet.
+    let denied = gate.curl(Some(&erp), "/items", &[]);
+    denied.expect(403);
+    let record = gate.record_of(denied.header("x-request-id").unwrap());
+    assert_eq!(record["input"]["credential"]["id"], "initech-co-erp", "{record}");
+    let listed = gate.cli(&["credential", "list"]).ok();
+    assert!(listed.contains("initech-co-portal") && listed.contains("umbrella-robot"), "{listed}");
+
+    // One key is one partner's.
+    let twice = gate.pki.client_with_key(&root, "twice", erp.key_pair(), |p| {
+        p.distinguished_name = rcgen::DistinguishedName::new();
+        p.distinguished_name.push(rcgen::DnType::CommonName, "Twice");
+    });
+    fs::copy(&twice.chain_file, certs.join("twice.pem")).unwrap();
+    let other = gate.dir.path().join("other").display().to_string();
+    let again = ["import", "--certs", certs.to_str().unwrap(), "--anchor", "old-ca", "--owner", "x", "-d", &other];
+    let again = [&again[..], &["--environment", "test"]].concat();
+    refused(&gate.cli(&again), 3, "is in certificates of initech-co and twice");
+    let by_uri = ["--match", "uri", "--certificate", &ca];
+    let none = gate.cli(&[&again[..], &by_uri].concat());
+    refused(&none, 3, "nothing is written");
 }
