@@ -202,6 +202,9 @@ pub struct Terms {
     #[serde(rename = "lifetime_s", with = "seconds")]
     pub lifetime: Duration,
     pub list_url: Option<String>,
+    /// When the engagement of the partner, or the credential, ends: no certificate is good for longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixNanos>,
 }
 
 impl Ca {
@@ -272,10 +275,14 @@ impl Ca {
             .map_err(|_| "the key is of a kind that is not supported: use RSA, P-256, P-384 or Ed25519".to_owned())?;
         let starts = UnixNanos(now.0.saturating_sub(i64::try_from(BEFORE.as_nanos()).unwrap_or(0)));
         // A certificate's own end is the first instant at which it is over; what it says is the last second before.
-        let ends =
-            now.saturating_add(terms.lifetime).min(UnixNanos(self.facts.not_after.0.saturating_sub(1_000_000_000)));
+        let last = |ends: UnixNanos| UnixNanos(ends.0.saturating_sub(1_000_000_000));
+        let ends = now.saturating_add(terms.lifetime).min(last(self.facts.not_after));
         if ends <= now {
             return Err("the CA itself has ended".into());
+        }
+        let ends = terms.until.map_or(ends, |until| ends.min(last(until)));
+        if ends <= now {
+            return Err("the engagement of the partner, or the credential, has ended".into());
         }
         let mut params = CertificateParams::default();
         params.serial_number = Some(SerialNumber::from_slice(&serial()?));

@@ -28,6 +28,7 @@ mod anchor;
 mod credential;
 mod grant;
 mod offboarding;
+mod transition;
 
 pub use anchor::{
     Anchor, Bundle, ClientAuthUsage, CrlSource, Denied, DeniedCertificate, Der, Revocation, RevocationMode, Root,
@@ -35,6 +36,7 @@ pub use anchor::{
 pub use credential::{Credential, CredentialStage, CredentialState, OVERLAP, Retiring};
 pub use grant::{Emergency, Grant, GrantState, MAX_EMERGENCY, Provenance, REVIEW_DUE};
 pub use offboarding::{Closed, Enforced, Offboarding, Report};
+pub use transition::{Illegal, illegal, illegal_at_first};
 
 use crate::clock::{UnixNanos, Zone};
 use crate::name::{AnchorName, Environment, NetworkName, PartnerId};

@@ -318,9 +318,9 @@ fn yaml(args: &Args, anchor: &AnchorName, registered: bool, partners: &BTreeMap<
         let _ =
             write!(out, "anchors:\n  {anchor}:\n    certificate: {anchor}.pem\n    partners: [{}]\n", ids.join(", "));
     } else {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "# The anchor `{anchor}` has to speak for them: `partnergate anchor bind {anchor} --partner ID`.\n"
+            "# The anchor `{anchor}` has to speak for them: `partnergate anchor bind {anchor} --partner ID`."
         );
     }
     out.push_str("partners:\n");

@@ -79,7 +79,11 @@ pub(super) fn read(section: Section<'_>, reader: &mut Reader, problems: &mut Pro
     Some(Some(IssueConfig {
         anchor: AnchorName::parse(section.text("anchor")?).ok()?,
         ca: Arc::new(ca),
-        terms: Terms { lifetime: section.duration("lifetime"), list_url: section.text("list_url").map(str::to_owned) },
+        terms: Terms {
+            lifetime: section.duration("lifetime"),
+            list_url: section.text("list_url").map(str::to_owned),
+            until: None,
+        },
         list_lifetime: section.duration("list_lifetime"),
     }))
 }

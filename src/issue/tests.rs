@@ -38,7 +38,7 @@ fn csr(change: impl FnOnce(&mut CertificateParams)) -> Csr {
 }
 
 fn terms() -> Terms {
-    Terms { lifetime: DAY * 90, list_url: Some("http://pki.example/partners.crl".into()) }
+    Terms { lifetime: DAY * 90, list_url: Some("http://pki.example/partners.crl".into()), until: None }
 }
 
 #[test]
@@ -90,10 +90,16 @@ fn request_for_anything_else_is_refused_by_its_name() {
 fn certificate_ends_with_its_ca_and_a_ca_is_of_one_piece() {
     let ca = ca();
     let names = names(json!({"dns": "a.acme.example"})).unwrap();
-    let long = Terms { lifetime: DAY * 3_650, list_url: None };
+    let long = Terms { lifetime: DAY * 3_650, list_url: None, until: None };
     let facts = Certificate::from_der(&ca.issue(&csr(|_| {}), &names, &long, NOW).unwrap()).unwrap();
     assert!(facts.not_after <= ca.facts.not_after);
     assert!(ca.issue(&csr(|_| {}), &names, &long, NOW.saturating_add(DAY * 366)).is_err());
+    // And with the engagement.
+    let end = NOW.saturating_add(DAY * 7);
+    let short = Terms { until: Some(end), ..terms() };
+    let facts = Certificate::from_der(&ca.issue(&csr(|_| {}), &names, &short, NOW).unwrap()).unwrap();
+    assert!(facts.not_after <= end && facts.not_after > NOW.saturating_add(DAY * 6));
+    assert!(ca.issue(&csr(|_| {}), &names, &short, end).unwrap_err().contains("the engagement"));
     let (other, _) = Ca::generate("Other", Curve::P384, NOW, DAY).unwrap();
     let (_, key) = Ca::generate("Third", Curve::P384, NOW, DAY).unwrap();
     assert!(Ca::new(&other, Some(&key)).unwrap_err().contains("another key"));

@@ -12,7 +12,7 @@ use crate::gateway::Live;
 use crate::history::{Cause, Off};
 use crate::name::ApprovalId;
 use crate::operator::Operators;
-use crate::partner::{MAX_EMERGENCY, PartnerRecord, Provenance};
+use crate::partner::{Illegal, MAX_EMERGENCY, PartnerRecord, Provenance, illegal, illegal_at_first};
 use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
 use crate::snapshot::Snapshot;
 use crate::store::{Commit, Declaration, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
@@ -147,6 +147,7 @@ impl Publisher {
             _ => None,
         });
         let parts = split(registry, changes.clone(), &asked.collect());
+        self.legal(&changes, registry).map_err(|found| places.locate(found))?;
         self.credentials_within_limits(&changes, registry, &running.approval).map_err(|found| places.locate(found))?;
         self.nobody_else_s(&changes, registry).await?.map_err(|found| places.locate(found))?;
         self.within_limits(&parts.waiting, registry, &next, &running.approval, &apply.cause)
@@ -208,6 +209,21 @@ impl Publisher {
             justification: cause.reason.clone(),
             ticket: cause.ticket.clone(),
         }
+    }
+
+    /// Whether what is written down follows from what there is.
+    fn legal(&self, changes: &[Change], registry: &Registry) -> Result<(), Problems> {
+        let (now, mut problems) = (self.clock.now(), Problems::new());
+        for change in changes {
+            let Change::Partner(partner, Some(record)) = change else { continue };
+            let found = registry
+                .partner(partner)
+                .map_or_else(|| illegal_at_first(record), |before| illegal(&before, record, now));
+            for Illegal { key, reason, fix } in found {
+                problems.registry(format!("partners.{partner}.{key}"), reason, Some(fix));
+            }
+        }
+        if problems.has_errors() { Err(problems) } else { Ok(()) }
     }
 
     /// What a config says of how long credentials may be good, where one is new or gets another end.

@@ -10,7 +10,8 @@ use crate::gateway::Live;
 use crate::history::{Actor, Cause, Verb, Way, document_sha256};
 use crate::identity::{Certificate, Csr, Fingerprint, Peer};
 use crate::issue::{
-    Enrolment, Issued, Names, Order, Revoked, Used, Wanted, WantedCertificate, WantedList, Why, Withdrawn, WrongCode,
+    Enrolment, Issued, Names, Order, Revoked, Terms, Used, Wanted, WantedCertificate, WantedList, Why, Withdrawn,
+    WrongCode,
 };
 use crate::name::{AnchorName, CredentialId, PartnerId};
 use crate::partner::{Credential, CredentialStage, DeniedCertificate, PartnerRecord, PartnerStage, Root};
@@ -230,7 +231,9 @@ impl Publisher {
         }
         let names = Names::of(&record.partner, credential).map_err(NotGiven::Refused)?;
         let certificate = match source {
-            Source::Request(csr) => config.ca.issue(csr, &names, &config.terms, now).map_err(NotGiven::Refused)?,
+            Source::Request(csr) => {
+                config.ca.issue(csr, &names, &terms(&config, record, credential), now).map_err(NotGiven::Refused)?
+            }
             Source::Signed(der) => der.clone(),
         };
         let facts = self.accepted(&live, &certificate, &partner, &id, now)?;
@@ -338,7 +341,7 @@ impl Publisher {
         let names = Names::of(&record.partner, found).map_err(NotGiven::Refused)?;
         names.permit(csr).map_err(NotGiven::Refused)?;
         self.nobody_else_has(registry, &csr.spki_sha256, &partner).await?;
-        let terms = config.terms.clone();
+        let terms = terms(&config, record, found);
         let wanted = WantedCertificate::new(partner.clone(), credential.clone(), csr, names, terms);
         let what = json!({"credential": credential, "anchor": config.anchor, "spki_sha256": csr.spki_sha256});
         let passed = [Passed { partner, verb: Verb::Order, at: now, what }];
@@ -707,6 +710,12 @@ impl Publisher {
     fn list_file(&self, anchor: &AnchorName) -> PathBuf {
         self.started.state_dir.join(FOLDER).join(format!("{anchor}.crl"))
     }
+}
+
+/// For this credential: nothing outlives the engagement.
+fn terms(config: &IssueConfig, record: &PartnerRecord, credential: &Credential) -> Terms {
+    let until = credential.ends.into_iter().chain(record.partner.engaged().ends).min();
+    Terms { until, ..config.terms.clone() }
 }
 
 /// The CA whose key is on another host.

@@ -84,21 +84,21 @@ fn policy_that_only_says_allow_does_not_revive_what_has_ended() {
         (acme, acme.replace("2100", "2021"), "engagement-ended"),
         (acme, acme.replace("2020", "2099"), "engagement-not-started"),
         (acme, acme.replace("owner:", "state: suspended\n    owner:"), "partner-not-active"),
-        (credential, credential.replace("match:", "state: pending, match:"), "credential-not-active"),
+        (credential, credential.replace("match:", "state: revoked, match:"), "credential-not-active"),
         (grant, grant.replace("2100", "2021"), "grant-not-valid"),
         (grant, grant.replace("ends:", "environments: [production], ends:"), "wrong-environment"),
         ("items.list, ", String::new(), "grant-not-valid"),
     ] {
         let changed = registry.replacen(from, &to, 1);
         assert_ne!(changed, registry, "{reason}");
-        gate.apply(&registry);
+        gate.apply_anew(&registry);
         let mut conn = gate.dial().identity(&gate.acme).open();
         gate.apply(&changed);
         let answer = conn.request(GRANTED);
         assert_eq!(answer.status, 403, "{reason}: {answer:?}");
         assert_eq!(gate.record_of(answer.id())["reason"], reason);
     }
-    gate.apply(&registry);
+    gate.apply_anew(&registry);
     let mut conn = gate.dial().identity(&gate.acme).open();
     assert_eq!(gate.upstream.bytes().len(), arrived, "nothing of it went out");
     conn.request(GRANTED).expect(200);

@@ -79,7 +79,7 @@ fn silent_websocket_is_cut_by_every_change_that_takes_its_right_and_no_other_con
         if reason == "certificate-wrong-usage" {
             continue;
         }
-        gate.apply(&text);
+        gate.apply_anew(&text);
         let mut acme = socket(&gate, &gate.acme);
         websocket::echoes(&mut acme, "hello");
         gate.apply(&changed);

@@ -118,10 +118,10 @@ fn state_of_the_files_is_taken_back_in_the_files() {
     let finished = resume(&gate);
     assert_eq!(finished.exit, Some(3), "{}", finished.text());
     assert!(finished.stderr.contains("suspended by the file that was applied"), "{}", finished.stderr);
-    gate.apply(&with("ended"));
-    let finished = suspend(&gate, &[]);
-    assert_eq!(finished.exit, Some(3), "{}", finished.text());
-    assert!(finished.stderr.contains("has ended"), "{}", finished.stderr);
+    let ended = gate.try_apply(&with("ended"));
+    assert!(ended.exit == Some(3) && ended.stderr.contains("end it with `partnergate partner offboard`"), "{ended:?}");
+    let draft = gate.try_apply(&with("draft"));
+    assert!(draft.exit == Some(3) && draft.stderr.contains("only a new partner is a draft"), "{draft:?}");
     gate.apply(gate.registry_text());
     await_some("acme", || (code(&gate, &gate.acme).0 == 200).then_some(()));
 }

@@ -519,6 +519,14 @@ impl Gate {
     }
 
     #[track_caller]
+    /// The same where acme has something that never comes back: it goes, and is another one of that name.
+    #[track_caller]
+    pub fn apply_anew(&self, yaml: &str) {
+        let (before, rest) = yaml.split_once("  acme:\n").unwrap();
+        self.apply(&format!("{before}{}", &rest[rest.find("  globex:\n").unwrap()..]));
+        self.apply(yaml);
+    }
+
     pub fn try_apply(&self, yaml: &str) -> Finished {
         let folder = self.setup.write_registry(yaml);
         self.cli(&["apply", "--yes", "--prune", "-f", folder.to_str().unwrap()])
