@@ -241,6 +241,7 @@ impl Publisher {
         publisher.taken(outside, None).await;
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
+        publisher.metrics.database_ok.set(1);
         let unsaved = publisher.unsaved.lock().await.len();
         publisher.metrics.unsaved_switches.set(i64::try_from(unsaved).unwrap_or(i64::MAX));
         Ok(publisher)

@@ -101,6 +101,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Response {
         "lockdowns": s.registry.lockdowns().map(|l| json!({
             "locked": l.locked.as_str(), "reason": l.reason, "author": l.author, "at": l.at.to_string(),
         })).collect::<Vec<_>>(),
+        "database_ok": shared.publisher.metrics().database_ok.get() == 1,
         "unsaved_switches": shared.publisher.metrics().unsaved_switches.get(),
         "suspended": suspended,
         "offboarding": ending,

@@ -44,6 +44,9 @@ fn show(value: &Value) {
         let (author, reason) = (text(&l["author"]), text(&l["reason"]));
         say(&format!("  LOCKDOWN     of {whom} by {author} since {}: {reason}", text(&l["at"])));
     }
+    if value["database_ok"] == false {
+        say("  DATABASE     cannot be used: nothing is changed but by switches; the log says why");
+    }
     if value["unsaved_switches"].as_i64().is_some_and(|n| n > 0) {
         let n = &value["unsaved_switches"];
         say(&format!("  UNSAVED      {n} switches are live and not in the database; do not remove switches.json"));

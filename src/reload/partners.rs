@@ -47,8 +47,12 @@ impl Publisher {
         loop {
             let this = self.clone();
             let rest = match aside(async move { this.look_at_partners().await }).await {
-                Ok(Ok(rest)) => rest,
+                Ok(Ok(rest)) => {
+                    self.metrics.database_ok.set(1);
+                    rest
+                }
                 Ok(Err(e)) => {
+                    self.metrics.database_ok.set(0);
                     e.log();
                     NAP
                 }

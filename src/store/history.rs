@@ -391,6 +391,7 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn told(&self, now: UnixNanos) -> Result<UnixNanos, StoreError> {
+        self.still_there()?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         if let Some(told) = super::meta(&mut tx, TOLD).await? {
             return Ok(UnixNanos(told));

@@ -44,8 +44,9 @@ use serde::de::DeserializeOwned;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row, Sqlite, SqlitePool, Transaction};
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -138,6 +139,16 @@ pub enum StoreError {
     Inconsistent(String),
     #[error("the key of the history, `{path}`, {reason}")]
     Key { path: String, reason: String },
+    #[error(
+        "there is no database `{path}`, and the key of its history beside it says that there was one: take a copy back \
+         (`partnergate db restore`), or move `{HISTORY_KEY}` away to begin with an empty registry"
+    )]
+    Lost { path: String },
+    #[error(
+        "the database `{path}` is gone, or another file is in its place: nothing is written into it. Requests are decided \
+         as before until the gateway stops; take a copy back before it starts again (`partnergate db restore`)"
+    )]
+    Gone { path: String },
     #[error("there are operators already: one of them who has the role `approver` adds more")]
     HasOperators,
     #[error("the database does not answer")]
@@ -170,6 +181,25 @@ pub struct Store {
     signer: Option<Arc<Signer>>,
     /// One at a time: it reads for as long as the history is long.
     verifying: Arc<Semaphore>,
+    place: Option<Arc<Place>>,
+}
+
+/// The file that was opened: SQLite goes on with one that has no name any more, and all that is written is lost with it.
+struct Place {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Place> {
+        let found = std::fs::metadata(path)?;
+        Ok(Place { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    fn is_there(&self) -> bool {
+        Place::of(&self.path).is_ok_and(|now| (now.device, now.inode) == (self.device, self.inode))
+    }
 }
 
 impl Store {
@@ -180,6 +210,10 @@ impl Store {
     /// The file or the key cannot be used, or a newer version wrote the file.
     pub async fn open(path: &Path, now: UnixNanos) -> Result<Store, StoreError> {
         let shown = path.display().to_string();
+        let key = path.with_file_name(HISTORY_KEY);
+        if key.exists() && !path.exists() {
+            return Err(StoreError::Lost { path: shown });
+        }
         // SQLite would make it readable for all; its journal files take over the mode of the database.
         File::options()
             .create(true)
@@ -198,8 +232,11 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|source| StoreError::Open { path: shown.clone(), source })?;
-        let signer = history::signer(&path.with_file_name(HISTORY_KEY))?;
-        let store = Store { pool, signer: Some(Arc::new(signer)), verifying: Arc::new(Semaphore::new(1)) };
+        let place =
+            Place::of(path).map_err(|e| StoreError::Open { path: shown.clone(), source: sqlx::Error::Io(e) })?;
+        let signer = Some(Arc::new(history::signer(&key)?));
+        let (verifying, place) = (Arc::new(Semaphore::new(1)), Some(Arc::new(place)));
+        let store = Store { pool, signer, verifying, place };
         store.prepare(now).await.map_err(|e| match e {
             StoreError::Query(source) => StoreError::Open { path: shown, source },
             other => other,
@@ -215,7 +252,8 @@ impl Store {
         if !path.exists() {
             return Ok(None);
         }
-        let store = Store { pool: read_only(path).await?, signer: None, verifying: Arc::new(Semaphore::new(1)) };
+        let store =
+            Store { pool: read_only(path).await?, signer: None, verifying: Arc::new(Semaphore::new(1)), place: None };
         let mut tx = store.pool.begin().await?;
         match meta(&mut tx, "schema").await? {
             Some(found) if found > SCHEMA => Err(StoreError::Newer { found }),
@@ -305,6 +343,7 @@ impl Store {
         now: UnixNanos,
     ) -> Result<u64, StoreError> {
         let signer = self.signer()?;
+        self.still_there()?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let found = revision(&mut tx).await?;
         if found != expected {
@@ -325,6 +364,17 @@ impl Store {
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
         Ok(next)
+    }
+
+    /// Looks whether what is written would still be there after the end of the process.
+    ///
+    /// # Errors
+    /// [`StoreError::Gone`].
+    pub fn still_there(&self) -> Result<(), StoreError> {
+        match &self.place {
+            Some(place) if !place.is_there() => Err(StoreError::Gone { path: place.path.display().to_string() }),
+            _ => Ok(()),
+        }
     }
 
     /// The gateway's own key.

@@ -30,6 +30,7 @@ impl Store {
     /// There are operators already, or the database failed; then nothing is written.
     pub async fn bootstrap(&self, operators: &[Operator], cause: &Cause, now: UnixNanos) -> Result<(), StoreError> {
         let signer = self.signer()?;
+        self.still_there()?;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let told = Told { cause, now, revision: revision(&mut tx).await? };
         let mut end = history::own_end(&mut tx, signer).await?;

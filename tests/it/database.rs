@@ -304,3 +304,46 @@ fn kills_at_random_during_a_thousand_writes_lose_nothing_that_was_acknowledged()
     assert_eq!(told, made, "an event each, and none of what is not there");
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
+
+/// Threat 29: a database that is gone takes nothing with it that somebody was told is done.
+#[test]
+fn database_that_is_gone_is_said_and_nothing_is_lost_with_it() {
+    let mut gate = Gate::start();
+    let folder = backed_up(&gate, "copy");
+    let state = gate.dir.path().join("state");
+    let database = state.join("registry.db");
+    let aside = gate.dir.path().join("aside");
+    fs::create_dir(&aside).unwrap();
+    for name in ["registry.db", "registry.db-wal", "registry.db-shm"] {
+        let _ = fs::rename(state.join(name), aside.join(name));
+    }
+    let edited = gate.cli(&["partner", "edit", "acme", "--owner", "somebody", "--reason", "x"]);
+    assert_eq!(edited.exit, Some(1), "{}", edited.text());
+    assert!(edited.stderr.contains("is gone, or another file is in its place"), "{}", edited.text());
+    assert_eq!(gate.metric("partnergate_registry_last_update_successful"), 0.0);
+    await_some("the look at it", || (gate.metric("partnergate_database_ok") == 0.0).then_some(()));
+    assert!(gate.cli(&["status"]).ok().contains("DATABASE     cannot be used"));
+    // Another file in its place is no database of this gateway either.
+    fs::copy(folder.join("registry.db"), &database).unwrap();
+    let edited = gate.cli(&["partner", "edit", "acme", "--owner", "somebody", "--reason", "x"]);
+    assert!(edited.exit == Some(1) && edited.stderr.contains("is gone, or"), "{}", edited.text());
+    fs::remove_file(&database).unwrap();
+    // Requests go on, and the switches work.
+    assert_eq!(status(&gate, &gate.acme), Some(200));
+    let said = gate.cli(&["partner", "suspend", "acme", "--reason", "odd traffic"]).ok();
+    assert!(said.contains("NOT IN THE DATABASE YET"), "{said}");
+    assert_eq!(status(&gate, &gate.acme), Some(403));
+    assert!(state.join("switches.json").exists());
+    // An empty registry is no start.
+    gate.stop("KILL");
+    let (exit, log) = gate.start_expecting_failure();
+    assert!(exit == Some(1) && log.contains("the key of its history beside it says that there was one"), "{log}");
+    assert!(!database.exists(), "none is made");
+    for name in ["registry.db", "registry.db-wal", "registry.db-shm"] {
+        let _ = fs::rename(aside.join(name), state.join(name));
+    }
+    gate.begin();
+    assert_eq!(status(&gate, &gate.acme), Some(403), "what was switched is in force");
+    await_some("all of it in the database", || (gate.metric("partnergate_unsaved_switches") == 0.0).then_some(()));
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
