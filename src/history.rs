@@ -32,6 +32,9 @@ pub struct Cause {
     /// Said where nobody else had to approve what permits more than there was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub four_eyes: Option<Off>,
+    /// Only to see what it would come to: nothing is written, and so no event either.
+    #[serde(skip)]
+    pub dry_run: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +45,7 @@ pub enum Off {
 
 impl Cause {
     pub fn new(actor: Actor, reason: Option<String>, ticket: Option<String>) -> Self {
-        Cause { actor, reason, ticket, approval: None, four_eyes: None }
+        Cause { actor, reason, ticket, approval: None, four_eyes: None, dry_run: false }
     }
 }
 

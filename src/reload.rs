@@ -48,7 +48,7 @@ use crate::operator::Operators;
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
 use crate::snapshot::{Snapshot, Sources};
-use crate::store::{Store, StoreError};
+use crate::store::{PlanLine, Store, StoreError};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -90,6 +90,9 @@ pub enum ChangeError {
     Store(#[from] StoreError),
     #[error("it has changed since it was looked at: look again")]
     Stale,
+    /// What it would have come to.
+    #[error("nothing was changed: it was a dry run")]
+    DryRun(Vec<PlanLine>),
 }
 
 impl ChangeError {

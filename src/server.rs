@@ -59,7 +59,7 @@ impl From<ChangeError> for StartError {
             ChangeError::Invalid(problems) => StartError::Invalid(problems),
             ChangeError::Store(e) => StartError::Store(e),
             // Nobody has looked at anything before a start.
-            ChangeError::Stale => StartError::Invalid(Problems::new()),
+            ChangeError::Stale | ChangeError::DryRun(_) => StartError::Invalid(Problems::new()),
         }
     }
 }

@@ -44,6 +44,7 @@ pub(super) fn refused(e: ChangeError) -> Response {
         ChangeError::Store(StoreError::Conflict { .. } | StoreError::HasOperators) => {
             problem(StatusCode::CONFLICT, &e.to_string(), Vec::new())
         }
+        ChangeError::DryRun(lines) => Json(json!({"dry_run": true, "changed": false, "lines": lines})).into_response(),
         ChangeError::Stale => problem(StatusCode::PRECONDITION_FAILED, &e.to_string(), Vec::new()),
         ChangeError::Store(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
     }

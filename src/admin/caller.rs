@@ -16,6 +16,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Calls that do something else than change the registry.
+pub(super) const NO_DRY_RUN: &[&str] = &["/v1/reload", "/v1/bootstrap", "/v1/ca/order", "/v1/ca/list"];
+
 /// What a connection shows of who is at its other end.
 #[derive(Clone, Debug)]
 pub(super) enum Connection {
@@ -33,11 +36,13 @@ pub(super) struct Caller {
     operator: Option<Arc<Operator>>,
     /// What the caller has seen of what it changes.
     pub if_match: Option<String>,
+    /// It is only to be seen what the call would come to.
+    dry_run: bool,
 }
 
 impl Caller {
     pub fn cause(&self, reason: Option<&String>, ticket: Option<&String>) -> Cause {
-        Cause::new(self.actor.clone(), reason.cloned(), ticket.cloned())
+        Cause { dry_run: self.dry_run, ..Cause::new(self.actor.clone(), reason.cloned(), ticket.cloned()) }
     }
 
     /// What it may beside asking.
@@ -119,7 +124,11 @@ pub(super) async fn recognised(
         known.store(true, Ordering::Relaxed);
     }
     let actor = caller.actor.clone();
-    request.extensions_mut().insert(caller);
+    let dry_run = wants_dry_run(request.uri().query());
+    if dry_run && NO_DRY_RUN.contains(&request.uri().path()) {
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, "this call has no dry run", Vec::new());
+    }
+    request.extensions_mut().insert(Caller { dry_run, ..caller });
     let response = next.run(request).await;
     let status = response.status().as_u16();
     let result = match status {
@@ -132,6 +141,12 @@ pub(super) async fn recognised(
     let path = path.escape_debug().to_string();
     tracing::info!(operator, uid = actor.uid, token, address, %method, path, status, "admin call");
     response
+}
+
+/// `dry_run=true` in the query of any call that changes something.
+fn wants_dry_run(query: Option<&str>) -> bool {
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.into_iter().any(|(key, value)| key == "dry_run" && value == "true")
 }
 
 /// A token says more than the connection: who sends one is whom it shows, or nobody.
@@ -150,6 +165,7 @@ fn recognise(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> R
         actor: Actor { name: operator.name.to_string(), way, uid, token, certificate, address: address.clone() },
         operator: Some(operator.clone()),
         if_match: if_match.clone(),
+        dry_run: false,
     };
 
     if let Some(shown) = headers.get(header::AUTHORIZATION) {
@@ -171,6 +187,7 @@ fn recognise(shared: &Shared, connection: &Connection, headers: &HeaderMap) -> R
                 actor: Actor::user(user_name(*uid), Some(*uid), way),
                 operator: None,
                 if_match: if_match.clone(),
+                dry_run: false,
             }),
             Err(e) => Err(e),
         },

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::answer::{PROBLEM, problem};
+use super::caller::NO_DRY_RUN;
 use crate::operator::{Act, Role};
 use aide::axum::ApiRouter;
 use aide::openapi::OpenApi;
@@ -107,6 +108,14 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>, act: O
         for name in parts.iter().filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
             let schema = json!({"type": "string", "minLength": 1, "maxLength": 64});
             parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
+        }
+        let changes = !["get", "head"].contains(&method);
+        let declared = parameters.iter().any(|p| p["name"] == "dry_run");
+        if changes && !declared && !NO_DRY_RUN.contains(&path) {
+            parameters.push(json!({
+                "name": "dry_run", "in": "query", "required": false, "schema": {"type": "boolean"},
+                "description": "Change nothing, and answer with the lines of what it would come to.",
+            }));
         }
         if act == Some(Act::Request) {
             parameters.push(json!({

@@ -3,7 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::client::{Gateway, ask};
-use super::edit::{Asking, planned, put, put_list, unsaved};
+use super::edit::{Asking, Sure, planned, put, put_list, unsaved};
 use super::{Because, Exit, Form, Why, complain, network, say};
 use crate::admin::{AnchorCall, DenyCall};
 use crate::disk;
@@ -61,6 +61,8 @@ enum Command {
     Remove {
         name: String,
         #[command(flatten)]
+        sure: Sure,
+        #[command(flatten)]
         asking: Asking,
     },
     /// Refuse one certificate under an anchor, at once, as if a revocation list named it.
@@ -108,6 +110,8 @@ struct Certificate {
     named: Named,
     #[command(flatten)]
     why: Why,
+    #[command(flatten)]
+    form: Form,
 }
 
 #[derive(Debug, clap::Args)]
@@ -142,7 +146,9 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             let call = AnchorCall { unbind: partners, ..AnchorCall::default() };
             send(gateway, Method::PATCH, &name, call, asking).await
         }
-        Command::Remove { name, asking } => match known_form(&name) {
+        Command::Remove { name, sure, asking } => match known_form(&name)
+            .and_then(|()| sure.of(gateway, &format!("`{name}` and what is denied under it are removed.")))
+        {
             Ok(()) => network::remove(gateway, &format!("/v1/anchors/{name}"), asking).await,
             Err(exit) => exit,
         },
@@ -198,8 +204,8 @@ async fn send(gateway: &Gateway, method: Method, name: &str, call: AnchorCall, a
     if let Err(exit) = known_form(name) {
         return exit;
     }
-    let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
-    let call = json!(AnchorCall { dry_run, reason, ticket, ..call });
+    let Asking { because: Because { reason, ticket }, form } = asking;
+    let call = json!(AnchorCall { reason, ticket, ..call });
     form.show(ask(gateway, method, &format!("/v1/anchors/{name}"), Some(&call)).await, planned)
 }
 
@@ -208,30 +214,27 @@ async fn see(gateway: &Gateway, call: &str, form: Form, print: fn(&Value)) -> Ex
 }
 
 async fn change(gateway: &Gateway, certificate: Certificate, verb: &str) -> Exit {
-    let Certificate { name, named: Named { serial, fingerprint }, why } = certificate;
+    let Certificate { name, named: Named { serial, fingerprint }, why, form } = certificate;
     if let Err(exit) = known_form(&name) {
         return exit;
     }
     let call = json!(DenyCall { serial, fingerprint, reason: why.reason, ticket: why.ticket });
-    match ask(gateway, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await {
-        Ok(value) => {
-            let certificate = &value["certificate"];
-            let shown = ["serial", "fingerprint"]
-                .iter()
-                .find_map(|kind| certificate[kind].as_str().map(|hex| format!("{kind} {hex}")))
-                .unwrap_or_default();
-            let said = match (verb, value["changed"].as_bool() == Some(true)) {
-                ("deny", true) => "is denied from now on",
-                ("deny", false) => "is denied already",
-                (_, true) => "is not denied any more",
-                (_, false) => "is not denied",
-            };
-            say(&format!("{shown} {said} under `{name}` (registry revision {})", value["revision"]));
-            unsaved(&value);
-            Exit::Done
-        }
-        Err(exit) => exit,
-    }
+    let answer = ask(gateway, Method::POST, &format!("/v1/anchors/{name}/{verb}"), Some(&call)).await;
+    form.show(answer, |value| {
+        let certificate = &value["certificate"];
+        let shown = ["serial", "fingerprint"]
+            .iter()
+            .find_map(|kind| certificate[kind].as_str().map(|hex| format!("{kind} {hex}")))
+            .unwrap_or_default();
+        let said = match (verb, value["changed"].as_bool() == Some(true)) {
+            ("deny", true) => "is denied from now on",
+            ("deny", false) => "is denied already",
+            (_, true) => "is not denied any more",
+            (_, false) => "is not denied",
+        };
+        say(&format!("{shown} {said} under `{name}` (registry revision {})", value["revision"]));
+        unsaved(value);
+    })
 }
 
 fn text(v: &Value) -> String {

@@ -18,9 +18,6 @@ pub(super) struct Args {
     /// Do it without asking.
     #[arg(short, long)]
     yes: bool,
-    /// Show the plan only.
-    #[arg(long)]
-    dry_run: bool,
     /// Remove what the files do not declare.
     #[arg(long)]
     prune: bool,
@@ -31,6 +28,9 @@ pub(super) struct Args {
     because: Because,
     #[command(flatten)]
     form: Form,
+    /// `plan`.
+    #[arg(skip)]
+    plan: bool,
 }
 
 /// `plan`: an apply that changes nothing.
@@ -54,7 +54,7 @@ pub(super) struct PlanArgs {
 
 impl From<PlanArgs> for Args {
     fn from(PlanArgs { files, prune, widen, ticket, form }: PlanArgs) -> Self {
-        Args { files, yes: false, dry_run: true, prune, widen, because: Because { reason: None, ticket }, form }
+        Args { files, yes: false, plan: true, prune, widen, because: Because { reason: None, ticket }, form }
     }
 }
 
@@ -93,15 +93,16 @@ async fn try_apply(gateway: &Gateway, args: &Args) -> Result<Exit, Exit> {
         Exit::Problems
     })?;
     let options = PlanOptions { prune: args.prune, widen: args.widen, ..PlanOptions::default() };
+    let only_shown = args.plan || gateway.dry_run;
     // Where nobody is asked, nothing is planned for show first.
-    let asked = args.dry_run || !args.yes;
+    let asked = only_shown || !args.yes;
     let mut call = json!({
         "files": files, "options": options, "dry_run": asked, "reason": args.because.reason, "ticket": args.because.ticket,
     });
     let mut answer = ask(gateway, Method::POST, "/v1/apply", Some(&call)).await?;
     let lines: Vec<PlanLine> = serde_json::from_value(answer["lines"].clone()).unwrap_or_default();
-    if !agreed(args, &lines) {
-        return Ok(if args.dry_run { Exit::Done } else { Exit::Failed });
+    if !agreed(args, only_shown, &lines) {
+        return Ok(if only_shown { Exit::Done } else { Exit::Problems });
     }
     if asked {
         call["dry_run"] = json!(false);
@@ -112,18 +113,20 @@ async fn try_apply(gateway: &Gateway, args: &Args) -> Result<Exit, Exit> {
 }
 
 /// Shows the plan and asks, unless told not to.
-fn agreed(args: &Args, lines: &[PlanLine]) -> bool {
+fn agreed(args: &Args, only_shown: bool, lines: &[PlanLine]) -> bool {
     if args.form.is_json() {
-        if args.dry_run {
+        if only_shown {
             say(&json!({"lines": lines}).to_string());
+        } else if !args.yes {
+            complain("nothing was changed: say --yes, or --dry-run to see what it would come to");
         }
-        return args.yes && !args.dry_run;
+        return args.yes && !only_shown;
     }
     if lines.is_empty() {
         say("nothing to change");
     }
     show(lines);
-    if args.dry_run {
+    if only_shown {
         return false;
     }
     if args.yes || lines.is_empty() {

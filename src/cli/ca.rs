@@ -83,6 +83,8 @@ struct Sign {
     out: PathBuf,
     #[command(flatten)]
     sure: Sure,
+    #[command(flatten)]
+    form: Form,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,6 +106,8 @@ struct Init {
     /// Encrypt the key with a passphrase, as a reference: file:PATH (mode 0600 or 0400), env:NAME or credential:NAME.
     #[arg(long, value_name = "REFERENCE")]
     passphrase: Option<String>,
+    #[command(flatten)]
+    form: Form,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -112,12 +116,18 @@ enum CurveName {
     P384,
 }
 
+impl Args {
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(self.command, Command::Show { .. })
+    }
+}
+
 pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
     let outcome = match &args.command {
         Command::Init(init) => make(init),
         Command::Show { form } => Ok(form.show(ask(gateway, Method::GET, "/v1/ca", None).await, shown)),
         Command::Order { out, form } => order(gateway, out, *form).await,
-        Command::Sign(args) => sign(args),
+        Command::Sign(args) => sign(gateway, args),
         Command::Publish { file, form } => publish(gateway, file, *form).await,
     };
     outcome.unwrap_or_else(|exit| exit)
@@ -226,7 +236,7 @@ fn opened(args: &Sign) -> Result<Ca, Exit> {
     Ca::new(&certificate, Some(&opened)).map_err(|reason| at(&file, reason))
 }
 
-fn sign(args: &Sign) -> Result<Exit, Exit> {
+fn sign(gateway: &Gateway, args: &Sign) -> Result<Exit, Exit> {
     let ca = opened(args)?;
     let now = Clock::new().now();
     let refused = |reason: String| wrong(format!("nothing is signed: `{}` {reason}", args.order.display()));
@@ -274,16 +284,17 @@ fn sign(args: &Sign) -> Result<Exit, Exit> {
             (question, Signed::List(der), json!({"number": wanted.number, "revoked": wanted.revoked.len()}))
         }
     };
-    args.sure.of(&question)?;
+    args.sure.of(gateway, &question)?;
     // Noted first: nothing is out there that this host does not know of.
-    note(&journal, &order, &text, what, now)?;
+    note(&journal, &order, &text, &what, now)?;
     let bytes = match signed {
         Signed::Certificate(der) => pem(&der).into_bytes(),
         Signed::List(der) => der,
     };
     disk::replace(&args.out, &bytes).map_err(|e| failed(format!("`{}`: {}", args.out.display(), disk::plain(&e))))?;
-    say(&format!("{question}\nsigned: {}", args.out.display()));
-    Ok(Exit::Done)
+    Ok(args.form.show(Ok(json!({"signed": what, "file": args.out})), |_| {
+        say(&format!("{question}\nsigned: {}", args.out.display()));
+    }))
 }
 
 enum Signed {
@@ -306,7 +317,7 @@ fn last_number(journal: &Path) -> Result<Option<u64>, Exit> {
     Ok(last)
 }
 
-fn note(journal: &Path, order: &Order, text: &str, what: Value, now: UnixNanos) -> Result<(), Exit> {
+fn note(journal: &Path, order: &Order, text: &str, what: &Value, now: UnixNanos) -> Result<(), Exit> {
     let entry = json!({
         "time": now.to_string(), "anchor": order.anchor, "ordered_by": order.by, "ordered": order.made.to_string(),
         "order_sha256": document_sha256(text), "signed": what,
@@ -341,6 +352,8 @@ fn make(init: &Init) -> Result<Exit, Exit> {
     write(&key_file, &sealed)?;
     write(&certificate_file, &pem(&certificate))?;
     let opened = init.passphrase.as_ref().map(|p| format!("\n      passphrase: {p}")).unwrap_or_default();
+    let made = json!({"anchor": anchor, "certificate": certificate_file, "key": key_file});
+    Ok(init.form.show(Ok(made), |_| {
     say(&format!(
         "made {} and {} (keep the key where nobody else reads it, and a copy of it elsewhere)\n\n\
          In the config file:\n\n    issue:\n      anchor: {anchor}\n      certificate: {}\n      key: file:{}{opened}\n\n\
@@ -352,5 +365,5 @@ fn make(init: &Init) -> Result<Exit, Exit> {
         key_file.display(),
         certificate_file.display(),
     ));
-    Ok(Exit::Done)
+    }))
 }

@@ -1,10 +1,10 @@
 //! `partnergate check`: the same snapshot build that `serve` and reload run.
 
 use super::apply::read_folder;
-use super::{Exit, complain, say};
+use super::{Exit, Form, complain, say};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::document::Problems;
+use crate::document::{Problem, Problems, Severity};
 use crate::expiry::{self, Expiring, Successor};
 use crate::fetch::{Fetcher, Overview};
 use crate::material::{MaterialFiles, Reading};
@@ -14,6 +14,7 @@ use crate::registry::Registry;
 use crate::server::database_path;
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{PlanOptions, Store, parse_declaration, plan};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,10 +27,20 @@ pub(super) struct Args {
     /// Treat warnings as problems.
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 pub(super) async fn run(path: &Path, args: &Args) -> Exit {
-    match examine(path, args).await {
+    let examined = examine(path, args).await;
+    if args.form.is_json() {
+        let (Ok((found, _)) | Err(found)) = &examined;
+        let ok = examined.is_ok() && (!args.strict || found.is_empty());
+        let problems: Vec<Value> = found.iter().map(document).collect();
+        say(&json!({"ok": ok, "problems": problems}).to_string());
+        return if ok { Exit::Done } else { Exit::Problems };
+    }
+    match examined {
         Ok((warnings, summary)) => {
             for problem in warnings.warnings() {
                 complain(&problem.to_string());
@@ -44,6 +55,14 @@ pub(super) async fn run(path: &Path, args: &Args) -> Exit {
             Exit::Problems
         }
     }
+}
+
+fn document(problem: &Problem) -> Value {
+    let Problem { severity, file, line, column, key, reason, fix } = problem;
+    let severity = if *severity == Severity::Error { "error" } else { "warning" };
+    json!({
+        "severity": severity, "file": file, "line": line, "column": column, "key": key, "reason": reason, "fix": fix,
+    })
 }
 
 async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problems> {

@@ -32,6 +32,9 @@ pub(super) struct Gateway {
     /// The config file.
     #[arg(short, long, global = true, default_value = "partnergate.yaml", env = "PARTNERGATE_CONFIG")]
     pub config: PathBuf,
+    /// Show what the command would change, and change nothing.
+    #[arg(long, global = true)]
+    pub dry_run: bool,
     /// The operator's token, as a reference: file:PATH (mode 0600 or 0400), env:NAME or credential:NAME. Without one, the
     /// gateway goes by the user or by the certificate.
     #[arg(id = "admin-token", long = "token", global = true, env = "PARTNERGATE_TOKEN", value_name = "REFERENCE", help_heading = REMOTE)]
@@ -54,7 +57,10 @@ const REMOTE: &str = "Who calls, and whom";
 
 /// Sends one call to the gateway. What it says against it goes to stderr.
 pub(super) async fn ask(gateway: &Gateway, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Exit> {
-    let answer = match call(gateway, method, target, body).await {
+    let joined = if target.contains('?') { '&' } else { '?' };
+    let dry = gateway.dry_run && !method.is_safe();
+    let target = if dry { format!("{target}{joined}dry_run=true") } else { target.to_owned() };
+    let answer = match call(gateway, method, &target, body).await {
         Ok(answer) => answer,
         Err(Wrong { exit, text }) => {
             complain(&text);

@@ -257,7 +257,7 @@ async fn issue(
     let call = json!(IssueCall { csr, certificate, reason: why.reason, ticket: why.ticket });
     let answer = ask(gateway, Method::POST, &path, Some(&call)).await?;
     let certificate = answer["certificate"].as_str().unwrap_or_default();
-    if let Some(out) = out {
+    if let Some(out) = out.filter(|_| !gateway.dry_run) {
         disk::replace(out, certificate.as_bytes()).map_err(|e| {
             complain(&format!("--out: `{}`: {}; the certificate is:", out.display(), disk::plain(&e)));
             say(certificate);
@@ -309,7 +309,9 @@ async fn order(
     let csr = csr.map(|file| public("--csr", file)).transpose()?.unwrap_or_default();
     let call = json!(OrderCall { csr, reason: why.reason, ticket: why.ticket });
     let answer = ask(gateway, Method::POST, &path, Some(&call)).await?;
-    keep_order(&answer, file)?;
+    if !gateway.dry_run {
+        keep_order(&answer, file)?;
+    }
     Ok(form.show(Ok(answer), |answer| {
         say(&carried_out(answer, file));
         say(&format!(
@@ -375,7 +377,7 @@ async fn issued(gateway: &Gateway, partner: &str, form: Form) -> Result<Exit, Ex
 
 async fn rotate(gateway: &Gateway, args: Rotate) -> Result<Exit, Exit> {
     let path = format!("{}/rotate", path(&args.partner, &args.id)?);
-    let Asking { dry_run, because: Because { reason, ticket }, form } = args.asking;
+    let Asking { because: Because { reason, ticket }, form } = args.asking;
     let call = json!(RotateCall {
         successor: args.to,
         matching: Some(table(args.matches)),
@@ -383,7 +385,7 @@ async fn rotate(gateway: &Gateway, args: Rotate) -> Result<Exit, Exit> {
         ends: args.ends,
         overlap: args.overlap,
         pending: args.pending,
-        dry_run,
+        dry_run: false,
         reason,
         ticket,
     });
@@ -404,9 +406,10 @@ async fn retire(
         return change(gateway, partner, credential, set, asking).await;
     };
     let path = format!("{}/rotate", path(partner, credential)?);
-    let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
+    let Asking { because: Because { reason, ticket }, form } = asking;
     let (matching, anchor, ends, pending) = (None, None, None, false);
-    let call = json!(RotateCall { successor, matching, anchor, ends, overlap, pending, dry_run, reason, ticket });
+    let call =
+        json!(RotateCall { successor, matching, anchor, ends, overlap, pending, dry_run: false, reason, ticket });
     Ok(form.show(ask(gateway, Method::POST, &path, Some(&call)).await, planned))
 }
 
@@ -419,7 +422,7 @@ async fn revoke(
     form: Form,
 ) -> Result<Exit, Exit> {
     let path = format!("{}/revoke", path(partner, credential)?);
-    sure.of(&format!("`{credential}` of `{partner}` is revoked."))?;
+    sure.of(gateway, &format!("`{credential}` of `{partner}` is revoked."))?;
     let answer = ask(gateway, Method::POST, &path, Some(&json!(why.call()))).await;
     Ok(form.show(answer, |answer| {
         let said = if answer["changed"].as_bool() == Some(true) { "from now on" } else { "already" };

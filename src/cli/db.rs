@@ -47,7 +47,10 @@ enum Command {
     /// Add an operator with every role, with the gateway stopped: the way back in when nobody else has one.
     Operator(OperatorArgs),
     /// Bring the tables to the version of this program, with the gateway stopped. `serve` does it too.
-    Migrate,
+    Migrate {
+        #[command(flatten)]
+        form: Form,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,7 +80,13 @@ struct OperatorArgs {
     form: Form,
 }
 
-pub(super) async fn run(path: &Path, args: Args) -> Exit {
+impl Args {
+    pub(super) fn has_dry_run(&self) -> bool {
+        matches!(self.command, Command::Status { .. } | Command::Verify { .. } | Command::Import(_))
+    }
+}
+
+pub(super) async fn run(path: &Path, dry_run: bool, args: Args) -> Exit {
     // Of the config no more is read: a mistake elsewhere must not keep anybody from a copy.
     let state_dir = match Config::places(path) {
         Ok(places) => places.state_dir,
@@ -108,9 +117,9 @@ pub(super) async fn run(path: &Path, args: Args) -> Exit {
             }
         }
         Command::Restore(args) => take_back(&state_dir, &args, now).await,
-        Command::Import(args) => import::run(path, &args).await,
+        Command::Import(args) => import::run(path, dry_run, &args).await,
         Command::Operator(args) => add_operator(&state_dir, args, now).await,
-        Command::Migrate => migrate(&state_dir, now).await,
+        Command::Migrate { form } => migrate(&state_dir, form, now).await,
     };
     outcome.unwrap_or_else(|exit| exit)
 }
@@ -238,7 +247,7 @@ async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> R
     Ok(show_with_token(json!(Shown::of(&operator, now, token)), keeper, args.form))
 }
 
-async fn migrate(state_dir: &Path, now: UnixNanos) -> Result<Exit, Exit> {
+async fn migrate(state_dir: &Path, form: Form, now: UnixNanos) -> Result<Exit, Exit> {
     let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
     let database = database_path(state_dir);
     let before = match Store::open_to_read(&database).await.map_err(|e| fail(&e))? {
@@ -252,10 +261,11 @@ async fn migrate(state_dir: &Path, now: UnixNanos) -> Result<Exit, Exit> {
     let store = Store::open(&database, now).await.map_err(|e| fail(&e))?;
     let after = store.status().await.map_err(|e| fail(&e))?.schema;
     store.close().await;
-    say(&if before == after {
-        format!("the tables are of version {after} already")
-    } else {
-        format!("the tables were of version {before} and are of version {after} now")
-    });
-    Ok(Exit::Done)
+    Ok(form.show(Ok(json!({"before": before, "after": after})), |_| {
+        say(&if before == after {
+            format!("the tables are of version {after} already")
+        } else {
+            format!("the tables were of version {before} and are of version {after} now")
+        });
+    }))
 }

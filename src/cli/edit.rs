@@ -10,12 +10,9 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use std::io::{BufRead, IsTerminal, Write};
 
-/// Why, and whether only to look.
+/// Why, and how it is shown.
 #[derive(Debug, clap::Args)]
 pub(super) struct Asking {
-    /// Show what it would come to only.
-    #[arg(long)]
-    pub dry_run: bool,
     #[command(flatten)]
     pub because: Because,
     #[command(flatten)]
@@ -33,8 +30,12 @@ pub(super) struct Sure {
 impl Sure {
     /// # Errors
     /// Who was asked does not want it, or nobody can be asked.
-    pub(super) fn of(self, what: &str) -> Result<(), Exit> {
-        if self.yes || agrees(&format!("{what} This cannot be undone. Do it?")) { Ok(()) } else { Err(Exit::Problems) }
+    pub(super) fn of(self, gateway: &Gateway, what: &str) -> Result<(), Exit> {
+        if self.yes || gateway.dry_run || agrees(&format!("{what} This cannot be undone. Do it?")) {
+            Ok(())
+        } else {
+            Err(Exit::Problems)
+        }
     }
 }
 
@@ -59,8 +60,8 @@ pub(super) async fn edit(
     end: Option<Direction>,
     asking: Asking,
 ) -> Exit {
-    let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
-    let call = json!(EditCall { set, end, dry_run, reason, ticket });
+    let Asking { because: Because { reason, ticket }, form } = asking;
+    let call = json!(EditCall { set, end, dry_run: false, reason, ticket });
     form.show(ask(gateway, method, path, Some(&call)).await, planned)
 }
 

@@ -4,8 +4,9 @@
 
 use super::client::Gateway;
 use super::offline::{Wanted, look};
-use super::{Exit, complain, say};
+use super::{Exit, Form, complain, say};
 use crate::store::DeclaredFile;
+use serde_json::json;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -16,6 +17,8 @@ pub(super) struct Args {
     /// Read the database directly; refused while a gateway runs.
     #[arg(long)]
     offline: bool,
+    #[command(flatten)]
+    form: Form,
 }
 
 pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
@@ -40,6 +43,8 @@ pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
             return Exit::Failed;
         }
     }
-    say(&format!("{} files in {}", files.len(), folder.display()));
-    Exit::Done
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    args.form.show(Ok(json!({"directory": folder, "files": names})), |_| {
+        say(&format!("{} files in {}", files.len(), folder.display()));
+    })
 }

@@ -143,7 +143,7 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Shorten { id, ends, asking } => move_end(gateway, &id, ends, Direction::Earlier, asking).await,
         Command::Approve(verdict) => decide(gateway, verdict, "approve").await,
         Command::Reject(verdict) => decide(gateway, verdict, "reject").await,
-        Command::Revoke { named, sure } => match sure.of(&format!("`{}` is revoked.", named.id)) {
+        Command::Revoke { named, sure } => match sure.of(gateway, &format!("`{}` is revoked.", named.id)) {
             Ok(()) => end(gateway, named, "revoke").await,
             Err(exit) => Err(exit),
         },

@@ -24,9 +24,6 @@ pub(super) struct Args {
     /// Folder of registry files (YAML or JSON) and the anchors' PEM files.
     #[arg(short = 'f', long = "files", value_name = "DIR")]
     files: PathBuf,
-    /// Show the plan only.
-    #[arg(long)]
-    dry_run: bool,
     #[command(flatten)]
     because: Because,
     #[command(flatten)]
@@ -43,7 +40,7 @@ fn problems(e: &dyn Display) -> Exit {
     Exit::Problems
 }
 
-pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
+pub(super) async fn run(path: &Path, dry_run: bool, args: &Args) -> Result<Exit, Exit> {
     let files =
         read_folder(&args.files).map_err(|reason| problems(&format!("error: {}: {reason}", args.files.display())))?;
     let config = load(path)?;
@@ -84,7 +81,7 @@ pub(super) async fn run(path: &Path, args: &Args) -> Result<Exit, Exit> {
     Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
     let cause =
         Cause { four_eyes: Some(Off::Off), ..Cause::new(me, args.because.reason.clone(), args.because.ticket.clone()) };
-    let changed = !args.dry_run && !planned.changes.is_empty();
+    let changed = !dry_run && !planned.changes.is_empty();
     let revision = if changed {
         store.commit(revision, &planned.changes, &cause, now).await.map_err(|e| fail(&e))?
     } else {

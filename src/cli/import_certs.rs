@@ -1,6 +1,6 @@
 //! `import`: a registry file for partners that exist elsewhere today, of their certificates.
 
-use super::{Exit, complain, say};
+use super::{Exit, Form, complain, say};
 use crate::clock::{Clock, UnixNanos};
 use crate::disk;
 use crate::document::{parse_id, parse_time};
@@ -8,7 +8,7 @@ use crate::identity::{Certificate, Fingerprint, is_signed_by};
 use crate::name::AnchorName;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,8 @@ pub(super) struct Args {
     /// Folder to write to; it is created.
     #[arg(short, long, value_name = "DIR")]
     directory: PathBuf,
+    #[command(flatten)]
+    form: Form,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -115,15 +117,19 @@ fn write(args: &Args) -> Result<Exit, Exit> {
     let text = yaml(args, &anchor, ca.is_some(), &partners);
     disk::replace(&file, text.as_bytes()).map_err(|e| failed(&e))?;
     let credentials: usize = partners.values().map(|partner| partner.credentials.len()).sum();
-    say(&format!(
-        "{}: {} partners with {credentials} credentials; {} left out\nRead it, add networks and grants, and then: \
+    let wrote = json!({
+        "file": file, "partners": partners.len(), "credentials": credentials, "left_out": left_out,
+    });
+    Ok(args.form.show(Ok(wrote), |_| {
+        say(&format!(
+            "{}: {} partners with {credentials} credentials; {} left out\nRead it, add networks and grants, and then: \
          partnergate plan -f {}",
-        file.display(),
-        partners.len(),
-        left_out.len(),
-        args.directory.display()
-    ));
-    Ok(Exit::Done)
+            file.display(),
+            partners.len(),
+            left_out.len(),
+            args.directory.display()
+        ));
+    }))
 }
 
 fn read_ca(file: &Path) -> Result<Vec<u8>, Exit> {

@@ -1,6 +1,7 @@
 //! The command line: one file per group of commands, each an `Args` struct and one function.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was given has problems (they are listed), 4 not permitted.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was given has problems (they are listed), 4 not permitted; see
+//! `docs/cli.md`.
 
 mod anchor;
 mod apply;
@@ -37,10 +38,13 @@ use std::time::Duration;
 /// How long the end of the program waits for work that nobody waits for any more.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 called wrongly, 3 what was given has problems and nothing was \
+                          changed, 4 not permitted";
+
 /// Reverse proxy that governs partner identities: partner mTLS in, Rego policy on every request, only allowed traffic
 /// out.
 #[derive(Debug, Parser)]
-#[command(name = "partnergate", version, max_term_width = 100)]
+#[command(name = "partnergate", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(flatten)]
     gateway: client::Gateway,
@@ -93,7 +97,10 @@ enum Command {
     /// Show what the running gateway decides on.
     Status(status::Args),
     /// Make the running gateway read its files again.
-    Reload,
+    Reload {
+        #[command(flatten)]
+        form: Form,
+    },
     /// Print a script that completes commands in a shell.
     Completions(generate::CompletionsArgs),
     /// Write manual pages.
@@ -153,6 +160,7 @@ impl Form {
             Ok(value) => {
                 match self.output {
                     Output::Json => say(&value.to_string()),
+                    Output::Text if value.get("dry_run") == Some(&Value::Bool(true)) => edit::planned(&value),
                     Output::Text => print(&value),
                 }
                 Exit::Done
@@ -183,6 +191,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Whether a command does nothing else than what the gateway can show beforehand. Those that only look have one too.
+fn has_dry_run(command: &Command) -> bool {
+    match command {
+        Command::Serve | Command::Reload { .. } | Command::Import(_) | Command::Man(_) | Command::Admin(_) => false,
+        Command::Ca(args) => args.only_looks(),
+        Command::Db(args) => args.has_dry_run(),
+        _ => true,
+    }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -195,6 +213,10 @@ pub fn main() -> ExitCode {
     };
     let gateway = &arguments.gateway;
     let path = &gateway.config;
+    if gateway.dry_run && !has_dry_run(&arguments.command) {
+        complain("error: --dry-run: this command has none; nothing was done");
+        return ExitCode::from(2);
+    }
     let exit = runtime.block_on(async {
         match arguments.command {
             Command::Serve => serve::run(path).await,
@@ -217,10 +239,10 @@ pub fn main() -> ExitCode {
             Command::Network(args) => network::run(gateway, args).await,
             Command::History(args) => history::history(gateway, &args).await,
             Command::Audit(args) => history::audit(gateway, &args).await,
-            Command::Db(args) => db::run(path, args).await,
+            Command::Db(args) => db::run(path, gateway.dry_run, args).await,
             Command::Partner(args) => partner::run(gateway, args).await,
             Command::Status(args) => status::run(gateway, &args).await,
-            Command::Reload => status::reload(gateway).await,
+            Command::Reload { form } => status::reload(gateway, form).await,
         }
     });
     // Requests that are cut here are recorded when they are dropped, which takes no time; a plan or an export that is
@@ -237,4 +259,44 @@ fn say(text: &str) {
 /// Writes to stderr.
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, bool)>) {
+        if command.get_subcommands().next().is_none() {
+            let output = command.get_arguments().any(|arg| arg.get_id() == "output");
+            found.push((path.to_owned(), output));
+        }
+        for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+            leaves(below, format!("{path} {}", below.get_name()).trim(), found);
+        }
+    }
+
+    #[test]
+    fn every_command_answers_programs_too() {
+        let mut found = Vec::new();
+        let mut command = Arguments::command();
+        command.build();
+        leaves(&command, "", &mut found);
+        let without: Vec<&str> = found.iter().filter(|(_, output)| !output).map(|(path, _)| path.as_str()).collect();
+        // What runs, or prints one thing that is for programs already.
+        let own = [
+            "serve",
+            "config schema",
+            "config registry-schema",
+            "config example",
+            "config reference",
+            "config metrics",
+            "config reasons",
+            "audit export",
+            "completions",
+            "man",
+        ];
+        assert!(found.len() > 80, "{}", found.len());
+        assert_eq!(without, own, "{found:?}");
+    }
 }

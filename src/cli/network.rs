@@ -76,9 +76,8 @@ async fn change(gateway: &Gateway, method: Method, set: Set) -> Result<Exit, Exi
 
 /// Removes what a path names, where nothing refers to it.
 pub(super) async fn remove(gateway: &Gateway, path: &str, asking: Asking) -> Exit {
-    let Asking { dry_run, because: Because { reason, ticket }, form } = asking;
+    let Asking { because: Because { reason, ticket }, form } = asking;
     let mut query = form_urlencoded::Serializer::new(String::new());
-    query.append_pair("dry_run", if dry_run { "true" } else { "false" });
     for (key, value) in [("reason", reason), ("ticket", ticket)] {
         if let Some(value) = value {
             query.append_pair(key, &value);

@@ -68,6 +68,8 @@ enum Command {
         /// The folder that it is written to; it is created.
         #[arg(short, long, value_name = "DIR")]
         directory: PathBuf,
+        #[command(flatten)]
+        form: Form,
     },
     /// The report of a partner that was offboarded.
     Report {
@@ -188,26 +190,27 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             let Command::Offboard(offboarding) = args.command else { return Exit::Failed };
             offboard(gateway, offboarding).await.unwrap_or_else(|exit| exit)
         }
-        Command::Kit { id, directory } => kit(gateway, id, directory).await.unwrap_or_else(|exit| exit),
+        Command::Kit { id, directory, form } => kit(gateway, id, directory, *form).await.unwrap_or_else(|exit| exit),
         Command::Report { id, page, form } => {
             report::run(gateway, id, page.as_deref(), *form).await.unwrap_or_else(|exit| exit)
         }
     }
 }
 
-async fn kit(gateway: &Gateway, id: &str, directory: &Path) -> Result<Exit, Exit> {
+async fn kit(gateway: &Gateway, id: &str, directory: &Path, form: Form) -> Result<Exit, Exit> {
     let path = format!("/v1/partners/{}/kit", edit::id("partner", id)?);
     let mut answer = ask(gateway, Method::GET, &path, None).await?;
     let files: Vec<DeclaredFile> = serde_json::from_value(answer["files"].take()).unwrap_or_default();
+    let mut written = Vec::new();
     for file in &files {
         let path = directory.join(&file.name);
         std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, &file.text)).map_err(|e| {
             complain(&format!("{}: {e}", path.display()));
             Exit::Failed
         })?;
-        say(&path.display().to_string());
+        written.push(path.display().to_string());
     }
-    Ok(Exit::Done)
+    Ok(form.show(Ok(json!({"files": written})), |_| written.iter().for_each(|path| say(path))))
 }
 
 async fn offboard(gateway: &Gateway, args: Offboard) -> Result<Exit, Exit> {
@@ -217,11 +220,11 @@ async fn offboard(gateway: &Gateway, args: Offboard) -> Result<Exit, Exit> {
         let mut set = Map::new();
         set.insert("offboarding".into(), Value::Null);
         let because = Because { reason: Some(why.reason), ticket: why.ticket };
-        let asking = Asking { dry_run: false, because, form };
+        let asking = Asking { because, form };
         return Ok(edit::edit(gateway, Method::PATCH, &path, set, None, asking).await);
     }
     if at.is_none() {
-        sure.of(&format!("`{id}` ends now, and its credentials and grants are revoked."))?;
+        sure.of(gateway, &format!("`{id}` ends now, and its credentials and grants are revoked."))?;
     }
     let call = json!(OffboardCall { at, reason: why.reason, ticket: why.ticket });
     let answer = ask(gateway, Method::POST, &format!("{path}/offboard"), Some(&call)).await?;

@@ -141,15 +141,11 @@ fn show(value: &Value) {
     }
 }
 
-pub(super) async fn reload(gateway: &Gateway) -> Exit {
-    match ask(gateway, Method::POST, "/v1/reload", None).await {
-        Ok(value) => {
-            say("reloaded");
-            for key in value["needs_restart"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-                complain(&format!("`{key}` has changed and takes effect at the next start"));
-            }
-            Exit::Done
+pub(super) async fn reload(gateway: &Gateway, form: Form) -> Exit {
+    form.show(ask(gateway, Method::POST, "/v1/reload", None).await, |value| {
+        say("reloaded");
+        for key in value["needs_restart"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            complain(&format!("`{key}` has changed and takes effect at the next start"));
         }
-        Err(exit) => exit,
-    }
+    })
 }

@@ -69,6 +69,25 @@ pub(super) struct Ready {
     pub outside: Option<Outside>,
 }
 
+/// What a commit changes, a line for each noun.
+fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
+    let line = |action: &str, noun: &str, id: &str| PlanLine {
+        action: action.into(),
+        noun: noun.into(),
+        id: id.into(),
+        detail: String::new(),
+    };
+    let Commit { changes, operators, approvals, reports, certificates, enrolments, passed } = commit;
+    let mut all = lines(registry, changes);
+    all.extend(operators.iter().map(|one| line("change", "operator", one.name.as_str())));
+    all.extend(approvals.iter().map(|one| line("change", "approval", one.id.as_str())));
+    all.extend(reports.iter().map(|one| line("create", "report", one.partner.as_str())));
+    all.extend(certificates.iter().map(|one| line("create", "certificate", one.serial.as_str())));
+    all.extend(enrolments.iter().map(|one| line("change", "enrolment", &one.id)));
+    all.extend(passed.iter().map(|one| line(one.verb.as_str(), "partner", one.partner.as_str())));
+    all
+}
+
 fn inconsistent(found: Vec<Inconsistent>) -> Problems {
     let mut problems = Problems::new();
     found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
@@ -166,7 +185,7 @@ impl Publisher {
         let lines = [notes, lines].concat();
         let revision = registry.revision();
         let ready = ready.filter(|ready| !ready.changes.is_empty());
-        if apply.dry_run || (ready.is_none() && approval.is_none()) {
+        if apply.dry_run || cause.dry_run || (ready.is_none() && approval.is_none()) {
             return Ok(Applied { lines, revision, changed: false, approval: None });
         }
         let changed = ready.is_some();
@@ -218,7 +237,7 @@ impl Publisher {
             let Change::Partner(partner, Some(record)) = change else { continue };
             let found = registry
                 .partner(partner)
-                .map_or_else(|| illegal_at_first(record), |before| illegal(&before, record, now));
+                .map_or_else(|| illegal_at_first(record), |before| illegal(before, record, now));
             for Illegal { key, reason, fix } in found {
                 problems.registry(format!("partners.{partner}.{key}"), reason, Some(fix));
             }
@@ -411,6 +430,9 @@ impl Publisher {
             .try_fold(Operators::clone(&self.operators()), |all, one| all.changed(one.clone(), self.clock.now()));
         let next = next.map_err(objection)?;
         let commit = Commit { changes, ..commit };
+        if cause.dry_run {
+            return Err(ChangeError::DryRun(would(&live.snapshot.registry, &commit)));
+        }
         let committed = self.store.commit_all(revision, commit, cause, self.clock.now()).await;
         let revision = committed.inspect_err(|_| self.metrics.registry_ok.set(0))?;
         let committed = Instant::now();

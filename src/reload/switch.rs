@@ -10,7 +10,7 @@ use crate::history::Cause;
 use crate::name::{AnchorName, PartnerId};
 use crate::partner::{Anchor, Lockdown, Locked, PartnerRecord};
 use crate::registry::{Change, Registry};
-use crate::store::StoreError;
+use crate::store::{StoreError, lines};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,6 +128,9 @@ impl Publisher {
             })
         };
         let now = self.clock.now();
+        if cause.dry_run {
+            return Err(ChangeError::DryRun(lines(registry, &changes)));
+        }
         let snapshot = live.snapshot.with_registry(built(registry.revision() + 1)?, &[], material.clone(), now)?;
         let unsaved = !self.unsaved.lock().await.is_empty();
         let commit = self.store.commit(registry.revision(), &changes, cause, now);

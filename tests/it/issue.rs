@@ -300,6 +300,107 @@ fn partner_enrols_and_renews_by_itself() {
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
 
+/// Whatever changes the registry or operators is shown beforehand, and leaves nothing behind.
+#[test]
+fn every_change_has_a_dry_run_that_changes_nothing() {
+    let gate = with_ca(false).start();
+    onboard(&gate);
+    let client = Client::new(&gate, "initech");
+    client.csr("key.pem", "/CN=x", "");
+    let (csr, out) = (client.path("csr.pem"), client.path("never.pem"));
+    issue(&gate, &client, "cert.pem").ok();
+    gate.cli(&["credential", "enrol", "initech", "initech-1", "--reason", "x"]).ok();
+    let review = ["partner", "edit", "initech", "--review-every", "90d"];
+    gate.cli(&review).ok();
+    let emergency = ["grant", "emergency", "initech", "initech-911", "--operation", "items.delete"];
+    let emergency = [&emergency[..], &["--for", "2h", "--reason", "x", "--ticket", "INC-7"]].concat();
+    let token = format!("file:{}", gate.dir.path().join("second.token").display());
+    let folder = gate.write_registry(&gate.registry_text().replace("Acme GmbH", "Acme AG"));
+    let serial = gate.acme.serial();
+    let state = || {
+        let switches = gate.dir.path().join("state/switches.json").exists();
+        (gate.cli(&["history", "all"]).ok(), gate.metric("partnergate_snapshot_registry_revision"), switches)
+    };
+    let before = state();
+    let why = ["--reason", "x"];
+    let mut calls: Vec<Vec<&str>> = vec![
+        vec!["apply", "-f", folder.to_str().unwrap(), "--yes"],
+        vec![
+            "partner",
+            "add",
+            "hooli",
+            "--name",
+            "Hooli",
+            "--owner",
+            "o",
+            "--ends",
+            "2099-01-01T00:00:00Z",
+            "--network",
+            "loopback",
+        ],
+        vec!["partner", "edit", "acme", "--owner", "o"],
+        vec![
+            "grant",
+            "request",
+            "acme",
+            "acme-2",
+            "--operation",
+            "items.delete",
+            "--owner",
+            "o",
+            "--ends",
+            "2099-01-01T00:00:00Z",
+        ],
+        vec!["grant", "shorten", "initech-items", "--ends", "2090-01-01T00:00:00Z"],
+        vec!["credential", "add", "acme", "acme-2", "--anchor", "acme-ca", "--match", "dns=a.example"],
+        vec!["credential", "rotate", "acme", "acme-client", "--to", "acme-2", "--match", "dns=a.example"],
+        vec!["network", "add", "office", "--cidr", "203.0.113.0/24"],
+        vec!["network", "edit", "loopback", "--cidr", "127.0.0.1/32"],
+        vec!["anchor", "bind", "globex-ca", "--partner", "acme"],
+        vec!["anchor", "edit", "globex-ca", "--max-lifetime", "10d"],
+        vec!["operator", "add", "third", "--role", "viewer", "--user", "nobody"],
+        emergency,
+    ];
+    for verb in [
+        vec!["partner", "suspend", "acme"],
+        vec!["partner", "review", "initech"],
+        vec!["partner", "offboard", "initech"],
+        vec!["partner", "offboard", "initech", "--at", "2090-01-01T00:00:00Z"],
+        vec!["lockdown", "on"],
+        vec!["lockdown", "on", "--anchor", "acme-ca"],
+        vec!["grant", "revoke", "acme-items"],
+        vec!["credential", "revoke", "acme", "acme-client"],
+        vec!["credential", "issue", "initech", "initech-1", "--csr", &csr, "--out", &out],
+        vec!["credential", "enrol", "initech", "initech-1"],
+        vec!["credential", "void", "initech", "initech-1"],
+        vec!["anchor", "deny", "acme-ca", "--serial", &serial],
+        vec!["operator", "roles", "second", "--role", "viewer"],
+        vec!["operator", "disable", "second"],
+    ] {
+        calls.push([&verb[..], &why].concat());
+    }
+    for call in &calls {
+        let shown = gate.cli(&[&call[..], &["--dry-run"]].concat());
+        assert_eq!(shown.exit, Some(0), "{call:?}: {} {}", shown.text(), shown.stderr);
+        assert!(shown.text().lines().any(|line| line.split_whitespace().count() >= 3), "{call:?}: {}", shown.text());
+        assert_eq!(state(), before, "{call:?}");
+    }
+    assert!(!Path::new(&out).exists());
+    for who in [&gate.acme, &gate.globex] {
+        gate.curl(Some(who), "/items", &[]).expect(200);
+    }
+    // What is not legal or not permitted is refused as if it were meant.
+    refused(&gate.cli(&["partner", "suspend", "nobody", "--reason", "x", "--dry-run"]), 3, "no such partner");
+    gate.cli(&["operator", "roles", "second", "--role", "viewer", "--reason", "x"]).ok();
+    refused(&gate.cli(&["--token", &token, "lockdown", "on", "--reason", "x", "--dry-run"]), 4, "has the roles viewer");
+    refused(&gate.cli(&["reload", "--dry-run"]), 2, "this command has none");
+    let (status, answer) = gate.admin("POST", "/v1/reload?dry_run=true", "");
+    assert!(status == 422 && answer.contains("has no dry run"), "{status} {answer}");
+    let answer = gate.cli(&["partner", "suspend", "acme", "--reason", "x", "--dry-run", "--output", "json"]);
+    let answer: Value = serde_json::from_str(&answer.ok()).unwrap();
+    assert_eq!((&answer["dry_run"], &answer["lines"][0]["id"]), (&true.into(), &"acme".into()), "{answer}");
+}
+
 /// The key is on a host of its own: orders go there, certificates and revocation lists come back.
 #[test]
 fn key_of_the_ca_stays_on_another_host() {

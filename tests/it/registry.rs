@@ -77,7 +77,7 @@ fn apply_shows_a_plan_and_does_nothing_before_a_yes() {
     let revision = gate.metric(REVISION);
 
     // Nobody can be asked: stdin is no terminal.
-    for (more, exit) in [(&[][..], Some(1)), (&["--dry-run"][..], Some(0))] {
+    for (more, exit) in [(&[][..], Some(3)), (&["--dry-run"][..], Some(0))] {
         let planned = apply(&gate, &folder, more);
         let out = planned.text();
         assert_eq!(planned.exit, exit, "{more:?}: {out}{}", planned.stderr);
