@@ -67,6 +67,9 @@ pub struct Issued {
     pub dns: Vec<String>,
     pub not_before: UnixNanos,
     pub not_after: UnixNanos,
+    /// The one that its partner had before, and has renewed by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renews: Option<Serial>,
     /// Since when the revocation list has it, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Withdrawn>,
@@ -94,7 +97,7 @@ pub enum Why {
     PrivilegeWithdrawn,
     /// Its credential is gone, or its partner has ended.
     CessationOfOperation,
-    /// Another credential has taken its place.
+    /// Another credential, or a renewed certificate that is in use, has taken its place.
     Superseded,
 }
 

@@ -41,6 +41,7 @@ use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring, Outgoing};
 use crate::fetch::Fetcher;
 use crate::gateway::{Concerns, Live, Open};
+use crate::identity::Certificate;
 use crate::listen::{TlsSlot, told};
 use crate::material::MaterialFiles;
 use crate::name::{AnchorName, PartnerId};
@@ -170,7 +171,7 @@ pub struct Publisher {
     /// Of the built-in CA.
     list: ArcSwapOption<SignedList>,
     /// One list is signed at a time, and one certificate is given to a partner that asks by itself.
-    signing: Mutex<()>,
+    signing: Mutex<UnixNanos>,
     enrolment: Arc<Semaphore>,
     /// Of the enrol listener.
     enrolling: ArcSwap<EnrolConfig>,
@@ -234,7 +235,7 @@ impl Publisher {
             admin_tls,
             committed: Notify::new(),
             list: ArcSwapOption::empty(),
-            signing: Mutex::new(()),
+            signing: Mutex::new(UnixNanos(0)),
             enrolment: Arc::new(Semaphore::new(1)),
             enrolling: ArcSwap::from_pointee(config.enrol.clone()),
         };
@@ -271,6 +272,13 @@ impl Publisher {
     /// The port of the first partner listener, as the config says it.
     pub fn partner_port(&self) -> Option<u16> {
         self.started.listen.first().map(SocketAddr::port)
+    }
+
+    /// The name that the enrol listener shows with its certificate.
+    pub fn enrol_host(&self) -> Option<String> {
+        let config = self.enrolling.load();
+        let leaf = config.key.as_ref()?.cert.first()?;
+        Certificate::from_der(leaf).ok()?.san.dns.into_iter().find(|name| !name.starts_with('*'))
     }
 
     /// The port of the first enrol listener, as the config says it.

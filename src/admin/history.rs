@@ -74,6 +74,9 @@ pub struct AuditAnswer {
     /// Events that are in the records that were compared, and that a restore has taken back.
     #[serde(default)]
     pub taken_back: usize,
+    /// Signed checkpoints in those records that the database's chain agrees with.
+    #[serde(default)]
+    pub copied_checkpoints: usize,
     /// Events behind the last one that is in those records.
     #[serde(default)]
     pub uncopied: usize,

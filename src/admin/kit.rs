@@ -175,12 +175,13 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
     let trust = if has_ca { "--cacert server-ca.pem " } else { "" };
     match publisher.enrol_port() {
         Some(port) => {
-            let host = hosts.first().copied().unwrap_or("HOST");
+            // Its own certificate says what it is called; a name for many hosts is as good as the API's.
+            let host = publisher.enrol_host().or_else(|| hosts.first().map(|host| (*host).to_owned()));
+            let host = host.unwrap_or_else(|| "HOST".into());
             line(
                 "With the enrolment code that you are told another way, you get it by yourself (EST, RFC 7030):\n"
                     .into(),
             );
-            let host = host.to_owned();
             let post = format!(
                 "-H \"Content-Type: application/pkcs10\" --data-binary @request.b64 \\\n    {trust}-o answer.b64 \
                  https://{host}:{port}/.well-known/est"

@@ -81,8 +81,9 @@ pub(super) async fn report(State(shared): State<Shared>, Path(id): Path<String>)
 fn document(reported: &Reported) -> Value {
     let mut document = json!(reported.report);
     if let Some(object) = document.as_object_mut() {
-        object.insert("last_allowed".into(), json!(reported.last_allowed));
-        object.insert("first_denied".into(), json!(reported.first_denied));
+        // What the report has not taken up yet.
+        object.entry("last_allowed").or_insert_with(|| json!(reported.last_allowed));
+        object.entry("first_denied").or_insert_with(|| json!(reported.first_denied));
     }
     document
 }

@@ -6,7 +6,7 @@ use super::{Exit, Form, Output, complain, say};
 use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
 use crate::clock::UnixNanos;
 use crate::document::parse_id;
-use crate::history::{Event, Verb};
+use crate::history::{Checkpoint, End, Event, Verb, vouches};
 use crate::identity::Serial;
 use crate::partner::Locked;
 use crate::store::differences;
@@ -168,8 +168,18 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result
     })?;
     let (mut there, mut restored, mut uncopied) = (HashSet::new(), None, Vec::new());
     let known = copies.range();
+    let signed = std::mem::take(&mut copies.checkpoints);
+    let (mut end, mut vouched, mut rewritten) = (End::START, HashSet::new(), Vec::new());
     let compare = |text: &str| {
         let event = parse(text)?;
+        end = End { seq: event.seq, hash: end.hash.then(text) };
+        for (n, checkpoint) in signed.iter().enumerate().filter(|(_, checkpoint)| checkpoint.seq == end.seq) {
+            if vouches(checkpoint, &end, &checkpoint.key) {
+                vouched.insert(n);
+            } else {
+                rewritten.push((end.seq, checkpoint.time.clone()));
+            }
+        }
         if !copies.found(event.seq, text) {
             uncopied.push(event.seq);
         }
@@ -194,9 +204,19 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result
     // What a restore took back is in the records alone, from the place of its event on.
     let (taken_back, unknown): (Vec<u64>, Vec<u64>) =
         copies.left().partition(|seq| restored.is_some_and(|restored| *seq >= restored));
-    match unknown.iter().min() {
-        None => Ok(AuditAnswer { taken_back: taken_back.len(), uncopied: behind, ..answer }),
-        Some(seq) => {
+    // What a restore took back had its checkpoints too.
+    let rewritten = rewritten.iter().find(|(seq, _)| restored.is_none_or(|restored| *seq < restored));
+    match (unknown.iter().min(), rewritten) {
+        (None, Some((seq, time))) => {
+            let fault =
+                format!("event {seq} is not the one of the checkpoint in the records that was signed at {time}");
+            Ok(AuditAnswer { ok: false, fault: Some(fault), ..AuditAnswer::default() })
+        }
+        (None, None) => {
+            let copied_checkpoints = vouched.len();
+            Ok(AuditAnswer { taken_back: taken_back.len(), uncopied: behind, copied_checkpoints, ..answer })
+        }
+        (Some(seq), _) => {
             let fault = if there.contains(seq) {
                 format!("event {seq} is another one in the records than in the database")
             } else {
@@ -214,6 +234,9 @@ fn report(answer: &AuditAnswer, output: Output) {
         (Output::Text, None, hash) => {
             say(&format!("good: {} events, {} signed checkpoints", answer.events, answer.checkpoints));
             say(&format!("ends in {}", hash.as_deref().unwrap_or("nothing")));
+            if answer.copied_checkpoints > 0 {
+                say(&format!("{} checkpoints in the records vouch for it", answer.copied_checkpoints));
+            }
             if answer.uncopied > 0 {
                 say(&format!("{} of the last events are not in these records", answer.uncopied));
             }
@@ -357,11 +380,12 @@ fn readable_as(key: &str, value: &Value) -> Value {
 struct Copies {
     /// By seq; more than one where a restore has taken some back.
     events: HashMap<u64, Vec<String>>,
+    checkpoints: Vec<Checkpoint>,
 }
 
 impl Copies {
     fn read(files: &[PathBuf]) -> Result<Copies, String> {
-        let mut events: HashMap<u64, Vec<String>> = HashMap::new();
+        let (mut events, mut checkpoints): (HashMap<u64, Vec<String>>, Vec<Checkpoint>) = Default::default();
         for file in files {
             let fail = |e: std::io::Error| format!("{}: {e}", file.display());
             for line in BufReader::new(File::open(file).map_err(fail)?).lines() {
@@ -371,10 +395,12 @@ impl Copies {
                     if known.iter().all(|other| other != text) {
                         known.push(text.to_owned());
                     }
+                } else if let Some(checkpoint) = copied_checkpoint(&line) {
+                    checkpoints.push(checkpoint);
                 }
             }
         }
-        Ok(Copies { events })
+        Ok(Copies { events, checkpoints })
     }
 
     /// The first and the last event that there is a copy of.
@@ -398,6 +424,13 @@ impl Copies {
     fn left(self) -> impl Iterator<Item = u64> {
         self.events.into_iter().flat_map(|(seq, texts)| texts.into_iter().map(move |_| seq))
     }
+}
+
+fn copied_checkpoint(line: &str) -> Option<Checkpoint> {
+    if !line.contains("\"kind\":\"history\"") {
+        return None;
+    }
+    serde_json::from_value(serde_json::from_str::<Value>(line).ok()?.get_mut("checkpoint")?.take()).ok()
 }
 
 /// The event of a line of records, byte for byte.

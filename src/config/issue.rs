@@ -17,6 +17,8 @@ pub struct IssueConfig {
     pub anchor: AnchorName,
     pub ca: Arc<Ca>,
     pub terms: Terms,
+    /// How long a certificate is good beside the one that has renewed it, once that is in use.
+    pub overlap: Duration,
     /// From its thisUpdate to its nextUpdate.
     pub list_lifetime: Duration,
 }
@@ -84,6 +86,7 @@ pub(super) fn read(section: Section<'_>, reader: &mut Reader, problems: &mut Pro
             list_url: section.text("list_url").map(str::to_owned),
             until: None,
         },
+        overlap: section.duration("overlap"),
         list_lifetime: section.duration("list_lifetime"),
     }))
 }

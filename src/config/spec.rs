@@ -390,6 +390,12 @@ static ISSUE: &[Field] = &[
         doc: "How long a certificate is valid; never longer than the CA itself.",
     },
     Field {
+        key: "overlap",
+        kind: seconds(0, 366 * DAY),
+        presence: Default("7d"),
+        doc: "How long a certificate stays good beside the one that its partner has renewed it with, counted from that one's first use; then it is put on the revocation list.",
+    },
+    Field {
         key: "list_lifetime",
         kind: seconds(60, 366 * DAY),
         presence: Default("7d"),

@@ -125,6 +125,7 @@ fn list_names_what_is_revoked_and_why() {
         dns: Vec::new(),
         not_before: NOW,
         not_after: NOW,
+        renews: None,
         revoked: why.map(|why| Withdrawn { at: NOW, why }),
     };
     let all =

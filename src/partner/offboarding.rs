@@ -53,6 +53,12 @@ pub struct Report {
     pub enforced: Option<Enforced>,
     /// What the gateway cannot do.
     pub left_to_do: Vec<String>,
+    /// The last request that was allowed; absent where none ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_allowed: Option<Value>,
+    /// The first request, or handshake, that was refused since; absent until there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_denied: Option<Value>,
 }
 
 /// When an end was enforced.

@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const MAX_VALID: usize = 50;
 const RECENT: Duration = Duration::from_secs(60);
 const MAX_RECENT: usize = 5;
+/// How often it is looked at the longest which certificates were renewed, and are no longer needed.
+const LOOK_AT_RENEWALS: Duration = Duration::from_secs(60);
 /// How often it is looked whether the revocation list is still what it should be.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -185,7 +187,7 @@ impl Publisher {
             return Err(NotGiven::Busy);
         }
         let by_itself = !matches!(asks, Asks::Operator(..));
-        let mut enrolment = None;
+        let (mut enrolment, mut renews) = (None, None);
         let (partner, id, cause) = match asks {
             Asks::Operator(partner, id) => (partner, id, cause),
             Asks::Code(shown) => {
@@ -219,6 +221,7 @@ impl Publisher {
                     )));
                 }
                 let id = credential.id.clone();
+                renews = Some(peer.leaf.serial.clone());
                 (record.partner.id.clone(), id.clone(), named(cause, &id))
             }
         };
@@ -254,6 +257,7 @@ impl Publisher {
             dns: facts.san.dns.clone(),
             not_before: facts.not_before,
             not_after: facts.not_after,
+            renews,
             revoked: None,
         };
         let used = enrolment.map(|enrolment| Enrolment {
@@ -596,7 +600,7 @@ impl Publisher {
     /// Puts on the list what the registry says is over, and signs it where that, or time, wants it.
     pub(super) async fn sign_list(&self) -> Result<(), NotGiven> {
         // One at a time, and beside every change: what is read and signed may be long.
-        let _alone = self.signing.lock().await;
+        let mut renewals_looked_at = self.signing.lock().await;
         let Some(config) = self.state.lock().await.issue.clone() else {
             self.list.store(None);
             return Ok(());
@@ -606,7 +610,16 @@ impl Publisher {
         let last = self.list.load_full().filter(|last| last.anchor == config.anchor);
         let is_due = |last: &SignedList| last.is_due(config.list_lifetime, now);
         let remote = !config.ca.can_sign();
-        if last.as_ref().is_some_and(|last| last.revision == registry.revision() && (remote || !is_due(last))) {
+        let superseded = if now >= renewals_looked_at.saturating_add(config.overlap.clamp(LOOK, LOOK_AT_RENEWALS)) {
+            *renewals_looked_at = now;
+            self.store.superseded_certificates(&config.anchor, config.overlap, now).await?
+        } else {
+            Vec::new()
+        };
+        let nothing_new = superseded.is_empty();
+        if nothing_new
+            && last.as_ref().is_some_and(|last| last.revision == registry.revision() && (remote || !is_due(last)))
+        {
             return Ok(());
         }
         let mut valid = self.store.valid_certificates(now).await?;
@@ -619,6 +632,8 @@ impl Publisher {
                 || denied.contains(&DeniedCertificate::Fingerprint(issued.fingerprint))
             {
                 Some(Why::PrivilegeWithdrawn)
+            } else if superseded.contains(&issued.serial) {
+                Some(Why::Superseded)
             } else {
                 over(issued, registry)
             };

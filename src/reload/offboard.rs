@@ -6,7 +6,7 @@ use crate::approval::{Approval, Outcome, Verdict};
 use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::gateway::Live;
-use crate::history::Cause;
+use crate::history::{Actor, Cause, Way};
 use crate::issue::{Enrolment, Issued, Used};
 use crate::name::{NetworkName, PartnerId};
 use crate::partner::{Enforced, Offboarding, PartnerRecord, Report, Revoked};
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// How long it is waited for the last connection of a partner to be closed before the report goes out without that.
 const LOOK: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long after a partner was closed its report takes up who was refused.
+const COMPLETED: Duration = Duration::from_secs(400 * 86_400);
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -132,6 +135,7 @@ impl Publisher {
             certificates.extend(self.store.certificates_of(&credential.id).await?);
         }
         let issued = self.store.certificates_issued(&id, None).await?;
+        let last_allowed = self.store.usage(Some(&id)).await?.into_iter().max_by_key(|row| row.last_at);
         let report = Report {
             partner: id.clone(),
             name: next.partner.name.clone(),
@@ -155,6 +159,8 @@ impl Publisher {
                 .collect(),
             closed,
             enforced: None,
+            last_allowed: last_allowed.map(|row| json!(row)),
+            first_denied: None,
         };
         let open = self.open.count_of(&id);
         let changes = vec![Change::Partner(id.clone(), Some(Arc::new(next)))];
@@ -178,8 +184,12 @@ impl Publisher {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         let all_closed_at = (self.open.count_of(&report.partner) == 0).then(|| self.clock.now().to_string());
-        report.enforced = Some(Enforced { at: live_at.to_string(), open_connections: open, all_closed_at });
         let _changing = self.state.lock().await;
+        // Somebody may have been refused meanwhile.
+        if let Ok(Some(kept)) = self.store.report(&report.partner).await {
+            report = kept;
+        }
+        report.enforced = Some(Enforced { at: live_at.to_string(), open_connections: open, all_closed_at });
         let now = self.live.load_full().map_or(revision, |live| live.snapshot.registry.revision());
         let commit = Commit { reports: std::slice::from_ref(&report), ..Commit::default() };
         // When it was enforced, the records say as well.
@@ -188,6 +198,35 @@ impl Publisher {
         }
         self.committed.notify_one();
         revision
+    }
+
+    /// Takes up into the reports what was refused first of partners that were closed.
+    pub(super) async fn complete_reports(&self) -> Result<(), ChangeError> {
+        let since = UnixNanos(self.clock.now().0.saturating_sub(i64::try_from(COMPLETED.as_nanos()).unwrap_or(0)));
+        let Some(live) = self.live.load_full() else { return Ok(()) };
+        let recently = |record: &Arc<PartnerRecord>| {
+            let closed = record.partner.offboarding.as_ref().and_then(|offboarding| offboarding.closed);
+            closed.filter(|closed| *closed > since).map(|closed| (record.partner.id.clone(), closed))
+        };
+        let closed: Vec<(PartnerId, UnixNanos)> = live.snapshot.registry.partners().filter_map(recently).collect();
+        for (id, closed) in closed {
+            if self.store.report(&id).await?.is_none_or(|report| report.first_denied.is_some()) {
+                continue;
+            }
+            let Some(denied) = self.store.refused(&id, closed).await? else { continue };
+            let _changing = self.state.lock().await;
+            // It may have been written meanwhile when the end was enforced.
+            let Some(report) = self.store.report(&id).await? else { continue };
+            let report = Report { first_denied: Some(json!(denied)), ..report };
+            let Some(live) = self.live.load_full() else { return Ok(()) };
+            let revision = live.snapshot.registry.revision();
+            let commit = Commit { reports: std::slice::from_ref(&report), ..Commit::default() };
+            let actor = Actor::user("partnergate", None, Way::Gateway);
+            let cause = Cause::new(actor, Some("it was refused for the first time".into()), None);
+            self.store.commit_all(revision, commit, &cause, self.clock.now()).await?;
+            self.committed.notify_one();
+        }
+        Ok(())
     }
 
     /// What waits for approval and is of a partner, as void.

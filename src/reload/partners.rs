@@ -79,6 +79,7 @@ impl Publisher {
         }
         self.rotate().await?;
         self.tell_of_time().await?;
+        self.complete_reports().await?;
         let next = live.snapshot.registry.partners().filter_map(|record| next_of(record, now)).min();
         let until = next.map_or(NAP, |at| Duration::from_nanos(u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0)));
         Ok(until.clamp(REST, NAP))

@@ -4,10 +4,11 @@ use super::{Store, StoreError, meta, set_meta};
 use crate::clock::UnixNanos;
 use crate::identity::Serial;
 use crate::issue::{Enrolment, Issued};
-use crate::name::{CredentialId, PartnerId};
+use crate::name::{AnchorName, CredentialId, PartnerId};
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
+use std::time::Duration;
 
 /// The key of `meta` with the number of the last revocation list.
 const LIST_NUMBER: &str = "crl_number";
@@ -55,6 +56,34 @@ impl Store {
     pub async fn certificates_of_key(&self, spki: &str) -> Result<Vec<Issued>, StoreError> {
         let rows = sqlx::query("SELECT id, doc FROM certificate WHERE doc ->> 'spki' = ?1").bind(spki);
         rows.fetch_all(&self.pool).await?.iter().map(read).collect()
+    }
+
+    /// Certificates that their partners have renewed, and whose successors have been in use for this long.
+    ///
+    /// # Errors
+    /// The database failed, or what is in it is no serial number.
+    pub async fn superseded_certificates(
+        &self,
+        anchor: &AnchorName,
+        overlap: Duration,
+        now: UnixNanos,
+    ) -> Result<Vec<Serial>, StoreError> {
+        let since = now.0.saturating_sub(i64::try_from(overlap.as_nanos()).unwrap_or(i64::MAX));
+        let rows = sqlx::query(
+            "SELECT old.id FROM certificate AS new
+             JOIN certificate AS old ON old.id = new.doc ->> 'renews'
+             JOIN seen ON seen.fingerprint = new.doc ->> 'fingerprint'
+             WHERE new.doc ->> 'renews' IS NOT NULL AND new.doc ->> 'revoked' IS NULL
+               AND old.doc ->> 'revoked' IS NULL AND old.doc ->> 'not_after' > ?1 AND old.doc ->> 'anchor' = ?2
+             GROUP BY old.id HAVING min(seen.first_ns) <= ?3",
+        );
+        let rows = rows.bind(now.0).bind(anchor.as_str()).bind(since).fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                let id: String = row.try_get(0)?;
+                Serial::parse(&id).map_err(|reason| StoreError::Document { id, reason })
+            })
+            .collect()
     }
 
     /// # Errors

@@ -105,7 +105,8 @@ fn history_is_whole_after_changes_restarts_and_kills_and_the_records_have_a_copy
         (seqs.last() == Some(&events)).then_some(seqs)
     });
     assert_eq!(seqs, (1..=events).collect::<Vec<_>>());
-    verify(&gate, &["--records", records(&gate).to_str().unwrap()]).ok();
+    let said = verify(&gate, &["--records", records(&gate).to_str().unwrap()]).ok();
+    assert!(said.contains(" checkpoints in the records vouch for it"), "{said}");
 
     // What is exported gives the hash that was shown, by anybody's means.
     let export = gate.dir.path().join("history.jsonl");
@@ -121,6 +122,11 @@ fn whoever_alters_the_database_is_found_out() {
     for (statements, said) in [
         ("UPDATE event SET event = replace(event, 'audit finding 7', 'as agreed')", "was altered"),
         ("DELETE FROM event WHERE seq = 2", "event 2 is missing"),
+        (
+            "UPDATE event SET seq = -1 WHERE seq = 2; UPDATE event SET seq = 2 WHERE seq = 3; \
+             UPDATE event SET seq = 3 WHERE seq = -1",
+            "event 2 is not in its place",
+        ),
         ("DELETE FROM event WHERE noun = 'partner' AND seq > 5", "is missing"),
         (
             "UPDATE partner SET doc = replace(doc, 'Acme GmbH', 'Acme Ltd') WHERE id = 'acme'",
@@ -191,6 +197,18 @@ fn history_that_was_made_anew_is_not_the_one_of_the_records() {
     let found = verify(&gate, &["--records", kept.to_str().unwrap()]);
     assert_eq!(found.exit, Some(3), "{}", found.text());
     assert!(found.text().contains("event 1 is another one in the records than in the database"), "{}", found.text());
+    // A checkpoint alone is enough.
+    let lines = std::fs::read_to_string(&kept).unwrap();
+    let checkpoints: Vec<&str> = lines.lines().filter(|line| line.contains("\"checkpoint\":{")).collect();
+    assert!(!checkpoints.is_empty(), "{lines}");
+    std::fs::write(&kept, checkpoints.join("\n")).unwrap();
+    let found = verify(&gate, &["--records", kept.to_str().unwrap()]);
+    assert_eq!(found.exit, Some(3), "{}", found.text());
+    assert!(
+        found.text().contains("is not the one of the checkpoint in the records that was signed at"),
+        "{}",
+        found.text()
+    );
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub fn with_ca(passphrase: bool) -> Setup {
     let server = setup.pki.server(&setup.server_ca, "enrol", &[HOST]);
     let mut issue = json!({
         "anchor": "partners-ca", "certificate": ca.join("partners-ca.pem"),
-        "key": format!("file:{}", ca.join("partners-ca.key").display()), "list_url": "http://pki.example/partners-ca.crl",
+        "key": format!("file:{}", ca.join("partners-ca.key").display()), "list_url": "http://pki.example/partners-ca.crl", "overlap": "0s",
     });
     if passphrase {
         issue["passphrase"] = reference.into();
@@ -179,7 +179,9 @@ fn operator_gives_a_certificate_in_the_approved_names_alone() {
     for line in [
         &format!("| `GET https://{HOST}:0/items` | items.list | 2098-01-01T00:00:00Z |")[..],
         "(sales)",
-        "/.well-known/est/simpleenroll",
+        &format!("https://{HOST}:0/.well-known/est/simpleenroll"),
+        "openssl req -new -key key.pem -subj /CN=initech -out request.pem",
+        &format!("--cert cert.pem --key key.pem https://{HOST}:0/items"),
         "`initech-1` is active, known by its uri",
         "| `engagement-not-active` | 403 |",
         "127.0.0.1/32",
@@ -266,6 +268,14 @@ fn partner_enrols_and_renews_by_itself() {
     let (status, _, body) = client.reenroll(&gate, ("cert.pem", "key.pem"), &csr);
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
     client.keep(&body, "cert2.pem");
+    // It is in use: the one before goes by itself, since nobody said that both are wanted for longer.
+    assert_eq!(client.call(&gate, ("cert.pem", "key.pem"), "/items").status, 200);
+    client.call(&gate, ("cert2.pem", "key2.pem"), "/items").expect(200);
+    await_some("the one before to go", || {
+        let listed = gate.cli(&["credential", "issued", "initech"]).ok();
+        (listed.matches(": superseded").count() == 1).then_some(())
+    });
+    await_some("it to be refused", || (client.call(&gate, ("cert.pem", "key.pem"), "/items").exit != 0).then_some(()));
     client.call(&gate, ("cert2.pem", "key2.pem"), "/items").expect(200);
     // The commands of the docs: what openssl makes of the certificate that is there.
     let (cert, key) = (client.path("cert2.pem"), client.path("key2.pem"));
@@ -276,7 +286,7 @@ fn partner_enrols_and_renews_by_itself() {
     let (status, _, body) = client.reenroll(&gate, ("cert2.pem", "key2.pem"), &client.path("again.b64"));
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
     let other = client.csr("key2.pem", "/O=Initech/CN=initech-2", URI);
-    let (status, _, body) = client.reenroll(&gate, ("cert.pem", "key.pem"), &other);
+    let (status, _, body) = client.reenroll(&gate, ("cert2.pem", "key2.pem"), &other);
     assert!(status == 400 && String::from_utf8_lossy(&body).contains("`CN=initech-1,O=Initech` with spiffe://"));
     let csr = client.csr("key2.pem", "/O=Initech/CN=initech-1", URI);
     let body = format!("@{csr}");
@@ -290,7 +300,7 @@ fn partner_enrols_and_renews_by_itself() {
     }
     // Nothing else is served there, and none of it on the partner listener.
     assert_eq!(client.est(&gate, "fullcmc", &["--data", "x"]).0, 404);
-    assert_eq!(client.call(&gate, ("cert.pem", "key.pem"), "/.well-known/est/cacerts").status, 403);
+    assert_eq!(client.call(&gate, ("cert2.pem", "key2.pem"), "/.well-known/est/cacerts").status, 403);
     let shown = gate.cli(&["history", "all"]).ok();
     assert!(shown.contains("by initech-1 (enrol from 127.0.0.1:"), "{shown}");
     assert_eq!(gate.metric("partnergate_certificates_issued_total"), 3.0);

@@ -106,6 +106,15 @@ fn partner_ends_at_once_with_all_that_it_had_and_a_report_says_so() {
         (of("partner")["time"].clone(), "acme".into())
     );
     assert_eq!(of("report")["id"], "acme");
+    // What came since is in the report that is chained, not only in what is shown.
+    await_some("the report to take it up", || {
+        gate.cli(&["history", "report", "acme"]).ok().contains("it was refused for the first time").then_some(())
+    });
+    let chained = gate.cli(&["history", "report", "acme", "--output", "json"]).ok();
+    let last: Value = serde_json::from_str(chained.lines().last().unwrap()).unwrap();
+    assert_eq!(last["after"]["first_denied"]["reason"], "engagement-ended", "{last}");
+    let first: Value = serde_json::from_str(chained.lines().next().unwrap()).unwrap();
+    assert_eq!(first["after"]["last_allowed"]["operation"], "items.list", "{first}");
     gate.restart("KILL");
     assert_eq!((answer(&gate, "GET", "/items").status, state(&gate, "acme")), (403, "ended".into()));
     let out = gate.dir.path().join("exported");

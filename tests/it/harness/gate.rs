@@ -520,7 +520,6 @@ impl Gate {
 
     #[track_caller]
     /// The same where acme has something that never comes back: it goes, and is another one of that name.
-    #[track_caller]
     pub fn apply_anew(&self, yaml: &str) {
         let (before, rest) = yaml.split_once("  acme:\n").unwrap();
         self.apply(&format!("{before}{}", &rest[rest.find("  globex:\n").unwrap()..]));
