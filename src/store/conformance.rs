@@ -207,6 +207,7 @@ async fn certificates_and_codes_are_found(place: &impl Place) {
         dns: Vec::new(),
         not_before: NOW,
         not_after: UnixNanos(not_after),
+        renews: None,
         revoked: None,
     };
     let all = [
