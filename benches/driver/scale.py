@@ -1,4 +1,4 @@
-"""100,000 partners with 3 grants each: start, memory, and what a change of the registry does to requests."""
+"""100,000 partners with 3 credentials and 5 grants each: start, memory, and what a change of the registry does to requests."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def partner_changes(folder: Path, registry: Path) -> Change:
 
 
 def write_registry(folder: Path, pki: Path, partners: int) -> Path:
-    """acme and so many others, 3 grants each, in files that people could still open."""
+    """acme and so many others, 3 credentials and 5 grants each, in files that people could still open."""
     folder.mkdir()
     shutil.copy(pki / "partner-ca.pem", folder)
     names = ["acme", *(f"p{number}" for number in range(1, partners))]
@@ -206,7 +206,7 @@ def write_registry(folder: Path, pki: Path, partners: int) -> Path:
 
 
 def acme(operations: list[str]) -> str:
-    """The partner that the load comes from; it has three grants as well."""
+    """The partner that the load comes from; it has as many grants."""
     return partner("acme").replace("[invoices.read]", f"[{', '.join(operations)}]")
 
 
@@ -219,10 +219,14 @@ def partner(name: str) -> str:
     networks: [near]
     credentials:
       {name}: {{anchor: partner-ca, match: {{uri: "spiffe://bench.example/{name}"}}}}
+      {name}-b: {{anchor: partner-ca, match: {{uri: "spiffe://bench.example/{name}/b"}}}}
+      {name}-c: {{anchor: partner-ca, match: {{uri: "spiffe://bench.example/{name}/c"}}}}
     grants:
       {name}-1: {{owner: bench, operations: [invoices.read], ends: {PERIOD}}}
       {name}-2: {{owner: bench, operations: [orders.read], ends: {PERIOD}}}
       {name}-3: {{owner: bench, operations: [orders.create], ends: {PERIOD}}}
+      {name}-4: {{owner: bench, operations: [orders.read], credentials: [{name}-b], ends: {PERIOD}}}
+      {name}-5: {{owner: bench, operations: [orders.create], credentials: [{name}-c], ends: {PERIOD}}}
 """
 
 

@@ -129,13 +129,12 @@ impl Publisher {
         closed.enrolments = codes.iter().map(|code| code.id.clone()).collect();
         let codes: Vec<Enrolment> =
             codes.into_iter().map(|code| Enrolment { used: Some(Used { at, serial: None }), ..code }).collect();
-        self.write_usage().await?;
+        let last_allowed = self.last_allowed(&id).await?;
         let mut certificates = Vec::new();
         for credential in &next.credentials {
             certificates.extend(self.store.certificates_of(&credential.id).await?);
         }
         let issued = self.store.certificates_issued(&id, None).await?;
-        let last_allowed = self.store.usage(Some(&id)).await?.into_iter().max_by_key(|row| row.last_at);
         let report = Report {
             partner: id.clone(),
             name: next.partner.name.clone(),
@@ -189,6 +188,11 @@ impl Publisher {
         if let Ok(Some(kept)) = self.store.report(&report.partner).await {
             report = kept;
         }
+        // What was open until a moment ago is counted by now.
+        match self.last_allowed(&report.partner).await {
+            Ok(last) => report.last_allowed = last.map(|row| json!(row)),
+            Err(e) => tracing::error!(error = %e, "the report does not say what was open at the end"),
+        }
         report.enforced = Some(Enforced { at: live_at.to_string(), open_connections: open, all_closed_at });
         let now = self.live.load_full().map_or(revision, |live| live.snapshot.registry.revision());
         let commit = Commit { reports: std::slice::from_ref(&report), ..Commit::default() };
@@ -198,6 +202,11 @@ impl Publisher {
         }
         self.committed.notify_one();
         revision
+    }
+
+    async fn last_allowed(&self, id: &PartnerId) -> Result<Option<UsageRow>, StoreError> {
+        self.write_usage().await?;
+        Ok(self.store.usage(Some(id)).await?.into_iter().max_by_key(|row| row.last_at))
     }
 
     /// Takes up into the reports what was refused first of partners that were closed.
@@ -248,8 +257,7 @@ impl Publisher {
     /// The database failed.
     pub async fn report(&self, id: &PartnerId) -> Result<Option<Reported>, StoreError> {
         let Some(report) = self.store.report(id).await? else { return Ok(None) };
-        self.write_usage().await?;
-        let used = self.store.usage(Some(id)).await?;
+        let last_allowed = self.last_allowed(id).await?;
         let live = self.live.load_full();
         let closed = live
             .as_ref()
@@ -259,7 +267,7 @@ impl Publisher {
             Some(closed) => self.store.refused(id, closed).await?,
             None => None,
         };
-        Ok(Some(Reported { report, last_allowed: used.into_iter().max_by_key(|row| row.last_at), first_denied }))
+        Ok(Some(Reported { report, last_allowed, first_denied }))
     }
 
     /// Puts into the database what was counted since the last time.

@@ -96,7 +96,10 @@ fn text_of(certificate: &str) -> String {
 
 /// A setup with a CA of its own and an enrol listener.
 pub fn with_ca(passphrase: bool) -> Setup {
-    let setup = Setup::new();
+    with_ca_in(Setup::new(), passphrase)
+}
+
+pub fn with_ca_in(setup: Setup, passphrase: bool) -> Setup {
     let ca = setup.dir.path().join("ca");
     let secret = setup.dir.path().join("passphrase");
     let mut init = vec!["ca", "init", "--dir", ca.to_str().unwrap(), "--name", "Partners of Example"];
@@ -538,7 +541,7 @@ fn enrolment_waits_for_approval_and_ends_with_its_partner() {
     assert_eq!(status, 403, "{}", String::from_utf8_lossy(&body));
 }
 
-fn list(gate: &Gate, dir: &Path) -> Option<(u64, String)> {
+pub fn list(gate: &Gate, dir: &Path) -> Option<(u64, String)> {
     let url = format!("http://{}/crl/partners-ca.crl", gate.status_address());
     let file = dir.join("list.crl").display().to_string();
     let got = run(Command::new("curl").args(["-sf", "--noproxy", "*", "-o", &file, &url]), b"");

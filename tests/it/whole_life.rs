@@ -158,6 +158,8 @@ fn partner_s_whole_life() {
     assert_eq!(closed["grants"], serde_json::json!(["initech-items"]), "{report}");
     assert_eq!(report["certificates"].as_array().unwrap().len(), 2, "both were seen: {report}");
     assert!(report["enforced"]["all_closed_at"].is_string(), "{report}");
+    assert_eq!(report["last_allowed"]["operation"], "items.events", "{report}");
+    assert!(report["left_to_do"].as_array().is_some_and(|list| !list.is_empty()), "{report}");
     let (reason, request) = (&report["first_denied"]["reason"], &report["first_denied"]["request"]);
     match denied.status {
         403 => assert_eq!((reason, request), (&"engagement-ended".into(), &denied.json()["request_id"]), "{report}"),
@@ -177,24 +179,32 @@ fn partner_s_whole_life() {
     assert_eq!((&events[0]["seq"], &events[0]["verb"]), (&1.into(), &"bootstrap".into()));
     let mut from = 0;
     for (what, fits) in [
-        ("onboarded", ("partner", "create", "")),
-        ("anchor approved", ("anchor", "create", "second")),
-        ("credential approved", ("partner", "change", "second")),
-        ("enrolled", ("certificate", "create", "initech-1")),
-        ("rotated", ("partner", "change", "second")),
-        ("enrolled again", ("certificate", "create", "initech-2")),
-        ("old one revoked", ("partner", "change", "partnergate")),
-        ("suspended", ("partner", "change", "")),
-        ("locked down", ("lockdown", "create", "")),
-        ("let go on", ("lockdown", "remove", "")),
-        ("offboarded", ("partner", "change", "")),
-        ("reported", ("report", "create", "")),
+        ("onboarded", ("partner", "create", "", "commercial register")),
+        ("anchor approved", ("anchor", "create", "second", "contract seen")),
+        ("credential approved", ("partner", "change", "second", "spiffe://initech.example/erp")),
+        ("grant asked for", ("approval", "create", "", "initech-items")),
+        ("grant approved", ("partner", "change", "second", "initech-items")),
+        ("code made", ("enrolment", "create", "second", "CTR-2")),
+        ("enrolled", ("certificate", "create", "initech-1", "spiffe://initech.example/erp")),
+        ("rotation asked for", ("approval", "create", "", "initech-2")),
+        ("rotated", ("partner", "change", "second", "\"retiring\"")),
+        ("enrolled again", ("certificate", "create", "initech-2", "spiffe://initech.example/erp2")),
+        ("old one revoked", ("partner", "change", "partnergate", "succeeded by `initech-2`")),
+        ("scope widened", ("partner", "change", "second", "initech-more")),
+        ("grant revoked", ("partner", "change", "", "not needed")),
+        ("suspended", ("partner", "change", "", "odd traffic")),
+        ("resumed", ("partner", "change", "", "explained")),
+        ("locked down", ("lockdown", "create", "", "zero day")),
+        ("let go on", ("lockdown", "remove", "", "patched")),
+        ("offboarded", ("partner", "change", "", "CTR-9")),
+        ("reported", ("report", "create", "", "contract ended")),
     ] {
-        let (noun, verb, actor) = fits;
+        let (noun, verb, actor, says) = fits;
         let actor = if actor.is_empty() { this_user() } else { actor.to_owned() };
-        let found = events[from..]
-            .iter()
-            .position(|e| e["noun"] == noun && e["verb"] == verb && e["actor"]["name"] == actor.as_str());
+        let found = events[from..].iter().position(|e| {
+            let said = e.to_string();
+            e["noun"] == noun && e["verb"] == verb && e["actor"]["name"] == actor.as_str() && said.contains(says)
+        });
         from += found.unwrap_or_else(|| panic!("{what} is not in {events:#?}")) + 1;
     }
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));

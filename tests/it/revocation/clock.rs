@@ -91,3 +91,43 @@ fn what_is_about_to_end_is_logged_at_30_14_7_and_1_days_and_at_the_end() {
         await_said(n);
     }
 }
+
+/// A step, and what the gateway makes of it.
+fn step(gate: &crate::harness::Gate, offset: &Path, to: &str) {
+    let steps = gate.metric("partnergate_clock_steps_total{direction=\"forward\"}");
+    put(offset, format!("{to}\n").as_bytes());
+    gate.await_metric("partnergate_clock_steps_total{direction=\"forward\"}", steps + 1.0);
+}
+
+#[test]
+fn emergency_that_nobody_has_reviewed_is_overdue_after_three_days() {
+    let Some((setup, offset)) = stepping() else { return };
+    let gate = setup.start();
+    let make = ["grant", "emergency", "acme", "acme-911", "--operation", "items.delete", "--for", "1h"];
+    gate.cli(&[&make[..], &["--reason", "their fallback is down", "--ticket", "INC-1"]].concat()).ok();
+    let overdue = "partnergate_emergency_grants{state=\"overdue\"}";
+    step(&gate, &offset, "+71h");
+    gate.await_metric("partnergate_emergency_grants{state=\"live\"}", 0.0);
+    assert_eq!(gate.metric(overdue), 0.0);
+    let status = gate.cli(&["status"]).ok();
+    assert!(status.contains("acme-911") && !status.contains("REVIEW OVERDUE"), "{status}");
+    step(&gate, &offset, "+73h");
+    gate.await_metric(overdue, 1.0);
+    let status = gate.cli(&["status"]).ok();
+    assert!(status.contains("acme-911") && status.contains("REVIEW OVERDUE"), "{status}");
+}
+
+#[test]
+fn list_of_the_built_in_ca_is_signed_anew_when_half_of_its_life_is_over() {
+    let Some((setup, offset)) = stepping() else { return };
+    let gate = crate::issue::with_ca_in(setup, false).start();
+    crate::issue::onboard(&gate);
+    let dir = gate.dir.path().to_owned();
+    let (first, _) = await_some("the first list", || crate::issue::list(&gate, &dir));
+    step(&gate, &offset, "+83h");
+    gate.cli(&["partner", "edit", "acme", "--owner", "o", "--reason", "x"]).ok();
+    assert_eq!(crate::issue::list(&gate, &dir).unwrap().0, first, "of seven days, less than half have passed");
+    step(&gate, &offset, "+85h");
+    let second = await_some("the next list", || crate::issue::list(&gate, &dir).filter(|(n, _)| *n > first));
+    assert!(second.1.contains("Next Update"), "{}", second.1);
+}
