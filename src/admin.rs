@@ -99,6 +99,8 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/anchors", get(anchors::list))
         .api_route("/v1/anchors/{name}", get(anchors::show))
         .api_route("/v1/grants", get(grants::list))
+        .api_route("/v1/grants/{id}", get(registry::grant))
+        .api_route("/v1/partners/{id}/credentials/{credential}", get(registry::credential))
         .api_route("/v1/credentials", get(credentials::list))
         .api_route("/v1/certificates", get(issue::list))
         .api_route("/v1/enrolments", get(issue::enrolments))

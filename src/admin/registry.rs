@@ -4,12 +4,12 @@ use super::Shared;
 use super::answer::{looked_up, problem, refused, tagged, written, wrong};
 use super::caller::Caller;
 use crate::clock::UnixNanos;
-use crate::name::PartnerId;
-use crate::partner::PartnerRecord;
-use crate::registry::Registry;
+use crate::name::{CredentialId, GrantId, PartnerId};
+use crate::partner::{Grant, PartnerRecord, Provenance};
+use crate::registry::{Registry, find_credential, find_grant};
 use crate::reload::{Apply, Subject, Wanted, Whose, aside};
 use crate::snapshot::Snapshot;
-use crate::store::{DeclaredFile, Export, PlanOptions, UsageRow};
+use crate::store::{self, DeclaredFile, Export, PlanOptions, UsageRow};
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -18,7 +18,7 @@ use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Body of `POST /v1/apply`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -137,6 +137,39 @@ pub(super) async fn partner(State(shared): State<Shared>, Path(id): Path<String>
     }
 }
 
+/// One grant, with the tag of its partner, which is what is changed when it is.
+pub(super) async fn grant(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+    let found = GrantId::parse(&id).ok().zip(shared.publisher.live());
+    let record = found.as_ref().and_then(|(id, live)| live.snapshot.registry.with_grant(id));
+    let grant = record.and_then(|record| Some((record, find_grant(record, &id)?)));
+    let (Some((id, live)), Some((record, grant))) = (&found, grant) else {
+        return problem(StatusCode::NOT_FOUND, "there is no such grant", Vec::new());
+    };
+    let mut document = json!({"id": id, "partner": record.partner.id, "grant": store::grant_document(grant)});
+    if let (Some(object), Value::Object(more)) = (document.as_object_mut(), granted(grant, shared.publisher.now())) {
+        object.extend(more);
+    }
+    tagged(document, Subject::Partner(Whose::WithGrant(id.clone())).entity_tag(&live.snapshot.registry))
+}
+
+/// One credential, with the tag of its partner.
+pub(super) async fn credential(
+    State(shared): State<Shared>,
+    Path((partner, credential)): Path<(String, String)>,
+) -> Response {
+    let found = PartnerId::parse(&partner).ok().zip(CredentialId::parse(&credential).ok()).zip(shared.publisher.live());
+    let record = found.as_ref().and_then(|((partner, _), live)| live.snapshot.registry.partner(partner));
+    let own = record.zip(found.as_ref()).and_then(|(record, ((_, id), _))| find_credential(record, id));
+    let (Some(((partner, id), live)), Some(own)) = (&found, own) else {
+        return problem(StatusCode::NOT_FOUND, "there is no such credential", Vec::new());
+    };
+    let document = json!({
+        "id": id, "partner": partner, "state": own.stage(shared.publisher.now()).as_str(),
+        "credential": store::credential_document(own),
+    });
+    tagged(document, Subject::Partner(Whose::Of(partner.clone())).entity_tag(&live.snapshot.registry))
+}
+
 /// Body of `GET /v1/export`.
 pub fn export_document(snapshot: &Snapshot) -> impl Serialize + '_ {
     Exported { files: Export::new(&snapshot.registry, &snapshot.operations) }
@@ -182,9 +215,29 @@ impl Serialize for Row<'_> {
     }
 }
 
-/// Body of `GET /v1/partners/{id}`.
+/// Body of `GET /v1/partners/{id}`: `partner` is as a registry file has it, with the keys that PATCH takes; beside it what
+/// follows from time, what grants cover, who has asked for them and approved them, and their use.
 pub fn partner_document(record: &PartnerRecord, usage: &[UsageRow], now: UnixNanos) -> Value {
-    json!({"record": record, "state": record.partner.stage(now).as_str(), "usage": usage})
+    let grants: Map<String, Value> = record.grants.iter().map(|g| (g.id.to_string(), granted(g, now))).collect();
+    let credentials = record.credentials.iter();
+    let credentials: Map<String, Value> =
+        credentials.map(|c| (c.id.to_string(), json!({"state": c.stage(now).as_str()}))).collect();
+    json!({
+        "id": record.partner.id, "state": record.partner.stage(now).as_str(), "partner": store::partner_document(record),
+        "credentials": credentials, "grants": grants, "usage": usage,
+    })
+}
+
+/// What a file does not say of a grant. Times are RFC 3339.
+fn granted(grant: &Grant, now: UnixNanos) -> Value {
+    let approval = grant.approval.as_deref().map(|by| {
+        let Provenance { id, requester, approver, at, justification, ticket } = by;
+        json!({
+            "id": id, "requester": requester, "approver": approver, "at": at.to_string(),
+            "justification": justification, "ticket": ticket,
+        })
+    });
+    json!({"state": grant.state(now).as_str(), "covers": grant.operations, "approval": approval})
 }
 
 #[derive(Deserialize, JsonSchema)]

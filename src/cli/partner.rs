@@ -7,7 +7,7 @@ use super::edit::{self, Asking, Sure, pair, put, put_list, time, unsaved};
 use super::offline::{Wanted, look};
 use super::{Because, Exit, Form, Why, complain, report, say};
 use crate::admin::{OffboardCall, WhyCall};
-use crate::document::{format_time, parse_time, parse_zone};
+use crate::document::{format_time, parse_duration, parse_time, parse_zone};
 use crate::name::PartnerId;
 use crate::store::DeclaredFile;
 use http::Method;
@@ -319,21 +319,20 @@ fn list(value: &Value) {
 
 /// Times in UTC and, where it is another, in the partner's zone.
 fn show(value: &Value) {
-    let record = &value["record"];
-    let partner = &record["partner"];
+    let partner = &value["partner"];
     let zone_name = partner["time_zone"].as_str().unwrap_or("UTC").to_owned();
-    let zone = parse_zone(&zone_name).ok();
-    let time = |v: &Value, none: &str| match (v.as_i64(), &zone) {
+    let zone = parse_zone(&zone_name).ok().filter(|_| zone_name != "UTC");
+    let time = |v: &Value, none: &str| match (v.as_str().and_then(|text| parse_time(text).ok()), &zone) {
         (None, _) => none.to_owned(),
-        (Some(nanos), Some(zone)) if zone_name != "UTC" => {
+        (Some(nanos), Some(zone)) => {
             let instant = jiff::Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
             format!("{} ({} {zone_name})", format_time(nanos), zone.to_datetime(instant))
         }
-        (Some(nanos), _) => format_time(nanos),
+        (Some(nanos), None) => format_time(nanos),
     };
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let join = |v: &Value| v.as_array().map(|l| l.iter().map(text).collect::<Vec<_>>().join(", ")).unwrap_or_default();
-    say(&format!("{} — {}", text(&partner["id"]), text(&partner["name"])));
+    say(&format!("{} — {}", text(&value["id"]), text(&partner["name"])));
     say(&format!("  state       {}", text(&value["state"])));
     let suspension = &partner["suspension"];
     if suspension.is_object() {
@@ -356,8 +355,9 @@ fn show(value: &Value) {
         let (method, by) = (text(&proofing["method"]), text(&proofing["by"]));
         say(&format!("  proofing    {method}, by {by} at {}", time(&proofing["at"], "")));
     }
-    let last = &partner["review"]["last"];
-    if let Some(days) = partner["review"]["every"]["secs"].as_u64().map(|secs| secs / 86_400) {
+    let last = &partner["reviewed"];
+    let every = partner["review_every"].as_str().and_then(|every| parse_duration(every).ok());
+    if let Some(days) = every.map(|every| every.as_secs() / 86_400) {
         let found = match last["finding"].as_str() {
             Some(finding) => format!("last by {} at {}: {finding}", text(&last["author"]), time(&last["at"], "")),
             None => "never done".to_owned(),
@@ -367,8 +367,9 @@ fn show(value: &Value) {
     say(&format!("  engagement  from {}", time(&partner["engagement"]["starts"], "ever")));
     say(&format!("              to   {}", time(&partner["engagement"]["ends"], "open")));
     say(&format!("  networks    {}", join(&partner["networks"])));
-    for c in record["credentials"].as_array().into_iter().flatten() {
-        say(&format!("  credential  {} ({}, under {})", text(&c["id"]), text(&c["state"]), text(&c["anchor"])));
+    for (id, c) in partner["credentials"].as_object().into_iter().flatten() {
+        let state = text(&value["credentials"][id]["state"]);
+        say(&format!("  credential  {id} ({state}, under {})", text(&c["anchor"])));
         say(&format!("              matches {}", c["match"]));
         if !c["ends"].is_null() {
             say(&format!("              to   {}", time(&c["ends"], "")));
@@ -381,11 +382,12 @@ fn show(value: &Value) {
             say(&format!("              REVOKED by {author} at {}: {reason}", time(&c["revoked"]["at"], "")));
         }
     }
-    for g in record["grants"].as_array().into_iter().flatten() {
-        say(&format!("  grant       {} (owner {})", text(&g["id"]), text(&g["owner"])));
-        say(&format!("              {}", join(&g["operations"])));
-        say(&format!("              from {}", time(&g["period"]["starts"], "ever")));
-        say(&format!("              to   {}", time(&g["period"]["ends"], "the end of the engagement")));
+    for (id, g) in partner["grants"].as_object().into_iter().flatten() {
+        let known = &value["grants"][id];
+        say(&format!("  grant       {id} ({}, owner {})", text(&known["state"]), text(&g["owner"])));
+        say(&format!("              {}", join(&known["covers"])));
+        say(&format!("              from {}", time(&g["starts"], "ever")));
+        say(&format!("              to   {}", time(&g["ends"], "the end of the engagement")));
         if g["revoked"].is_object() {
             let (author, reason) = (text(&g["revoked"]["author"]), text(&g["revoked"]["reason"]));
             say(&format!("              REVOKED by {author} at {}: {reason}", time(&g["revoked"]["at"], "")));
@@ -394,7 +396,7 @@ fn show(value: &Value) {
             let (author, ticket) = (text(&g["emergency"]["author"]), text(&g["emergency"]["ticket"]));
             say(&format!("              EMERGENCY by {author} [{ticket}]: {}", text(&g["emergency"]["reason"])));
         }
-        let from = &g["approval"];
+        let from = &known["approval"];
         if from.is_object() {
             let (requester, approver) = (text(&from["requester"]), text(&from["approver"]));
             let id = from["id"].as_str().map(|id| format!(" as {id}")).unwrap_or_default();
@@ -421,7 +423,7 @@ fn show(value: &Value) {
             text(&u["operation"]),
             text(&u["credential"]),
             text(&u["network"]),
-            time(&json!(u["last"].as_str().and_then(|t| parse_time(t).ok())), "never")
+            time(&u["last"], "never")
         ));
     }
 }

@@ -1,7 +1,7 @@
 //! The admin API against its own OpenAPI document, by Schemathesis; pages, and changes of what somebody has seen.
 
 use crate::harness::{Gate, Setup, await_some, python, run};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -136,6 +136,8 @@ fn change_of_what_was_seen_fails_where_somebody_else_was_faster() {
         ("/v1/partners/acme", r#"{"set": {"owner": "a"}}"#),
         ("/v1/networks/loopback", r#"{"set": {"cidrs": ["127.0.0.0/8", "::1/128"]}}"#),
         ("/v1/anchors/acme-ca", r#"{"set": {"max_lifetime": "400d"}}"#),
+        ("/v1/grants/acme-items", r#"{"set": {"owner": "a"}}"#),
+        ("/v1/partners/acme/credentials/acme-client", r#"{"set": {"labels": {"tier": "gold"}}}"#),
     ] {
         let (status, seen) = call("GET", path, None, "");
         assert_eq!(status, 200, "{path}");
@@ -146,6 +148,15 @@ fn change_of_what_was_seen_fails_where_somebody_else_was_faster() {
         assert!(status == 412 && said.contains("has changed since it was looked at"), "{path}: {said}");
         assert_eq!(call("PATCH", path, Some("*"), body).0, 200, "{path}");
     }
+    // What is seen has the keys and the forms that a change takes.
+    let seen = |path: &str| serde_json::from_str::<Value>(&gate.admin("GET", path, "").1).unwrap();
+    let partner = seen("/v1/partners/acme");
+    assert_eq!(partner["partner"]["engagement"]["ends"], "2100-01-01T00:00:00Z", "{partner}");
+    assert_eq!(partner["partner"]["grants"]["acme-items"], seen("/v1/grants/acme-items")["grant"], "{partner}");
+    assert_eq!((&partner["state"], &partner["grants"]["acme-items"]["state"]), (&"active".into(), &"active".into()));
+    let back = json!({"set": {"engagement": partner["partner"]["engagement"], "owner": partner["partner"]["owner"]}});
+    let (status, said) = gate.admin("PATCH", "/v1/partners/acme", &back.to_string());
+    assert!(status == 200 && said.contains("\"changed\":false"), "{status} {said}");
     // A switch takes no condition, and does not pretend to.
     let (status, said) = call("POST", "/v1/partners/acme/suspend", Some("\"0123\""), r#"{"reason": "x"}"#);
     assert!(status == 400 && said.contains("`If-Match` is for calls"), "{said}");

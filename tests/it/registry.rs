@@ -495,7 +495,7 @@ fn partners_are_listed_and_shown_in_utc_and_in_their_own_zone() {
         "networks    loopback",
         "acme-client (active, under acme-ca)",
         "spiffe://acme.example/client",
-        "acme-items (owner items-team)",
+        "acme-items (active, owner items-team)",
         "items.read",
     ] {
         assert!(shown.contains(part), "no `{part}` in\n{shown}");
