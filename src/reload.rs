@@ -35,7 +35,7 @@ pub use switch::Switched;
 use switch::Unsaved;
 
 use crate::clock::{Clock, UnixNanos};
-use crate::config::{Config, EnrolConfig};
+use crate::config::{Config, EnrolConfig, IssueConfig};
 use crate::disk::{Watched, look_again};
 use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring, Outgoing};
@@ -171,10 +171,12 @@ pub struct Publisher {
     /// Of the built-in CA.
     list: ArcSwapOption<SignedList>,
     /// One list is signed at a time, and one certificate is given to a partner that asks by itself.
-    signing: Mutex<UnixNanos>,
+    signing: Mutex<issue::LookedAt>,
     enrolment: Arc<Semaphore>,
     /// Of the enrol listener.
     enrolling: ArcSwap<EnrolConfig>,
+    /// The built-in CA, as the config says it now.
+    issuing: ArcSwapOption<IssueConfig>,
 }
 
 impl Publisher {
@@ -235,9 +237,10 @@ impl Publisher {
             admin_tls,
             committed: Notify::new(),
             list: ArcSwapOption::empty(),
-            signing: Mutex::new(UnixNanos(0)),
+            signing: Mutex::default(),
             enrolment: Arc::new(Semaphore::new(1)),
             enrolling: ArcSwap::from_pointee(config.enrol.clone()),
+            issuing: ArcSwapOption::from(config.issue.clone().map(Arc::new)),
         };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
@@ -373,6 +376,7 @@ impl Publisher {
         self.taken(outside, before.as_deref()).await;
         self.admin_tls.store(config.admin.tls.clone());
         self.enrolling.store(Arc::new(config.enrol.clone()));
+        self.issuing.store(config.issue.clone().map(Arc::new));
         Ok(config)
     }
 

@@ -124,7 +124,10 @@ pub(super) async fn recognised(
         known.store(true, Ordering::Relaxed);
     }
     let actor = caller.actor.clone();
-    let dry_run = wants_dry_run(request.uri().query());
+    let dry_run = match wants_dry_run(request.uri().query()) {
+        Ok(dry_run) => dry_run,
+        Err(reason) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &reason, Vec::new()),
+    };
     if dry_run && NO_DRY_RUN.contains(&request.uri().path()) {
         return problem(StatusCode::UNPROCESSABLE_ENTITY, "this call has no dry run", Vec::new());
     }
@@ -143,10 +146,19 @@ pub(super) async fn recognised(
     response
 }
 
-/// `dry_run=true` in the query of any call that changes something.
-fn wants_dry_run(query: Option<&str>) -> bool {
-    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    pairs.into_iter().any(|(key, value)| key == "dry_run" && value == "true")
+/// `dry_run=true` in the query of any call that changes something. What else is written there is refused: who wrote it did not
+/// mean that it is done.
+fn wants_dry_run(query: Option<&str>) -> Result<bool, String> {
+    let mut wanted = false;
+    for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        match (&*key, &*value) {
+            ("dry_run", "true") => wanted = true,
+            ("dry_run", "false") => {}
+            ("dry_run", _) => return Err("`dry_run` is `true` or `false`; nothing was changed".into()),
+            _ => {}
+        }
+    }
+    Ok(wanted)
 }
 
 /// A token says more than the connection: who sends one is whom it shows, or nobody.

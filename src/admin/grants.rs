@@ -10,7 +10,7 @@ use crate::document::{parse_id, parse_time};
 use crate::name::{GrantId, PartnerId};
 use crate::partner::{Grant, MAX_EMERGENCY, PartnerRecord, Reviewed, Revoked};
 use crate::registry::find_grant;
-use crate::reload::{Apply, Authority, Edit, Edited, Mark, Place, Subject, Wanted, Whose};
+use crate::reload::{Apply, Authority, ChangeError, Edit, Edited, Mark, Place, Subject, Wanted, Whose};
 use crate::store::{PlanOptions, emergency_document};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -366,6 +366,7 @@ pub(super) async fn emergency(
         if_match: None,
     };
     match shared.publisher.apply(apply).await {
+        Ok(applied) if !applied.changed => refused(ChangeError::DryRun(applied.lines)),
         Ok(applied) => {
             shared.publisher.metrics().emergency_grants_made.inc();
             let (reason, ticket) = (&call.reason, &call.ticket);

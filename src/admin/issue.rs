@@ -158,7 +158,7 @@ pub(super) async fn order(
     if call.reason.trim().is_empty() {
         return wrong(NO_REASON);
     }
-    ordered(shared.publisher.order(partner, credential, &csr, cause).await)
+    ordered(shared.publisher.order(partner, credential, csr, cause).await)
 }
 
 pub(super) async fn order_list(State(shared): State<Shared>, Extension(caller): Extension<Caller>) -> Response {
@@ -170,7 +170,7 @@ pub(super) async fn publish_list(State(shared): State<Shared>, Json(call): Json<
     let Ok(der) = data_encoding::BASE64.decode(call.list.as_bytes()) else {
         return wrong("list: is not DER in base64");
     };
-    match shared.publisher.publish_list(&der).await {
+    match shared.publisher.publish_list(der).await {
         Ok(list) => Json(list_document(&list)).into_response(),
         Err(e) => not_given(e),
     }
@@ -239,7 +239,7 @@ pub(super) async fn void(
         Err(reason) => return wrong(&reason),
     };
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
-    match shared.publisher.void_codes(&partner, &credential, cause).await {
+    match shared.publisher.void_codes(partner, credential, cause).await {
         Ok(voided) => Json(json!({"voided": voided})).into_response(),
         Err(e) => not_given(e),
     }

@@ -10,7 +10,7 @@ use crate::clock::{Clock, UnixNanos};
 use crate::disk;
 use crate::document::parse_secret;
 use crate::history::document_sha256;
-use crate::identity::Fingerprint;
+use crate::identity::{Certificate, Fingerprint};
 use crate::issue::{Ca, Curve, MAX_ORDER, Order, Wanted, open_key, seal_key};
 use crate::name::AnchorName;
 use http::Method;
@@ -78,6 +78,9 @@ struct Sign {
     /// What opens the key, as a reference: file:PATH (mode 0600 or 0400), env:NAME or credential:NAME.
     #[arg(long, value_name = "REFERENCE")]
     passphrase: Option<String>,
+    /// Longest validity of a certificate that is signed.
+    #[arg(long, value_name = "DAYS", default_value_t = 400)]
+    max_days: u32,
     /// Where the certificate (PEM) or the revocation list (DER) is written.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -244,21 +247,37 @@ fn sign(gateway: &Gateway, args: &Sign) -> Result<Exit, Exit> {
     let text = String::from_utf8(text).map_err(|_| refused("is no text".into()))?;
     let order = Order::open(&text, &args.gateway_key, &ca, now).map_err(refused)?;
     let journal = args.dir.join(format!("{}.signed.jsonl", args.anchor));
+    let before = entries(&journal)?;
+    let sha256 = document_sha256(&text);
+    if let Some(entry) = before.iter().find(|entry| entry["order_sha256"] == sha256.as_str()) {
+        let at = entry["time"].as_str().unwrap_or_default();
+        return Err(refused(format!("was carried out already, at {at}: each order is carried out once")));
+    }
+    let plain = |text: &str| text.escape_debug().to_string();
     let (question, signed, what) = match &order.wanted {
         Wanted::Certificate(wanted) => {
             let csr = wanted.csr().map_err(refused)?;
             let names = wanted.names.uri.iter().chain(&wanted.names.dns).map(String::as_str);
             let names: Vec<&str> = names.collect();
+            let days = wanted.terms.lifetime.as_secs() / 86_400;
+            if days > u64::from(args.max_days) {
+                return Err(refused(format!("wants a certificate of {days} days; --max-days is {}", args.max_days)));
+            }
+            let der = ca.issue(&csr, &wanted.names, &wanted.terms, now).map_err(refused)?;
+            let facts = Certificate::from_der(&der).map_err(|fault| refused(fault.detail))?;
             let question = format!(
-                "A certificate for the credential `{}` of `{}` ({}), as {} has ordered at {}, of the key with the SHA-256 {}.",
+                "A certificate for the credential `{}` of `{}` ({}), subject `{}`, until {}, list {}, as {} has ordered at {}, \
+                 of the key with the SHA-256 {}.",
                 wanted.credential,
                 wanted.partner,
-                if names.is_empty() { "no subjectAltName".to_owned() } else { names.join(", ") },
-                order.by,
+                if names.is_empty() { "no subjectAltName".to_owned() } else { plain(&names.join(", ")) },
+                plain(&facts.subject.to_string()),
+                facts.not_after,
+                plain(wanted.terms.list_url.as_deref().unwrap_or("nowhere")),
+                plain(&order.by),
                 order.made,
                 csr.spki_sha256
             );
-            let der = ca.issue(&csr, &wanted.names, &wanted.terms, now).map_err(refused)?;
             let what = json!({
                 "partner": wanted.partner, "credential": wanted.credential, "spki_sha256": csr.spki_sha256,
                 "fingerprint_sha256": Fingerprint::of(&der),
@@ -266,7 +285,7 @@ fn sign(gateway: &Gateway, args: &Sign) -> Result<Exit, Exit> {
             (question, Signed::Certificate(der), what)
         }
         Wanted::List(wanted) => {
-            let last = last_number(&journal)?;
+            let last = before.iter().filter_map(|entry| entry["signed"]["number"].as_u64()).max();
             if last.is_some_and(|last| last >= wanted.number) {
                 let reason =
                     format!("wants the number {}, and {} was signed already", wanted.number, last.unwrap_or(0));
@@ -276,17 +295,18 @@ fn sign(gateway: &Gateway, args: &Sign) -> Result<Exit, Exit> {
                 "The revocation list number {}, of {} certificates, as {} has ordered at {}.",
                 wanted.number,
                 wanted.revoked.len(),
-                order.by,
+                plain(&order.by),
                 order.made
             );
             let lifetime = Duration::from_secs(wanted.lifetime_s);
-            let der = ca.list(&wanted.revoked, wanted.number, now, lifetime).map_err(refused)?;
+            // As of when it was ordered: what was revoked since is not on it.
+            let der = ca.list(&wanted.revoked, wanted.number, order.made, lifetime).map_err(refused)?;
             (question, Signed::List(der), json!({"number": wanted.number, "revoked": wanted.revoked.len()}))
         }
     };
     args.sure.of(gateway, &question)?;
     // Noted first: nothing is out there that this host does not know of.
-    note(&journal, &order, &text, &what, now)?;
+    note(&journal, &order, &sha256, &what, now)?;
     let bytes = match signed {
         Signed::Certificate(der) => pem(&der).into_bytes(),
         Signed::List(der) => der,
@@ -302,25 +322,21 @@ enum Signed {
     List(Vec<u8>),
 }
 
-/// The number of the last revocation list that was signed here.
-fn last_number(journal: &Path) -> Result<Option<u64>, Exit> {
+/// What was signed here.
+fn entries(journal: &Path) -> Result<Vec<Value>, Exit> {
     if !journal.exists() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let at = |reason: &str| wrong(format!("`{}` {reason}", journal.display()));
     let text = disk::read(journal, MAX_JOURNAL).map_err(|reason| at(&reason))?;
-    let mut last = None;
-    for line in String::from_utf8_lossy(&text).lines() {
-        let entry: Value = serde_json::from_str(line).map_err(|e| at(&format!("cannot be read: {e}")))?;
-        last = last.max(entry["signed"]["number"].as_u64());
-    }
-    Ok(last)
+    let lines = String::from_utf8_lossy(&text);
+    lines.lines().map(|line| serde_json::from_str(line).map_err(|e| at(&format!("cannot be read: {e}")))).collect()
 }
 
-fn note(journal: &Path, order: &Order, text: &str, what: &Value, now: UnixNanos) -> Result<(), Exit> {
+fn note(journal: &Path, order: &Order, sha256: &str, what: &Value, now: UnixNanos) -> Result<(), Exit> {
     let entry = json!({
         "time": now.to_string(), "anchor": order.anchor, "ordered_by": order.by, "ordered": order.made.to_string(),
-        "order_sha256": document_sha256(text), "signed": what,
+        "order_sha256": sha256, "signed": what,
     });
     let written = OpenOptions::new().create(true).append(true).mode(0o600).open(journal).and_then(|mut file| {
         file.write_all(format!("{entry}\n").as_bytes())?;

@@ -169,13 +169,13 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result
     let (mut there, mut restored, mut uncopied) = (HashSet::new(), None, Vec::new());
     let known = copies.range();
     let signed = std::mem::take(&mut copies.checkpoints);
-    let (mut end, mut vouched, mut rewritten) = (End::START, HashSet::new(), Vec::new());
+    let (mut end, mut vouched, mut rewritten) = (End::START, 0_usize, Vec::new());
     let compare = |text: &str| {
         let event = parse(text)?;
         end = End { seq: event.seq, hash: end.hash.then(text) };
-        for (n, checkpoint) in signed.iter().enumerate().filter(|(_, checkpoint)| checkpoint.seq == end.seq) {
+        for checkpoint in signed.get(&end.seq).into_iter().flatten() {
             if vouches(checkpoint, &end, &checkpoint.key) {
-                vouched.insert(n);
+                vouched += 1;
             } else {
                 rewritten.push((end.seq, checkpoint.time.clone()));
             }
@@ -206,14 +206,22 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result
         copies.left().partition(|seq| restored.is_some_and(|restored| *seq >= restored));
     // What a restore took back had its checkpoints too.
     let rewritten = rewritten.iter().find(|(seq, _)| restored.is_none_or(|restored| *seq < restored));
+    let beyond = signed.keys().filter(|seq| **seq > end.seq && restored.is_none()).min();
     match (unknown.iter().min(), rewritten) {
+        (None, None) if beyond.is_some() => {
+            let (seq, last) = (beyond.copied().unwrap_or_default(), end.seq);
+            let fault = format!(
+                "event {seq}, which a checkpoint in the records is for, is not there: event {last} is the last"
+            );
+            Ok(AuditAnswer { ok: false, fault: Some(fault), ..AuditAnswer::default() })
+        }
         (None, Some((seq, time))) => {
             let fault =
                 format!("event {seq} is not the one of the checkpoint in the records that was signed at {time}");
             Ok(AuditAnswer { ok: false, fault: Some(fault), ..AuditAnswer::default() })
         }
         (None, None) => {
-            let copied_checkpoints = vouched.len();
+            let copied_checkpoints = vouched;
             Ok(AuditAnswer { taken_back: taken_back.len(), uncopied: behind, copied_checkpoints, ..answer })
         }
         (Some(seq), _) => {
@@ -380,12 +388,14 @@ fn readable_as(key: &str, value: &Value) -> Value {
 struct Copies {
     /// By seq; more than one where a restore has taken some back.
     events: HashMap<u64, Vec<String>>,
-    checkpoints: Vec<Checkpoint>,
+    /// By seq.
+    checkpoints: HashMap<u64, Vec<Checkpoint>>,
 }
 
 impl Copies {
     fn read(files: &[PathBuf]) -> Result<Copies, String> {
-        let (mut events, mut checkpoints): (HashMap<u64, Vec<String>>, Vec<Checkpoint>) = Default::default();
+        let (mut events, mut checkpoints): (HashMap<u64, Vec<String>>, HashMap<u64, Vec<Checkpoint>>) =
+            Default::default();
         for file in files {
             let fail = |e: std::io::Error| format!("{}: {e}", file.display());
             for line in BufReader::new(File::open(file).map_err(fail)?).lines() {
@@ -396,7 +406,7 @@ impl Copies {
                         known.push(text.to_owned());
                     }
                 } else if let Some(checkpoint) = copied_checkpoint(&line) {
-                    checkpoints.push(checkpoint);
+                    checkpoints.entry(checkpoint.seq).or_default().push(checkpoint);
                 }
             }
         }

@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::history::{Cause, Off};
 use crate::material::MaterialFiles;
 use crate::partner::Provenance;
+use crate::registry::Registry;
 use crate::reload::newly_named;
 use crate::server::{database_path, lock_state_dir};
 use crate::snapshot::{Snapshot, Sources};
@@ -46,8 +47,17 @@ pub(super) async fn run(path: &Path, dry_run: bool, args: &Args) -> Result<Exit,
     let config = load(path)?;
     let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
     let now = Clock::new().now();
-    let store = Store::open(&database_path(&config.state_dir), now).await.map_err(|e| fail(&e))?;
-    let registry = store.load().await.map_err(|e| fail(&e))?;
+    let database = database_path(&config.state_dir);
+    // Where it is only to be seen, nothing is made.
+    let store = if dry_run {
+        Store::open_to_read(&database).await.map_err(|e| fail(&e))?
+    } else {
+        Some(Store::open(&database, now).await.map_err(|e| fail(&e))?)
+    };
+    let registry = match &store {
+        Some(store) => store.load().await.map_err(|e| fail(&e))?,
+        None => Registry::default(),
+    };
     let revision = registry.revision();
     if registry.partner_count() > 0 || registry.anchors().next().is_some() || registry.networks().next().is_some() {
         let reason = "error: there is a registry already: start the gateway and `partnergate apply` the files, so that \
@@ -82,12 +92,13 @@ pub(super) async fn run(path: &Path, dry_run: bool, args: &Args) -> Result<Exit,
     let cause =
         Cause { four_eyes: Some(Off::Off), ..Cause::new(me, args.because.reason.clone(), args.because.ticket.clone()) };
     let changed = !dry_run && !planned.changes.is_empty();
-    let revision = if changed {
-        store.commit(revision, &planned.changes, &cause, now).await.map_err(|e| fail(&e))?
-    } else {
-        revision
+    let revision = match &store {
+        Some(store) if changed => store.commit(revision, &planned.changes, &cause, now).await.map_err(|e| fail(&e))?,
+        _ => revision,
     };
-    store.close().await;
+    if let Some(store) = store {
+        store.close().await;
+    }
     match args.form.output {
         Output::Json => say(&json!({"lines": shown, "revision": revision, "changed": changed}).to_string()),
         Output::Text => {

@@ -221,6 +221,8 @@ struct Imported {
     name: String,
     /// By id: what each is recognised by, and whence it comes.
     credentials: BTreeMap<String, (String, Value, Found)>,
+    /// SHA-256 of the keys of all its certificates.
+    keys: BTreeSet<Fingerprint>,
 }
 
 /// One partner for each organisation, or each common name where there is none.
@@ -243,8 +245,12 @@ fn by_partner(found: Vec<Found>, by: By, left_out: &mut Vec<String>) -> BTreeMap
         };
         let next = || free(&slug(&name), |id| partners.contains_key(id));
         let id = names.entry(name.clone()).or_insert_with(next).clone();
-        let partner =
-            partners.entry(id.clone()).or_insert_with(|| Imported { name: name.clone(), credentials: BTreeMap::new() });
+        let partner = partners.entry(id.clone()).or_insert_with(|| Imported {
+            name: name.clone(),
+            credentials: BTreeMap::new(),
+            keys: BTreeSet::new(),
+        });
+        partner.keys.insert(one.facts.spki_sha256);
         // A renewed certificate of the same name is the same credential.
         if partner.credentials.values().any(|(k, v, _)| *k == key && *v == value) {
             continue;
@@ -297,8 +303,8 @@ fn free(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
 fn shared_keys(partners: &BTreeMap<String, Imported>) -> Vec<String> {
     let mut whose: BTreeMap<Fingerprint, BTreeSet<&str>> = BTreeMap::new();
     for (id, partner) in partners {
-        for (_, _, found) in partner.credentials.values() {
-            whose.entry(found.facts.spki_sha256).or_default().insert(id);
+        for key in &partner.keys {
+            whose.entry(*key).or_default().insert(id);
         }
     }
     let shared = whose.into_iter().filter(|(_, ids)| ids.len() > 1);

@@ -312,7 +312,8 @@ impl Keeper {
     fn keep(mut self, answer: &mut Value) -> Result<(), Exit> {
         let Some((path, file)) = &mut self.0 else { return Ok(()) };
         let token = answer.as_object_mut().and_then(|answer| answer.remove("token"));
-        let (Some(Value::String(token)), Some(mut open)) = (token, file.take()) else { return Ok(()) };
+        let Some(Value::String(token)) = token else { return Ok(()) };
+        let Some(mut open) = file.take() else { return Ok(()) };
         if let Err(e) = open.write_all(token.as_bytes()).and_then(|()| open.sync_all()) {
             complain(&format!("`{}`: {}", path.display(), disk::plain(&e)));
             // Better seen by whoever stands here than lost.

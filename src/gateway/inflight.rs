@@ -319,7 +319,7 @@ impl InFlight {
         metrics.request(partner.map(PartnerId::as_str), operation.map(OperationId::as_str), outcome);
         if let Some((record, credential)) = known {
             let leaf = &connection.peer.leaf;
-            self.recorder.usage().saw(&credential.id, leaf, stream.request.now);
+            self.recorder.usage().saw(&credential.id, leaf, allowed, stream.request.now);
             let closed = record.partner.offboarding.as_ref().and_then(|offboarding| offboarding.closed);
             if let (false, Some(closed), Some(reason)) = (allowed, closed, reasons.first()) {
                 self.recorder.usage().refused(&record.partner.id, closed, || FirstDenied {

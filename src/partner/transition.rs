@@ -94,7 +94,7 @@ fn outlives(before: Option<&Credential>, after: &Credential, end: UnixNanos) -> 
 pub fn illegal_at_first(record: &PartnerRecord) -> Vec<Illegal> {
     let end = record.partner.engaged().ends;
     let credentials = record.credentials.iter();
-    end.map_or_else(Vec::new, |end| credentials.filter_map(|c| outlives(None, c, end)).collect())
+    end.into_iter().flat_map(|end| credentials.clone().filter_map(move |c| outlives(None, c, end))).collect()
 }
 
 #[cfg(test)]

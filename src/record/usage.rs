@@ -40,6 +40,8 @@ pub struct Seen {
     pub not_after: UnixNanos,
     pub first: UnixNanos,
     pub last: UnixNanos,
+    /// The first request with it that was allowed.
+    pub allowed: Option<UnixNanos>,
 }
 
 /// The first request of a partner that was refused after it had been closed.
@@ -98,10 +100,12 @@ impl UsageLog {
     }
 
     /// Notes that a credential was presented, allowed or not.
-    pub fn saw(&self, credential: &CredentialId, leaf: &Certificate, now: UnixNanos) {
+    pub fn saw(&self, credential: &CredentialId, leaf: &Certificate, allowed: bool, now: UnixNanos) {
+        let allowed = allowed.then_some(now);
         let mut pending = self.lock();
         if let Some(known) = pending.seen.get_mut(&(credential.clone(), leaf.fingerprint)) {
             known.last = known.last.max(now);
+            known.allowed = known.allowed.or(allowed);
             return;
         }
         pending.see(Seen {
@@ -113,6 +117,7 @@ impl UsageLog {
             not_after: leaf.not_after,
             first: now,
             last: now,
+            allowed,
         });
     }
 
@@ -178,6 +183,7 @@ impl Pending {
         if let Some(known) = self.seen.get_mut(&key) {
             known.first = known.first.min(seen.first);
             known.last = known.last.max(seen.last);
+            known.allowed = known.allowed.into_iter().chain(seen.allowed).min();
         } else if self.seen.len() < MAX_KEYS {
             self.seen.insert(key, seen);
         }

@@ -231,7 +231,7 @@ impl Publisher {
     }
 
     /// Whether what is written down follows from what there is.
-    fn legal(&self, changes: &[Change], registry: &Registry) -> Result<(), Problems> {
+    pub(super) fn legal(&self, changes: &[Change], registry: &Registry) -> Result<(), Problems> {
         let (now, mut problems) = (self.clock.now(), Problems::new());
         for change in changes {
             let Change::Partner(partner, Some(record)) = change else { continue };

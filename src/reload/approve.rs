@@ -60,6 +60,8 @@ impl Publisher {
             let operators = self.operators();
             let present = Present { registry: &live.snapshot.registry, operators: &operators };
             let becomes = changes(present, &approval.items, &provenance).map_err(|reasons| wrong(&id, reasons))?;
+            // Time may have made something of it that is not legal any more.
+            self.legal(&becomes.changes, &live.snapshot.registry)?;
             (self.ready(&live, becomes.changes)?, becomes.operators)
         } else {
             (None, Vec::new())

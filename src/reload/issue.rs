@@ -7,7 +7,7 @@ use crate::config::{EnrolConfig, IssueConfig};
 use crate::disk;
 use crate::document::Problems;
 use crate::gateway::Live;
-use crate::history::{Actor, Cause, Verb, Way, document_sha256};
+use crate::history::{Actor, Cause, Signer, Verb, Way, document_sha256};
 use crate::identity::{Certificate, Csr, Fingerprint, Peer};
 use crate::issue::{
     Enrolment, Issued, Names, Order, Revoked, Terms, Used, Wanted, WantedCertificate, WantedList, Why, Withdrawn,
@@ -16,7 +16,7 @@ use crate::issue::{
 use crate::name::{AnchorName, CredentialId, PartnerId};
 use crate::partner::{Credential, CredentialStage, DeniedCertificate, PartnerRecord, PartnerStage, Root};
 use crate::registry::{Registry, Resolution, find_credential};
-use crate::store::{Commit, Passed, StoreError};
+use crate::store::{Commit, Passed, StoreError, key_file};
 use crate::trust::{IssuerKey, MAX_CRL_BYTES, RevocationList};
 use rustls::pki_types::CertificateDer;
 use serde_json::json;
@@ -29,6 +29,8 @@ use tokio::time::timeout;
 
 /// In the state folder: revocation lists of the built-in CA.
 const FOLDER: &str = "issue";
+/// In the state folder: what orders are signed with.
+const ORDER_KEY: &str = "order.key";
 /// Certificates that one transaction puts on the list.
 const AT_ONCE: usize = 100;
 /// How long the database may take before a partner is told to ask again.
@@ -42,6 +44,21 @@ const MAX_RECENT: usize = 5;
 const LOOK_AT_RENEWALS: Duration = Duration::from_secs(60);
 /// How often it is looked whether the revocation list is still what it should be.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// What was looked at of issued certificates.
+#[derive(Debug)]
+pub(super) struct LookedAt {
+    /// When it was looked last which were renewed.
+    renewals: UnixNanos,
+    /// The registry at which there was no list that was signed elsewhere.
+    none_at: Option<u64>,
+}
+
+impl Default for LookedAt {
+    fn default() -> Self {
+        LookedAt { renewals: UnixNanos(0), none_at: None }
+    }
+}
 
 /// Who asks for a certificate.
 #[derive(Clone, Debug)]
@@ -225,7 +242,21 @@ impl Publisher {
                 (record.partner.id.clone(), id.clone(), named(cause, &id))
             }
         };
-        let (record, credential) = self.standing(&live, &config, &partner, &id, now).await?;
+        let there = || {
+            let record: &PartnerRecord = registry.partner(&partner)?;
+            Some((record, find_credential(record, &id)?))
+        };
+        let is_over = |(record, credential): &(&PartnerRecord, &Credential)| {
+            record.partner.is_closed() || credential.stage(now) == CredentialStage::Revoked
+        };
+        let (record, credential) = match (self.standing(&live, &config, &partner, &id, now).await, source) {
+            (Ok(found), _) => found,
+            // What was signed before all of it was over is out there: it is filed as revoked, and so on the list.
+            (Err(NotGiven::Refused(reason)), Source::Signed(_)) => {
+                there().filter(is_over).ok_or(NotGiven::Refused(reason))?
+            }
+            (Err(e), _) => return Err(e),
+        };
         if enrolment.as_ref().is_some_and(|code| code.names_sha256 != names_digest(credential)) {
             return Err(refused(format!("the credential `{id}` has other names than when this code was made")));
         }
@@ -245,7 +276,7 @@ impl Publisher {
         if let Some(before) = self.store.certificate(&facts.serial).await? {
             return known(before, facts.fingerprint, certificate);
         }
-        let issued = Issued {
+        let mut issued = Issued {
             serial: facts.serial.clone(),
             anchor: config.anchor.clone(),
             partner,
@@ -260,6 +291,7 @@ impl Publisher {
             renews,
             revoked: None,
         };
+        issued.revoked = over(&issued, registry).map(|why| Withdrawn { at: now, why });
         let used = enrolment.map(|enrolment| Enrolment {
             used: Some(Used { at: now, serial: Some(issued.serial.clone()) }),
             ..enrolment
@@ -271,6 +303,10 @@ impl Publisher {
             Ok(committed) => committed?,
             Err(_) => return Err(NotGiven::Busy),
         };
+        if let Some(last) = self.list.load_full().filter(|_| issued.revoked.is_some()) {
+            // It is to be looked at again, though the registry is the same.
+            self.list.store(Some(Arc::new(SignedList { revision: u64::MAX, ..SignedList::clone(&last) })));
+        }
         self.metrics.certificates_issued.inc();
         let Issued { serial, partner, credential, not_after, .. } = &issued;
         tracing::info!(%partner, %credential, serial = serial.as_str(), until = %not_after, "a certificate is issued");
@@ -329,6 +365,18 @@ impl Publisher {
     /// # Errors
     /// As [`Publisher::issue`].
     pub async fn order(
+        self: &Arc<Self>,
+        partner: PartnerId,
+        credential: CredentialId,
+        csr: Csr,
+        cause: Cause,
+    ) -> Result<Ordered, NotGiven> {
+        let this = self.clone();
+        let ordered = aside(async move { this.order_now(partner, credential, &csr, cause).await });
+        ordered.await.unwrap_or_else(|e| Err(interrupted("registry", &e).into()))
+    }
+
+    async fn order_now(
         &self,
         partner: PartnerId,
         credential: CredentialId,
@@ -358,7 +406,13 @@ impl Publisher {
     ///
     /// # Errors
     /// There is no CA, or the database failed.
-    pub async fn order_list(&self, by: String) -> Result<Ordered, NotGiven> {
+    pub async fn order_list(self: &Arc<Self>, by: String) -> Result<Ordered, NotGiven> {
+        let this = self.clone();
+        let ordered = aside(async move { this.order_list_now(by).await });
+        ordered.await.unwrap_or_else(|e| Err(interrupted("revocation list", &e).into()))
+    }
+
+    async fn order_list_now(&self, by: String) -> Result<Ordered, NotGiven> {
         let config = elsewhere(self.state.lock().await.issue.clone())?;
         self.sign_list().await?;
         let now = self.clock.now();
@@ -370,19 +424,30 @@ impl Publisher {
     }
 
     fn sealed(&self, config: &IssueConfig, by: String, now: UnixNanos, wanted: Wanted) -> Result<Ordered, NotGiven> {
-        let signer = self.store.signer()?;
+        let signer = self.order_signer()?;
         let order = Order::new(&config.ca, config.anchor.clone(), by, now, wanted);
-        Ok(Ordered { order: order.sealed(signer), key: signer.key() })
+        Ok(Ordered { order: order.sealed(&signer), key: signer.key() })
+    }
+
+    /// A key of its own, which is in no backup: who has a copy of the database orders nothing.
+    fn order_signer(&self) -> Result<Signer, StoreError> {
+        key_file(&self.started.state_dir.join(ORDER_KEY))
     }
 
     /// Takes over a revocation list that was signed on another host.
     ///
     /// # Errors
     /// It is none of this CA, stale, or not newer than the one that is there.
-    pub async fn publish_list(&self, der: &[u8]) -> Result<Arc<SignedList>, NotGiven> {
+    pub async fn publish_list(self: &Arc<Self>, der: Vec<u8>) -> Result<Arc<SignedList>, NotGiven> {
+        let this = self.clone();
+        let published = aside(async move { this.publish_list_now(&der).await });
+        published.await.unwrap_or_else(|e| Err(interrupted("revocation list", &e).into()))
+    }
+
+    async fn publish_list_now(&self, der: &[u8]) -> Result<Arc<SignedList>, NotGiven> {
         {
             let config = elsewhere(self.state.lock().await.issue.clone())?;
-            let _alone = self.signing.lock().await;
+            let mut looked = self.signing.lock().await;
             let now = self.clock.now();
             let (list, _) = read_list(&config, der, now)?;
             if list.next_update <= now {
@@ -398,6 +463,7 @@ impl Publisher {
             self.keep_list(&config.anchor, der)?;
             tracing::info!(anchor = %config.anchor, number = list.number, revoked = list.revoked, "the revocation list is published");
             self.list.store(None);
+            looked.none_at = None;
         }
         self.sign_list().await?;
         self.list.load_full().ok_or_else(|| refused("the revocation list was not kept"))
@@ -410,8 +476,10 @@ impl Publisher {
 
     /// The built-in CA, where there is one.
     pub async fn ca_state(&self) -> Result<Option<CaState>, StoreError> {
-        let Some(config) = self.state.lock().await.issue.clone() else { return Ok(None) };
-        let key = self.store.signer()?.key();
+        // Whoever looks at the state does not wait for who changes something.
+        let Some(config) = self.issuing.load_full() else { return Ok(None) };
+        let config = IssueConfig::clone(&config);
+        let key = self.order_signer()?.key();
         let list = self.list.load_full().filter(|list| list.anchor == config.anchor);
         let now = self.clock.now();
         let list_is_due = !config.ca.can_sign()
@@ -546,6 +614,17 @@ impl Publisher {
     /// # Errors
     /// The database failed.
     pub async fn void_codes(
+        self: &Arc<Self>,
+        partner: PartnerId,
+        credential: CredentialId,
+        cause: Cause,
+    ) -> Result<usize, NotGiven> {
+        let this = self.clone();
+        let voided = aside(async move { this.void_codes_now(&partner, &credential, cause).await });
+        voided.await.unwrap_or_else(|e| Err(interrupted("registry", &e).into()))
+    }
+
+    async fn void_codes_now(
         &self,
         partner: &PartnerId,
         credential: &CredentialId,
@@ -600,7 +679,7 @@ impl Publisher {
     /// Puts on the list what the registry says is over, and signs it where that, or time, wants it.
     pub(super) async fn sign_list(&self) -> Result<(), NotGiven> {
         // One at a time, and beside every change: what is read and signed may be long.
-        let mut renewals_looked_at = self.signing.lock().await;
+        let mut looked = self.signing.lock().await;
         let Some(config) = self.state.lock().await.issue.clone() else {
             self.list.store(None);
             return Ok(());
@@ -610,17 +689,25 @@ impl Publisher {
         let last = self.list.load_full().filter(|last| last.anchor == config.anchor);
         let is_due = |last: &SignedList| last.is_due(config.list_lifetime, now);
         let remote = !config.ca.can_sign();
-        let superseded = if now >= renewals_looked_at.saturating_add(config.overlap.clamp(LOOK, LOOK_AT_RENEWALS)) {
-            *renewals_looked_at = now;
+        let superseded = if now >= looked.renewals.saturating_add(config.overlap.clamp(LOOK, LOOK_AT_RENEWALS)) {
+            looked.renewals = now;
             self.store.superseded_certificates(&config.anchor, config.overlap, now).await?
         } else {
             Vec::new()
         };
         let nothing_new = superseded.is_empty();
-        if nothing_new
-            && last.as_ref().is_some_and(|last| last.revision == registry.revision() && (remote || !is_due(last)))
-        {
-            return Ok(());
+        let same = last.as_ref().filter(|last| nothing_new && last.revision == registry.revision());
+        match same {
+            // Of a list that is signed elsewhere, time alone makes another one due.
+            Some(last) if remote => {
+                self.metrics.list_ok.set(i64::from(last.lacks == 0 && !is_due(last)));
+                return Ok(());
+            }
+            Some(last) if !is_due(last) => return Ok(()),
+            None if remote && nothing_new && last.is_none() && looked.none_at == Some(registry.revision()) => {
+                return Ok(());
+            }
+            _ => {}
         }
         let mut valid = self.store.valid_certificates(now).await?;
         valid.retain(|issued| issued.anchor == config.anchor);
@@ -653,6 +740,7 @@ impl Publisher {
         }
         if remote {
             self.hold_list(&config, last, &valid, registry.revision(), now);
+            looked.none_at = self.list.load().is_none().then_some(registry.revision());
             return Ok(());
         }
         let revoked = valid.iter().filter(|issued| issued.revoked.is_some()).count();

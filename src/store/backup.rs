@@ -353,7 +353,7 @@ async fn read_back(copy: &Path) -> Result<ReadBack, BackupError> {
     let key = copy.with_file_name(HISTORY_KEY);
     if key.exists() {
         // The one that vouches for the chain.
-        store.signer = Some(Arc::new(history::signer(&key)?));
+        store.signer = Some(Arc::new(history::key_file(&key)?));
     }
     let status = store.status().await?;
     if let Some(fault) = status.faults.first() {

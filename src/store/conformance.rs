@@ -121,6 +121,7 @@ async fn use_adds_up(place: &impl Place) {
         not_after: UnixNanos(99),
         first: UnixNanos(first),
         last: UnixNanos(last),
+        allowed: None,
     };
     for (count, first, last) in [(2, 20, 30), (3, 10, 25), (1, 40, 40)] {
         let batch = Batch {

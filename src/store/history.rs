@@ -56,8 +56,11 @@ pub struct HistoryQuery {
     pub limit: u32,
 }
 
-/// The key that signs checkpoints, made where there is none yet.
-pub(super) fn signer(path: &Path) -> Result<Signer, StoreError> {
+/// A key that signs for the gateway, made where there is none yet.
+///
+/// # Errors
+/// The file cannot be read or made, or holds no key.
+pub fn key_file(path: &Path) -> Result<Signer, StoreError> {
     let fail = |reason: String| StoreError::Key { path: path.display().to_string(), reason };
     if !path.exists() {
         let document = Signer::generate().map_err(fail)?;

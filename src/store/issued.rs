@@ -72,10 +72,10 @@ impl Store {
         let rows = sqlx::query(
             "SELECT old.id FROM certificate AS new
              JOIN certificate AS old ON old.id = new.doc ->> 'renews'
-             JOIN seen ON seen.fingerprint = new.doc ->> 'fingerprint'
+             JOIN used_certificate AS used ON used.fingerprint = new.doc ->> 'fingerprint'
              WHERE new.doc ->> 'renews' IS NOT NULL AND new.doc ->> 'revoked' IS NULL
                AND old.doc ->> 'revoked' IS NULL AND old.doc ->> 'not_after' > ?1 AND old.doc ->> 'anchor' = ?2
-             GROUP BY old.id HAVING min(seen.first_ns) <= ?3",
+             GROUP BY old.id HAVING min(used.first_ns) <= ?3",
         );
         let rows = rows.bind(now.0).bind(anchor.as_str()).bind(since).fetch_all(&self.pool).await?;
         rows.iter()

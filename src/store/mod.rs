@@ -24,7 +24,7 @@ pub use export::{
     Export, anchor_document, anchor_files, credential_document, emergency_document, grant_document, own_document,
     partner_document,
 };
-pub use history::{HistoryQuery, Passed, Verified};
+pub use history::{HistoryQuery, Passed, Verified, key_file};
 pub use keys::REGISTRY_FILE;
 pub use places::Places;
 pub use plan::{Plan, PlanLine, PlanOptions, differences, lines, plan};
@@ -52,12 +52,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 7;
+const SCHEMA: i64 = 8;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
-const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING];
+const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -120,6 +120,10 @@ const ISSUING: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS enrolment (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
     "CREATE INDEX IF NOT EXISTS enrolment_partner ON enrolment (doc ->> 'partner')",
 ];
+
+/// Since when a certificate is in use: that a request with it was allowed, and not only seen.
+const USED: &[&str] =
+    &["CREATE TABLE IF NOT EXISTS used_certificate (fingerprint TEXT PRIMARY KEY, first_ns INTEGER NOT NULL)"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -234,7 +238,7 @@ impl Store {
             .map_err(|source| StoreError::Open { path: shown.clone(), source })?;
         let place =
             Place::of(path).map_err(|e| StoreError::Open { path: shown.clone(), source: sqlx::Error::Io(e) })?;
-        let signer = Some(Arc::new(history::signer(&key)?));
+        let signer = Some(Arc::new(history::key_file(&key)?));
         let (verifying, place) = (Arc::new(Semaphore::new(1)), Some(Arc::new(place)));
         let store = Store { pool, signer, verifying, place };
         store.prepare(now).await.map_err(|e| match e {

@@ -118,6 +118,13 @@ impl Store {
                 .bind(&seen.issuer)
                 .execute(&mut *tx)
                 .await?;
+            if let Some(at) = seen.allowed {
+                sqlx::query("INSERT INTO used_certificate VALUES (?1, ?2) ON CONFLICT DO NOTHING")
+                    .bind(seen.fingerprint.to_string())
+                    .bind(at.0)
+                    .execute(&mut *tx)
+                    .await?;
+            }
         }
         for (closed, refused) in &batch.refused {
             // The first stays.

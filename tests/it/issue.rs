@@ -406,6 +406,9 @@ fn every_change_has_a_dry_run_that_changes_nothing() {
     refused(&gate.cli(&["partner", "suspend", "nobody", "--reason", "x", "--dry-run"]), 3, "no such partner");
     gate.cli(&["operator", "roles", "second", "--role", "viewer", "--reason", "x"]).ok();
     refused(&gate.cli(&["--token", &token, "lockdown", "on", "--reason", "x", "--dry-run"]), 4, "has the roles viewer");
+    let (status, answer) = gate.admin("POST", "/v1/lockdown/on?dry_run=True", "{\"reason\": \"x\"}");
+    assert!(status == 422 && answer.contains("`true` or `false`"), "{status} {answer}");
+    assert_eq!(gate.metric("partnergate_emergency_grants_total"), 0.0);
     refused(&gate.cli(&["reload", "--dry-run"]), 2, "this command has none");
     let (status, answer) = gate.admin("POST", "/v1/reload?dry_run=true", "");
     assert!(status == 422 && answer.contains("has no dry run"), "{status} {answer}");
@@ -462,7 +465,7 @@ fn key_of_the_ca_stays_on_another_host() {
     refused(&file(), 3, "no revocation list of `CN=Partners of Example`");
     gate.cli(&["ca", "order", "--out", &at("list.order")]).ok();
     sign("list.order", "list.crl", &key).ok();
-    refused(&sign("list.order", "list.crl", &key), 3, "was signed already");
+    refused(&sign("list.order", "list.crl", &key), 3, "was carried out already");
     assert!(gate.cli(&["ca", "publish", &at("list.crl")]).ok().contains(", 0 revoked, until "));
     gate.await_metric("partnergate_issued_list_ok", 1.0);
     await_some("the list", || (file().exit == Some(0)).then_some(()));
@@ -477,16 +480,27 @@ fn key_of_the_ca_stays_on_another_host() {
     refused(&gate.cli(&[&for_it[..], &["--certificate", &strange]].concat()), 3, "not be recognised");
 
     client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(200);
+    // Another one is signed and not brought back before its credential is over.
+    order("second.order").ok();
+    sign("second.order", "second.pem", &key).ok();
+    refused(&sign("second.order", "again.pem", &key), 3, "was carried out already");
     // A certificate is over: the gateway refuses it at once, and asks for another list.
     gate.cli(&["credential", "revoke", "initech", "initech-1", "--yes", "--reason", "key leaked"]).ok();
     client.call(&gate, ("cert.pem", "key.pem"), "/items").expect(403);
     gate.await_metric("partnergate_issued_list_ok", 0.0);
-    let status = gate.cli(&["status"]).ok();
-    assert!(status.contains("LIST DUE") && status.contains("it lacks 1 certificates"), "{status}");
+    gate.cli(&[&for_it[..], &["--certificate", &at("second.pem")]].concat()).ok();
+    let issued = gate.cli(&["credential", "issued", "initech"]).ok();
+    assert_eq!(issued.matches(": privilege-withdrawn").count(), 2, "it is filed as what it is: {issued}");
+    await_some("the list to be due", || {
+        gate.cli(&["status"])
+            .ok()
+            .contains("LIST DUE     the revocation list of the CA is to be signed: it lacks 2")
+            .then_some(())
+    });
     gate.cli(&["ca", "order", "--out", &at("next.order")]).ok();
     sign("next.order", "next.crl", &key).ok();
     gate.cli(&["ca", "publish", &at("next.crl")]).ok();
-    gate.await_metric("partnergate_issued_list_entries", 1.0);
+    gate.await_metric("partnergate_issued_list_entries", 2.0);
     gate.await_metric("partnergate_issued_list_ok", 1.0);
     refused(&gate.cli(&["ca", "publish", &at("list.crl")]), 3, "and the one that is published");
     let url = format!("http://{}/crl/partners-ca.crl", gate.status_address());
@@ -494,7 +508,7 @@ fn key_of_the_ca_stays_on_another_host() {
     run(Command::new("curl").args(["--silent", "--fail", "--noproxy", "*", "-o", &served, &url]), b"").ok();
     assert_eq!(fs::read(served).unwrap(), fs::read(at("next.crl")).unwrap());
     let journal = fs::read_to_string(host.join("partners-ca.signed.jsonl")).unwrap();
-    assert_eq!(journal.lines().count(), 3, "{journal}");
+    assert_eq!(journal.lines().count(), 4, "{journal}");
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
 
