@@ -128,7 +128,7 @@ fn session_from_before_a_right_ended_carries_none() {
             "anchor replaced" => gate.apply(&text.replace("certificate: acme-ca.pem", "certificate: another-ca.pem")),
             "anchor removed" => gate.apply(&without_acme.replace(anchor_line, "")),
             "partner removed" => gate.apply(&without_acme.replace("partners: [acme]", "partners: [globex]")),
-            "partner ended" => gate.apply(&text.replace("name: Acme GmbH", "name: Acme GmbH\n    state: ended")),
+            "partner ended" => drop(gate.cli(&["partner", "offboard", "acme", "--yes", "--reason", "is over"]).ok()),
             _ => gate.apply(&text),
         }
         let attempts = sessions.attempts(&gate, "-sess_in");
