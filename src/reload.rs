@@ -12,6 +12,7 @@ mod deny;
 mod edit;
 mod grants;
 mod issue;
+mod list;
 mod lockdown;
 mod offboard;
 mod operators;
@@ -25,7 +26,8 @@ pub use approve::{Decided, Verdicted};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Subject, Whose};
 pub use grants::{Mark, Marked};
-pub use issue::{Asks, CaState, Given, NotGiven, Ordered, SignedList, Source};
+pub use issue::{Asks, CaState, Given, NotGiven, Ordered, Source};
+pub use list::SignedList;
 pub use offboard::{Offboarded, Reported};
 pub use operators::Governed;
 use outside::{Looked, Outside};
@@ -58,6 +60,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
@@ -171,7 +174,9 @@ pub struct Publisher {
     /// Of the built-in CA.
     list: ArcSwapOption<SignedList>,
     /// One list is signed at a time, and one certificate is given to a partner that asks by itself.
-    signing: Mutex<issue::LookedAt>,
+    signing: Mutex<list::LookedAt>,
+    /// Of partners that were closed, since their reports were looked at; unknown at the start.
+    somebody_was_refused: AtomicBool,
     enrolment: Arc<Semaphore>,
     /// Of the enrol listener.
     enrolling: ArcSwap<EnrolConfig>,
@@ -238,6 +243,7 @@ impl Publisher {
             committed: Notify::new(),
             list: ArcSwapOption::empty(),
             signing: Mutex::default(),
+            somebody_was_refused: AtomicBool::new(true),
             enrolment: Arc::new(Semaphore::new(1)),
             enrolling: ArcSwap::from_pointee(config.enrol.clone()),
             issuing: ArcSwapOption::from(config.issue.clone().map(Arc::new)),

@@ -1,6 +1,6 @@
 //! Anchors over the admin API: added, bound, removed, who is under them, and single certificates that are denied.
 
-use super::answer::{problem, refused, switched, tagged, wrong};
+use super::answer::{Named, problem, refused, switched, tagged, wrong};
 use super::caller::Caller;
 use super::networks::{RemoveQuery, gone};
 use super::{EditCall, Shared, grants};
@@ -87,7 +87,7 @@ pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>)
 pub(super) async fn deny(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Named(name): Named<AnchorName>,
     Json(call): Json<DenyCall>,
 ) -> Response {
     change(shared, caller, name, call, true).await
@@ -96,7 +96,7 @@ pub(super) async fn deny(
 pub(super) async fn undeny(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Named(name): Named<AnchorName>,
     Json(call): Json<DenyCall>,
 ) -> Response {
     change(shared, caller, name, call, false).await
@@ -124,7 +124,7 @@ pub struct AnchorCall {
 pub(super) async fn add(
     state: State<Shared>,
     caller: Extension<Caller>,
-    name: Path<String>,
+    name: Named<AnchorName>,
     call: Json<AnchorCall>,
 ) -> Response {
     set(Place::Free, state, caller, name, call).await
@@ -133,7 +133,7 @@ pub(super) async fn add(
 pub(super) async fn edit(
     state: State<Shared>,
     caller: Extension<Caller>,
-    name: Path<String>,
+    name: Named<AnchorName>,
     call: Json<AnchorCall>,
 ) -> Response {
     set(Place::Taken, state, caller, name, call).await
@@ -143,13 +143,9 @@ async fn set(
     place: Place,
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Named(name): Named<AnchorName>,
     Json(call): Json<AnchorCall>,
 ) -> Response {
-    let name = match AnchorName::parse(&name) {
-        Ok(name) => name,
-        Err(reason) => return wrong(&reason),
-    };
     let AnchorCall { mut set, bind, unbind, dry_run, reason, ticket } = call;
     if set.contains_key("denied") {
         return wrong("`denied` is set by a command of its own");
@@ -173,13 +169,9 @@ async fn set(
 pub(super) async fn remove(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Named(name): Named<AnchorName>,
     Query(query): Query<RemoveQuery>,
 ) -> Response {
-    let name = match AnchorName::parse(&name) {
-        Ok(name) => name,
-        Err(reason) => return wrong(&reason),
-    };
     let Some(live) = shared.publisher.live() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     };
@@ -195,11 +187,7 @@ pub(super) async fn remove(
     gone(&shared, &caller, Change::Anchor(name, None), query).await
 }
 
-async fn change(shared: Shared, caller: Caller, name: String, call: DenyCall, deny: bool) -> Response {
-    let name = match AnchorName::parse(&name) {
-        Ok(name) => name,
-        Err(reason) => return wrong(&reason),
-    };
+async fn change(shared: Shared, caller: Caller, name: AnchorName, call: DenyCall, deny: bool) -> Response {
     let certificate = match call.certificate() {
         Ok(certificate) => certificate,
         Err(reason) => return wrong(&reason),

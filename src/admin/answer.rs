@@ -3,11 +3,15 @@
 use crate::document::Problems;
 use crate::reload::{ChangeError, Switched, aside};
 use crate::store::StoreError;
+use aide::OperationInput;
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{self, BufWriter, Write};
 use std::time::Duration;
@@ -33,6 +37,22 @@ pub(super) async fn looked_up<T: Send + 'static>(
         Ok(Ok(found)) => Ok(found),
         Ok(Err(e)) => Err(refused(e.into())),
         Err(e) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new())),
+    }
+}
+
+/// What the path of a call names, each part of it as the type that it is; what is no name is 422, as everywhere else.
+pub(super) struct Named<T>(pub T);
+
+impl<T> OperationInput for Named<T> {}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Named<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let read = RawPathParams::from_request_parts(parts, state).await.map_err(|e| wrong(&e.to_string()))?;
+        let mut names: Vec<Value> = read.iter().map(|(_, name)| name.into()).collect();
+        let named = if names.len() == 1 { names.remove(0) } else { names.into() };
+        serde_json::from_value(named).map(Named).map_err(|e| wrong(&e.to_string()))
     }
 }
 

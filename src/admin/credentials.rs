@@ -1,6 +1,6 @@
 //! Credentials over the admin API: which there are and which certificates were seen of them, ended, and succeeded.
 
-use super::answer::{looked_up, problem, refused, switched, wrong};
+use super::answer::{Named, looked_up, problem, refused, switched, wrong};
 use super::caller::Caller;
 use super::grants::edit;
 use super::registry::PageQuery;
@@ -11,7 +11,7 @@ use crate::partner::{PartnerRecord, Revoked};
 use crate::registry::find_credential;
 use crate::reload::{Place, Subject, Whose};
 use crate::store::{Certificate, credential_document, grant_document};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -116,13 +116,9 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Crede
 pub(super) async fn revoke(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((partner, id)): Path<(String, String)>,
+    Named((partner, id)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<WhyCall>,
 ) -> Response {
-    let (partner, id) = match PartnerId::parse(&partner).and_then(|partner| Ok((partner, CredentialId::parse(&id)?))) {
-        Ok(ids) => ids,
-        Err(reason) => return wrong(&reason),
-    };
     if call.reason.trim().is_empty() {
         return wrong("a reason is needed: it is kept");
     }
@@ -173,13 +169,9 @@ pub struct RotateCall {
 pub(super) async fn rotate(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((partner, id)): Path<(String, String)>,
+    Named((partner, id)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<RotateCall>,
 ) -> Response {
-    let (partner, id) = match PartnerId::parse(&partner).and_then(|partner| Ok((partner, CredentialId::parse(&id)?))) {
-        Ok(ids) => ids,
-        Err(reason) => return wrong(&reason),
-    };
     if let Err(reason) = parse_id(&call.successor) {
         return wrong(&format!("successor: {reason}"));
     }

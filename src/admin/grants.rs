@@ -1,18 +1,18 @@
 //! Partners and grants over the admin API, one at a time: asked for, changed, ended.
 
-use super::answer::{looked_up, problem, refused, switched, wrong};
+use super::answer::{Named, looked_up, problem, refused, switched, wrong};
 use super::caller::Caller;
 use super::registry::PageQuery;
 use super::{Shared, WhyCall};
 use crate::approval::Item;
 use crate::clock::UnixNanos;
-use crate::document::{parse_id, parse_time};
-use crate::name::{GrantId, PartnerId};
+use crate::document::parse_time;
+use crate::name::{CredentialId, GrantId, PartnerId};
 use crate::partner::{Grant, MAX_EMERGENCY, PartnerRecord, Reviewed, Revoked};
 use crate::registry::find_grant;
 use crate::reload::{Apply, Authority, ChangeError, Edit, Edited, Mark, Place, Subject, Wanted, Whose};
 use crate::store::{PlanOptions, emergency_document};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -166,7 +166,7 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Grant
 pub(super) async fn add_partner(
     state: State<Shared>,
     caller: Extension<Caller>,
-    id: Path<String>,
+    id: Named<PartnerId>,
     call: Json<EditCall>,
 ) -> Response {
     own(Whose::New, Place::Free, state, caller, id, call).await
@@ -175,7 +175,7 @@ pub(super) async fn add_partner(
 pub(super) async fn edit_partner(
     state: State<Shared>,
     caller: Extension<Caller>,
-    id: Path<String>,
+    id: Named<PartnerId>,
     call: Json<EditCall>,
 ) -> Response {
     own(Whose::Of, Place::Taken, state, caller, id, call).await
@@ -186,40 +186,37 @@ async fn own(
     place: Place,
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named<PartnerId>,
     Json(call): Json<EditCall>,
 ) -> Response {
-    match PartnerId::parse(&id) {
-        Ok(id) => edit(&shared, &caller, Subject::Partner(whose(id)), Vec::new(), place, call).await,
-        Err(reason) => wrong(&reason),
-    }
+    edit(&shared, &caller, Subject::Partner(whose(id)), Vec::new(), place, call).await
 }
 
 pub(super) async fn add_grant(
     state: State<Shared>,
     caller: Extension<Caller>,
-    ids: Path<(String, String)>,
+    Named((partner, id)): Named<(PartnerId, GrantId)>,
     call: Json<EditCall>,
 ) -> Response {
-    below(("grants", Place::Free), state, caller, ids, call).await
+    below(("grants", Place::Free), state, caller, (partner, id.to_string()), call).await
 }
 
 pub(super) async fn add_credential(
     state: State<Shared>,
     caller: Extension<Caller>,
-    ids: Path<(String, String)>,
+    Named((partner, id)): Named<(PartnerId, CredentialId)>,
     call: Json<EditCall>,
 ) -> Response {
-    below(("credentials", Place::Free), state, caller, ids, call).await
+    below(("credentials", Place::Free), state, caller, (partner, id.to_string()), call).await
 }
 
 pub(super) async fn edit_credential(
     state: State<Shared>,
     caller: Extension<Caller>,
-    ids: Path<(String, String)>,
+    Named((partner, id)): Named<(PartnerId, CredentialId)>,
     call: Json<EditCall>,
 ) -> Response {
-    below(("credentials", Place::Taken), state, caller, ids, call).await
+    below(("credentials", Place::Taken), state, caller, (partner, id.to_string()), call).await
 }
 
 /// A grant or a credential of a partner; `nouns` is `grants` or `credentials`.
@@ -227,34 +224,23 @@ async fn below(
     (nouns, place): (&str, Place),
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((id, below)): Path<(String, String)>,
+    (id, below): (PartnerId, String),
     Json(call): Json<EditCall>,
 ) -> Response {
-    match (PartnerId::parse(&id), parse_id(&below)) {
-        (Ok(id), Ok(below)) => {
-            let at = vec![nouns.to_owned(), below.to_owned()];
-            edit(&shared, &caller, Subject::Partner(Whose::Of(id)), at, place, call).await
-        }
-        (Err(reason), _) | (_, Err(reason)) => wrong(&reason),
-    }
+    edit(&shared, &caller, Subject::Partner(Whose::Of(id)), vec![nouns.to_owned(), below], place, call).await
 }
 
 pub(super) async fn edit_grant(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(grant): Named<GrantId>,
     Json(call): Json<EditCall>,
 ) -> Response {
-    match GrantId::parse(&id) {
-        Ok(grant) => {
-            if let Err(reason) = goes(&shared, &grant, &call) {
-                return wrong(&reason);
-            }
-            let at = vec!["grants".to_owned(), id];
-            edit(&shared, &caller, Subject::Partner(Whose::WithGrant(grant)), at, Place::Taken, call).await
-        }
-        Err(reason) => wrong(&reason),
+    if let Err(reason) = goes(&shared, &grant, &call) {
+        return wrong(&reason);
     }
+    let at = vec!["grants".to_owned(), grant.to_string()];
+    edit(&shared, &caller, Subject::Partner(Whose::WithGrant(grant)), at, Place::Taken, call).await
 }
 
 /// Whether the end goes the way that was meant: a slip of a year would end a grant at once.
@@ -322,14 +308,9 @@ pub(super) async fn edit(
 pub(super) async fn emergency(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((id, grant)): Path<(String, String)>,
+    Named((id, grant)): Named<(PartnerId, GrantId)>,
     Json(call): Json<EmergencyCall>,
 ) -> Response {
-    let ids = PartnerId::parse(&id).and_then(|id| Ok((id, GrantId::parse(&grant)?)));
-    let (id, grant) = match ids {
-        Ok(ids) => ids,
-        Err(reason) => return wrong(&reason),
-    };
     for (key, text) in [("reason", &call.reason), ("ticket", &call.ticket)] {
         if text.trim().is_empty() {
             return wrong(&format!("a {key} is needed: who reviews it will read it"));
@@ -381,30 +362,26 @@ pub(super) async fn emergency(
 pub(super) async fn revoke(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named<GrantId>,
     Json(call): Json<WhyCall>,
 ) -> Response {
     let at = shared.publisher.now();
     let revoked = Revoked { reason: call.reason.clone(), author: caller.actor.name.clone(), at };
-    mark(&shared, &caller, &id, call, Mark::Revoked(revoked)).await
+    mark(&shared, &caller, id, call, Mark::Revoked(revoked)).await
 }
 
 pub(super) async fn review(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Named(id): Named<GrantId>,
     Json(call): Json<WhyCall>,
 ) -> Response {
     let at = shared.publisher.now();
     let reviewed = Reviewed { finding: call.reason.clone(), author: caller.actor.name.clone(), at };
-    mark(&shared, &caller, &id, call, Mark::Reviewed(reviewed)).await
+    mark(&shared, &caller, id, call, Mark::Reviewed(reviewed)).await
 }
 
-async fn mark(shared: &Shared, caller: &Caller, id: &str, call: WhyCall, with: Mark) -> Response {
-    let id = match GrantId::parse(id) {
-        Ok(id) => id,
-        Err(reason) => return wrong(&reason),
-    };
+async fn mark(shared: &Shared, caller: &Caller, id: GrantId, call: WhyCall, with: Mark) -> Response {
     if call.reason.trim().is_empty() {
         return wrong("a reason is needed: it is kept");
     }

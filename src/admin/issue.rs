@@ -1,6 +1,6 @@
 //! The built-in CA over the admin API: certificates for requests, enrolment codes, and what was given.
 
-use super::answer::{looked_up, problem, refused, wrong};
+use super::answer::{Named, looked_up, problem, refused, wrong};
 use super::caller::Caller;
 use super::{Shared, WhyCall};
 use crate::history::{Cause, Off};
@@ -8,7 +8,7 @@ use crate::identity::Csr;
 use crate::issue::Issued;
 use crate::name::{CredentialId, PartnerId};
 use crate::reload::{Asks, CaState, Given, NotGiven, Ordered, SignedList, Source};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -73,10 +73,6 @@ fn alone(cause: Cause) -> Cause {
     Cause { four_eyes: Some(Off::Off), ..cause }
 }
 
-fn ids(partner: &str, credential: &str) -> Result<(PartnerId, CredentialId), String> {
-    Ok((PartnerId::parse(partner)?, CredentialId::parse(credential)?))
-}
-
 fn not_given(e: NotGiven) -> Response {
     match e {
         NotGiven::Change(e) => refused(e),
@@ -94,13 +90,9 @@ pub fn pem(der: &[u8]) -> String {
 pub(super) async fn issue(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((partner, credential)): Path<(String, String)>,
+    Named((partner, credential)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<IssueCall>,
 ) -> Response {
-    let (partner, credential) = match ids(&partner, &credential) {
-        Ok(ids) => ids,
-        Err(reason) => return wrong(&reason),
-    };
     let source = match source(&call) {
         Ok(source) => source,
         Err(reason) => return wrong(&reason),
@@ -143,13 +135,9 @@ fn ordered(outcome: Result<Ordered, NotGiven>) -> Response {
 pub(super) async fn order(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((partner, credential)): Path<(String, String)>,
+    Named((partner, credential)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<OrderCall>,
 ) -> Response {
-    let (partner, credential) = match ids(&partner, &credential) {
-        Ok(ids) => ids,
-        Err(reason) => return wrong(&reason),
-    };
     let csr = match Csr::from_pem(call.csr.as_bytes()) {
         Ok(csr) => csr,
         Err(reason) => return wrong(&format!("csr: {reason}")),
@@ -203,13 +191,9 @@ fn list_document(list: &SignedList) -> Value {
 pub(super) async fn enrolment(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((partner, credential)): Path<(String, String)>,
+    Named((partner, credential)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<EnrolCall>,
 ) -> Response {
-    let (partner, credential) = match ids(&partner, &credential) {
-        Ok(ids) => ids,
-        Err(reason) => return wrong(&reason),
-    };
     let life = Duration::from_secs(call.for_s);
     if life.is_zero() || life > MAX_CODE_LIFE {
         return wrong(&format!("an enrolment code is good for at most {} days", MAX_CODE_LIFE.as_secs() / 86_400));
@@ -231,13 +215,9 @@ pub(super) async fn enrolment(
 pub(super) async fn void(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path((partner, credential)): Path<(String, String)>,
+    Named((partner, credential)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<WhyCall>,
 ) -> Response {
-    let (partner, credential) = match ids(&partner, &credential) {
-        Ok(ids) => ids,
-        Err(reason) => return wrong(&reason),
-    };
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     match shared.publisher.void_codes(partner, credential, cause).await {
         Ok(voided) => Json(json!({"voided": voided})).into_response(),

@@ -1,6 +1,6 @@
 //! Networks over the admin API: which there are and who may call from them, added, changed, removed.
 
-use super::answer::{problem, refused, tagged, written, wrong};
+use super::answer::{Named, problem, refused, tagged, written, wrong};
 use super::caller::Caller;
 use super::grants::edit;
 use super::registry::PageQuery;
@@ -80,7 +80,7 @@ fn users(registry: &Registry, name: &NetworkName) -> (Vec<String>, Vec<String>) 
 pub(super) async fn add(
     state: State<Shared>,
     caller: Extension<Caller>,
-    name: Path<String>,
+    name: Named<NetworkName>,
     call: Json<EditCall>,
 ) -> Response {
     set(Place::Free, state, caller, name, call).await
@@ -89,7 +89,7 @@ pub(super) async fn add(
 pub(super) async fn change(
     state: State<Shared>,
     caller: Extension<Caller>,
-    name: Path<String>,
+    name: Named<NetworkName>,
     call: Json<EditCall>,
 ) -> Response {
     set(Place::Taken, state, caller, name, call).await
@@ -99,13 +99,10 @@ async fn set(
     place: Place,
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Named(name): Named<NetworkName>,
     Json(call): Json<EditCall>,
 ) -> Response {
-    match NetworkName::parse(&name) {
-        Ok(name) => edit(&shared, &caller, Subject::Network(name), Vec::new(), place, call).await,
-        Err(reason) => wrong(&reason),
-    }
+    edit(&shared, &caller, Subject::Network(name), Vec::new(), place, call).await
 }
 
 /// What is to be removed is named by its path; why, and whether only to look, by a query.
@@ -121,13 +118,9 @@ pub(super) struct RemoveQuery {
 pub(super) async fn remove(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Path(name): Path<String>,
+    Named(name): Named<NetworkName>,
     Query(query): Query<RemoveQuery>,
 ) -> Response {
-    let name = match NetworkName::parse(&name) {
-        Ok(name) => name,
-        Err(reason) => return wrong(&reason),
-    };
     if shared.publisher.live().is_none_or(|live| live.snapshot.registry.network(&name).is_none()) {
         return problem(StatusCode::NOT_FOUND, "there is no such network", Vec::new());
     }

@@ -1,38 +1,27 @@
-//! The built-in CA at work: certificates in approved names, enrolment codes, and a revocation list that is never late.
+//! The built-in CA at work: certificates in approved names, orders for a CA whose key is elsewhere, enrolment codes.
 
-use super::{ChangeError, Publisher, aside, interrupted, not_live, told};
+use super::list::{SignedList, over};
+use super::{ChangeError, Publisher, aside, interrupted, not_live};
 use crate::approval::Item;
 use crate::clock::UnixNanos;
 use crate::config::{EnrolConfig, IssueConfig};
-use crate::disk;
 use crate::document::Problems;
 use crate::gateway::Live;
-use crate::history::{Actor, Cause, Signer, Verb, Way, document_sha256};
+use crate::history::{Actor, Cause, Signer, Verb, document_sha256};
 use crate::identity::{Certificate, Csr, Fingerprint, Peer};
-use crate::issue::{
-    Enrolment, Issued, Names, Order, Revoked, Terms, Used, Wanted, WantedCertificate, WantedList, Why, Withdrawn,
-    WrongCode,
-};
-use crate::name::{AnchorName, CredentialId, PartnerId};
-use crate::partner::{Credential, CredentialStage, DeniedCertificate, PartnerRecord, PartnerStage, Root};
+use crate::issue::{Enrolment, Issued, Names, Order, Terms, Used, Wanted, WantedCertificate, Withdrawn, WrongCode};
+use crate::name::{CredentialId, PartnerId};
+use crate::partner::{Credential, CredentialStage, PartnerRecord, PartnerStage, Root};
 use crate::registry::{Registry, Resolution, find_credential};
 use crate::store::{Commit, Passed, StoreError, key_file};
-use crate::trust::{IssuerKey, MAX_CRL_BYTES, RevocationList};
 use rustls::pki_types::CertificateDer;
 use serde_json::json;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// In the state folder: revocation lists of the built-in CA.
-const FOLDER: &str = "issue";
 /// In the state folder: what orders are signed with.
 const ORDER_KEY: &str = "order.key";
-/// Certificates that one transaction puts on the list.
-const AT_ONCE: usize = 100;
 /// How long the database may take before a partner is told to ask again.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Certificates of one credential that are valid at the same time where partners renew by themselves, and how many of them
@@ -40,25 +29,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const MAX_VALID: usize = 50;
 const RECENT: Duration = Duration::from_secs(60);
 const MAX_RECENT: usize = 5;
-/// How often it is looked at the longest which certificates were renewed, and are no longer needed.
-const LOOK_AT_RENEWALS: Duration = Duration::from_secs(60);
-/// How often it is looked whether the revocation list is still what it should be.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What was looked at of issued certificates.
-#[derive(Debug)]
-pub(super) struct LookedAt {
-    /// When it was looked last which were renewed.
-    renewals: UnixNanos,
-    /// The registry at which there was no list that was signed elsewhere.
-    none_at: Option<u64>,
-}
-
-impl Default for LookedAt {
-    fn default() -> Self {
-        LookedAt { renewals: UnixNanos(0), none_at: None }
-    }
-}
 
 /// Who asks for a certificate.
 #[derive(Clone, Debug)]
@@ -122,30 +92,8 @@ impl From<StoreError> for NotGiven {
     }
 }
 
-fn refused(reason: impl Into<String>) -> NotGiven {
+pub(super) fn refused(reason: impl Into<String>) -> NotGiven {
     NotGiven::Refused(reason.into())
-}
-
-/// The revocation list of the built-in CA, as it is now.
-#[derive(Clone, Debug)]
-pub struct SignedList {
-    pub anchor: AnchorName,
-    pub number: u64,
-    /// In DER.
-    pub der: Vec<u8>,
-    pub next_update: UnixNanos,
-    /// The registry that it is of.
-    revision: u64,
-    signed: UnixNanos,
-    pub revoked: usize,
-    /// Certificates that are revoked and not on it, since it is signed on another host.
-    pub lacks: usize,
-}
-
-impl SignedList {
-    fn is_due(&self, lifetime: Duration, now: UnixNanos) -> bool {
-        now >= self.signed.saturating_add(lifetime / 2)
-    }
 }
 
 /// The built-in CA as it stands.
@@ -216,30 +164,9 @@ impl Publisher {
                 (partner, id, cause)
             }
             Asks::Renewal(peer) => {
-                let Resolution::Known { record, credential, .. } = registry.resolve(&peer) else {
-                    return Err(refused("this certificate is not one of a registered credential"));
-                };
-                if peer.anchor != config.anchor {
-                    return Err(refused("this certificate is not one of the built-in CA: its own CA renews it"));
-                }
-                // It may have been revoked while this waited, and the list need not be a source of the anchor.
-                let own = self.store.certificate(&peer.leaf.serial).await?;
-                let good = own.is_some_and(|own| own.revoked.is_none());
-                if !good || live.snapshot.trust.still_good(&peer, now).is_err() {
-                    return Err(refused("this certificate is revoked, or was not given by this CA"));
-                }
-                let Source::Request(csr) = source else { return Err(refused("a renewal wants a request")) };
-                if !csr.renews(&peer.leaf) {
-                    let (subject, san) = (&peer.leaf.subject, &peer.leaf.san);
-                    let names: Vec<&str> = san.uri.iter().chain(&san.dns).map(String::as_str).collect();
-                    return Err(refused(format!(
-                        "a renewal asks for the very subject and names of the certificate it renews: `{subject}` with {}",
-                        if names.is_empty() { "no subjectAltName".to_owned() } else { names.join(", ") }
-                    )));
-                }
-                let id = credential.id.clone();
+                let (partner, id) = self.renewing(&live, &config, &peer, source, now).await?;
                 renews = Some(peer.leaf.serial.clone());
-                (record.partner.id.clone(), id.clone(), named(cause, &id))
+                (partner, id.clone(), named(cause, &id))
             }
         };
         let there = || {
@@ -303,14 +230,46 @@ impl Publisher {
             Ok(committed) => committed?,
             Err(_) => return Err(NotGiven::Busy),
         };
-        if let Some(last) = self.list.load_full().filter(|_| issued.revoked.is_some()) {
-            // It is to be looked at again, though the registry is the same.
-            self.list.store(Some(Arc::new(SignedList { revision: u64::MAX, ..SignedList::clone(&last) })));
+        if issued.revoked.is_some() {
+            self.look_at_list_again();
         }
         self.metrics.certificates_issued.inc();
         let Issued { serial, partner, credential, not_after, .. } = &issued;
         tracing::info!(%partner, %credential, serial = serial.as_str(), until = %not_after, "a certificate is issued");
         Ok(Given { certificate, issued })
+    }
+
+    /// Whose certificate it is that is to be renewed, where that may be.
+    async fn renewing(
+        &self,
+        live: &Live,
+        config: &IssueConfig,
+        peer: &Peer,
+        source: &Source,
+        now: UnixNanos,
+    ) -> Result<(PartnerId, CredentialId), NotGiven> {
+        let Resolution::Known { record, credential, .. } = live.snapshot.registry.resolve(peer) else {
+            return Err(refused("this certificate is not one of a registered credential"));
+        };
+        if peer.anchor != config.anchor {
+            return Err(refused("this certificate is not one of the built-in CA: its own CA renews it"));
+        }
+        // It may have been revoked while this waited, and the list need not be a source of the anchor.
+        let own = self.store.certificate(&peer.leaf.serial).await?;
+        let good = own.is_some_and(|own| own.revoked.is_none());
+        if !good || live.snapshot.trust.still_good(peer, now).is_err() {
+            return Err(refused("this certificate is revoked, or was not given by this CA"));
+        }
+        let Source::Request(csr) = source else { return Err(refused("a renewal wants a request")) };
+        if !csr.renews(&peer.leaf) {
+            let (subject, san) = (&peer.leaf.subject, &peer.leaf.san);
+            let names: Vec<&str> = san.uri.iter().chain(&san.dns).map(String::as_str).collect();
+            return Err(refused(format!(
+                "a renewal asks for the very subject and names of the certificate it renews: `{subject}` with {}",
+                if names.is_empty() { "no subjectAltName".to_owned() } else { names.join(", ") }
+            )));
+        }
+        Ok((record.partner.id.clone(), credential.id.clone()))
     }
 
     /// A partner and its credential that a certificate may be given for now.
@@ -402,28 +361,13 @@ impl Publisher {
         self.sealed(&config, by, now, Wanted::Certificate(Box::new(wanted)))
     }
 
-    /// The revocation list as it should be, to be signed on another host.
-    ///
-    /// # Errors
-    /// There is no CA, or the database failed.
-    pub async fn order_list(self: &Arc<Self>, by: String) -> Result<Ordered, NotGiven> {
-        let this = self.clone();
-        let ordered = aside(async move { this.order_list_now(by).await });
-        ordered.await.unwrap_or_else(|e| Err(interrupted("revocation list", &e).into()))
-    }
-
-    async fn order_list_now(&self, by: String) -> Result<Ordered, NotGiven> {
-        let config = elsewhere(self.state.lock().await.issue.clone())?;
-        self.sign_list().await?;
-        let now = self.clock.now();
-        let mut valid = self.store.valid_certificates(now).await?;
-        valid.retain(|issued| issued.anchor == config.anchor);
-        let (number, lifetime_s) = (self.store.next_list_number(now).await?, config.list_lifetime.as_secs());
-        let wanted = WantedList { number, lifetime_s, revoked: Revoked::among(valid.iter()) };
-        self.sealed(&config, by, now, Wanted::List(wanted))
-    }
-
-    fn sealed(&self, config: &IssueConfig, by: String, now: UnixNanos, wanted: Wanted) -> Result<Ordered, NotGiven> {
+    pub(super) fn sealed(
+        &self,
+        config: &IssueConfig,
+        by: String,
+        now: UnixNanos,
+        wanted: Wanted,
+    ) -> Result<Ordered, NotGiven> {
         let signer = self.order_signer()?;
         let order = Order::new(&config.ca, config.anchor.clone(), by, now, wanted);
         Ok(Ordered { order: order.sealed(&signer), key: signer.key() })
@@ -432,46 +376,6 @@ impl Publisher {
     /// A key of its own, which is in no backup: who has a copy of the database orders nothing.
     fn order_signer(&self) -> Result<Signer, StoreError> {
         key_file(&self.started.state_dir.join(ORDER_KEY))
-    }
-
-    /// Takes over a revocation list that was signed on another host.
-    ///
-    /// # Errors
-    /// It is none of this CA, stale, or not newer than the one that is there.
-    pub async fn publish_list(self: &Arc<Self>, der: Vec<u8>) -> Result<Arc<SignedList>, NotGiven> {
-        let this = self.clone();
-        let published = aside(async move { this.publish_list_now(&der).await });
-        published.await.unwrap_or_else(|e| Err(interrupted("revocation list", &e).into()))
-    }
-
-    async fn publish_list_now(&self, der: &[u8]) -> Result<Arc<SignedList>, NotGiven> {
-        {
-            let config = elsewhere(self.state.lock().await.issue.clone())?;
-            let mut looked = self.signing.lock().await;
-            let now = self.clock.now();
-            let (list, _) = read_list(&config, der, now)?;
-            if list.next_update <= now {
-                return Err(refused(format!("the revocation list is stale: its nextUpdate was {}", list.next_update)));
-            }
-            let last = self.list.load_full().filter(|last| last.anchor == config.anchor);
-            if let Some(last) = last.filter(|last| last.number >= list.number && last.der != list.der) {
-                return Err(refused(format!(
-                    "the revocation list has the number {}, and the one that is published {}",
-                    list.number, last.number
-                )));
-            }
-            self.keep_list(&config.anchor, der)?;
-            tracing::info!(anchor = %config.anchor, number = list.number, revoked = list.revoked, "the revocation list is published");
-            self.list.store(None);
-            looked.none_at = None;
-        }
-        self.sign_list().await?;
-        self.list.load_full().ok_or_else(|| refused("the revocation list was not kept"))
-    }
-
-    fn keep_list(&self, anchor: &AnchorName, der: &[u8]) -> Result<(), NotGiven> {
-        let file = self.list_file(anchor);
-        disk::replace(&file, der).map_err(|e| refused(format!("`{}`: {}", file.display(), disk::plain(&e))))
     }
 
     /// The built-in CA, where there is one.
@@ -650,169 +554,6 @@ impl Publisher {
     pub fn ca_certificate(&self) -> Option<Vec<u8>> {
         self.enrolling.load().ca.as_ref().map(|ca| ca.certificate().to_vec())
     }
-
-    /// The revocation list as it is now.
-    pub fn signed_list(&self) -> Option<Arc<SignedList>> {
-        self.list.load_full()
-    }
-
-    /// Keeps the revocation list what it should be until it is stopped: signed anew on every change that concerns it, and
-    /// when half of its life is over.
-    pub async fn watch_issued(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        loop {
-            let this = self.clone();
-            match aside(async move { this.sign_list().await }).await {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => {
-                    self.metrics.list_ok.set(0);
-                    tracing::error!(error = %e, "the revocation list of the built-in CA is not signed");
-                }
-                Err(e) => tracing::error!(error = %e, "the revocation list was not looked at"),
-            }
-            tokio::select! {
-                () = told(&mut stop) => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-        }
-    }
-
-    /// Puts on the list what the registry says is over, and signs it where that, or time, wants it.
-    pub(super) async fn sign_list(&self) -> Result<(), NotGiven> {
-        // One at a time, and beside every change: what is read and signed may be long.
-        let mut looked = self.signing.lock().await;
-        let Some(config) = self.state.lock().await.issue.clone() else {
-            self.list.store(None);
-            return Ok(());
-        };
-        let Some(live) = self.live.load_full() else { return Ok(()) };
-        let (registry, now) = (&live.snapshot.registry, self.clock.now());
-        let last = self.list.load_full().filter(|last| last.anchor == config.anchor);
-        let is_due = |last: &SignedList| last.is_due(config.list_lifetime, now);
-        let remote = !config.ca.can_sign();
-        let superseded = if now >= looked.renewals.saturating_add(config.overlap.clamp(LOOK, LOOK_AT_RENEWALS)) {
-            looked.renewals = now;
-            self.store.superseded_certificates(&config.anchor, config.overlap, now).await?
-        } else {
-            Vec::new()
-        };
-        let nothing_new = superseded.is_empty();
-        let same = last.as_ref().filter(|last| nothing_new && last.revision == registry.revision());
-        match same {
-            // Of a list that is signed elsewhere, time alone makes another one due.
-            Some(last) if remote => {
-                self.metrics.list_ok.set(i64::from(last.lacks == 0 && !is_due(last)));
-                return Ok(());
-            }
-            Some(last) if !is_due(last) => return Ok(()),
-            None if remote && nothing_new && last.is_none() && looked.none_at == Some(registry.revision()) => {
-                return Ok(());
-            }
-            _ => {}
-        }
-        let mut valid = self.store.valid_certificates(now).await?;
-        valid.retain(|issued| issued.anchor == config.anchor);
-        let denied = registry.anchor(&config.anchor).map(|anchor| anchor.denied.as_slice()).unwrap_or_default();
-        let denied: BTreeSet<&DeniedCertificate> = denied.iter().map(|denied| &denied.certificate).collect();
-        let mut fresh = Vec::new();
-        for issued in valid.iter_mut().filter(|issued| issued.revoked.is_none()) {
-            let why = if denied.contains(&DeniedCertificate::Serial(issued.serial.clone()))
-                || denied.contains(&DeniedCertificate::Fingerprint(issued.fingerprint))
-            {
-                Some(Why::PrivilegeWithdrawn)
-            } else if superseded.contains(&issued.serial) {
-                Some(Why::Superseded)
-            } else {
-                over(issued, registry)
-            };
-            if let Some(why) = why {
-                issued.revoked = Some(Withdrawn { at: now, why });
-                fresh.push(issued.clone());
-            }
-        }
-        for some in fresh.chunks(AT_ONCE) {
-            let cause =
-                Cause::new(Actor::user("partnergate", None, Way::Gateway), Some("its credential is over".into()), None);
-            let commit = Commit { certificates: some, ..Commit::default() };
-            // Between two of them others have their turn.
-            let _changing = self.state.lock().await;
-            let Some(live) = self.live.load_full() else { return Ok(()) };
-            self.commit_and_publish(&live, None, commit, &cause).await?;
-        }
-        if remote {
-            self.hold_list(&config, last, &valid, registry.revision(), now);
-            looked.none_at = self.list.load().is_none().then_some(registry.revision());
-            return Ok(());
-        }
-        let revoked = valid.iter().filter(|issued| issued.revoked.is_some()).count();
-        let same = last.as_ref().filter(|last| fresh.is_empty() && revoked == last.revoked && !is_due(last));
-        let signed = match same {
-            // Of another registry that says the same.
-            Some(last) => SignedList { revision: registry.revision(), ..SignedList::clone(last) },
-            None => {
-                let number = self.store.next_list_number(now).await?;
-                let entries = Revoked::among(valid.iter());
-                let der = config.ca.list(&entries, number, now, config.list_lifetime).map_err(NotGiven::Refused)?;
-                self.keep_list(&config.anchor, &der)?;
-                tracing::info!(anchor = %config.anchor, number, revoked, "the revocation list is signed");
-                let (anchor, next_update) = (config.anchor.clone(), now.saturating_add(config.list_lifetime));
-                SignedList {
-                    anchor,
-                    number,
-                    der,
-                    next_update,
-                    revision: registry.revision(),
-                    signed: now,
-                    revoked,
-                    lacks: 0,
-                }
-            }
-        };
-        self.show_list(signed, true);
-        Ok(())
-    }
-
-    fn show_list(&self, list: SignedList, ok: bool) {
-        self.metrics.list_ok.set(i64::from(ok));
-        self.metrics.list_number.set(i64::try_from(list.number).unwrap_or(i64::MAX));
-        self.metrics.list_entries.set(i64::try_from(list.revoked).unwrap_or(i64::MAX));
-        self.list.store(Some(Arc::new(list)));
-    }
-
-    /// The list that was signed elsewhere: what it lacks, and whether another one is due.
-    fn hold_list(
-        &self,
-        config: &IssueConfig,
-        last: Option<Arc<SignedList>>,
-        valid: &[Issued],
-        revision: u64,
-        now: UnixNanos,
-    ) {
-        let file = self.list_file(&config.anchor);
-        let der = last.map(|last| last.der.clone()).or_else(|| disk::read(&file, MAX_CRL_BYTES).ok());
-        let read = der.ok_or_else(|| refused("there is none yet")).and_then(|der| read_list(config, &der, now));
-        match read {
-            Ok((list, serials)) => {
-                let revoked = valid.iter().filter(|issued| issued.revoked.is_some());
-                let lacks = revoked.filter(|issued| !serials.is_revoked(issued.serial.key())).count();
-                let list = SignedList { revision, lacks, ..list };
-                let ok = lacks == 0 && !list.is_due(config.list_lifetime, now);
-                if !ok {
-                    tracing::warn!(anchor = %config.anchor, number = list.number, lacks, "another revocation list is to be signed: `partnergate ca order`");
-                }
-                self.show_list(list, ok);
-            }
-            Err(e) => {
-                tracing::debug!(anchor = %config.anchor, error = %e, "no revocation list of the CA");
-                self.metrics.list_ok.set(0);
-                self.list.store(None);
-            }
-        }
-    }
-
-    /// Where the revocation list is kept: an anchor may name it as its source.
-    fn list_file(&self, anchor: &AnchorName) -> PathBuf {
-        self.started.state_dir.join(FOLDER).join(format!("{anchor}.crl"))
-    }
 }
 
 /// For this credential: nothing outlives the engagement.
@@ -822,31 +563,12 @@ fn terms(config: &IssueConfig, record: &PartnerRecord, credential: &Credential) 
 }
 
 /// The CA whose key is on another host.
-fn elsewhere(config: Option<IssueConfig>) -> Result<IssueConfig, NotGiven> {
+pub(super) fn elsewhere(config: Option<IssueConfig>) -> Result<IssueConfig, NotGiven> {
     let config = config.ok_or(NotGiven::NoCa)?;
     if config.ca.can_sign() {
         return Err(refused("the gateway has the key of the CA, and signs by itself: nothing is to be ordered"));
     }
     Ok(config)
-}
-
-/// A list that was signed elsewhere.
-fn read_list(config: &IssueConfig, der: &[u8], now: UnixNanos) -> Result<(SignedList, RevocationList), NotGiven> {
-    let key = IssuerKey::from_certificate(config.ca.certificate()).map_err(|fault| refused(fault.detail))?;
-    let list = RevocationList::read(der, &[key], now).map_err(|e| refused(format!("the revocation list: {e}")))?;
-    let number = list.number().and_then(|number| u64::from_str_radix(&number.to_string(), 16).ok());
-    let number = number.ok_or_else(|| refused("the revocation list has no number that `ca sign` would give it"))?;
-    let signed = SignedList {
-        anchor: config.anchor.clone(),
-        number,
-        der: der.to_vec(),
-        next_update: list.next_update(),
-        revision: 0,
-        signed: list.this_update(),
-        revoked: list.revoked(),
-        lacks: 0,
-    };
-    Ok((signed, list))
 }
 
 /// A certificate that is brought a second time changes nothing.
@@ -861,22 +583,6 @@ fn known(before: Issued, fingerprint: Fingerprint, certificate: Vec<u8>) -> Resu
 fn names_digest(credential: &Credential) -> String {
     let text = serde_json::to_string(&(&credential.anchor, &credential.matching)).unwrap_or_default();
     document_sha256(&text)
-}
-
-/// Whether what a certificate was given for is over, and how.
-fn over(issued: &Issued, registry: &Registry) -> Option<Why> {
-    let Some(record) = registry.partner(&issued.partner) else { return Some(Why::CessationOfOperation) };
-    let record: &PartnerRecord = record;
-    if record.partner.is_closed() {
-        return Some(Why::CessationOfOperation);
-    }
-    let Some(credential) = find_credential(record, &issued.credential) else { return Some(Why::CessationOfOperation) };
-    let succeeded = credential.retiring.is_some();
-    (credential.stage(UnixNanos(0)) == CredentialStage::Revoked).then_some(if succeeded {
-        Why::Superseded
-    } else {
-        Why::PrivilegeWithdrawn
-    })
 }
 
 /// The anchor that the built-in CA is: what it signs is only worth something where that is so.

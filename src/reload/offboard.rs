@@ -14,6 +14,7 @@ use crate::registry::Change;
 use crate::store::{Certificate, Commit, FirstDenied, StoreError, UsageRow, partner_document};
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long it is waited for the last connection of a partner to be closed before the report goes out without that.
@@ -183,13 +184,14 @@ impl Publisher {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         let all_closed_at = (self.open.count_of(&report.partner) == 0).then(|| self.clock.now().to_string());
+        // What was open until a moment ago is counted by now.
+        let last_allowed = self.last_allowed(&report.partner).await;
         let _changing = self.state.lock().await;
         // Somebody may have been refused meanwhile.
         if let Ok(Some(kept)) = self.store.report(&report.partner).await {
             report = kept;
         }
-        // What was open until a moment ago is counted by now.
-        match self.last_allowed(&report.partner).await {
+        match last_allowed {
             Ok(last) => report.last_allowed = last.map(|row| json!(row)),
             Err(e) => tracing::error!(error = %e, "the report does not say what was open at the end"),
         }
@@ -211,6 +213,17 @@ impl Publisher {
 
     /// Takes up into the reports what was refused first of partners that were closed.
     pub(super) async fn complete_reports(&self) -> Result<(), ChangeError> {
+        if !self.somebody_was_refused.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let completed = self.complete_each_report().await;
+        if completed.is_err() {
+            self.somebody_was_refused.store(true, Ordering::Relaxed);
+        }
+        completed
+    }
+
+    async fn complete_each_report(&self) -> Result<(), ChangeError> {
         let since = UnixNanos(self.clock.now().0.saturating_sub(i64::try_from(COMPLETED.as_nanos()).unwrap_or(0)));
         let Some(live) = self.live.load_full() else { return Ok(()) };
         let recently = |record: &Arc<PartnerRecord>| {
@@ -280,9 +293,12 @@ impl Publisher {
         if counted.is_empty() {
             return Ok(());
         }
+        let somebody = !(counted.refused.is_empty() && counted.refused_handshakes.is_empty());
         let written = self.store.add_usage(&counted).await;
-        if written.is_err() {
-            usage.give_back(counted);
+        match &written {
+            Ok(()) if somebody => self.somebody_was_refused.store(true, Ordering::Relaxed),
+            Ok(()) => {}
+            Err(_) => usage.give_back(counted),
         }
         written
     }

@@ -52,7 +52,9 @@ impl Publisher {
                     rest
                 }
                 Ok(Err(e)) => {
-                    self.metrics.database_ok.set(0);
+                    if matches!(&e, ChangeError::Store(reason) if !matches!(reason, StoreError::Conflict { .. })) {
+                        self.metrics.database_ok.set(0);
+                    }
                     e.log();
                     NAP
                 }

@@ -169,7 +169,7 @@ fn bad_or_older_bundle_never_replaces_a_good_one_even_over_a_restart() {
         gate.await_metric(OK, 1.0);
         publish_text(gate.dir.path(), &text);
         gate.await_metric(OK, 0.0);
-        assert!(gate.log().contains(said), "{said}: {}", gate.log());
+        gate.await_log(said);
         served(&gate, &gate.acme);
         served(&gate, &gate.globex);
         assert_eq!(gate.cli(&["check"]).exit, Some(3), "{said}");
