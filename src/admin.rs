@@ -31,7 +31,7 @@ pub use caller::user_name;
 pub use credentials::RotateCall;
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
-pub use issue::{EnrolCall, IssueCall, ListCall, OrderCall, pem};
+pub use issue::{EnrolCall, IssueCall, ListCall, OrderCall};
 pub use listener::{serve, serve_tls};
 pub use lockdown::LockdownCall;
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};

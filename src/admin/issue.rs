@@ -4,7 +4,7 @@ use super::answer::{Named, looked_up, problem, refused, wrong};
 use super::caller::Caller;
 use super::{Shared, WhyCall};
 use crate::history::{Cause, Off};
-use crate::identity::Csr;
+use crate::identity::{Csr, certificate_pem};
 use crate::issue::Issued;
 use crate::name::{CredentialId, PartnerId};
 use crate::reload::{Asks, CaState, Given, NotGiven, Ordered, SignedList, Source};
@@ -80,13 +80,6 @@ fn not_given(e: NotGiven) -> Response {
     }
 }
 
-/// A certificate in PEM.
-pub fn pem(der: &[u8]) -> String {
-    let body = data_encoding::BASE64.encode(der);
-    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
 pub(super) async fn issue(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -103,8 +96,9 @@ pub(super) async fn issue(
     }
     match shared.publisher.issue(Asks::Operator(partner, credential), source, cause).await {
         Ok(Given { certificate, issued }) => {
-            let ca = shared.publisher.ca_certificate().map(|der| pem(&der));
-            Json(json!({"certificate": pem(&certificate), "ca": ca, "issued": document(&issued)})).into_response()
+            let ca = shared.publisher.ca_certificate().map(|der| certificate_pem(&der));
+            Json(json!({"certificate": certificate_pem(&certificate), "ca": ca, "issued": document(&issued)}))
+                .into_response()
         }
         Err(e) => not_given(e),
     }

@@ -3,9 +3,9 @@
 
 use super::Shared;
 use super::answer::{problem, wrong};
-use super::issue::pem;
 use crate::clock::UnixNanos;
 use crate::gateway::Live;
+use crate::identity::certificate_pem;
 use crate::name::PartnerId;
 use crate::operation::{Operation, Operations, RouteId};
 use crate::partner::{Grant, GrantState, PartnerRecord, PartnerStage};
@@ -54,13 +54,13 @@ fn files(publisher: &Publisher, live: &Live, record: &PartnerRecord) -> Vec<Decl
         .certificates
         .iter()
         .flat_map(|certificate| certificate.key.cert.iter().skip(1))
-        .map(|der| pem(der))
+        .map(|der| certificate_pem(der))
         .collect();
     if !above.is_empty() {
         files.push(file("server-ca.pem", above.concat()));
     }
     if let Some(ca) = publisher.ca_certificate() {
-        files.push(file("client-ca.pem", pem(&ca)));
+        files.push(file("client-ca.pem", certificate_pem(&ca)));
     }
     files
 }

@@ -5,12 +5,12 @@
 use super::client::{Gateway, ask};
 use super::edit::Sure;
 use super::{Exit, Form, complain, say};
-use crate::admin::{ListCall, pem};
+use crate::admin::ListCall;
 use crate::clock::{Clock, UnixNanos};
 use crate::disk;
 use crate::document::parse_secret;
 use crate::history::document_sha256;
-use crate::identity::{Certificate, Fingerprint};
+use crate::identity::{Certificate, Fingerprint, certificate_pem};
 use crate::issue::{Ca, Curve, MAX_ORDER, Order, Wanted, open_key, seal_key};
 use crate::name::AnchorName;
 use http::Method;
@@ -308,7 +308,7 @@ fn sign(gateway: &Gateway, args: &Sign) -> Result<Exit, Exit> {
     // Noted first: nothing is out there that this host does not know of.
     note(&journal, &order, &sha256, &what, now)?;
     let bytes = match signed {
-        Signed::Certificate(der) => pem(&der).into_bytes(),
+        Signed::Certificate(der) => certificate_pem(&der).into_bytes(),
         Signed::List(der) => der,
     };
     disk::replace(&args.out, &bytes).map_err(|e| failed(format!("`{}`: {}", args.out.display(), disk::plain(&e))))?;
@@ -366,7 +366,7 @@ fn make(init: &Init) -> Result<Exit, Exit> {
         disk::replace(file, text.as_bytes()).map_err(|e| failed(format!("`{}`: {}", file.display(), disk::plain(&e))))
     };
     write(&key_file, &sealed)?;
-    write(&certificate_file, &pem(&certificate))?;
+    write(&certificate_file, &certificate_pem(&certificate))?;
     let opened = init.passphrase.as_ref().map(|p| format!("\n      passphrase: {p}")).unwrap_or_default();
     let made = json!({"anchor": anchor, "certificate": certificate_file, "key": key_file});
     Ok(init.form.show(Ok(made), |_| {

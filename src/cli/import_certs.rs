@@ -4,7 +4,7 @@ use super::{Exit, Form, complain, say};
 use crate::clock::{Clock, UnixNanos};
 use crate::disk;
 use crate::document::{parse_id, parse_time};
-use crate::identity::{Certificate, Fingerprint, is_signed_by};
+use crate::identity::{Certificate, Fingerprint, certificate_pem, is_signed_by};
 use crate::name::AnchorName;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -111,7 +111,7 @@ fn write(args: &Args) -> Result<Exit, Exit> {
     };
     std::fs::create_dir_all(&args.directory).map_err(|e| failed(&e))?;
     if let Some(ca) = &ca {
-        let pem = crate::admin::pem(ca);
+        let pem = certificate_pem(ca);
         disk::replace(&args.directory.join(format!("{anchor}.pem")), pem.as_bytes()).map_err(|e| failed(&e))?;
     }
     let text = yaml(args, &anchor, ca.is_some(), &partners);

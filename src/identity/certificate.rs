@@ -170,6 +170,13 @@ fn normal_hex(digits: &str) -> String {
     format!("{zeros}{trimmed}")
 }
 
+/// A certificate in PEM (RFC 7468).
+pub fn certificate_pem(der: &[u8]) -> String {
+    let body = data_encoding::BASE64.encode(der);
+    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
 /// Whether a certificate names this CA as its issuer and is signed by its key; nothing else is looked at.
 pub fn is_signed_by(der: &[u8], ca: &[u8]) -> bool {
     let (Ok((_, certificate)), Ok((_, ca))) = (X509Certificate::from_der(der), X509Certificate::from_der(ca)) else {

@@ -12,7 +12,7 @@ mod spiffe;
 
 pub use certificate::{
     Certificate, Fault, Fingerprint, KeyAlgorithm, KeyFacts, MAX_CRL_URLS, SanFacts, Serial, SerialKey,
-    SignatureStrength, crl_url, is_signed_by,
+    SignatureStrength, certificate_pem, crl_url, is_signed_by,
 };
 pub use dn::{DistinguishedName, parse_dn};
 pub use matching::{Match, MatchKey, MatchKind};

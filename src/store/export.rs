@@ -1,11 +1,11 @@
 //! The registry, written in the form that is applied.
 
 use super::declaration::DeclaredFile;
-use crate::identity::Match;
+use crate::identity::{Match, certificate_pem};
 use crate::operation::{OperationId, Operations};
 use crate::partner::{
-    Anchor, Credential, DeniedCertificate, Der, Emergency, Grant, Offboarding, Partner, PartnerRecord, Period,
-    Proofing, Retiring, Reviewed, Revocation, Revoked, Root, Suspension,
+    Anchor, Credential, DeniedCertificate, Emergency, Grant, Offboarding, Partner, PartnerRecord, Period, Proofing,
+    Retiring, Reviewed, Revocation, Revoked, Root, Suspension,
 };
 use crate::registry::Registry;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
@@ -44,13 +44,10 @@ pub fn anchor_files(anchor: &Anchor) -> Vec<DeclaredFile> {
     };
     let below = anchor.revocation.intermediates.iter().enumerate();
     let below = below.map(|(n, certificate)| (intermediate_file(anchor, n), certificate));
-    own.into_iter().chain(below).map(|(name, certificate)| DeclaredFile { name, text: pem(certificate) }).collect()
-}
-
-fn pem(certificate: &Der) -> String {
-    let body = data_encoding::BASE64.encode(&certificate.0);
-    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|c| std::str::from_utf8(c).ok()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+    own.into_iter()
+        .chain(below)
+        .map(|(name, certificate)| DeclaredFile { name, text: certificate_pem(&certificate.0) })
+        .collect()
 }
 
 fn intermediate_file(anchor: &Anchor, n: usize) -> String {
