@@ -107,6 +107,8 @@ pub enum Verb {
     End,
     /// A certificate was ordered from a CA whose key is elsewhere.
     Order,
+    /// A call was refused, or changed something that is not in the registry.
+    Call,
     /// The first operators were named.
     Bootstrap,
     /// The whole registry was taken back from a copy.
@@ -123,6 +125,7 @@ impl Verb {
             Verb::Start => "start",
             Verb::End => "end",
             Verb::Order => "order",
+            Verb::Call => "call",
             Verb::Bootstrap => "bootstrap",
             Verb::Restore => "restore",
         }
@@ -139,7 +142,7 @@ pub struct Event {
     #[serde(flatten)]
     pub cause: Cause,
     pub verb: Verb,
-    /// `partner`, `network`, `anchor`, `operator`; `history` for what is about all of it.
+    /// `partner`, `network`, `anchor`, `operator` …; `history` for what is about all of it; `call` for a call of itself.
     pub noun: String,
     pub id: String,
     /// The registry's revision with the change in it.

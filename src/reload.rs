@@ -7,6 +7,7 @@
 
 mod apply;
 mod approve;
+mod calls;
 mod copies;
 mod deny;
 mod edit;
@@ -171,6 +172,7 @@ pub struct Publisher {
     admin_tls: ArcSwapOption<ServerConfig>,
     /// There are events that the record sink has no copy of.
     committed: Notify,
+    calls: calls::Calls,
     /// Of the built-in CA.
     list: ArcSwapOption<SignedList>,
     /// One list is signed at a time, and one certificate is given to a partner that asks by itself.
@@ -241,6 +243,7 @@ impl Publisher {
             unsaved: Mutex::new(unsaved),
             admin_tls,
             committed: Notify::new(),
+            calls: calls::Calls::default(),
             list: ArcSwapOption::empty(),
             signing: Mutex::default(),
             somebody_was_refused: AtomicBool::new(true),

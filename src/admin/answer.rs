@@ -74,9 +74,18 @@ fn lines(problems: &Problems) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
+/// What a problem says, kept with the answer for the history.
+#[derive(Clone)]
+pub(super) struct Said {
+    pub title: String,
+    pub problems: Vec<String>,
+}
+
 pub(super) fn problem(status: StatusCode, title: &str, problems: Vec<String>) -> Response {
     let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "problems": problems});
-    (status, [("content-type", PROBLEM)], body.to_string()).into_response()
+    let mut answer = (status, [("content-type", PROBLEM)], body.to_string()).into_response();
+    answer.extensions_mut().insert(Said { title: title.to_owned(), problems });
+    answer
 }
 
 /// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole. A few at a time, since

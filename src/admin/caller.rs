@@ -1,7 +1,7 @@
 //! Who calls, and whether a role of theirs permits what they call for.
 
 use super::Shared;
-use super::answer::problem;
+use super::answer::{Said, problem};
 use crate::history::{Actor, Cause, Way};
 use crate::identity::Certificate;
 use crate::operator::{Act, Operator, Role, Unrecognised};
@@ -12,12 +12,19 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use nix::unistd::{Uid, User};
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Calls that do something else than change the registry.
 pub(super) const NO_DRY_RUN: &[&str] = &["/v1/reload", "/v1/bootstrap", "/v1/ca/order", "/v1/ca/list"];
+
+/// Calls that change something and are not in the history by what they change there.
+const ELSEWHERE: &[&str] = &["/v1/reload", "/v1/ca/order"];
+/// Most characters and lines that the history has of a call that was refused.
+const MAX_NOTED: usize = 300;
+const MAX_NOTED_LINES: usize = 5;
 
 /// What a connection shows of who is at its other end.
 #[derive(Clone, Debug)]
@@ -131,9 +138,17 @@ pub(super) async fn recognised(
     if dry_run && NO_DRY_RUN.contains(&request.uri().path()) {
         return problem(StatusCode::UNPROCESSABLE_ENTITY, "this call has no dry run", Vec::new());
     }
+    let changes = !method.is_safe() && !dry_run;
     request.extensions_mut().insert(Caller { dry_run, ..caller });
     let response = next.run(request).await;
     let status = response.status().as_u16();
+    if changes && (response.status().is_client_error() || ELSEWHERE.contains(&&*path)) {
+        let call = shortened(&format!("{method} {path}").escape_debug().to_string());
+        let outcome = outcome(&response);
+        if let Err(e) = shared.publisher.note_call(call, outcome, Cause::new(actor.clone(), None, None)).await {
+            tracing::error!(error = %e, "a call is not in the history");
+        }
+    }
     let result = match status {
         0..400 => "ok",
         403 => "refused",
@@ -144,6 +159,26 @@ pub(super) async fn recognised(
     let path = path.escape_debug().to_string();
     tracing::info!(operator, uid = actor.uid, token, address, %method, path, status, "admin call");
     response
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_NOTED).collect()
+}
+
+/// What came of a call, as the history has it: its status, and of one that was refused, why.
+fn outcome(response: &Response) -> Value {
+    let mut outcome = json!({"status": response.status().as_u16()});
+    if let (Some(object), false) = (outcome.as_object_mut(), response.status().is_success()) {
+        let said = response.extensions().get::<Said>();
+        let title = said.map(|said| &*said.title).or(response.status().canonical_reason()).unwrap_or_default();
+        object.insert("title".into(), shortened(title).into());
+        let problems = said.map(|said| &*said.problems).unwrap_or_default();
+        if !problems.is_empty() {
+            let lines: Vec<String> = problems.iter().take(MAX_NOTED_LINES).map(|line| shortened(line)).collect();
+            object.insert("problems".into(), json!(lines));
+        }
+    }
+    outcome
 }
 
 /// `dry_run=true` in the query of any call that changes something. What else is written there is refused: who wrote it did not

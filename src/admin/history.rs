@@ -18,7 +18,7 @@ const MOST: u32 = 1_000;
 /// Query of `GET /v1/history`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryCall {
-    /// With `id`: events of this noun alone.
+    /// Events of this kind of noun alone, and with `id` of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noun: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,10 +34,9 @@ pub struct HistoryCall {
 impl HistoryCall {
     /// What the database is asked.
     pub fn query(&self) -> HistoryQuery {
-        let noun = self.noun.clone().zip(self.id.clone());
         // As JSON writes it.
         let mentions = self.grant.as_deref().map(|id| Value::from(id).to_string());
-        HistoryQuery { noun, mentions, after: self.after, limit: MOST }
+        HistoryQuery { noun: self.noun.clone(), id: self.id.clone(), mentions, after: self.after, limit: MOST }
     }
 }
 
@@ -95,8 +94,8 @@ impl From<Result<Verified, Fault>> for AuditAnswer {
 }
 
 pub(super) async fn list(State(shared): State<Shared>, Query(call): Query<HistoryCall>) -> Response {
-    if call.noun.is_some() != call.id.is_some() {
-        return problem(StatusCode::UNPROCESSABLE_ENTITY, "`noun` and `id` belong together", Vec::new());
+    if call.noun.is_none() && call.id.is_some() {
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, "`id` takes a `noun` beside it", Vec::new());
     }
     match looked_up(async move { shared.publisher.store().history(&call.query()).await }).await {
         Ok(events) => Json(HistoryAnswer::of(events)).into_response(),

@@ -9,7 +9,7 @@ use crate::document::parse_id;
 use crate::history::{Checkpoint, End, Event, Verb, vouches};
 use crate::identity::Serial;
 use crate::partner::Locked;
-use crate::store::differences;
+use crate::store::{CALL, differences};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -57,6 +57,8 @@ enum Which {
     Report { partner: String },
     /// Lockdowns of one anchor, or of everything where none is named.
     Lockdown { anchor: Option<String> },
+    /// Calls of operators that were refused, and those that have the files read again or order a list.
+    Calls,
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +94,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
     let everything = Locked::Everybody.as_str().to_owned();
     let (noun, id) = match &args.which {
         Which::All => ("", None),
+        Which::Calls => (CALL, None),
         Which::Partner { id } => ("partner", Some(id)),
         Which::Grant { id } => ("grant", Some(id)),
         Which::Network { name } => ("network", Some(name)),
@@ -111,6 +114,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
     let call = match (noun, id) {
         ("grant", id) => HistoryCall { grant: id.cloned(), ..HistoryCall::default() },
         (noun, Some(id)) => HistoryCall { noun: Some(noun.to_owned()), id: Some(id.clone()), ..HistoryCall::default() },
+        (CALL, None) => HistoryCall { noun: Some(CALL.to_owned()), ..HistoryCall::default() },
         (_, None) => HistoryCall::default(),
     };
     let mut shown = 0_usize;
@@ -327,9 +331,15 @@ fn show(event: &Event, of_grant: Option<&str>) {
     if cause.four_eyes.is_some() {
         say("    four eyes: off");
     }
-    if let (Verb::Order, Some(Value::Object(what))) = (event.verb, &event.after) {
+    if let (Verb::Order | Verb::Call, Some(Value::Object(what))) = (event.verb, &event.after) {
         for (key, value) in what {
-            say(&format!("    {key} {}", value.as_str().unwrap_or_default()));
+            match value {
+                Value::String(text) => say(&format!("    {key} {text}")),
+                Value::Array(lines) => {
+                    lines.iter().for_each(|l| say(&format!("    {}", l.as_str().unwrap_or_default())))
+                }
+                other => say(&format!("    {key} {other}")),
+            }
         }
         return;
     }

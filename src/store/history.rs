@@ -22,6 +22,8 @@ pub(super) const COPIED: &str = "copied";
 const TOLD: &str = "told";
 /// The noun of the first event.
 const HISTORY: &str = "history";
+/// The noun of calls that have changed nothing of the registry.
+pub const CALL: &str = "call";
 /// Largest key file that is read.
 const MAX_KEY: usize = 16 * 1024;
 
@@ -47,8 +49,10 @@ pub struct Passed {
 /// Which events are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct HistoryQuery {
-    /// Events of one noun.
-    pub noun: Option<(String, String)>,
+    /// Events of one kind of noun.
+    pub noun: Option<String>,
+    /// Of these, events of one.
+    pub id: Option<String>,
     /// Events in whose text this appears.
     pub mentions: Option<String>,
     /// Events behind this one.
@@ -194,19 +198,31 @@ pub(super) async fn about_all(
     told: &Told<'_>,
     end: &mut End,
 ) -> Result<(), StoreError> {
+    about(tx, verb, (HISTORY, HISTORY), after, told, end).await
+}
+
+/// Puts an event behind the chain that is about nothing that is stored.
+async fn about(
+    tx: &mut Tx<'_>,
+    verb: Verb,
+    (noun, id): (&str, &str),
+    after: Value,
+    told: &Told<'_>,
+    end: &mut End,
+) -> Result<(), StoreError> {
     let text = end.append(Event {
         seq: 0,
         time: told.now.to_string(),
         cause: told.cause.clone(),
         verb,
-        noun: HISTORY.into(),
-        id: HISTORY.into(),
+        noun: noun.into(),
+        id: id.into(),
         revision: told.revision,
         before: None,
         after: Some(after),
         document_sha256: None,
     });
-    insert(tx, &[(HISTORY, HISTORY, end.seq, text, end.hash)]).await
+    insert(tx, &[(noun, id, end.seq, text, end.hash)]).await
 }
 
 /// An event that says that all of this was taken back from a copy, and which.
@@ -360,8 +376,11 @@ impl Store {
     pub async fn history(&self, wanted: &HistoryQuery) -> Result<Vec<String>, StoreError> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT event FROM event WHERE seq > ");
         query.push_bind(i64::try_from(wanted.after).unwrap_or(i64::MAX));
-        if let Some((noun, id)) = &wanted.noun {
-            query.push(" AND noun = ").push_bind(noun).push(" AND id = ").push_bind(id);
+        if let Some(noun) = &wanted.noun {
+            query.push(" AND noun = ").push_bind(noun);
+        }
+        if let Some(id) = &wanted.id {
+            query.push(" AND id = ").push_bind(id);
         }
         if let Some(text) = &wanted.mentions {
             query.push(" AND instr(event, ").push_bind(text).push(") > 0");
@@ -423,6 +442,32 @@ impl Store {
         Ok(())
     }
 
+    /// Puts an event behind the chain for a call that has changed nothing of the registry: which call, and what came of it.
+    /// None where there is no chain yet, which the first operators begin.
+    ///
+    /// # Errors
+    /// The database failed; then nothing is told.
+    pub async fn tell_of_call(
+        &self,
+        call: &str,
+        outcome: Value,
+        cause: &Cause,
+        now: UnixNanos,
+    ) -> Result<(), StoreError> {
+        let signer = self.signer()?;
+        self.still_there()?;
+        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let revision = super::revision(&mut tx).await?;
+        let mut end = own_end(&mut tx, signer).await?;
+        if end.seq == 0 {
+            return Ok(());
+        }
+        about(&mut tx, Verb::Call, (CALL, call), outcome, &Told { cause, now, revision }, &mut end).await?;
+        checkpoint(&mut tx, &signer.sign(&end, now)).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// The report of a partner that was closed.
     ///
     /// # Errors
@@ -477,7 +522,7 @@ impl Store {
                 let noun = (event.noun, event.id);
                 // What is changed was made before, and what is made was not there.
                 let known = made.contains_key(&noun);
-                let begins = matches!(event.verb, Verb::Begin | Verb::Bootstrap | Verb::Restore);
+                let begins = matches!(event.verb, Verb::Begin | Verb::Bootstrap | Verb::Restore | Verb::Call);
                 if (event.verb == Verb::Create) == known && !begins && broken.is_none() {
                     broken = Some(Fault::OutOfNothing { seq, noun: noun.0.clone(), id: noun.1.clone() });
                 }

@@ -24,7 +24,7 @@ pub use export::{
     Export, anchor_document, anchor_files, credential_document, emergency_document, grant_document, own_document,
     partner_document,
 };
-pub use history::{HistoryQuery, Passed, Verified, key_file};
+pub use history::{CALL, HistoryQuery, Passed, Verified, key_file};
 pub use keys::REGISTRY_FILE;
 pub use places::Places;
 pub use plan::{Plan, PlanLine, PlanOptions, differences, lines, plan};

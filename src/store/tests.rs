@@ -351,7 +351,8 @@ async fn every_change_leaves_an_event_with_who_why_before_and_after() {
     assert_eq!(&events[2].before, &None);
     let verified = store.verify_history().await.unwrap().unwrap();
     assert_eq!((verified.end.seq, verified.checkpoints), (5, 2));
-    let of_acme = HistoryQuery { noun: Some(("partner".into(), "acme".into())), limit: 100, ..HistoryQuery::default() };
+    let of_acme =
+        HistoryQuery { noun: Some("partner".into()), id: Some("acme".into()), limit: 100, ..HistoryQuery::default() };
     assert_eq!(store.history(&of_acme).await.unwrap().len(), 2);
 }
 

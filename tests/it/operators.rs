@@ -76,10 +76,12 @@ fn first_operators_are_named_once_and_before_that_nothing_is_changed() {
 
     // It is what the history begins with.
     let all = events(&gate, &["all"]);
-    assert_eq!((&all[0]["seq"], &all[0]["verb"], all.len()), (&1.into(), &"bootstrap".into(), 3), "{all:?}");
+    assert_eq!((&all[0]["seq"], &all[0]["verb"], all.len()), (&1.into(), &"bootstrap".into(), 4), "{all:?}");
+    // The second attempt is there as well; what was tried before anybody had a name is not.
+    assert_eq!((&all[3]["noun"], &all[3]["id"]), (&"call".into(), &"POST /v1/bootstrap".into()));
     assert_eq!(all[0]["after"], json!({"operators": [name, "second"]}));
     assert_eq!((&all[0]["actor"]["way"], &all[0]["actor"]["name"]), (&"admin-socket".into(), &name.as_str().into()));
-    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: 3 events"));
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: 4 events"));
     gate.apply("environment: test\nnetworks: {a: {cidrs: [10.0.0.0/8]}}\n");
 }
 
@@ -124,9 +126,65 @@ fn each_role_permits_its_acts_and_no_other() {
             }
         }
     }
-    let by_auditor = events(&gate, &["all"]).into_iter().filter(|e| e["actor"]["name"] == "auditor").count();
-    assert_eq!(by_auditor, 0);
+    // Nothing came of what was refused but the evidence that it was tried.
+    let by_auditor = events(&gate, &["all"]).into_iter().filter(|e| e["actor"]["name"] == "auditor");
+    let (tried, done): (Vec<Value>, Vec<Value>) =
+        by_auditor.partition(|e| e["verb"] == "call" && e["after"]["status"] == 403);
+    assert_eq!((tried.len(), done), (7, Vec::new()));
     assert!(gate.metric("partnergate_admin_calls_total{result=\"refused\"}") >= 30.0, "{}", gate.metrics());
+}
+
+/// Who tried what they may not is evidence as much as who did what they may.
+#[test]
+fn calls_that_are_refused_and_reloads_are_in_the_history() {
+    let gate = Gate::start();
+    let viewer = operator(&gate, "vera", &["viewer"]);
+    let before = events(&gate, &["all"]).len();
+    let suspend = ["partner", "suspend", "acme", "--reason", "I can"];
+    refused(&as_one(&gate, &viewer, &suspend), NOT_PERMITTED, "the operator `vera` has the roles viewer");
+    refused(&gate.cli(&["partner", "suspend", "nobody", "--reason", "typo"]), Some(3), "");
+    gate.cli(&["reload"]).ok();
+    // What only looks, and what only would be, is none of it.
+    as_one(&gate, &viewer, &["partner", "list"]).ok();
+    let dry = as_one(&gate, &viewer, &[&suspend[..], &["--dry-run"]].concat());
+    refused(&dry, NOT_PERMITTED, "vera");
+    let calls = events(&gate, &["calls"]);
+    let told: Vec<(&str, &str, u64)> = calls
+        .iter()
+        .map(|e| {
+            (e["id"].as_str().unwrap(), e["actor"]["name"].as_str().unwrap(), e["after"]["status"].as_u64().unwrap())
+        })
+        .collect();
+    let me = this_user();
+    assert_eq!(
+        told,
+        [
+            ("POST /v1/partners/acme/suspend", "vera", 403),
+            ("POST /v1/partners/nobody/suspend", &*me, 422),
+            ("POST /v1/reload", &*me, 200),
+        ],
+        "{calls:?}"
+    );
+    assert_eq!(events(&gate, &["all"]).len(), before + 3);
+    let shown = gate.cli(&["history", "calls"]).ok();
+    assert!(shown.contains("title the operator `vera` has the roles viewer"), "{shown}");
+    // Nobody fills the disk with it: thirty in a minute are written, and how many more there were.
+    let token = fs::read_to_string(viewer.strip_prefix("file:").unwrap()).unwrap();
+    for _ in 0..40 {
+        let status = run(
+            Command::new("curl")
+                .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*", "--unix-socket"])
+                .arg(gate.dir.path().join("state/admin.sock"))
+                .args(["-H", &format!("Authorization: Bearer {}", token.trim())])
+                .args(["-H", "content-type: application/json", "-d", "{}", "http://admin/v1/lockdown/on"]),
+            b"",
+        );
+        assert_eq!(status.ok(), "403");
+    }
+    let locks = events(&gate, &["calls"]).iter().filter(|e| e["id"] == "POST /v1/lockdown/on").count();
+    // The minute may have turned over meanwhile.
+    assert!((29..40).contains(&locks), "{locks}");
+    assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
 }
 
 #[test]
