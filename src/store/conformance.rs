@@ -2,14 +2,16 @@
 //! opens again as after a restart. Another database passes them unchanged.
 
 use super::*;
+use crate::approval::{Approval, Item, Outcome, Verdict};
 use crate::history::{Actor, Event, Verb, Way};
 use crate::identity::{Fingerprint, Serial};
 use crate::issue::{Enrolment, Issued, Used};
 use crate::name::{AnchorName, CredentialId, GrantId, OperatorName};
 use crate::operation::OperationId;
 use crate::operator::Role;
-use crate::partner::{Network, PartnerRecord};
-use crate::record::{Batch, Seen, Usage, UsageKey};
+use crate::partner::{Network, PartnerRecord, Report};
+use crate::reason::Reason;
+use crate::record::{Batch, FirstDenied, Seen, Usage, UsageKey};
 use crate::registry::Change;
 use serde_json::json;
 
@@ -17,7 +19,14 @@ pub(super) const NOW: UnixNanos = UnixNanos(1_800_000_000_000_000_000);
 
 /// Where a database is.
 pub(super) trait Place {
-    async fn open(&self) -> Store;
+    async fn try_open(&self) -> Result<Store, StoreError>;
+
+    /// As a version that does not exist yet leaves it.
+    async fn make_newer(&self, schema: i64);
+
+    async fn open(&self) -> Store {
+        self.try_open().await.unwrap()
+    }
 }
 
 fn cause(why: &str) -> Cause {
@@ -56,6 +65,123 @@ pub(super) async fn all<P: Place>(fresh: impl Fn() -> P) {
     operators_begin_once(&fresh()).await;
     certificates_and_codes_are_found(&fresh()).await;
     many_are_written_at_once(&fresh()).await;
+    anchors_and_lockdowns_come_back_as_they_were(&fresh()).await;
+    what_waits_is_found_until_it_is_decided(&fresh()).await;
+    report_is_kept_with_what_was_refused_first(&fresh()).await;
+    calls_are_told_once_there_is_a_history(&fresh()).await;
+    newer_database_is_refused_and_left_alone(&fresh()).await;
+}
+
+async fn anchors_and_lockdowns_come_back_as_they_were(place: &impl Place) {
+    let store = place.open().await;
+    let anchor: Anchor = serde_json::from_value(json!({
+        "name": "ca", "certificate": "AAEC", "partners": ["acme"], "environments": ["test"], "client_auth": "required",
+        "denied": [{"serial": "0a", "reason": "stolen", "author": "alice", "at": 5}],
+    }))
+    .unwrap();
+    let locked = |id: &str| Locked::parse(id).unwrap();
+    let lockdown = |id: &str| Lockdown { locked: locked(id), reason: "x".into(), author: "alice".into(), at: NOW };
+    let changes = [
+        partner("acme", "sales"),
+        Change::Anchor(anchor.name.clone(), Some(anchor.clone())),
+        Change::Lockdown(locked("*"), Some(lockdown("*"))),
+        Change::Lockdown(locked("ca"), Some(lockdown("ca"))),
+    ];
+    store.commit(0, &changes, &cause("new"), NOW).await.unwrap();
+    store.commit(1, &[Change::Lockdown(locked("*"), None)], &cause("over"), NOW).await.unwrap();
+    store.close().await;
+    let store = place.open().await;
+    let registry = store.load().await.unwrap();
+    assert_eq!(registry.anchor(&anchor.name).map(|found| (**found).clone()), Some(anchor));
+    assert_eq!(registry.lockdowns().collect::<Vec<_>>(), [&lockdown("ca")]);
+    assert!(store.verify_history().await.unwrap().is_ok());
+}
+
+async fn what_waits_is_found_until_it_is_decided(place: &impl Place) {
+    let store = place.open().await;
+    let name = NetworkName::parse("dc1").unwrap();
+    let network = Network { name: name.clone(), cidrs: vec!["203.0.113.0/24".parse().unwrap()] };
+    let item = Item::Network { id: name, before_sha256: None, after: Some(network) };
+    let ask = || {
+        let (why, life) = (Some("new site".to_owned()), Duration::from_secs(60));
+        Approval::request("alice", vec![item.clone()], why, None, NOW, life).unwrap()
+    };
+    let (first, second) = (ask(), ask());
+    let both = [first.clone(), second.clone()];
+    let asked = Commit { approvals: &both, ..Commit::default() };
+    assert_eq!(store.commit_all(0, asked, &cause("asked"), NOW).await.unwrap(), 0, "the registry is as it was");
+    assert_eq!(store.open_approvals().await.unwrap().len(), 2);
+    let outcome = Outcome { verdict: Verdict::Rejected, author: "bob".into(), at: NOW, reason: Some("no".into()) };
+    let decided = Approval { outcome: Some(outcome), ..first.clone() };
+    let commit = Commit { approvals: std::slice::from_ref(&decided), ..Commit::default() };
+    store.commit_all(0, commit, &cause("no"), NOW).await.unwrap();
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(store.open_approvals().await.unwrap(), [second.clone()]);
+    assert_eq!(store.approvals().await.unwrap().len(), 2);
+    assert_eq!(store.approval(&first.id).await.unwrap(), Some(decided));
+    assert!(store.verify_history().await.unwrap().is_ok());
+}
+
+async fn report_is_kept_with_what_was_refused_first(place: &impl Place) {
+    let store = place.open().await;
+    let acme = PartnerId::parse("acme").unwrap();
+    let report: Report = serde_json::from_value(json!({
+        "partner": "acme", "name": "Acme", "owner": "sales", "reason": "over", "author": "alice", "asked": "a",
+        "closed_at": "b", "existed": {"grants": {}}, "certificates": [], "left_to_do": ["tell them"],
+        "closed": {"credentials": ["acme-1"], "grants": ["g"], "approvals": [], "enrolments": ["e"]},
+    }))
+    .unwrap();
+    assert!(store.report(&acme).await.unwrap().is_none());
+    let commit = Commit { reports: std::slice::from_ref(&report), ..Commit::default() };
+    store.commit_all(0, commit, &cause("over"), NOW).await.unwrap();
+    assert_eq!(store.refused(&acme, NOW).await.unwrap(), None);
+    let denied = |at, request: &str| {
+        let first = FirstDenied { at: UnixNanos(at), request: request.into(), reason: Reason::PartnerNotActive };
+        Batch { refused: vec![((acme.clone(), NOW), first)], ..Batch::default() }
+    };
+    store.add_usage(&denied(NOW.0 + 5, "r-1")).await.unwrap();
+    store.add_usage(&denied(NOW.0 + 9, "r-2")).await.unwrap();
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(store.report(&acme).await.unwrap(), Some(report));
+    let first = store.refused(&acme, NOW).await.unwrap().unwrap();
+    assert_eq!((first.request.as_deref(), &*first.reason), (Some("r-1"), Reason::PartnerNotActive.as_str()));
+    assert!(store.verify_history().await.unwrap().is_ok());
+}
+
+async fn calls_are_told_once_there_is_a_history(place: &impl Place) {
+    let store = place.open().await;
+    let call = async |status: u16| {
+        store.tell_of_call("POST /v1/reload", json!({"status": status}), &cause("x"), NOW).await.unwrap();
+    };
+    call(403).await;
+    assert!(events(&store).await.is_empty(), "the first operators are what a history begins with");
+    store.commit(0, &[partner("acme", "sales")], &cause("new"), NOW).await.unwrap();
+    call(403).await;
+    call(200).await;
+    let of = |noun: &str, id: Option<&str>| HistoryQuery {
+        noun: Some(noun.into()),
+        id: id.map(str::to_owned),
+        limit: 10,
+        ..HistoryQuery::default()
+    };
+    assert_eq!(store.history(&of(CALL, None)).await.unwrap().len(), 2);
+    assert_eq!(store.history(&of(CALL, Some("POST /v1/other"))).await.unwrap().len(), 0);
+    assert_eq!(store.history(&of("partner", None)).await.unwrap().len(), 1);
+    let verified = store.verify_history().await.unwrap().unwrap();
+    assert_eq!((verified.end.seq, store.revision().await.unwrap()), (3, 1));
+}
+
+async fn newer_database_is_refused_and_left_alone(place: &impl Place) {
+    let store = place.open().await;
+    store.commit(0, &[partner("acme", "sales")], &cause("new"), NOW).await.unwrap();
+    store.close().await;
+    place.make_newer(SCHEMA + 1).await;
+    for _ in 0..2 {
+        let Err(refused) = place.try_open().await else { panic!("a newer database was opened") };
+        assert!(matches!(refused, StoreError::Newer { found } if found == SCHEMA + 1), "{refused}");
+    }
 }
 
 async fn what_is_committed_is_there_after_a_restart(place: &impl Place) {
