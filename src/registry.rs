@@ -10,6 +10,7 @@ mod derived;
 pub use compact::Compact;
 pub use derived::Derived;
 
+use crate::history::middles;
 use crate::identity::{Fingerprint, MatchKey, MatchKind, Peer};
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
 use crate::partner::{
@@ -326,7 +327,8 @@ impl Registry {
         self.networks.values()
     }
 
-    fn may_speak_for(&self, anchor: &AnchorName, partner: &PartnerId) -> bool {
+    /// Whether an anchor is bound to a partner.
+    pub fn may_speak_for(&self, anchor: &AnchorName, partner: &PartnerId) -> bool {
         self.bound.get(anchor).is_some_and(|partners| partners.contains(partner))
     }
 
@@ -345,7 +347,21 @@ impl Registry {
     }
 
     fn insert_anchor(&mut self, name: &AnchorName, anchor: Anchor) {
-        self.bound.insert(name.clone(), Arc::new(anchor.partners.iter().cloned().collect()));
+        let before = self.anchors.get(name).zip(self.bound.get(name));
+        let bound = match before.filter(|(old, bound)| old.partners.len() == bound.len()) {
+            // One name more on a list of a hundred thousand: the others are not looked at again.
+            Some((old, bound)) => {
+                let (gone, come) = middles(&old.partners, &anchor.partners);
+                let mut bound = HashSet::clone(bound);
+                for id in gone {
+                    bound.remove(id);
+                }
+                bound.extend(come.iter().cloned());
+                bound
+            }
+            None => anchor.partners.iter().cloned().collect(),
+        };
+        self.bound.insert(name.clone(), Arc::new(bound));
         self.anchors.insert(name.clone(), Arc::new(anchor));
     }
 

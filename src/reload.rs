@@ -22,7 +22,7 @@ mod partners;
 mod suspend;
 mod switch;
 
-pub use apply::{Applied, Apply, Authority, Wanted};
+pub use apply::{Applied, Apply, Authority, Binding, Wanted};
 pub use approve::{Decided, Verdicted};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Subject, Whose};

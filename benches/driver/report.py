@@ -244,10 +244,10 @@ def scale_table(s: dict[str, Any]) -> str:
         what = change["what"]
         rows += [
             (
-                f"{what}: from the start of `apply` to the first request that sees it",
+                f"{what}: from the start of the command until it is live",
                 f"{spread(change['live_ms'], 0)} ms",
             ),
-            (f"{what}: the whole `apply` command", f"{spread(change['command_ms'], 0)} ms"),
+            (f"{what}: the whole command", f"{spread(change['command_ms'], 0)} ms"),
             (f"{what}, {len(change['live_ms'])} times: p50, p99, p99.9, slowest", times(change["load"])),
         ]
     rows.append(("RSS after the changes", f"{s['rss_after_changes_mb']:.0f} MB"))
@@ -261,7 +261,7 @@ def scale_table(s: dict[str, Any]) -> str:
         f"## {s['partners']:,} partners with 3 credentials and 5 grants each",
         "",
         "While requests arrive at a steady rate, a grant of one partner gets an operation and loses it again, and a new"
-        " partner comes, which is a name more on its CA's list as well; then operators' commands are run. Latencies are"
+        " partner comes, whose name is put on its CA's list and which gets credentials and grants; then operators' commands are run. Latencies are"
         " corrected for coordinated omission.",
         "",
         "| | |",

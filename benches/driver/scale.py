@@ -59,7 +59,7 @@ def run(tools: peers.Tools, pki: Path, where: Path, partners: int) -> dict[str, 
             results["rss_after_load_mb"] = process.rss_mb()
             results["calm"] = asdict(loaded(tools, pki, port, partial(look, pki, port)))
             say(f"slowest request {results['calm']['slowest']:.1f} ms without changes")
-            changes = (grant_changes(folder), partner_changes(folder, registry))
+            changes = (grant_changes(folder), *partner_changes(folder))
             results["changes"] = [changed(change, command, tools, pki, port) for change in changes]
             results["rss_after_changes_mb"] = process.rss_mb()
             results["commands"] = [
@@ -122,13 +122,14 @@ def loaded(tools: peers.Tools, pki: Path, port: int, meanwhile: Callable[[], Non
 
 @dataclass
 class Change:
-    """Files to apply, who sees what of them on which path, and how to take them back."""
+    """Commands that change something, and who gets which status on which path when it is so."""
 
     what: str
-    who: str
-    path: str
-    folders: dict[int, Path]
-    times: int
+    commands: dict[int, list[str]]
+    who: str = "acme"
+    # None where no request sees it: the command ends when it is live.
+    path: str | None = None
+    times: int = 1
     live_ms: list[float] = field(default_factory=list)
     command_ms: list[float] = field(default_factory=list)
 
@@ -136,17 +137,17 @@ class Change:
         """Makes the change and takes it back so many times, looking for its effect all the time."""
         with Client(pki, port, self.who) as client:
             for _ in range(self.times):
-                for status in self.folders:
+                for status in self.commands:
                     self._once(command, client, status)
                     time.sleep(0.3)
 
     def _once(self, command: list[str], client: Client, status: int) -> None:
         """From the start of the command to the first request that is decided anew; the command's own time is in it."""
-        if client.status("GET", self.path) == status:
+        if self.path and client.status("GET", self.path) == status:
             raise Trouble(f"{self.path} is answered with {status} before the change to it")
         started = time.monotonic()
-        apply = [*command, "apply", "--yes", "-f", str(self.folders[status])]
-        child = subprocess.Popen(pinned(LOAD_CORE, apply), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        change = pinned(LOAD_CORE, [*command, *self.commands[status]])
+        child = subprocess.Popen(change, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         ended: list[float] = []
 
         def wait() -> None:
@@ -155,37 +156,48 @@ class Change:
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        while client.status("GET", self.path) != status:
+        live = time.monotonic()
+        while self.path and client.status("GET", self.path) != status:
             if child.poll() not in (None, 0) or time.monotonic() - started > 30:
                 child.kill()
-                raise Trouble(f"a change ({self.what}) is not live; apply said: {child.communicate()[1]}")
+                raise Trouble(f"a change ({self.what}) is not live; the command said: {child.communicate()[1]}")
             time.sleep(0.001)
-        self.live_ms.append((time.monotonic() - started) * 1000)
+            live = time.monotonic()
         waiting.join()
-        child.communicate()
+        complaint = child.communicate()[1]
+        if child.returncode != 0:
+            raise Trouble(f"a change ({self.what}) failed: {complaint}")
+        self.live_ms.append(((live if self.path else ended[0]) - started) * 1000)
         self.command_ms.append((ended[0] - started) * 1000)
 
 
 def grant_changes(folder: Path) -> Change:
     """A grant of one partner gets an operation, and loses it again."""
-    folders = {status: folder / f"grant-{status}" for status in (200, 403)}
-    for status, place in folders.items():
-        place.mkdir()
+    commands = {}
+    for status in (200, 403):
         operations = ["invoices.read", "reports.read"] if status == 200 else ["invoices.read"]
-        (place / "acme.yaml").write_text("environment: bench\npartners:\n" + acme(operations))
-    return Change("a grant", "acme", CHANGED_PATH, folders, 3)
+        commands[status] = applied(folder / f"grant-{status}", acme(operations))
+    return Change("a grant", commands, path=CHANGED_PATH, times=3)
 
 
-def partner_changes(folder: Path, registry: Path) -> Change:
-    """A partner comes, and with it a name on the anchor's list of 100,000."""
-    place = folder / "new-partner"
+def partner_changes(folder: Path) -> list[Change]:
+    """A partner comes, its name is put on the anchor's list of 100,000, and it gets credentials and grants."""
+    name = "stranger"
+    add = ["partner", "add", name, "--name", "Stranger", "--owner", "bench", "--network", "near", "--ends", PERIOD]
+    bind = ["anchor", "bind", "partner-ca", "--partner", name]
+    whole = applied(folder / "new-partner", partner(name))
+    return [
+        Change("a new partner", {200: add}),
+        Change("an anchor bound to it", {200: bind}),
+        Change("its credentials and grants", {200: whole}, name, load.PATH),
+    ]
+
+
+def applied(place: Path, partners: str) -> list[str]:
+    """The command that applies a file with these partners."""
     place.mkdir()
-    shutil.copy(registry / "partner-ca.pem", place)
-    base = (registry / "base.yaml").read_text()
-    (place / "base.yaml").write_text(
-        base.replace("partners: [acme,", "partners: [stranger, acme,") + partner("stranger")
-    )
-    return Change("a new partner", "stranger", load.PATH, {200: place}, 1)
+    (place / "partners.yaml").write_text("environment: bench\npartners:\n" + partners)
+    return ["apply", "--yes", "-f", str(place)]
 
 
 def write_registry(folder: Path, pki: Path, partners: int) -> Path:

@@ -2,15 +2,15 @@
 
 use super::answer::{Named, problem, refused, switched, tagged, wrong};
 use super::caller::Caller;
-use super::networks::{RemoveQuery, gone};
+use super::networks::{RemoveQuery, apply};
 use super::{EditCall, Shared, grants};
 use crate::clock::UnixNanos;
 use crate::fetch::Overview;
 use crate::identity::{Fingerprint, Serial};
-use crate::name::AnchorName;
+use crate::name::{AnchorName, PartnerId};
 use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
 use crate::registry::{Change, Registry};
-use crate::reload::{Denial, Place, Subject, aside, no_anchor};
+use crate::reload::{Binding, Denial, Place, Subject, Wanted, aside, no_anchor};
 use crate::snapshot::Snapshot;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -146,21 +146,24 @@ async fn set(
     Named(name): Named<AnchorName>,
     Json(call): Json<AnchorCall>,
 ) -> Response {
-    let AnchorCall { mut set, bind, unbind, dry_run, reason, ticket } = call;
+    let AnchorCall { set, bind, unbind, dry_run, reason, ticket } = call;
     if set.contains_key("denied") {
         return wrong("`denied` is set by a command of its own");
     }
     if !bind.is_empty() || !unbind.is_empty() {
-        let live = shared.publisher.live();
-        let anchor = live.as_ref().and_then(|live| live.snapshot.registry.anchor(&name));
-        let bound = anchor.map(|anchor| anchor.partners.as_slice()).unwrap_or_default();
-        let mut partners: Vec<String> = bound.iter().map(ToString::to_string).collect();
-        if let Some(unknown) = unbind.iter().find(|id| !partners.contains(id)) {
-            return wrong(&format!("`{name}` does not speak for `{unknown}`"));
+        if !set.is_empty() || place == Place::Free {
+            return wrong(
+                "`bind` and `unbind` are for an anchor that is there, and without `set`, whose key is `partners`",
+            );
         }
-        partners.retain(|id| !unbind.contains(id));
-        partners.extend(bind.into_iter().filter(|id| !bound.iter().any(|known| known.as_str() == id)));
-        set.insert("partners".into(), json!(partners));
+        let parsed = |ids: Vec<String>| ids.iter().map(|id| PartnerId::parse(id)).collect::<Result<Vec<_>, _>>();
+        let (bind, unbind) = match (parsed(bind), parsed(unbind)) {
+            (Ok(bind), Ok(unbind)) => (bind, unbind),
+            (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
+        };
+        let wanted = Wanted::Bound(Binding { anchor: name, bind, unbind });
+        let query = RemoveQuery { dry_run, reason, ticket };
+        return apply(&shared, &caller, wanted, query).await;
     }
     let call = EditCall { set, end: None, dry_run, reason, ticket };
     grants::edit(&shared, &caller, Subject::Anchor(name), Vec::new(), place, call).await
@@ -184,7 +187,7 @@ pub(super) async fn remove(
             anchor.denied.len()
         ));
     }
-    gone(&shared, &caller, Change::Anchor(name, None), query).await
+    apply(&shared, &caller, Wanted::Gone(Change::Anchor(name, None)), query).await
 }
 
 async fn change(shared: Shared, caller: Caller, name: AnchorName, call: DenyCall, deny: bool) -> Response {

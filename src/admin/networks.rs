@@ -124,12 +124,12 @@ pub(super) async fn remove(
     if shared.publisher.live().is_none_or(|live| live.snapshot.registry.network(&name).is_none()) {
         return problem(StatusCode::NOT_FOUND, "there is no such network", Vec::new());
     }
-    gone(&shared, &caller, Change::Network(name, None), query).await
+    apply(&shared, &caller, Wanted::Gone(Change::Network(name, None)), query).await
 }
 
-pub(super) async fn gone(shared: &Shared, caller: &Caller, change: Change, query: RemoveQuery) -> Response {
+pub(super) async fn apply(shared: &Shared, caller: &Caller, wanted: Wanted, query: RemoveQuery) -> Response {
     let apply = Apply {
-        wanted: Wanted::Gone(change),
+        wanted,
         options: PlanOptions::default(),
         dry_run: query.dry_run,
         cause: caller.cause(query.reason.as_ref(), query.ticket.as_ref()),

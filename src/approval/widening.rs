@@ -1,5 +1,6 @@
 //! What a change permits that was not permitted before. Nothing said means: no more than there was.
 
+use crate::history::middles;
 use crate::identity::{Certificate, Fingerprint, Match};
 use crate::partner::{
     Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerState, Period, Root,
@@ -160,6 +161,7 @@ fn added<T: Display + PartialEq + std::hash::Hash + Eq>(
     before: &[T],
     after: &[T],
 ) {
+    let (before, after) = middles(before, after);
     let known: std::collections::HashSet<&T> = before.iter().collect();
     widens.extend(named(what, after.iter().filter(|name| !known.contains(name))));
 }

@@ -1,5 +1,6 @@
 //! Files applied: what permits no more than there was is live at once, and the rest waits for somebody else.
 
+use super::deny::no_anchor;
 use super::edit::{Edited, Subject};
 use super::operators::objection;
 use super::outside::Outside;
@@ -10,9 +11,9 @@ use crate::config::ApprovalConfig;
 use crate::document::Problems;
 use crate::gateway::Live;
 use crate::history::{Cause, Off};
-use crate::name::ApprovalId;
+use crate::name::{AnchorName, ApprovalId, PartnerId};
 use crate::operator::Operators;
-use crate::partner::{Illegal, MAX_EMERGENCY, PartnerRecord, Provenance, illegal, illegal_at_first};
+use crate::partner::{Anchor, Illegal, MAX_EMERGENCY, PartnerRecord, Provenance, illegal, illegal_at_first};
 use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
 use crate::snapshot::Snapshot;
 use crate::store::{Commit, Declaration, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
@@ -37,6 +38,38 @@ pub enum Wanted {
     Edited(Edited),
     /// A network or an anchor that is to go.
     Gone(Change),
+    /// An anchor that is to speak for more partners, or for fewer: its list may be as long as the registry, and is not written
+    /// and read again for one name.
+    Bound(Binding),
+}
+
+/// Partners that an anchor is bound to besides, and no more.
+pub struct Binding {
+    pub anchor: AnchorName,
+    pub bind: Vec<PartnerId>,
+    pub unbind: Vec<PartnerId>,
+}
+
+impl Binding {
+    fn change(&self, registry: &Registry) -> Result<Change, Problems> {
+        let Binding { anchor: name, bind, unbind } = self;
+        let Some(anchor) = registry.anchor(name) else { return Err(no_anchor(name, registry)) };
+        if let Some(unknown) = unbind.iter().find(|id| !registry.may_speak_for(name, id)) {
+            let mut problems = Problems::new();
+            problems.registry(
+                format!("anchors.{name}.partners"),
+                format!("`{name}` does not speak for `{unknown}`"),
+                None,
+            );
+            return Err(problems);
+        }
+        let mut fresh: Vec<PartnerId> = bind.iter().filter(|id| !registry.may_speak_for(name, id)).cloned().collect();
+        fresh.sort();
+        fresh.dedup();
+        let kept = anchor.partners.iter().filter(|id| !unbind.contains(id));
+        let partners = kept.cloned().chain(fresh).collect();
+        Ok(Change::Anchor(name.clone(), Some(Anchor { partners, ..Anchor::clone(anchor) })))
+    }
 }
 
 /// What who asks may do beside asking.
@@ -88,6 +121,10 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
     all
 }
 
+fn changes_nothing(change: &Change, registry: &Registry) -> bool {
+    matches!(change, Change::Anchor(name, Some(anchor)) if registry.anchor(name).is_some_and(|there| **there == *anchor))
+}
+
 fn inconsistent(found: Vec<Inconsistent>) -> Problems {
     let mut problems = Problems::new();
     found.into_iter().for_each(|wrong| problems.registry(wrong.key(), wrong.reason, None));
@@ -126,7 +163,9 @@ impl Publisher {
             let subject = match &declared {
                 Err(Wanted::Edited(edited)) => Some(edited.subject.clone()),
                 Err(Wanted::Gone(Change::Network(name, _))) => Some(Subject::Network(name.clone())),
-                Err(Wanted::Gone(Change::Anchor(name, _))) => Some(Subject::Anchor(name.clone())),
+                Err(Wanted::Gone(Change::Anchor(name, _)) | Wanted::Bound(Binding { anchor: name, .. })) => {
+                    Some(Subject::Anchor(name.clone()))
+                }
                 _ => None,
             };
             if subject.is_some_and(|subject| !subject.is_as_seen(if_match, registry)) {
@@ -139,23 +178,25 @@ impl Publisher {
             Authority::Emergency => FourEyes::Off,
         };
         let own = (eyes == FourEyes::Off).then(|| Arc::new(self.own(&apply.cause)));
-        let gone = match &declared {
+        let direct = match &declared {
             Err(Wanted::Gone(change)) => vec![change.clone()],
+            Err(Wanted::Bound(binding)) => binding.change(registry).map(|change| vec![change])?,
             _ => Vec::new(),
         };
+        let direct: Vec<Change> = direct.into_iter().filter(|change| !changes_nothing(change, registry)).collect();
         let declaration = match declared {
             Ok(declaration) => declaration,
             // Nobody has written that file: what is wrong is said by its key.
             Err(Wanted::Edited(edited)) => {
                 parse_declaration(&edited.files(registry, environment)?, environment).map_err(Problems::unplaced)?
             }
-            Err(Wanted::Gone(_) | Wanted::Files(_)) => Declaration::default(),
+            Err(Wanted::Gone(_) | Wanted::Bound(_) | Wanted::Files(_)) => Declaration::default(),
         };
         let (operations, now) = (&live.snapshot.operations, self.clock.now());
         let planned = plan(declaration, registry, operations, apply.options, own.as_ref(), now)?;
         let Plan { mut changes, notes, mut next, places } = planned;
-        if !gone.is_empty() {
-            changes.extend(gone);
+        if !direct.is_empty() {
+            changes.extend(direct);
             next = registry.with(registry.revision() + 1, &changes).map_err(inconsistent)?;
         }
         // All of it is looked at, whether it is live at once or waits.
