@@ -11,6 +11,7 @@ use crate::name::{AnchorName, PartnerId};
 use crate::partner::{Credential, CredentialState, PartnerRecord};
 use crate::registry::Registry;
 use crate::snapshot::Snapshot;
+use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt;
@@ -23,7 +24,7 @@ pub const SOON: Duration = Duration::from_secs(30 * 86_400);
 const STEPS: [u32; 5] = [0, 1, 7, 14, 30];
 
 /// What kind of thing ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     ServerCertificate,
@@ -46,7 +47,7 @@ impl Kind {
 }
 
 /// What takes over when it has ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Successor {
     /// It is there already.
@@ -57,7 +58,7 @@ pub enum Successor {
 }
 
 /// One thing that ends soon, or has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Expiring {
     pub kind: Kind,
     pub name: String,

@@ -1,5 +1,6 @@
 //! The ids that configuration and registry use, each a type of its own, so that a partner is never passed for a grant.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use std::sync::Arc;
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
         #[serde(transparent)]
+        #[schemars(extend("pattern" = "^[a-z0-9][a-z0-9_.-]{0,63}$"))]
         pub struct $name(Arc<str>);
 
         impl $name {

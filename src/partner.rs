@@ -6,7 +6,7 @@
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "kebab-case")]
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
@@ -41,6 +41,7 @@ pub use transition::{Illegal, illegal, illegal_at_first};
 use crate::clock::{UnixNanos, Zone};
 use crate::name::{AnchorName, Environment, NetworkName, PartnerId};
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -164,7 +165,7 @@ pub struct Reviewed {
 }
 
 /// An operator has stopped a partner. It lasts until an operator lets the partner go on, whatever files are applied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Suspension {
     pub reason: String,
     pub author: String,

@@ -4,6 +4,7 @@ use super::dn::DistinguishedName;
 use crate::clock::UnixNanos;
 use crate::reason::Reason;
 use ring::digest;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
@@ -32,8 +33,8 @@ const UNDERSTOOD: [Oid<'static>; 5] = [
 ];
 
 /// SHA-256 of a certificate (fingerprint) or of its SubjectPublicKeyInfo. Shown as 64 lower-case hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint(pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+pub struct Fingerprint(#[schemars(with = "String")] pub [u8; 32]);
 
 impl Fingerprint {
     pub fn of(bytes: &[u8]) -> Self {
@@ -82,7 +83,7 @@ impl<'de> Deserialize<'de> for Fingerprint {
 }
 
 /// A serial number as lower-case hex in whole octets, without leading ones of zero.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Serial(String);
 

@@ -5,6 +5,7 @@
 //! changes them changes the name. Types that readers decode differently (TeletexString, BMPString, UniversalString)
 //! never match.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use x509_parser::asn1_rs::Tag;
@@ -31,13 +32,13 @@ const ATTRIBUTES: &[(&str, &str)] = &[
 ];
 
 /// A name, most significant RDN first as in the certificate; each RDN is sorted.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct DistinguishedName {
     rdns: Vec<Vec<(String, AttributeValue)>>,
 }
 
 /// The value of one attribute.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 enum AttributeValue {
     Text(String),
     /// Of a type that is not compared; shown as hex of its content.

@@ -8,6 +8,7 @@ use super::dn::{DistinguishedName, parse_dn};
 use super::spiffe::{SpiffeId, Svid, claims_spiffe};
 use crate::name::AnchorName;
 use ring::digest::{Context, SHA256};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The ways to match, most specific first.
@@ -37,7 +38,7 @@ impl MatchKind {
 }
 
 /// What a registered credential is recognised by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Match {
     /// SHA-256 of the certificate.

@@ -113,7 +113,7 @@ impl fmt::Display for Place {
 }
 
 /// The name of an operation, such as `invoices.read` or `get:/v1/orders/{id}`; unique over all routes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
 pub struct OperationId(Arc<str>);
 
 impl OperationId {

@@ -3,6 +3,7 @@
 use crate::clock::UnixNanos;
 use crate::identity::{Fingerprint, Serial};
 use crate::name::{AnchorName, Environment, PartnerId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -176,7 +177,7 @@ pub struct Denied {
     pub at: UnixNanos,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeniedCertificate {
     /// Whoever between the client and the anchor has issued it.

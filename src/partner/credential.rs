@@ -4,6 +4,7 @@ use super::Revoked;
 use crate::clock::UnixNanos;
 use crate::identity::Match;
 use crate::name::{AnchorName, CredentialId, Environment};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;

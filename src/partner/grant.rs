@@ -4,6 +4,7 @@ use super::{Credential, Period, Phase, Reviewed, Revoked};
 use crate::clock::UnixNanos;
 use crate::name::{ApprovalId, CredentialId, Environment, GrantId, NetworkName};
 use crate::operation::OperationId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,8 +3,9 @@
 use super::{GrantState, PartnerRecord, Revoked};
 use crate::clock::UnixNanos;
 use crate::name::{ApprovalId, CredentialId, GrantId, PartnerId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// An operator has ended a partner, or will have at a time that was set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ pub struct Offboarding {
 }
 
 /// What was closed with a partner; what had ended before is not among it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Closed {
     pub credentials: Vec<CredentialId>,
     pub grants: Vec<GrantId>,
@@ -32,7 +33,7 @@ pub struct Closed {
 }
 
 /// The evidence that a partner is gone, as it was when it was closed. Times are RFC 3339.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     pub partner: PartnerId,
     pub name: String,
@@ -44,8 +45,10 @@ pub struct Report {
     pub asked: String,
     pub closed_at: String,
     /// The partner as it was before, in the form of a registry file.
+    #[schemars(with = "Map<String, Value>")]
     pub existed: Value,
     /// Certificates that were seen under its credentials.
+    #[schemars(with = "Vec<Map<String, Value>>")]
     pub certificates: Vec<Value>,
     pub closed: Closed,
     /// When and how it was enforced; absent until it was.
@@ -55,14 +58,16 @@ pub struct Report {
     pub left_to_do: Vec<String>,
     /// The last request that was allowed; absent where none ever was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub last_allowed: Option<Value>,
     /// The first request, or handshake, that was refused since; absent until there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
     pub first_denied: Option<Value>,
 }
 
 /// When an end was enforced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Enforced {
     /// No request that came later was allowed.
     pub at: String,

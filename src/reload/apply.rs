@@ -83,7 +83,7 @@ pub enum Authority {
 }
 
 /// What came of an apply.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct Applied {
     pub lines: Vec<PlanLine>,
     /// Registry revision that is live now.

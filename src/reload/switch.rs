@@ -11,6 +11,7 @@ use crate::name::{AnchorName, PartnerId};
 use crate::partner::{Anchor, Lockdown, Locked, PartnerRecord};
 use crate::registry::{Change, Registry};
 use crate::store::{StoreError, lines};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ impl Document {
 }
 
 /// What a switch came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Switched {
     /// The registry's.
     pub revision: u64,

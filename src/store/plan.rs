@@ -13,6 +13,7 @@ use crate::partner::{
     Anchor, Credential, CredentialState, Denied, Grant, Network, Partner, PartnerRecord, Provenance, Retiring,
 };
 use crate::registry::{Change, Compact, Registry, find_credential, find_grant};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub struct PlanOptions {
 }
 
 /// One line of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanLine {
     /// `create`, `change`, `remove`; `request` and `waits` for what somebody else approves; `would-widen`; `keep` for
     /// what files do not bring back.

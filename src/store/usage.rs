@@ -5,13 +5,14 @@ use crate::clock::UnixNanos;
 use crate::name::{CredentialId, PartnerId};
 use crate::reason::Reason;
 use crate::record::Batch;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 use std::collections::HashMap;
 
 /// One line of recorded use.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct UsageRow {
     pub partner: String,
     pub credential: String,
@@ -28,7 +29,7 @@ pub struct UsageRow {
 }
 
 /// A certificate that was seen under a credential. Times are RFC 3339.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Certificate {
     pub credential: String,
     pub fingerprint_sha256: String,
@@ -47,7 +48,7 @@ pub struct Certificate {
 }
 
 /// The first request, or the first handshake, of a partner that was refused after it had been closed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FirstDenied {
     /// RFC 3339.
     pub at: String,
