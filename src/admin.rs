@@ -6,6 +6,11 @@
 //! do what none of the caller's roles permits; read or write on a thread that serves requests what is as long as the
 //! registry is large.
 
+#![expect(
+    clippy::result_large_err,
+    reason = "a call has one answer, whichever it is, and it is never moved through a loop"
+)]
+
 mod anchors;
 mod answer;
 mod approvals;
@@ -20,12 +25,13 @@ mod lockdown;
 mod networks;
 mod openapi;
 mod operators;
+mod page;
 mod partners;
 mod registry;
 mod status;
 mod suspend;
 
-pub use anchors::{AnchorCall, DenyCall, anchors_document};
+pub use anchors::{AnchorCall, DenyCall};
 pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
 pub use credentials::RotateCall;
@@ -36,7 +42,7 @@ pub use listener::{serve, serve_tls};
 pub use lockdown::LockdownCall;
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};
 pub use partners::OffboardCall;
-pub use registry::{ApplyCall, export_document, list_document, partner_document};
+pub use registry::{ApplyCall, PartnerAnswer, export_document, list_document};
 
 use crate::operator::Act;
 use crate::reload::Publisher;
@@ -183,6 +189,19 @@ fn calls() -> (Router<Shared>, Value) {
 mod tests {
     use super::*;
 
+    /// Whether every object in a schema has keys that are declared and no others, or is said to be open; and whether it says
+    /// anything at all.
+    fn says_its_keys(schema: &Value) -> bool {
+        let Some(object) = schema.as_object() else { return false };
+        let closed = !object.contains_key("properties") || object["additionalProperties"] == false;
+        let said =
+            object.get("type").is_none_or(|kind| kind != "object") || object.contains_key("additionalProperties");
+        let inner = ["anyOf", "oneOf"].iter().filter_map(|key| object.get(*key)?.as_array()).flatten();
+        let properties = object.get("properties").and_then(Value::as_object);
+        let inner = inner.chain(properties.into_iter().flat_map(|all| all.values())).chain(object.get("items"));
+        !object.is_empty() && closed && said && inner.into_iter().all(says_its_keys)
+    }
+
     #[test]
     fn document_has_every_call_with_its_roles_its_parameters_and_its_body() {
         let document = openapi_document();
@@ -204,6 +223,20 @@ mod tests {
                 ["get", "delete"].contains(&method.as_str()) || ["/v1/reload", "/v1/ca/order"].contains(&path.as_str());
             assert!(takes != none || path.ends_with("/tokens/{id}"), "{method} {path}: {takes}");
         }
+        let answers = operations.iter().map(|(path, method, operation)| {
+            let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+            (format!("{method} {path}"), schema)
+        });
+        for (call, schema) in answers.clone() {
+            assert!(says_its_keys(schema), "{call}: {schema}");
+            // Only documents that others define are open as a whole.
+            assert!(schema["additionalProperties"] != true || call == "get /v1/openapi.json", "{call}: {schema}");
+        }
+        let dry = answers.filter(|(_, schema)| schema.to_string().contains("\"dry_run\":{"));
+        let dry: Vec<String> = dry.map(|(call, _)| call).collect();
+        assert!(dry.contains(&"post /v1/partners/{id}/suspend".to_owned()) && dry.len() > 15, "{dry:?}");
+        let tagged = operations.iter().filter(|(.., op)| op["responses"]["200"]["headers"]["ETag"].is_object());
+        assert_eq!(tagged.count(), 5);
         let text = document.to_string();
         let references: Vec<&str> =
             text.split("\"$ref\":\"#").skip(1).filter_map(|rest| rest.split('"').next()).collect();

@@ -9,7 +9,6 @@ macro_rules! names {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
-        #[serde(transparent)]
         #[schemars(extend("pattern" = "^[a-z0-9][a-z0-9_.-]{0,63}$"))]
         pub struct $name(Arc<str>);
 

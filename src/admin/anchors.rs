@@ -1,25 +1,27 @@
 //! Anchors over the admin API: added, bound, removed, who is under them, and single certificates that are denied.
 
-use super::answer::{Named, problem, refused, switched, tagged, wrong};
+use super::answer::{Answer, Named, Switch, Tagged, failed, live, problem, refused, switched, tagged, undone, wrong};
 use super::caller::Caller;
 use super::networks::{RemoveQuery, apply};
+use super::page::{Listed, PageQuery};
 use super::{EditCall, Shared, grants};
 use crate::clock::UnixNanos;
 use crate::fetch::Overview;
 use crate::identity::{Fingerprint, Serial};
-use crate::name::{AnchorName, PartnerId};
-use crate::partner::{Anchor, Denied, DeniedCertificate, Root};
+use crate::name::{AnchorName, CredentialId, Environment, PartnerId};
+use crate::partner::{Anchor, ClientAuthUsage, CredentialState, Denied, DeniedCertificate, RevocationMode, Root};
 use crate::registry::{Change, Registry};
-use crate::reload::{Binding, Denial, Place, Subject, Wanted, aside, no_anchor};
+use crate::reload::{Applied, Binding, Denial, Place, Subject, Wanted, aside, no_anchor};
 use crate::snapshot::Snapshot;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// Body of `POST /v1/anchors/{name}/deny` and `…/undeny`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -46,42 +48,77 @@ impl DenyCall {
     }
 }
 
-pub(super) async fn list(State(shared): State<Shared>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
-    // Credentials are counted over all partners.
-    match aside(async move { anchors_document(&live.snapshot) }).await {
-        Ok(document) => Json(document).into_response(),
-        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
-    }
+/// Anchors, sorted by name.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Anchors {
+    anchors: Vec<AnchorRow>,
 }
 
-pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+/// One anchor of a list.
+#[derive(Serialize, JsonSchema)]
+struct AnchorRow {
+    name: AnchorName,
+    /// When the first of its certificates ends, RFC 3339; null where a bundle has none.
+    not_after: Option<String>,
+    /// Partners that it may speak for.
+    partners: usize,
+    /// Credentials under it.
+    credentials: usize,
+    revocation: RevocationMode,
+    /// Certificates that are denied.
+    denied: usize,
+}
+
+pub(super) async fn list(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Answer<Listed<Anchors>> {
+    let asked = page.read(AnchorName::parse)?;
+    let live = live(&shared)?;
+    // Credentials are counted over all partners.
+    let work = async move {
+        let rows = rows(&live.snapshot).filter(|row| asked.after.as_ref().is_none_or(|after| row.name > *after));
+        let (anchors, next) = asked.page(rows, |row| row.name.to_string());
+        asked.listed(Anchors { anchors }, next)
     };
-    let name = match AnchorName::parse(&name) {
-        Ok(name) => name,
-        Err(reason) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &reason, Vec::new()),
-    };
+    aside(work).await.map_err(failed)?
+}
+
+fn rows(snapshot: &Snapshot) -> impl Iterator<Item = AnchorRow> {
+    let mut credentials: HashMap<&AnchorName, usize> = HashMap::new();
+    for record in snapshot.registry.partners() {
+        for credential in &record.credentials {
+            *credentials.entry(&credential.anchor).or_default() += 1;
+        }
+    }
+    snapshot.registry.anchors().map(move |anchor| {
+        let ends = snapshot.trust.anchors().iter().filter(|a| a.name == anchor.name).map(|a| a.not_after).min();
+        AnchorRow {
+            name: anchor.name.clone(),
+            not_after: ends.map(|t| t.to_string()),
+            partners: anchor.partners.len(),
+            credentials: credentials.get(&anchor.name).copied().unwrap_or(0),
+            revocation: anchor.revocation.mode,
+            denied: anchor.denied.len(),
+        }
+    })
+}
+
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Tagged<AnchorAnswer>, Response> {
+    let live = live(&shared)?;
+    let name =
+        AnchorName::parse(&name).map_err(|reason| problem(StatusCode::UNPROCESSABLE_ENTITY, &reason, Vec::new()))?;
     let Some(anchor) = live.snapshot.registry.anchor(&name).cloned() else {
-        return refused(no_anchor(&name, &live.snapshot.registry).into());
+        return Err(refused(no_anchor(&name, &live.snapshot.registry).into()));
     };
-    let seen = match shared.publisher.store().last_seen().await {
-        Ok(seen) => seen,
-        Err(e) => return refused(e.into()),
-    };
-    let document = aside(async move {
+    let seen = shared.publisher.store().last_seen().await.map_err(|e| refused(e.into()))?;
+    let work = async move {
         let mut lists = shared.publisher.lists();
         lists.retain(|list| list.anchor == anchor.name);
         let tag = Subject::Anchor(anchor.name.clone()).entity_tag(&live.snapshot.registry);
-        (anchor_document(&anchor, &live.snapshot, &seen, &lists), tag)
-    });
-    match document.await {
-        Ok((document, tag)) => tagged(document, tag),
-        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
-    }
+        tagged(AnchorAnswer::of(&anchor, &live.snapshot, &seen, lists), tag)
+    };
+    aside(work).await.map_err(failed)?
 }
 
 pub(super) async fn deny(
@@ -89,7 +126,7 @@ pub(super) async fn deny(
     Extension(caller): Extension<Caller>,
     Named(name): Named<AnchorName>,
     Json(call): Json<DenyCall>,
-) -> Response {
+) -> Switch<Judged> {
     change(shared, caller, name, call, true).await
 }
 
@@ -98,7 +135,7 @@ pub(super) async fn undeny(
     Extension(caller): Extension<Caller>,
     Named(name): Named<AnchorName>,
     Json(call): Json<DenyCall>,
-) -> Response {
+) -> Switch<Judged> {
     change(shared, caller, name, call, false).await
 }
 
@@ -126,7 +163,7 @@ pub(super) async fn add(
     caller: Extension<Caller>,
     name: Named<AnchorName>,
     call: Json<AnchorCall>,
-) -> Response {
+) -> Answer<Applied> {
     set(Place::Free, state, caller, name, call).await
 }
 
@@ -135,7 +172,7 @@ pub(super) async fn edit(
     caller: Extension<Caller>,
     name: Named<AnchorName>,
     call: Json<AnchorCall>,
-) -> Response {
+) -> Answer<Applied> {
     set(Place::Taken, state, caller, name, call).await
 }
 
@@ -145,22 +182,19 @@ async fn set(
     Extension(caller): Extension<Caller>,
     Named(name): Named<AnchorName>,
     Json(call): Json<AnchorCall>,
-) -> Response {
+) -> Answer<Applied> {
     let AnchorCall { set, bind, unbind, dry_run, reason, ticket } = call;
     if set.contains_key("denied") {
-        return wrong("`denied` is set by a command of its own");
+        return Err(wrong("`denied` is set by a command of its own"));
     }
     if !bind.is_empty() || !unbind.is_empty() {
         if !set.is_empty() || place == Place::Free {
-            return wrong(
+            return Err(wrong(
                 "`bind` and `unbind` are for an anchor that is there, and without `set`, whose key is `partners`",
-            );
+            ));
         }
         let parsed = |ids: Vec<String>| ids.iter().map(|id| PartnerId::parse(id)).collect::<Result<Vec<_>, _>>();
-        let (bind, unbind) = match (parsed(bind), parsed(unbind)) {
-            (Ok(bind), Ok(unbind)) => (bind, unbind),
-            (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
-        };
+        let (bind, unbind) = (parsed(bind).map_err(|e| wrong(&e))?, parsed(unbind).map_err(|e| wrong(&e))?);
         let wanted = Wanted::Bound(Binding { anchor: name, bind, unbind });
         let query = RemoveQuery { dry_run, reason, ticket };
         return apply(&shared, &caller, wanted, query).await;
@@ -174,29 +208,31 @@ pub(super) async fn remove(
     Extension(caller): Extension<Caller>,
     Named(name): Named<AnchorName>,
     Query(query): Query<RemoveQuery>,
-) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
+) -> Answer<Applied> {
+    let live = live(&shared)?;
     let Some(anchor) = live.snapshot.registry.anchor(&name) else {
-        return refused(no_anchor(&name, &live.snapshot.registry).into());
+        return Err(refused(no_anchor(&name, &live.snapshot.registry).into()));
     };
     if !anchor.denied.is_empty() {
-        return wrong(&format!(
+        return Err(wrong(&format!(
             "{} certificates under the anchor are denied, and with it that would be forgotten: `anchor undeny` them first",
             anchor.denied.len()
-        ));
+        )));
     }
     apply(&shared, &caller, Wanted::Gone(Change::Anchor(name, None)), query).await
 }
 
-async fn change(shared: Shared, caller: Caller, name: AnchorName, call: DenyCall, deny: bool) -> Response {
-    let certificate = match call.certificate() {
-        Ok(certificate) => certificate,
-        Err(reason) => return wrong(&reason),
-    };
+/// A certificate that is denied, or is not any more.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Judged {
+    anchor: AnchorName,
+    certificate: DeniedCertificate,
+}
+
+async fn change(shared: Shared, caller: Caller, name: AnchorName, call: DenyCall, deny: bool) -> Switch<Judged> {
+    let certificate = call.certificate().map_err(|reason| wrong(&reason))?;
     if call.reason.trim().is_empty() {
-        return wrong("a reason is needed: it is kept with the denial");
+        return Err(wrong("a reason is needed: it is kept with the denial"));
     }
     let author = caller.actor.name.clone();
     let at: UnixNanos = shared.publisher.now();
@@ -214,93 +250,135 @@ async fn change(shared: Shared, caller: Caller, name: AnchorName, call: DenyCall
             if changed {
                 tracing::warn!(anchor = %name, %certificate, author, reason = call.reason, revision = done.revision, "a certificate is {verb}");
             }
-            switched(json!({"anchor": name, "certificate": certificate}), done, changed)
+            switched(Judged { anchor: name, certificate }, done, changed)
         }
-        Err(e) => refused(e),
+        Err(e) => undone(e),
     }
 }
 
-/// Body of `GET /v1/anchors`.
-pub fn anchors_document(snapshot: &Snapshot) -> Value {
-    let mut credentials: HashMap<&AnchorName, usize> = HashMap::new();
-    for record in snapshot.registry.partners() {
-        for credential in &record.credentials {
-            *credentials.entry(&credential.anchor).or_default() += 1;
+/// Answer of `GET /v1/anchors/{name}`. Times are RFC 3339.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct AnchorAnswer {
+    name: AnchorName,
+    certificates: Vec<RootRow>,
+    /// Null where the anchor is a certificate.
+    bundle: Option<BundleRow>,
+    /// The partners that it may speak for.
+    partners: Vec<PartnerId>,
+    environments: Vec<Environment>,
+    client_auth: ClientAuthUsage,
+    /// Longest validity of a client certificate under it, in seconds; null where it does not matter.
+    max_lifetime_s: Option<u64>,
+    revocation: RevocationRow,
+    /// The revocation lists that are held, and sources that fail.
+    lists: Vec<Overview>,
+    denied: Vec<DeniedRow>,
+    /// Every credential under it.
+    credentials: Vec<User>,
+}
+
+/// A certificate that paths may end in.
+#[derive(Serialize, JsonSchema)]
+struct RootRow {
+    subject: String,
+    fingerprint_sha256: Fingerprint,
+    not_before: String,
+    not_after: String,
+}
+
+/// Where a SPIFFE trust bundle is read from.
+#[derive(Serialize, JsonSchema)]
+struct BundleRow {
+    trust_domain: String,
+    file: PathBuf,
+}
+
+/// How it is found out which certificates are revoked.
+#[derive(Serialize, JsonSchema)]
+struct RevocationRow {
+    mode: RevocationMode,
+    /// `file:PATH`, `dir:PATH` or a URL each.
+    sources: Vec<String>,
+    /// Seconds that a list is still good enough after its nextUpdate.
+    grace_s: u64,
+    /// Lists that certificates name themselves are fetched as well.
+    distribution_points: bool,
+}
+
+/// A certificate that is refused.
+#[derive(Serialize, JsonSchema)]
+struct DeniedRow {
+    certificate: DeniedCertificate,
+    reason: String,
+    author: String,
+    at: String,
+}
+
+/// A credential that still needs the anchor.
+#[derive(Serialize, JsonSchema)]
+struct User {
+    partner: PartnerId,
+    id: CredentialId,
+    state: CredentialState,
+    /// Null where it never was.
+    last_used: Option<String>,
+}
+
+impl AnchorAnswer {
+    /// `seen` is when each credential was used last.
+    fn of(anchor: &Anchor, snapshot: &Snapshot, seen: &HashMap<String, UnixNanos>, lists: Vec<Overview>) -> Self {
+        let roots = snapshot.trust.anchors().iter().filter(|a| a.name == anchor.name);
+        let bundle = match &anchor.root {
+            Root::Bundle { bundle } => {
+                Some(BundleRow { trust_domain: bundle.trust_domain.clone(), file: bundle.file.clone() })
+            }
+            Root::Certificate { .. } => None,
+        };
+        let revocation = &anchor.revocation;
+        let denied = anchor.denied.iter().map(|d| DeniedRow {
+            certificate: d.certificate.clone(),
+            reason: d.reason.clone(),
+            author: d.author.clone(),
+            at: d.at.to_string(),
+        });
+        AnchorAnswer {
+            name: anchor.name.clone(),
+            certificates: roots
+                .map(|a| RootRow {
+                    subject: a.subject.to_string(),
+                    fingerprint_sha256: a.fingerprint,
+                    not_before: a.not_before.to_string(),
+                    not_after: a.not_after.to_string(),
+                })
+                .collect(),
+            bundle,
+            partners: anchor.partners.clone(),
+            environments: anchor.environments.clone(),
+            client_auth: anchor.client_auth,
+            max_lifetime_s: anchor.max_lifetime.map(|d| d.as_secs()),
+            revocation: RevocationRow {
+                mode: revocation.mode,
+                sources: revocation.sources.iter().map(ToString::to_string).collect(),
+                grace_s: revocation.grace.as_secs(),
+                distribution_points: revocation.distribution_points,
+            },
+            lists,
+            denied: denied.collect(),
+            credentials: users(anchor, &snapshot.registry, seen),
         }
     }
-    let anchors: Vec<Value> = snapshot
-        .registry
-        .anchors()
-        .map(|anchor| {
-            let ends = snapshot.trust.anchors().iter().filter(|a| a.name == anchor.name).map(|a| a.not_after).min();
-            json!({
-                "name": anchor.name,
-                "not_after": ends.map(|t| t.to_string()),
-                "partners": anchor.partners.len(),
-                "credentials": credentials.get(&anchor.name).copied().unwrap_or(0),
-                "revocation": anchor.revocation.mode.as_str(),
-                "denied": anchor.denied.len(),
-            })
-        })
-        .collect();
-    json!({"anchors": anchors})
 }
 
-/// Body of `GET /v1/anchors/{name}`. `seen` is when each credential was used last.
-fn anchor_document(
-    anchor: &Anchor,
-    snapshot: &Snapshot,
-    seen: &HashMap<String, UnixNanos>,
-    lists: &[Overview],
-) -> Value {
-    let certificates: Vec<Value> = snapshot
-        .trust
-        .anchors()
-        .iter()
-        .filter(|a| a.name == anchor.name)
-        .map(|a| {
-            json!({
-                "subject": a.subject.to_string(), "fingerprint_sha256": a.fingerprint,
-                "not_before": a.not_before.to_string(), "not_after": a.not_after.to_string(),
-            })
-        })
-        .collect();
-    let bundle = match &anchor.root {
-        Root::Bundle { bundle } => Some(json!({"trust_domain": bundle.trust_domain, "file": bundle.file})),
-        Root::Certificate { .. } => None,
-    };
-    let revocation = &anchor.revocation;
-    let denied = anchor
-        .denied
-        .iter()
-        .map(|d| json!({"certificate": d.certificate, "reason": d.reason, "author": d.author, "at": d.at.to_string()}));
-    json!({
-        "name": anchor.name,
-        "certificates": certificates,
-        "bundle": bundle,
-        "partners": anchor.partners,
-        "environments": anchor.environments,
-        "client_auth": anchor.client_auth.as_str(),
-        "max_lifetime_s": anchor.max_lifetime.map(|d| d.as_secs()),
-        "revocation": {
-            "mode": revocation.mode.as_str(), "sources": revocation.sources, "grace_s": revocation.grace.as_secs(),
-            "distribution_points": revocation.distribution_points,
-        },
-        "lists": lists,
-        "denied": denied.collect::<Vec<_>>(),
-        "credentials": users(anchor, &snapshot.registry, seen),
-    })
-}
-
-/// Who still needs the anchor: every credential under it, and when it was used last.
-fn users(anchor: &Anchor, registry: &Registry, seen: &HashMap<String, UnixNanos>) -> Vec<Value> {
+fn users(anchor: &Anchor, registry: &Registry, seen: &HashMap<String, UnixNanos>) -> Vec<User> {
     let mut users = Vec::new();
     for record in anchor.partners.iter().filter_map(|id| registry.partner(id)) {
         for credential in record.credentials.iter().filter(|c| c.anchor == anchor.name) {
-            users.push(json!({
-                "partner": record.partner.id, "id": credential.id, "state": credential.state.as_str(),
-                "last_used": seen.get(credential.id.as_str()).map(|t| t.to_string()),
-            }));
+            users.push(User {
+                partner: record.partner.id.clone(),
+                id: credential.id.clone(),
+                state: credential.state,
+                last_used: seen.get(credential.id.as_str()).map(|t| t.to_string()),
+            });
         }
     }
     users

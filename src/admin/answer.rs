@@ -1,19 +1,29 @@
-//! Answers: problems as RFC 9457 has them, and what is as long as the registry is large.
+//! Answers: of a type that the OpenAPI document describes, problems as RFC 9457 has them, and what is as long as the registry
+//! is large.
 
+use super::Shared;
+use super::openapi::{answer_of, with_tag};
 use crate::document::Problems;
+use crate::gateway::Live;
 use crate::reload::{ChangeError, Switched, aside};
-use crate::store::StoreError;
-use aide::OperationInput;
+use crate::store::{PlanLine, StoreError};
+use aide::generate::GenContext;
+use aide::openapi::{Operation, Response as Description};
+use aide::{OperationInput, OperationOutput};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::fmt;
 use std::io::{self, BufWriter, Write};
+use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::SendTimeoutError;
@@ -29,15 +39,137 @@ static WRITERS: Semaphore = Semaphore::const_new(8);
 /// How long a caller may take nothing of its answer.
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 
+/// 200 with JSON of this type, as the document says; or whatever else there is to say.
+pub(super) type Answer<T> = Result<Sent<T>, Response>;
+
+/// The same, of a call that changes something and can be asked what it would come to.
+pub(super) type Change<T> = Answer<Outcome<T>>;
+
+/// The same, of a call that is live before it is saved.
+pub(super) type Switch<T> = Change<WithSwitch<T>>;
+
+/// 200 with JSON of this type.
+pub(super) struct Sent<T> {
+    response: Response,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Sent<T> {
+    fn new(response: Response) -> Self {
+        Sent { response, of: PhantomData }
+    }
+}
+
+impl<T> IntoResponse for Sent<T> {
+    fn into_response(self) -> Response {
+        self.response
+    }
+}
+
+impl<T: JsonSchema> OperationOutput for Sent<T> {
+    type Inner = T;
+
+    fn inferred_responses(_: &mut GenContext, _: &mut Operation) -> Vec<(Option<u16>, Description)> {
+        vec![(Some(200), answer_of::<T>())]
+    }
+}
+
+/// The same, with the tag of what it is about.
+pub(super) struct Tagged<T>(Sent<T>);
+
+impl<T> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        self.0.into_response()
+    }
+}
+
+impl<T: JsonSchema> OperationOutput for Tagged<T> {
+    type Inner = T;
+
+    fn inferred_responses(_: &mut GenContext, _: &mut Operation) -> Vec<(Option<u16>, Description)> {
+        vec![(Some(200), with_tag(answer_of::<T>()))]
+    }
+}
+
+/// What a change came to.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Outcome<T> {
+    Done(T),
+    DryRun(DryRun),
+}
+
+/// Nothing was changed: it was only to be seen what it would come to.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct DryRun {
+    #[schemars(extend("const" = true))]
+    dry_run: bool,
+    #[schemars(extend("const" = false))]
+    changed: bool,
+    /// What would be changed, one line for each thing.
+    lines: Vec<PlanLine>,
+}
+
+/// What was switched, and what that came to.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct WithSwitch<T> {
+    #[serde(flatten)]
+    what: T,
+    #[serde(flatten)]
+    switched: Switched,
+    /// Whether it was not so before.
+    changed: bool,
+}
+
+pub(super) fn sent<T: Serialize>(body: T) -> Answer<T> {
+    Ok(Sent::new(Json(body).into_response()))
+}
+
+pub(super) fn tagged<T: Serialize>(body: T, tag: Option<String>) -> Result<Tagged<T>, Response> {
+    let mut answer = Json(body).into_response();
+    if let Some(tag) = tag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(Tagged(Sent::new(answer)))
+}
+
+pub(super) fn done<T: Serialize>(what: T) -> Change<T> {
+    sent(Outcome::Done(what))
+}
+
+pub(super) fn switched<T: Serialize>(what: T, switched: Switched, changed: bool) -> Switch<T> {
+    done(WithSwitch { what, switched, changed })
+}
+
+/// Why nothing was changed; where that was asked for, what it would have come to.
+pub(super) fn undone<T: Serialize>(e: ChangeError) -> Change<T> {
+    match e {
+        ChangeError::DryRun(lines) => sent(Outcome::DryRun(DryRun { dry_run: true, changed: false, lines })),
+        e => Err(refused(e)),
+    }
+}
+
+/// What requests are decided on now.
+pub(super) fn live(shared: &Shared) -> Result<Arc<Live>, Response> {
+    let none = || problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
+    shared.publisher.live().ok_or_else(none)
+}
+
 /// What the database answers, asked aside.
 pub(super) async fn looked_up<T: Send + 'static>(
     work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, Response> {
-    match aside(work).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(e)) => Err(refused(e.into())),
-        Err(e) => Err(problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new())),
-    }
+    aside(work).await.map_err(failed)?.map_err(|e| refused(e.into()))
+}
+
+/// The gateway is at fault.
+pub(super) fn failed(e: impl fmt::Display) -> Response {
+    problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new())
+}
+
+/// There is no such thing.
+pub(super) fn unknown(noun: &str) -> Response {
+    problem(StatusCode::NOT_FOUND, &format!("there is no such {noun}"), Vec::new())
 }
 
 /// What the path of a call names, each part of it as the type that it is; what is no name is 422, as everywhere else.
@@ -64,9 +196,9 @@ pub(super) fn refused(e: ChangeError) -> Response {
         ChangeError::Store(StoreError::Conflict { .. } | StoreError::HasOperators) => {
             problem(StatusCode::CONFLICT, &e.to_string(), Vec::new())
         }
-        ChangeError::DryRun(lines) => Json(json!({"dry_run": true, "changed": false, "lines": lines})).into_response(),
+        ChangeError::DryRun(_) => wrong("this call has no dry run"),
         ChangeError::Stale => problem(StatusCode::PRECONDITION_FAILED, &e.to_string(), Vec::new()),
-        ChangeError::Store(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+        ChangeError::Store(_) => failed(e),
     }
 }
 
@@ -88,11 +220,13 @@ pub(super) fn problem(status: StatusCode, title: &str, problems: Vec<String>) ->
     answer
 }
 
-/// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole. A few at a time, since
-/// each has a thread, and no longer than its caller takes what is sent.
-pub(super) async fn written(write: impl FnOnce(&mut dyn Write) -> serde_json::Result<()> + Send + 'static) -> Response {
+/// An answer in JSON that is sent while it is written, aside: it is never in memory as a whole. What is written has the
+/// shape of `T`. A few at a time, since each has a thread, and no longer than its caller takes what is sent.
+pub(super) async fn written<T>(
+    write: impl FnOnce(&mut dyn Write) -> serde_json::Result<()> + Send + 'static,
+) -> Answer<T> {
     let Ok(writing) = WRITERS.acquire().await else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping", Vec::new());
+        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping", Vec::new()));
     };
     let (sender, receiver) = mpsc::channel(PIECES);
     let runtime = Handle::current();
@@ -108,7 +242,7 @@ pub(super) async fn written(write: impl FnOnce(&mut dyn Write) -> serde_json::Re
     let pieces = futures::stream::unfold(receiver, |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async {
         receiver.recv().await.map(|piece| (piece, receiver))
     });
-    ([("content-type", "application/json")], Body::from_stream(pieces)).into_response()
+    Ok(Sent::new(([("content-type", "application/json")], Body::from_stream(pieces)).into_response()))
 }
 
 struct Pieces {
@@ -129,28 +263,6 @@ impl Write for Pieces {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// An answer in JSON with the tag of what it is about.
-pub(super) fn tagged(body: Value, tag: Option<String>) -> Response {
-    let mut answer = Json(body).into_response();
-    if let Some(tag) = tag.and_then(|tag| HeaderValue::try_from(tag).ok()) {
-        answer.headers_mut().insert(header::ETAG, tag);
-    }
-    answer
-}
-
-/// What was switched, and what that came to.
-pub(super) fn switched(what: impl Serialize, switched: Switched, changed: bool) -> Response {
-    #[derive(Serialize)]
-    struct Answer<T> {
-        #[serde(flatten)]
-        what: T,
-        #[serde(flatten)]
-        switched: Switched,
-        changed: bool,
-    }
-    Json(Answer { what, switched, changed }).into_response()
 }
 
 /// Nothing was changed, for this reason.

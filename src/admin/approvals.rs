@@ -1,21 +1,20 @@
 //! What waits for approval over the admin API, and what operators make of it.
 
 use super::Shared;
-use super::answer::{looked_up, problem, refused};
+use super::answer::{Answer, Change, done, live, looked_up, sent, undone, unknown, wrong};
 use super::caller::Caller;
 use super::operators::Shown;
+use super::page::{Listed, PageQuery};
 use crate::approval::{Approval, Item, Present, Verdict};
 use crate::clock::UnixNanos;
 use crate::name::ApprovalId;
 use crate::reload::Verdicted;
 use crate::store::{anchor_document, credential_document, grant_document, own_document};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Body of `POST /v1/approvals/{id}/approve`, `…/reject` and `…/withdraw`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -29,7 +28,7 @@ pub struct VerdictCall {
 }
 
 /// One approval as the API gives it. Times are RFC 3339.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalAnswer {
     pub id: String,
     /// `requested`, `approved`, `rejected`, `withdrawn` or `lapsed`.
@@ -52,7 +51,7 @@ pub struct ApprovalAnswer {
 }
 
 /// One part of what was asked for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Part {
     pub noun: String,
     pub id: String,
@@ -62,6 +61,7 @@ pub struct Part {
     pub widens: Vec<String>,
     /// As it is to be, in the form of a registry file; absent where it is to go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Map<String, Value>>")]
     pub after: Option<Value>,
     /// Operations that a grant would cover.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -116,36 +116,63 @@ pub(super) struct ListQuery {
     all: bool,
 }
 
-pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<ListQuery>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
-    let (now, operators) = (shared.publisher.now(), shared.publisher.operators());
-    let found = looked_up(async move {
-        let present = Present { registry: &live.snapshot.registry, operators: &operators };
-        let store = shared.publisher.store();
-        let found = if query.all { store.approvals().await? } else { store.open_approvals().await? };
-        let wanted = found.iter().filter(|approval| query.all || approval.is_open(now));
-        Ok(wanted.map(|approval| document(approval, present, now)).collect::<Vec<_>>())
-    });
-    match found.await {
-        Ok(approvals) => Json(json!({"approvals": approvals})).into_response(),
-        Err(answer) => answer,
-    }
+/// Approvals: those that wait, the oldest first; or the last of all, the newest first.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Approvals {
+    approvals: Vec<ApprovalAnswer>,
 }
 
-pub(super) async fn show(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
-    let Ok(id) = ApprovalId::parse(&id) else { return unknown() };
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Query(query): Query<ListQuery>,
+    Query(page): Query<PageQuery>,
+) -> Answer<Listed<Approvals>> {
+    let asked = page.read(ApprovalId::parse)?;
+    let live = live(&shared)?;
+    let (now, operators) = (shared.publisher.now(), shared.publisher.operators());
+    let found = looked_up(async move {
+        let store = shared.publisher.store();
+        let (all, most) = (query.all, (!asked.is_whole()).then(|| asked.most()));
+        // What has been decided since the last page is still a place in the list.
+        let after = match &asked.after {
+            Some(id) => match store.approval(id).await? {
+                Some(after) => Some(after),
+                None => return Ok(None),
+            },
+            None => None,
+        };
+        let found = match all {
+            true => store.approvals(after.as_ref(), most).await?,
+            false => store.open_approvals().await?,
+        };
+        let place = |approval: &Approval| (approval.requested, approval.id.clone());
+        let after = after.as_ref().filter(|_| !all).map(place);
+        let wanted = found.iter().filter(|approval| {
+            all || (approval.is_open(now) && after.as_ref().is_none_or(|after| place(approval) > *after))
+        });
+        let present = Present { registry: &live.snapshot.registry, operators: &operators };
+        let (approvals, next) =
+            asked.page(wanted.map(|approval| document(approval, present, now)), |shown| shown.id.clone());
+        Ok(Some(asked.listed(Approvals { approvals }, next)))
+    });
+    found.await?.ok_or_else(|| unknown("approval"))?
+}
+
+pub(super) async fn show(State(shared): State<Shared>, Path(id): Path<String>) -> Answer<ApprovalAnswer> {
+    let live = live(&shared)?;
+    let id = ApprovalId::parse(&id).map_err(|_| unknown("approval"))?;
     let (now, operators) = (shared.publisher.now(), shared.publisher.operators());
     let present = Present { registry: &live.snapshot.registry, operators: &operators };
-    match looked_up(async move { shared.publisher.store().approval(&id).await }).await {
-        Ok(Some(approval)) => Json(document(&approval, present, now)).into_response(),
-        Ok(None) => unknown(),
-        Err(answer) => answer,
-    }
+    let found = looked_up(async move { shared.publisher.store().approval(&id).await }).await?;
+    sent(document(&found.ok_or_else(|| unknown("approval"))?, present, now))
+}
+
+/// An approval, and what its verdict came to.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Decided {
+    approval: ApprovalAnswer,
+    /// The registry's that is live now.
+    revision: u64,
 }
 
 pub(super) async fn approve(
@@ -153,7 +180,7 @@ pub(super) async fn approve(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Json(call): Json<VerdictCall>,
-) -> Response {
+) -> Change<Decided> {
     decide(shared, caller, &id, call, Verdict::Approved).await
 }
 
@@ -162,10 +189,9 @@ pub(super) async fn reject(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Json(call): Json<VerdictCall>,
-) -> Response {
+) -> Change<Decided> {
     if call.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
-        let why = vec!["a reason is needed: who has asked will read it".to_owned()];
-        return problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", why);
+        return Err(wrong("a reason is needed: who has asked will read it"));
     }
     decide(shared, caller, &id, call, Verdict::Rejected).await
 }
@@ -175,27 +201,21 @@ pub(super) async fn withdraw(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Json(call): Json<VerdictCall>,
-) -> Response {
+) -> Change<Decided> {
     decide(shared, caller, &id, call, Verdict::Withdrawn).await
 }
 
-async fn decide(shared: Shared, caller: Caller, id: &str, call: VerdictCall, verdict: Verdict) -> Response {
-    let Ok(id) = ApprovalId::parse(id) else { return unknown() };
+async fn decide(shared: Shared, caller: Caller, id: &str, call: VerdictCall, verdict: Verdict) -> Change<Decided> {
+    let id = ApprovalId::parse(id).map_err(|_| unknown("approval"))?;
     let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
     match shared.publisher.decide(Verdicted { id, verdict, cause }).await {
         Ok(decided) => {
-            let Some(live) = shared.publisher.live() else {
-                return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-            };
+            let live = live(&shared)?;
             let operators = shared.publisher.operators();
             let present = Present { registry: &live.snapshot.registry, operators: &operators };
             let approval = document(&decided.approval, present, shared.publisher.now());
-            Json(json!({"approval": approval, "revision": decided.revision})).into_response()
+            done(Decided { approval, revision: decided.revision })
         }
-        Err(e) => refused(e),
+        Err(e) => undone(e),
     }
-}
-
-fn unknown() -> Response {
-    problem(StatusCode::NOT_FOUND, "there is no such approval", Vec::new())
 }

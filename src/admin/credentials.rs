@@ -1,19 +1,18 @@
 //! Credentials over the admin API: which there are and which certificates were seen of them, ended, and succeeded.
 
-use super::answer::{Named, looked_up, problem, refused, switched, wrong};
+use super::answer::{Answer, Named, Switch, live, looked_up, sent, switched, undone, unknown, wrong};
 use super::caller::Caller;
 use super::grants::edit;
-use super::registry::PageQuery;
+use super::page::{Page, PageQuery};
 use super::{EditCall, Shared, WhyCall};
+use crate::clock::UnixNanos;
 use crate::document::parse_id;
-use crate::name::{CredentialId, PartnerId};
-use crate::partner::{PartnerRecord, Revoked};
+use crate::name::{AnchorName, CredentialId, PartnerId};
+use crate::partner::{Credential, CredentialStage, PartnerRecord, Revoked};
 use crate::registry::find_credential;
-use crate::reload::{Place, Subject, Whose};
+use crate::reload::{Applied, Place, Subject, Whose};
 use crate::store::{Certificate, credential_document, grant_document};
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,95 +21,106 @@ use serde_json::{Map, Value, json};
 #[derive(Deserialize, JsonSchema)]
 pub(super) struct CredentialQuery {
     partner: Option<String>,
-    #[schemars(range(min = 1, max = 1000))]
-    limit: Option<usize>,
-    /// What the last page gave as `next`.
-    after: Option<String>,
 }
 
-/// One credential as `GET /v1/credentials` gives it. Times are RFC 3339.
-#[derive(Debug, Serialize)]
-struct Row<'a> {
-    id: &'a CredentialId,
-    partner: &'a PartnerId,
-    anchor: &'a str,
-    kind: &'a str,
-    /// `pending`, `active`, `retiring`, `expired` or `revoked`.
-    state: &'a str,
+/// Credentials, sorted by id.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Credentials {
+    credentials: Vec<Row>,
+}
+
+/// One credential of a list. Times are RFC 3339.
+#[derive(Serialize, JsonSchema)]
+struct Row {
+    id: CredentialId,
+    partner: PartnerId,
+    anchor: AnchorName,
+    /// What it is recognised by.
+    kind: &'static str,
+    state: CredentialStage,
     #[serde(skip_serializing_if = "Option::is_none")]
     ends: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    successor: Option<&'a CredentialId>,
+    successor: Option<CredentialId>,
     /// From when on nothing but the successor's use is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     retires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    revoked: Option<Value>,
+    revoked: Option<WhoEnded>,
     /// The certificates that were seen of it, the last one first; of one partner's credentials alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     certificates: Option<Vec<Certificate>>,
 }
 
-pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<CredentialQuery>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
-    let partner = query.partner.as_deref().map(PartnerId::parse);
-    let one = match partner {
+/// Who has ended it, why and when (RFC 3339).
+#[derive(Serialize, JsonSchema)]
+struct WhoEnded {
+    reason: String,
+    author: String,
+    at: String,
+}
+
+impl Row {
+    fn of(partner: &PartnerId, credential: &Credential, now: UnixNanos) -> Self {
+        let retiring = credential.retiring.as_deref();
+        let revoked = credential.revoked.as_deref();
+        Row {
+            id: credential.id.clone(),
+            partner: partner.clone(),
+            anchor: credential.anchor.clone(),
+            kind: credential.matching.kind().as_str(),
+            state: credential.stage(now),
+            ends: credential.ends.map(|ends| ends.to_string()),
+            successor: retiring.map(|r| r.successor.clone()),
+            retires: retiring.map(|r| r.until().to_string()),
+            revoked: revoked.map(|r| WhoEnded {
+                reason: r.reason.clone(),
+                author: r.author.clone(),
+                at: r.at.to_string(),
+            }),
+            certificates: None,
+        }
+    }
+}
+
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Query(query): Query<CredentialQuery>,
+    Query(page): Query<PageQuery>,
+) -> Answer<Page<Credentials>> {
+    let live = live(&shared)?;
+    let one = match query.partner.as_deref().map(PartnerId::parse) {
         None => None,
-        Some(id) => match id.ok().and_then(|id| live.snapshot.registry.partner(&id).cloned()) {
-            Some(record) => Some(record),
-            None => return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new()),
-        },
+        Some(id) => {
+            let known = id.ok().and_then(|id| live.snapshot.registry.partner(&id).cloned());
+            Some(known.ok_or_else(|| unknown("partner"))?)
+        }
     };
-    let page = PageQuery { limit: query.limit, after: query.after.clone() };
-    let (limit, after) = match (page.limit(), page.after.as_deref().map(CredentialId::parse).transpose()) {
-        (Ok(limit), Ok(after)) => (limit, after),
-        (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
-    };
+    let asked = page.read(CredentialId::parse)?;
     let found = looked_up(async move {
         let now = shared.publisher.now();
         if one.is_some() {
             shared.publisher.write_usage().await?;
         }
-        let mut rows = Vec::new();
         let mine = |record: &PartnerRecord| one.as_ref().is_none_or(|one| one.partner.id == record.partner.id);
-        let all = live.snapshot.registry.credentials_after(after.as_ref()).filter(|(record, _)| mine(record));
-        let mut more = false;
-        for (record, credential) in all {
-            more = rows.len() == limit;
-            if more {
-                break;
-            }
-            {
-                let certificates = match one {
-                    Some(_) => Some(shared.publisher.store().certificates_of(&credential.id).await?),
-                    None => None,
-                };
-                rows.push(json!(Row {
-                    id: &credential.id,
-                    partner: &record.partner.id,
-                    anchor: credential.anchor.as_str(),
-                    kind: credential.matching.kind().as_str(),
-                    state: credential.stage(now).as_str(),
-                    ends: credential.ends.map(|ends| ends.to_string()),
-                    successor: credential.retiring.as_ref().map(|r| &r.successor),
-                    retires: credential.retiring.as_ref().map(|r| r.until().to_string()),
-                    revoked: credential
-                        .revoked
-                        .as_ref()
-                        .map(|r| { json!({"reason": r.reason, "author": r.author, "at": r.at.to_string()}) }),
-                    certificates,
-                }));
+        let all = live.snapshot.registry.credentials_after(asked.after.as_ref()).filter(|(record, _)| mine(record));
+        let all = all.map(|(record, credential)| Row::of(&record.partner.id, credential, now));
+        let (mut credentials, next) = asked.page(all, |row| row.id.to_string());
+        if one.is_some() {
+            for row in &mut credentials {
+                row.certificates = Some(shared.publisher.store().certificates_of(&row.id).await?);
             }
         }
-        let next = rows.last().filter(|_| more).and_then(|row: &Value| row.get("id")).cloned();
-        Ok((rows, next))
+        Ok(Page { list: Credentials { credentials }, next })
     });
-    match found.await {
-        Ok((credentials, next)) => Json(json!({"credentials": credentials, "next": next})).into_response(),
-        Err(answer) => answer,
-    }
+    sent(found.await?)
+}
+
+/// A credential that was ended.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RevokedCredential {
+    credential: CredentialId,
+    partner: PartnerId,
 }
 
 pub(super) async fn revoke(
@@ -118,9 +128,9 @@ pub(super) async fn revoke(
     Extension(caller): Extension<Caller>,
     Named((partner, id)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<WhyCall>,
-) -> Response {
+) -> Switch<RevokedCredential> {
     if call.reason.trim().is_empty() {
-        return wrong("a reason is needed: it is kept");
+        return Err(wrong("a reason is needed: it is kept"));
     }
     let (reason, author, at) = (call.reason.clone(), caller.actor.name.clone(), shared.publisher.now());
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
@@ -130,9 +140,9 @@ pub(super) async fn revoke(
             if changed {
                 tracing::warn!(%partner, credential = %id, author, reason, revision = done.revision, "a credential is revoked");
             }
-            switched(json!({"credential": id, "partner": partner}), done, changed)
+            switched(RevokedCredential { credential: id, partner }, done, changed)
         }
-        Err(e) => refused(e),
+        Err(e) => undone(e),
     }
 }
 
@@ -171,18 +181,11 @@ pub(super) async fn rotate(
     Extension(caller): Extension<Caller>,
     Named((partner, id)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<RotateCall>,
-) -> Response {
-    if let Err(reason) = parse_id(&call.successor) {
-        return wrong(&format!("successor: {reason}"));
-    }
+) -> Answer<Applied> {
+    parse_id(&call.successor).map_err(|reason| wrong(&format!("successor: {reason}")))?;
     let live = shared.publisher.live();
-    let Some(record) = live.as_ref().and_then(|live| live.snapshot.registry.partner(&partner)) else {
-        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
-    };
-    let set = match succession(record, &id, &call) {
-        Ok(set) => set,
-        Err(reason) => return wrong(&reason),
-    };
+    let record = live.as_ref().and_then(|live| live.snapshot.registry.partner(&partner));
+    let set = succession(record.ok_or_else(|| unknown("partner"))?, &id, &call).map_err(|reason| wrong(&reason))?;
     let RotateCall { dry_run, reason, ticket, .. } = call;
     let call = EditCall { set, end: None, dry_run, reason, ticket };
     edit(&shared, &caller, Subject::Partner(Whose::Of(partner)), Vec::new(), Place::Taken, call).await

@@ -1,20 +1,20 @@
 //! Partners and grants over the admin API, one at a time: asked for, changed, ended.
 
-use super::answer::{Named, looked_up, problem, refused, switched, wrong};
+use super::answer::{
+    Answer, Change, Named, Switch, done, live, looked_up, refused, sent, switched, undone, unknown, wrong,
+};
 use super::caller::Caller;
-use super::registry::PageQuery;
+use super::page::{Listed, PageQuery};
 use super::{Shared, WhyCall};
 use crate::approval::Item;
 use crate::clock::UnixNanos;
 use crate::document::parse_time;
 use crate::name::{CredentialId, GrantId, PartnerId};
-use crate::partner::{Grant, MAX_EMERGENCY, PartnerRecord, Reviewed, Revoked};
+use crate::partner::{Grant, MAX_EMERGENCY, Reviewed, Revoked};
 use crate::registry::find_grant;
-use crate::reload::{Apply, Authority, ChangeError, Edit, Edited, Mark, Place, Subject, Wanted, Whose};
+use crate::reload::{Applied, Apply, Authority, ChangeError, Edit, Edited, Mark, Place, Subject, Wanted, Whose};
 use crate::store::{PlanOptions, emergency_document};
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,14 +62,16 @@ pub struct EmergencyCall {
 #[derive(Deserialize, JsonSchema)]
 pub(super) struct GrantQuery {
     partner: Option<String>,
-    #[schemars(range(min = 1, max = 1000))]
-    limit: Option<usize>,
-    /// What the last page gave as `next`.
-    after: Option<String>,
+}
+
+/// Grants; as a whole by partner, with those that wait for approval, and in pages by id, without them.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Grants {
+    grants: Vec<GrantRow>,
 }
 
 /// One grant as `GET /v1/grants` gives it. Times are RFC 3339.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GrantRow {
     pub id: String,
     pub partner: String,
@@ -88,7 +90,9 @@ pub struct GrantRow {
     /// What it waits as, or was approved as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
+    /// Why and by whom it was made alone, in the form of a registry file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Map<String, Value>>")]
     pub emergency: Option<Value>,
 }
 
@@ -111,40 +115,32 @@ impl GrantRow {
     }
 }
 
-pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<GrantQuery>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Query(query): Query<GrantQuery>,
+    Query(page): Query<PageQuery>,
+) -> Answer<Listed<Grants>> {
+    let live = live(&shared)?;
     let now = shared.publisher.now();
     let known = |id: &str| PartnerId::parse(id).is_ok_and(|id| live.snapshot.registry.partner(&id).is_some());
     if query.partner.as_deref().is_some_and(|id| !known(id)) {
-        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
+        return Err(unknown("partner"));
     }
-    let page = PageQuery { limit: query.limit, after: query.after.clone() };
-    let (limit, after) = match (page.limit(), page.after.as_deref().map(GrantId::parse).transpose()) {
-        (Ok(limit), Ok(after)) => (limit, after),
-        (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
-    };
-    if limit != usize::MAX || after.is_some() {
+    let asked = page.read(GrantId::parse)?;
+    let wanted = move |id: &PartnerId| query.partner.as_deref().is_none_or(|partner| partner == id.as_str());
+    let row = move |id: &PartnerId, grant: &Grant| GrantRow::of(id, grant, grant.state(now).as_str());
+    if !asked.is_whole() {
         // Of a page, by id; what waits for approval is listed with the approvals.
-        let all = live.snapshot.registry.grants_after(after.as_ref());
-        let mine = |record: &PartnerRecord| query.partner.as_deref().is_none_or(|id| id == record.partner.id.as_str());
-        let all = all.filter(|(record, _)| mine(record)).take(limit.saturating_add(1));
-        let mut rows: Vec<GrantRow> =
-            all.map(|(record, grant)| GrantRow::of(&record.partner.id, grant, grant.state(now).as_str())).collect();
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let next = rows.last().filter(|_| more).map(|row| row.id.clone());
-        return Json(json!({"grants": rows, "next": next})).into_response();
+        let all = live.snapshot.registry.grants_after(asked.after.as_ref());
+        let all = all.filter(|(record, _)| wanted(&record.partner.id));
+        let (grants, next) =
+            asked.page(all.map(|(record, grant)| row(&record.partner.id, grant)), |row| row.id.clone());
+        return asked.listed(Grants { grants }, next);
     }
     let found = looked_up(async move {
-        let wanted = |id: &PartnerId| query.partner.as_deref().is_none_or(|partner| partner == id.as_str());
-        let of = |record: &PartnerRecord| {
-            let id = &record.partner.id;
-            record.grants.iter().map(|g| GrantRow::of(id, g, g.state(now).as_str())).collect::<Vec<_>>()
-        };
         let records = live.snapshot.registry.partners().filter(|record| wanted(&record.partner.id));
-        let mut rows: Vec<GrantRow> = records.flat_map(|record| of(record)).collect();
+        let mut rows: Vec<GrantRow> =
+            records.flat_map(|record| record.grants.iter().map(|grant| row(&record.partner.id, grant))).collect();
         for approval in shared.publisher.waiting().await? {
             for item in &approval.items {
                 let Item::Grant { partner, after: Some(grant), .. } = item else { continue };
@@ -157,10 +153,7 @@ pub(super) async fn list(State(shared): State<Shared>, Query(query): Query<Grant
         }
         Ok(rows)
     });
-    match found.await {
-        Ok(grants) => Json(json!({"grants": grants})).into_response(),
-        Err(answer) => answer,
-    }
+    asked.listed(Grants { grants: found.await? }, None)
 }
 
 pub(super) async fn add_partner(
@@ -168,7 +161,7 @@ pub(super) async fn add_partner(
     caller: Extension<Caller>,
     id: Named<PartnerId>,
     call: Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     own(Whose::New, Place::Free, state, caller, id, call).await
 }
 
@@ -177,7 +170,7 @@ pub(super) async fn edit_partner(
     caller: Extension<Caller>,
     id: Named<PartnerId>,
     call: Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     own(Whose::Of, Place::Taken, state, caller, id, call).await
 }
 
@@ -188,7 +181,7 @@ async fn own(
     Extension(caller): Extension<Caller>,
     Named(id): Named<PartnerId>,
     Json(call): Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     edit(&shared, &caller, Subject::Partner(whose(id)), Vec::new(), place, call).await
 }
 
@@ -197,7 +190,7 @@ pub(super) async fn add_grant(
     caller: Extension<Caller>,
     Named((partner, id)): Named<(PartnerId, GrantId)>,
     call: Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     below(("grants", Place::Free), state, caller, (partner, id.to_string()), call).await
 }
 
@@ -206,7 +199,7 @@ pub(super) async fn add_credential(
     caller: Extension<Caller>,
     Named((partner, id)): Named<(PartnerId, CredentialId)>,
     call: Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     below(("credentials", Place::Free), state, caller, (partner, id.to_string()), call).await
 }
 
@@ -215,7 +208,7 @@ pub(super) async fn edit_credential(
     caller: Extension<Caller>,
     Named((partner, id)): Named<(PartnerId, CredentialId)>,
     call: Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     below(("credentials", Place::Taken), state, caller, (partner, id.to_string()), call).await
 }
 
@@ -226,7 +219,7 @@ async fn below(
     Extension(caller): Extension<Caller>,
     (id, below): (PartnerId, String),
     Json(call): Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     edit(&shared, &caller, Subject::Partner(Whose::Of(id)), vec![nouns.to_owned(), below], place, call).await
 }
 
@@ -235,9 +228,9 @@ pub(super) async fn edit_grant(
     Extension(caller): Extension<Caller>,
     Named(grant): Named<GrantId>,
     Json(call): Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     if let Err(reason) = goes(&shared, &grant, &call) {
-        return wrong(&reason);
+        return Err(wrong(&reason));
     }
     let at = vec!["grants".to_owned(), grant.to_string()];
     edit(&shared, &caller, Subject::Partner(Whose::WithGrant(grant)), at, Place::Taken, call).await
@@ -282,14 +275,14 @@ pub(super) async fn edit(
     at: Vec<String>,
     place: Place,
     call: EditCall,
-) -> Response {
+) -> Answer<Applied> {
     // What an operator has stopped or looked at is not a matter of files.
     if let Some(key) = set_elsewhere(&call.set) {
-        return wrong(&format!("`{key}` is set by a command of its own"));
+        return Err(wrong(&format!("`{key}` is set by a command of its own")));
     }
     let of_grant = at.first().is_some_and(|nouns| nouns == "grants");
     if let Some(ends) = time_of(&call, "ends").filter(|ends| of_grant && *ends <= shared.publisher.now()) {
-        return wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now"));
+        return Err(wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now")));
     }
     let apply = Apply {
         wanted: Wanted::Edited(Edited { subject, edit: Edit { at, patch: call.set, place } }),
@@ -299,10 +292,25 @@ pub(super) async fn edit(
         authority: caller.authority(),
         if_match: caller.if_match.clone(),
     };
-    match shared.publisher.apply(apply).await {
-        Ok(applied) => Json(applied).into_response(),
-        Err(e) => refused(e),
-    }
+    sent(shared.publisher.apply(apply).await.map_err(refused)?)
+}
+
+/// A grant that an operator has made alone.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct MadeAlone {
+    grant: GrantId,
+    partner: PartnerId,
+    /// RFC 3339.
+    ends: String,
+    /// The registry's that is live now.
+    revision: u64,
+}
+
+/// A grant that was ended, or looked at.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Marked {
+    grant: GrantId,
+    partner: PartnerId,
 }
 
 pub(super) async fn emergency(
@@ -310,15 +318,15 @@ pub(super) async fn emergency(
     Extension(caller): Extension<Caller>,
     Named((id, grant)): Named<(PartnerId, GrantId)>,
     Json(call): Json<EmergencyCall>,
-) -> Response {
+) -> Change<MadeAlone> {
     for (key, text) in [("reason", &call.reason), ("ticket", &call.ticket)] {
         if text.trim().is_empty() {
-            return wrong(&format!("a {key} is needed: who reviews it will read it"));
+            return Err(wrong(&format!("a {key} is needed: who reviews it will read it")));
         }
     }
     let length = Duration::from_secs(call.for_s);
     if length.is_zero() || length > MAX_EMERGENCY {
-        return wrong(&format!("an emergency grant lasts at most {} h", MAX_EMERGENCY.as_secs() / 3_600));
+        return Err(wrong(&format!("an emergency grant lasts at most {} h", MAX_EMERGENCY.as_secs() / 3_600)));
     }
     let at = shared.publisher.now();
     let (author, ends) = (caller.actor.name.clone(), at.saturating_add(length));
@@ -347,15 +355,14 @@ pub(super) async fn emergency(
         if_match: None,
     };
     match shared.publisher.apply(apply).await {
-        Ok(applied) if !applied.changed => refused(ChangeError::DryRun(applied.lines)),
+        Ok(applied) if !applied.changed => undone(ChangeError::DryRun(applied.lines)),
         Ok(applied) => {
             shared.publisher.metrics().emergency_grants_made.inc();
             let (reason, ticket) = (&call.reason, &call.ticket);
             tracing::warn!(partner = %id, %grant, author, until = %ends, reason, ticket, "an emergency grant");
-            Json(json!({"grant": grant, "partner": id, "ends": ends.to_string(), "revision": applied.revision}))
-                .into_response()
+            done(MadeAlone { grant, partner: id, ends: ends.to_string(), revision: applied.revision })
         }
-        Err(e) => refused(e),
+        Err(e) => undone(e),
     }
 }
 
@@ -364,7 +371,7 @@ pub(super) async fn revoke(
     Extension(caller): Extension<Caller>,
     Named(id): Named<GrantId>,
     Json(call): Json<WhyCall>,
-) -> Response {
+) -> Switch<Marked> {
     let at = shared.publisher.now();
     let revoked = Revoked { reason: call.reason.clone(), author: caller.actor.name.clone(), at };
     mark(&shared, &caller, id, call, Mark::Revoked(revoked)).await
@@ -375,15 +382,15 @@ pub(super) async fn review(
     Extension(caller): Extension<Caller>,
     Named(id): Named<GrantId>,
     Json(call): Json<WhyCall>,
-) -> Response {
+) -> Switch<Marked> {
     let at = shared.publisher.now();
     let reviewed = Reviewed { finding: call.reason.clone(), author: caller.actor.name.clone(), at };
     mark(&shared, &caller, id, call, Mark::Reviewed(reviewed)).await
 }
 
-async fn mark(shared: &Shared, caller: &Caller, id: GrantId, call: WhyCall, with: Mark) -> Response {
+async fn mark(shared: &Shared, caller: &Caller, id: GrantId, call: WhyCall, with: Mark) -> Switch<Marked> {
     if call.reason.trim().is_empty() {
-        return wrong("a reason is needed: it is kept");
+        return Err(wrong("a reason is needed: it is kept"));
     }
     let verb = if matches!(with, Mark::Revoked(_)) { "revoked" } else { "reviewed" };
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
@@ -394,8 +401,9 @@ async fn mark(shared: &Shared, caller: &Caller, id: GrantId, call: WhyCall, with
                 let (author, reason, revision) = (&caller.actor.name, call.reason, ended.switched.revision);
                 tracing::warn!(%partner, grant = %id, author, reason, revision, "a grant is {verb}");
             }
-            switched(json!({"grant": id, "partner": partner}), ended.switched, ended.changed)
+            let partner = partner.clone();
+            switched(Marked { grant: id, partner }, ended.switched, ended.changed)
         }
-        Err(e) => refused(e),
+        Err(e) => undone(e),
     }
 }

@@ -1,13 +1,11 @@
 //! The history over the admin API: events, and whether their chain is whole.
 
 use super::Shared;
-use super::answer::{looked_up, problem};
+use super::answer::{Answer, looked_up, problem, sent};
 use crate::history::Fault;
 use crate::store::{HistoryQuery, Verified};
-use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,7 +39,7 @@ impl HistoryCall {
 }
 
 /// Answer of `GET /v1/history`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryAnswer {
     /// Texts, oldest first, as they are chained.
     pub events: Vec<String>,
@@ -57,7 +55,7 @@ impl HistoryAnswer {
 }
 
 /// Answer of `GET /v1/audit`.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct AuditAnswer {
     pub ok: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,19 +91,14 @@ impl From<Result<Verified, Fault>> for AuditAnswer {
     }
 }
 
-pub(super) async fn list(State(shared): State<Shared>, Query(call): Query<HistoryCall>) -> Response {
+pub(super) async fn list(State(shared): State<Shared>, Query(call): Query<HistoryCall>) -> Answer<HistoryAnswer> {
     if call.noun.is_none() && call.id.is_some() {
-        return problem(StatusCode::UNPROCESSABLE_ENTITY, "`id` takes a `noun` beside it", Vec::new());
+        return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "`id` takes a `noun` beside it", Vec::new()));
     }
-    match looked_up(async move { shared.publisher.store().history(&call.query()).await }).await {
-        Ok(events) => Json(HistoryAnswer::of(events)).into_response(),
-        Err(answer) => answer,
-    }
+    let events = looked_up(async move { shared.publisher.store().history(&call.query()).await }).await?;
+    sent(HistoryAnswer::of(events))
 }
 
-pub(super) async fn audit(State(shared): State<Shared>) -> Response {
-    match looked_up(async move { shared.publisher.store().verify_history().await }).await {
-        Ok(found) => Json(AuditAnswer::from(found)).into_response(),
-        Err(answer) => answer,
-    }
+pub(super) async fn audit(State(shared): State<Shared>) -> Answer<AuditAnswer> {
+    sent(looked_up(async move { shared.publisher.store().verify_history().await }).await?.into())
 }

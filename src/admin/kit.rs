@@ -2,7 +2,7 @@
 //! what refusals mean.
 
 use super::Shared;
-use super::answer::{problem, wrong};
+use super::answer::{Answer, live, sent, unknown, wrong};
 use crate::clock::UnixNanos;
 use crate::gateway::Live;
 use crate::identity::certificate_pem;
@@ -12,26 +12,27 @@ use crate::partner::{Grant, GrantState, PartnerRecord, PartnerStage};
 use crate::reason::Code;
 use crate::reload::Publisher;
 use crate::store::DeclaredFile;
-use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-pub(super) async fn show(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
+/// Files for a partner.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Kit {
+    files: Vec<DeclaredFile>,
+}
+
+pub(super) async fn show(State(shared): State<Shared>, Path(id): Path<String>) -> Answer<Kit> {
+    let live = live(&shared)?;
     let record = PartnerId::parse(&id).ok().and_then(|id| live.snapshot.registry.partner(&id).cloned());
-    let Some(record) = record else {
-        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
-    };
+    let record = record.ok_or_else(|| unknown("partner"))?;
     if record.partner.stage(shared.publisher.now()) == PartnerStage::Ended {
-        return wrong(&format!("`{}` has ended: there is nothing that it may call", record.partner.id));
+        return Err(wrong(&format!("`{}` has ended: there is nothing that it may call", record.partner.id)));
     }
-    Json(json!({"files": files(&shared.publisher, &live, &record)})).into_response()
+    sent(Kit { files: files(&shared.publisher, &live, &record) })
 }
 
 /// An operation that a partner may call, and where.

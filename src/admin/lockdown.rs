@@ -1,15 +1,13 @@
 //! Lockdowns over the admin API.
 
 use super::Shared;
-use super::answer::{refused, switched, wrong};
+use super::answer::{Switch, switched, undone, wrong};
 use super::caller::Caller;
 use crate::partner::{Lockdown, Locked};
 use axum::extract::State;
-use axum::response::Response;
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 /// Body of `POST /v1/lockdown/on` and `…/off`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -23,11 +21,27 @@ pub struct LockdownCall {
     pub ticket: Option<String>,
 }
 
-pub(super) async fn on(state: State<Shared>, caller: Extension<Caller>, call: Json<LockdownCall>) -> Response {
+/// Whether something is locked down, and what all is.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct LockedDown {
+    on: bool,
+    /// Names of anchors, and `*` for everybody.
+    left: Vec<String>,
+}
+
+pub(super) async fn on(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    call: Json<LockdownCall>,
+) -> Switch<LockedDown> {
     change(state, caller, call, true).await
 }
 
-pub(super) async fn off(state: State<Shared>, caller: Extension<Caller>, call: Json<LockdownCall>) -> Response {
+pub(super) async fn off(
+    state: State<Shared>,
+    caller: Extension<Caller>,
+    call: Json<LockdownCall>,
+) -> Switch<LockedDown> {
     change(state, caller, call, false).await
 }
 
@@ -36,15 +50,15 @@ async fn change(
     Extension(caller): Extension<Caller>,
     Json(call): Json<LockdownCall>,
     on: bool,
-) -> Response {
+) -> Switch<LockedDown> {
     let locked = match call.anchor.as_deref().map(Locked::parse) {
         None => Locked::Everybody,
         Some(Ok(under @ Locked::Under(_))) => under,
-        Some(Ok(Locked::Everybody)) => return wrong("leave `anchor` out for everybody"),
-        Some(Err(reason)) => return wrong(&reason),
+        Some(Ok(Locked::Everybody)) => return Err(wrong("leave `anchor` out for everybody")),
+        Some(Err(reason)) => return Err(wrong(&reason)),
     };
     if call.reason.trim().is_empty() {
-        return wrong("a reason is needed: it is kept");
+        return Err(wrong("a reason is needed: it is kept"));
     }
     let (author, at) = (caller.actor.name.clone(), shared.publisher.now());
     let lockdown =
@@ -64,9 +78,9 @@ async fn change(
             }
             let live = shared.publisher.live();
             let left = live.iter().flat_map(|live| live.snapshot.registry.lockdowns());
-            let left: Vec<&str> = left.map(|l| l.locked.as_str()).collect();
-            switched(json!({"on": on, "left": left}), done, changed)
+            let left = left.map(|l| l.locked.as_str().to_owned()).collect();
+            switched(LockedDown { on, left }, done, changed)
         }
-        Err(e) => refused(e),
+        Err(e) => undone(e),
     }
 }

@@ -1,78 +1,90 @@
 //! Networks over the admin API: which there are and who may call from them, added, changed, removed.
 
-use super::answer::{Named, problem, refused, tagged, written, wrong};
+use super::answer::{Answer, Named, Tagged, failed, live, refused, sent, tagged, unknown};
 use super::caller::Caller;
 use super::grants::edit;
-use super::registry::PageQuery;
+use super::page::{Page, PageQuery};
 use super::{EditCall, Shared};
-use crate::name::NetworkName;
+use crate::name::{GrantId, NetworkName, PartnerId};
 use crate::partner::Network;
 use crate::registry::{Change, Registry};
-use crate::reload::{Apply, Place, Subject, Wanted, aside};
+use crate::reload::{Applied, Apply, Place, Subject, Wanted, aside};
 use crate::store::PlanOptions;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, Json};
+use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
-pub(super) async fn list(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Response {
-    let limit = match page.limit() {
-        Ok(limit) => limit,
-        Err(reason) => return wrong(&reason),
-    };
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
-    written(move |out| {
-        let behind = |name: &str| page.after.as_deref().is_none_or(|after| name > after);
-        let all = live.snapshot.registry.networks().filter(|network| behind(network.name.as_str()));
-        let mut networks: Vec<Value> = all.take(limit.saturating_add(1)).map(|network| row(network)).collect();
-        let more = networks.len() > limit;
-        networks.truncate(limit);
-        let next = networks.last().filter(|_| more).and_then(|last| last.get("name")).cloned();
-        serde_json::to_writer(out, &json!({"networks": networks, "next": next}))
-    })
-    .await
+/// Networks, sorted by name.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Networks {
+    networks: Vec<NetworkRow>,
 }
 
-fn row(network: &Network) -> Value {
-    json!({"name": network.name, "cidrs": network.cidrs})
+/// A named list of networks.
+#[derive(Serialize, JsonSchema)]
+struct NetworkRow {
+    name: NetworkName,
+    /// Such as `192.0.2.0/24` and `2001:db8::/32`.
+    #[schemars(with = "Vec<String>")]
+    cidrs: Vec<IpNet>,
 }
 
-pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
-    let shown = aside(async move {
-        let name = NetworkName::parse(&name).ok()?;
-        let network = live.snapshot.registry.network(&name)?;
-        let (partners, grants) = users(&live.snapshot.registry, &name);
-        let mut document = row(network);
-        if let Some(object) = document.as_object_mut() {
-            object.insert("partners".into(), json!(partners));
-            object.insert("grants".into(), json!(grants));
-        }
-        Some((document, Subject::Network(name).entity_tag(&live.snapshot.registry)))
-    });
-    match shown.await {
-        Ok(Some((document, tag))) => tagged(document, tag),
-        Ok(None) => problem(StatusCode::NOT_FOUND, "there is no such network", Vec::new()),
-        Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
+impl NetworkRow {
+    fn of(network: &Network) -> Self {
+        NetworkRow { name: network.name.clone(), cidrs: network.cidrs.clone() }
     }
 }
 
+pub(super) async fn list(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Answer<Page<Networks>> {
+    let asked = page.read(NetworkName::parse)?;
+    let live = live(&shared)?;
+    let work = async move {
+        let behind = |name: &NetworkName| asked.after.as_ref().is_none_or(|after| name > after);
+        let all = live.snapshot.registry.networks().filter(|network| behind(&network.name));
+        let (networks, next) = asked.page(all.map(|network| NetworkRow::of(network)), |row| row.name.to_string());
+        sent(Page { list: Networks { networks }, next })
+    };
+    aside(work).await.map_err(failed)?
+}
+
+/// A network, and who names it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct NetworkAnswer {
+    #[serde(flatten)]
+    network: NetworkRow,
+    /// Partners that may call from it.
+    partners: Vec<PartnerId>,
+    /// Grants that are for it.
+    grants: Vec<GrantId>,
+}
+
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<Tagged<NetworkAnswer>, Response> {
+    let live = live(&shared)?;
+    let shown = aside(async move {
+        let name = NetworkName::parse(&name).ok()?;
+        let network = NetworkRow::of(live.snapshot.registry.network(&name)?);
+        let (partners, grants) = users(&live.snapshot.registry, &name);
+        let tag = Subject::Network(name).entity_tag(&live.snapshot.registry);
+        Some(tagged(NetworkAnswer { network, partners, grants }, tag))
+    });
+    shown.await.map_err(failed)?.ok_or_else(|| unknown("network"))?
+}
+
 /// Partners and grants that name a network.
-fn users(registry: &Registry, name: &NetworkName) -> (Vec<String>, Vec<String>) {
+fn users(registry: &Registry, name: &NetworkName) -> (Vec<PartnerId>, Vec<GrantId>) {
     let (mut partners, mut grants) = (Vec::new(), Vec::new());
     for record in registry.partners() {
         if record.partner.networks.contains(name) {
-            partners.push(record.partner.id.to_string());
+            partners.push(record.partner.id.clone());
         }
         let naming = record.grants.iter().filter(|g| g.networks.as_ref().is_some_and(|n| n.contains(name)));
-        grants.extend(naming.map(|g| g.id.to_string()));
+        grants.extend(naming.map(|g| g.id.clone()));
     }
     (partners, grants)
 }
@@ -82,7 +94,7 @@ pub(super) async fn add(
     caller: Extension<Caller>,
     name: Named<NetworkName>,
     call: Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     set(Place::Free, state, caller, name, call).await
 }
 
@@ -91,7 +103,7 @@ pub(super) async fn change(
     caller: Extension<Caller>,
     name: Named<NetworkName>,
     call: Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     set(Place::Taken, state, caller, name, call).await
 }
 
@@ -101,7 +113,7 @@ async fn set(
     Extension(caller): Extension<Caller>,
     Named(name): Named<NetworkName>,
     Json(call): Json<EditCall>,
-) -> Response {
+) -> Answer<Applied> {
     edit(&shared, &caller, Subject::Network(name), Vec::new(), place, call).await
 }
 
@@ -120,14 +132,14 @@ pub(super) async fn remove(
     Extension(caller): Extension<Caller>,
     Named(name): Named<NetworkName>,
     Query(query): Query<RemoveQuery>,
-) -> Response {
+) -> Answer<Applied> {
     if shared.publisher.live().is_none_or(|live| live.snapshot.registry.network(&name).is_none()) {
-        return problem(StatusCode::NOT_FOUND, "there is no such network", Vec::new());
+        return Err(unknown("network"));
     }
     apply(&shared, &caller, Wanted::Gone(Change::Network(name, None)), query).await
 }
 
-pub(super) async fn apply(shared: &Shared, caller: &Caller, wanted: Wanted, query: RemoveQuery) -> Response {
+pub(super) async fn apply(shared: &Shared, caller: &Caller, wanted: Wanted, query: RemoveQuery) -> Answer<Applied> {
     let apply = Apply {
         wanted,
         options: PlanOptions::default(),
@@ -136,8 +148,5 @@ pub(super) async fn apply(shared: &Shared, caller: &Caller, wanted: Wanted, quer
         authority: caller.authority(),
         if_match: caller.if_match.clone(),
     };
-    match shared.publisher.apply(apply).await {
-        Ok(applied) => Json(applied).into_response(),
-        Err(e) => refused(e),
-    }
+    sent(shared.publisher.apply(apply).await.map_err(refused)?)
 }

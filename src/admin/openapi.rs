@@ -1,18 +1,25 @@
-//! The OpenAPI 3.1 document of the admin API, made from the code: paths, queries and bodies are what the handlers take.
+//! The OpenAPI 3.1 document of the admin API, made from the code: paths, queries and bodies are what the handlers take,
+//! answers what they give.
 
 use super::Shared;
-use super::answer::{PROBLEM, problem};
+use super::answer::{Answer, PROBLEM, problem, sent};
 use super::caller::NO_DRY_RUN;
 use crate::operator::{Act, Role};
 use aide::axum::ApiRouter;
-use aide::openapi::OpenApi;
-use axum::Json;
+use aide::openapi::{
+    Header, MediaType, OpenApi, ParameterSchemaOrContent, ReferenceOr, Response as Description, SchemaObject,
+};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use schemars::generate::SchemaSettings;
+use schemars::transform::{RecursiveTransform, Transform};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 /// Most bytes of a message of somebody else's that is put into a problem.
 const MAX_MESSAGE: usize = 16 * 1024;
@@ -141,13 +148,75 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>, act: O
     ];
     let mut responses: Map<String, Value> =
         said.into_iter().map(|(status, description)| (status.to_owned(), answer(description))).collect();
-    let done = json!({"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}});
+    // What the handler gives.
+    let done = operation.get("responses").and_then(|given| given.get("200")).cloned().unwrap_or_default();
     responses.insert("200".into(), done);
     operation.insert("responses".into(), responses.into());
 }
 
-pub(super) async fn show(State(shared): State<Shared>) -> Response {
-    Json(&*shared.document).into_response()
+/// What is said of an answer that is sent as this type, written where it is used.
+pub(super) fn answer_of<T: JsonSchema>() -> Description {
+    let settings = SchemaSettings::draft2020_12().for_serialize().with(|settings| settings.inline_subschemas = true);
+    let mut json_schema = settings.into_generator().subschema_for::<T>();
+    RecursiveTransform(exact).transform(&mut json_schema);
+    let schema = Some(SchemaObject { json_schema, external_docs: None, example: None });
+    let body = MediaType { schema, ..MediaType::default() };
+    Description {
+        description: "Done.".into(),
+        content: [("application/json".to_owned(), body)].into_iter().collect(),
+        ..Description::default()
+    }
+}
+
+/// An object has the keys that are declared and no others. What may be left out is left out, and never null.
+fn exact(schema: &mut Schema) {
+    let required = schema.get("required").cloned().unwrap_or_default();
+    let required: Vec<&str> = required.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let Some(object) = schema.as_object_mut() else { return };
+    let Some(properties) = object.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (_, property) in properties.iter_mut().filter(|(name, _)| !required.contains(&name.as_str())) {
+        not_null(property);
+    }
+    object.insert("additionalProperties".into(), false.into());
+}
+
+fn not_null(schema: &mut Value) {
+    for (key, null) in [("type", json!("null")), ("enum", Value::Null), ("anyOf", json!({"type": "null"}))] {
+        let Some(Value::Array(forms)) = schema.get_mut(key) else { continue };
+        forms.retain(|form| *form != null);
+        if let (true, [one]) = (key == "type", forms.as_slice()) {
+            let one = one.clone();
+            schema[key] = one;
+        }
+    }
+}
+
+/// Says that an answer has the tag of what it is about.
+pub(super) fn with_tag(mut answer: Description) -> Description {
+    let header = Header {
+        description: Some("For `If-Match` of the call that changes it.".into()),
+        required: true,
+        format: ParameterSchemaOrContent::Schema(SchemaObject {
+            json_schema: json_schema!({"type": "string", "minLength": 3}),
+            external_docs: None,
+            example: None,
+        }),
+        style: Default::default(),
+        deprecated: None,
+        example: None,
+        examples: Default::default(),
+        extensions: Default::default(),
+    };
+    answer.headers.insert("ETag".into(), ReferenceOr::Item(header));
+    answer
+}
+
+/// This document, in OpenAPI 3.1.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Shown(#[schemars(with = "Map<String, Value>")] Arc<Value>);
+
+pub(super) async fn show(State(shared): State<Shared>) -> Answer<Shown> {
+    sent(Shown(shared.document))
 }
 
 /// What axum and others say in text is a problem like all others.

@@ -1,21 +1,20 @@
 //! Operators over the admin API: the first ones, and who there is since.
 
-use super::answer::{problem, refused, wrong};
+use super::answer::{Answer, Change, done, problem, refused, sent, undone, unknown, wrong};
 use super::caller::{Caller, user_name};
+use super::page::{Listed, PageQuery};
 use super::{Shared, WhyCall};
 use crate::clock::UnixNanos;
 use crate::identity::Match;
 use crate::name::OperatorName;
 use crate::operator::{Disabled, Operator, Operators, Role, Token};
 use crate::reload::Governed;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use nix::unistd::User;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -82,7 +81,7 @@ pub struct TokenCall {
 }
 
 /// An operator as the API gives it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Shown {
     pub name: String,
     pub roles: Vec<Role>,
@@ -111,7 +110,7 @@ pub struct Shown {
 }
 
 /// A token as the API gives it. Times are RFC 3339.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ShownToken {
     pub id: String,
     pub created: String,
@@ -120,7 +119,7 @@ pub struct ShownToken {
 }
 
 /// Why an operator is disabled.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ShownEnd {
     pub reason: String,
     pub author: String,
@@ -171,16 +170,24 @@ impl Shown {
     }
 }
 
-pub(super) async fn list(State(shared): State<Shared>) -> Response {
-    let (operators, now) = (shared.publisher.operators(), shared.publisher.now());
-    let shown: Vec<Shown> = operators.iter().map(|o| Shown::of(o, now, None)).collect();
-    Json(json!({"operators": shown})).into_response()
+/// Operators, sorted by name.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Operating {
+    operators: Vec<Shown>,
 }
 
-pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+pub(super) async fn list(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Answer<Listed<Operating>> {
+    let asked = page.read(OperatorName::parse)?;
+    let (all, now) = (shared.publisher.operators(), shared.publisher.now());
+    let behind = all.iter().filter(|operator| asked.after.as_ref().is_none_or(|after| operator.name > *after));
+    let (operators, next) = asked.page(behind.map(|o| Shown::of(o, now, None)), |shown| shown.name.clone());
+    asked.listed(Operating { operators }, next)
+}
+
+pub(super) async fn show(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<Shown> {
     match shared.publisher.operators().get(&name) {
-        Some(operator) => Json(Shown::of(operator, shared.publisher.now(), None)).into_response(),
-        None => problem(StatusCode::NOT_FOUND, "there is no such operator", Vec::new()),
+        Some(operator) => sent(Shown::of(operator, shared.publisher.now(), None)),
+        None => Err(unknown("operator")),
     }
 }
 
@@ -188,10 +195,10 @@ pub(super) async fn bootstrap(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Json(call): Json<BootstrapCall>,
-) -> Response {
+) -> Answer<Operating> {
     if !caller.is_host() {
         let why = "there are operators already: one of them who has the role `approver` adds more";
-        return problem(StatusCode::FORBIDDEN, why, Vec::new());
+        return Err(problem(StatusCode::FORBIDDEN, why, Vec::new()));
     }
     let now = shared.publisher.now();
     let mut wrong = Vec::new();
@@ -211,28 +218,23 @@ pub(super) async fn bootstrap(
         wrong.push("an operator is named twice".into());
     }
     if !wrong.is_empty() {
-        return problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", wrong);
+        return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", wrong));
     }
     let operators = first.iter().map(|(operator, _)| operator.clone()).collect();
-    match shared.publisher.bootstrap(operators, caller.cause(None, None)).await {
-        Ok(()) => {
-            let shown: Vec<Shown> = first.into_iter().map(|(o, token)| Shown::of(&o, now, token)).collect();
-            Json(json!({"operators": shown})).into_response()
-        }
-        Err(e) => refused(e),
-    }
+    shared.publisher.bootstrap(operators, caller.cause(None, None)).await.map_err(refused)?;
+    sent(Operating { operators: first.into_iter().map(|(o, token)| Shown::of(&o, now, token)).collect() })
 }
 
 pub(super) async fn add(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Json(call): Json<OperatorCall>,
-) -> Response {
+) -> Change<Shown> {
     let now = shared.publisher.now();
     let made = roles_of(&call.roles).and_then(|roles| new_operator(&call, roles, now));
     let (operator, token) = match made {
         Ok(made) => made,
-        Err(reason) => return wrong(&reason),
+        Err(reason) => return Err(wrong(&reason)),
     };
     let change = move |operators: &Operators| match operators.get(operator.name.as_str()) {
         Some(there) => Err(format!("there is an operator `{}` already", there.name)),
@@ -240,8 +242,8 @@ pub(super) async fn add(
     };
     let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
     match shared.publisher.govern(change, cause).await {
-        Ok(done) => Json(Shown::governed(&shared, &done, token)).into_response(),
-        Err(e) => refused(e),
+        Ok(governed) => done(Shown::governed(&shared, &governed, token)),
+        Err(e) => undone(e),
     }
 }
 
@@ -250,10 +252,10 @@ pub(super) async fn roles(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     Json(call): Json<RolesCall>,
-) -> Response {
+) -> Change<Shown> {
     let roles = match roles_of(&call.roles) {
         Ok(roles) => roles,
-        Err(reason) => return wrong(&reason),
+        Err(reason) => return Err(wrong(&reason)),
     };
     let why = WhyCall { reason: call.reason, ticket: call.ticket };
     change(&shared, &caller, name, &why, move |operator| Ok(Operator { roles, ..operator })).await
@@ -264,7 +266,7 @@ pub(super) async fn disable(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     Json(call): Json<WhyCall>,
-) -> Response {
+) -> Change<Shown> {
     let disabled =
         Disabled { reason: call.reason.clone(), author: caller.actor.name.clone(), at: shared.publisher.now() };
     change(&shared, &caller, name, &call, move |mut operator| {
@@ -280,7 +282,7 @@ pub(super) async fn enable(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     Json(call): Json<WhyCall>,
-) -> Response {
+) -> Change<Shown> {
     change(&shared, &caller, name, &call, |operator| Ok(Operator { disabled: None, ..operator })).await
 }
 
@@ -289,11 +291,11 @@ pub(super) async fn add_token(
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     Json(call): Json<TokenCall>,
-) -> Response {
+) -> Change<Shown> {
     let now = shared.publisher.now();
     let (token, text) = match new_token(call.life_s, now) {
         Ok(made) => made,
-        Err(reason) => return wrong(&reason),
+        Err(reason) => return Err(wrong(&reason)),
     };
     let change = move |operators: &Operators| {
         let mut operator = existing(operators, &name)?;
@@ -304,8 +306,8 @@ pub(super) async fn add_token(
     };
     let cause = caller.cause(call.reason.as_ref(), call.ticket.as_ref());
     match shared.publisher.govern(change, cause).await {
-        Ok(done) => Json(Shown::governed(&shared, &done, Some(text))).into_response(),
-        Err(e) => refused(e),
+        Ok(governed) => done(Shown::governed(&shared, &governed, Some(text))),
+        Err(e) => undone(e),
     }
 }
 
@@ -314,7 +316,7 @@ pub(super) async fn revoke_token(
     Extension(caller): Extension<Caller>,
     Path((name, id)): Path<(String, String)>,
     Json(call): Json<WhyCall>,
-) -> Response {
+) -> Change<Shown> {
     change(&shared, &caller, name, &call, move |mut operator| {
         let before = operator.tokens.len();
         operator.tokens.retain(|t| t.id != id);
@@ -333,14 +335,14 @@ async fn change(
     name: String,
     why: &WhyCall,
     change: impl FnOnce(Operator) -> Result<Operator, String> + Send + 'static,
-) -> Response {
+) -> Change<Shown> {
     if why.reason.trim().is_empty() {
-        return wrong("a reason is needed: it is kept");
+        return Err(wrong("a reason is needed: it is kept"));
     }
     let cause = caller.cause(Some(&why.reason), why.ticket.as_ref());
     match shared.publisher.govern(move |operators| change(existing(operators, &name)?), cause).await {
-        Ok(done) => Json(Shown::governed(shared, &done, None)).into_response(),
-        Err(e) => refused(e),
+        Ok(governed) => done(Shown::governed(shared, &governed, None)),
+        Err(e) => undone(e),
     }
 }
 

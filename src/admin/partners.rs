@@ -1,16 +1,17 @@
 //! The end of partners over the admin API, and what is found when somebody looks at one.
 
-use super::answer::{problem, refused, wrong};
+use super::answer::{Answer, Change, Switch, done, problem, refused, sent, undone, unknown, wrong};
 use super::caller::Caller;
-use super::{Shared, WhyCall, suspend};
+use super::suspend::{self, Standing};
+use super::{Shared, WhyCall};
 use crate::clock::UnixNanos;
 use crate::document::parse_time;
 use crate::name::PartnerId;
-use crate::partner::Reviewed;
+use crate::partner::{Offboarding, Report, Reviewed};
 use crate::reload::{Reported, Stop};
+use crate::store::{FirstDenied, UsageRow};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,64 +29,86 @@ pub struct OffboardCall {
     pub ticket: Option<String>,
 }
 
+/// What the end of a partner came to.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Offboarded {
+    partner: PartnerId,
+    offboarding: OffboardingRow,
+    /// The registry's that is live now.
+    revision: u64,
+    /// Whether it was not so before.
+    changed: bool,
+    /// Null where the end is still to come.
+    report: Option<ReportAnswer>,
+}
+
+/// Of what was set or done; the first reason stays.
+#[derive(Serialize, JsonSchema)]
+struct OffboardingRow {
+    reason: String,
+    author: String,
+    /// From then on the partner is not served, RFC 3339.
+    ends: String,
+}
+
 pub(super) async fn offboard(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Json(call): Json<OffboardCall>,
-) -> Response {
-    let Ok(id) = PartnerId::parse(&id) else {
-        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
-    };
+) -> Change<Offboarded> {
+    let id = PartnerId::parse(&id).map_err(|_| unknown("partner"))?;
     if call.reason.trim().is_empty() {
-        return wrong("a reason is needed: it is kept");
+        return Err(wrong("a reason is needed: it is kept"));
     }
-    let at = match call.at.as_deref().map(parse_time).transpose() {
-        Ok(at) => at.map(UnixNanos),
-        Err(reason) => return wrong(&format!("at: {reason}")),
-    };
+    let at = call.at.as_deref().map(parse_time).transpose().map_err(|reason| wrong(&format!("at: {reason}")))?;
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
-    let done = match shared.publisher.offboard(id.clone(), at, cause).await {
-        Ok(done) => done,
-        Err(e) => return refused(e),
+    let ended = match shared.publisher.offboard(id.clone(), at.map(UnixNanos), cause).await {
+        Ok(ended) => ended,
+        Err(e) => return undone(e),
     };
-    let report = match shared.publisher.report(&id).await {
-        Ok(report) => {
-            report.filter(|_| done.offboarding.closed.is_some() || done.offboarding.ends <= shared.publisher.now())
-        }
-        Err(e) => return refused(e.into()),
-    };
-    let offboarding = json!({
-        "reason": done.offboarding.reason, "author": done.offboarding.author, "ends": done.offboarding.ends.to_string(),
-    });
-    Json(json!({
-        "partner": id, "offboarding": offboarding, "revision": done.revision, "changed": done.changed,
-        "report": report.as_ref().map(document),
-    }))
-    .into_response()
+    let report = shared.publisher.report(&id).await.map_err(|e| refused(e.into()))?;
+    let is_over = ended.offboarding.closed.is_some() || ended.offboarding.ends <= shared.publisher.now();
+    let Offboarding { reason, author, ends, .. } = ended.offboarding;
+    done(Offboarded {
+        partner: id,
+        offboarding: OffboardingRow { reason, author, ends: ends.to_string() },
+        revision: ended.revision,
+        changed: ended.changed,
+        report: report.filter(|_| is_over).map(ReportAnswer::of),
+    })
 }
 
-pub(super) async fn report(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+pub(super) async fn report(State(shared): State<Shared>, Path(id): Path<String>) -> Answer<ReportAnswer> {
     let found = match PartnerId::parse(&id) {
-        Ok(id) => shared.publisher.report(&id).await,
-        Err(_) => Ok(None),
+        Ok(id) => shared.publisher.report(&id).await.map_err(|e| refused(e.into()))?,
+        Err(_) => None,
     };
-    match found {
-        Ok(Some(reported)) => Json(document(&reported)).into_response(),
-        Ok(None) => problem(StatusCode::NOT_FOUND, "there is no report: no such partner was closed", Vec::new()),
-        Err(e) => refused(e.into()),
-    }
+    let none = || problem(StatusCode::NOT_FOUND, "there is no report: no such partner was closed", Vec::new());
+    sent(ReportAnswer::of(found.ok_or_else(none)?))
 }
 
 /// A report with what is known since.
-fn document(reported: &Reported) -> Value {
-    let mut document = json!(reported.report);
-    if let Some(object) = document.as_object_mut() {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ReportAnswer {
+    #[serde(flatten)]
+    report: Report,
+    /// The last request that was allowed; null where none ever was.
+    #[schemars(with = "Option<UsageRow>")]
+    last_allowed: Option<Value>,
+    /// The first request, or handshake, that was refused since; null until there was one.
+    #[schemars(with = "Option<FirstDenied>")]
+    first_denied: Option<Value>,
+}
+
+impl ReportAnswer {
+    fn of(reported: Reported) -> Self {
+        let Reported { mut report, last_allowed, first_denied } = reported;
         // What the report has not taken up yet.
-        object.entry("last_allowed").or_insert_with(|| json!(reported.last_allowed));
-        object.entry("first_denied").or_insert_with(|| json!(reported.first_denied));
+        let last_allowed = report.last_allowed.take().or_else(|| last_allowed.map(|row| json!(row)));
+        let first_denied = report.first_denied.take().or_else(|| first_denied.map(|first| json!(first)));
+        ReportAnswer { report, last_allowed, first_denied }
     }
-    document
 }
 
 pub(super) async fn review(
@@ -93,7 +116,7 @@ pub(super) async fn review(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     Json(call): Json<WhyCall>,
-) -> Response {
+) -> Switch<Standing> {
     let (finding, author, at) = (call.reason.clone(), caller.actor.name.clone(), shared.publisher.now());
     suspend::change(shared, caller, &id, call, Stop::Review(Reviewed { finding, author, at })).await
 }

@@ -1,13 +1,15 @@
 //! The registry over the admin API: files applied, and what there is.
 
 use super::Shared;
-use super::answer::{looked_up, problem, refused, tagged, written, wrong};
+use super::answer::{Answer, Tagged, failed, live, looked_up, problem, refused, sent, tagged, unknown, written};
 use super::caller::Caller;
+use super::page::{Listed, PageQuery};
 use crate::clock::UnixNanos;
-use crate::name::{CredentialId, GrantId, PartnerId};
-use crate::partner::{Grant, PartnerRecord, Provenance};
+use crate::name::{ApprovalId, CredentialId, GrantId, PartnerId};
+use crate::operation::OperationId;
+use crate::partner::{CredentialStage, Grant, GrantState, PartnerRecord, PartnerStage, Provenance};
 use crate::registry::{Registry, find_credential, find_grant};
-use crate::reload::{Apply, Subject, Wanted, Whose, aside};
+use crate::reload::{Applied, Apply, Subject, Wanted, Whose, aside};
 use crate::snapshot::Snapshot;
 use crate::store::{self, DeclaredFile, Export, PlanOptions, UsageRow};
 use axum::body::Bytes;
@@ -15,10 +17,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use data_encoding::BASE64URL_NOPAD;
 use schemars::JsonSchema;
-use serde::ser::{SerializeMap, Serializer};
+use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// Body of `POST /v1/apply`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -40,16 +44,13 @@ pub(super) async fn apply(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
-) -> Response {
+) -> Answer<Applied> {
     let kind = headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
-        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a call is `application/json`", Vec::new());
+        return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a call is `application/json`", Vec::new()));
     }
-    let call: ApplyCall = match aside(async move { Json::from_bytes(&body).map(|Json(call)| call) }).await {
-        Ok(Ok(call)) => call,
-        Ok(Err(e)) => return e.into_response(),
-        Err(e) => return problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
-    };
+    let read = aside(async move { Json::from_bytes(&body).map(|Json(call)| call) }).await.map_err(failed)?;
+    let call: ApplyCall = read.map_err(IntoResponse::into_response)?;
     let apply = Apply {
         cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
         authority: caller.authority(),
@@ -58,116 +59,91 @@ pub(super) async fn apply(
         options: call.options,
         dry_run: call.dry_run,
     };
-    match shared.publisher.apply(apply).await {
-        // Not through `written`: whoever changes something does not wait for those who read.
-        Ok(applied) => match aside(async move { Json(applied).into_response() }).await {
-            Ok(answer) => answer,
-            Err(e) => problem(StatusCode::INTERNAL_SERVER_ERROR, &e.to_string(), Vec::new()),
-        },
-        Err(e) => refused(e),
-    }
+    let applied = shared.publisher.apply(apply).await.map_err(refused)?;
+    // Not through `written`: whoever changes something does not wait for those who read.
+    aside(async move { sent(applied) }).await.map_err(failed)?
 }
 
-pub(super) async fn export_all(State(shared): State<Shared>) -> Response {
-    match shared.publisher.live() {
-        Some(live) => written(move |out| serde_json::to_writer(out, &export_document(&live.snapshot))).await,
-        None => problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new()),
-    }
+pub(super) async fn export_all(State(shared): State<Shared>) -> Answer<Exported<'static>> {
+    let live = live(&shared)?;
+    written(move |out| serde_json::to_writer(out, &export_document(&live.snapshot))).await
 }
 
-/// A part of a list: so many of what is behind an id. All of it where no limit is named.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-pub(super) struct PageQuery {
-    #[schemars(range(min = 1, max = 1000))]
-    pub limit: Option<usize>,
-    /// What the last page gave as `next`.
-    pub after: Option<String>,
-}
-
-/// Most things of one page.
-pub(super) const MAX_PAGE: usize = 1_000;
-
-impl PageQuery {
-    /// # Errors
-    /// No page is as long.
-    pub fn limit(&self) -> Result<usize, String> {
-        match self.limit {
-            None => Ok(usize::MAX),
-            Some(limit) if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
-            Some(limit) => Err(format!("limit: {limit} is not between 1 and {MAX_PAGE}")),
-        }
-    }
-}
-
-pub(super) async fn partners(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Response {
-    let (limit, after) = match (page.limit(), page.after.as_deref().map(PartnerId::parse).transpose()) {
-        (Ok(limit), Ok(after)) => (limit, after),
-        (Err(reason), _) | (_, Err(reason)) => return wrong(&reason),
-    };
-    let Some(live) = shared.publisher.live() else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
-    };
+pub(super) async fn partners(State(shared): State<Shared>, Query(page): Query<PageQuery>) -> Answer<Listed<Partners>> {
+    let asked = page.read(PartnerId::parse)?;
+    let live = live(&shared)?;
     let now = shared.publisher.now();
-    if limit == usize::MAX && after.is_none() {
+    if asked.is_whole() {
         return written(move |out| serde_json::to_writer(out, &list_document(&live.snapshot.registry, now))).await;
     }
-    let mut records: Vec<_> =
-        live.snapshot.registry.partners_after(after.as_ref()).take(limit.saturating_add(1)).cloned().collect();
-    let more = records.len() > limit;
-    records.truncate(limit);
-    let next = records.last().filter(|_| more).map(|record| record.partner.id.to_string());
-    let rows: Vec<Row<'_>> = records.iter().map(|record| Row(record, now)).collect();
-    Json(json!({"partners": rows, "next": next})).into_response()
+    let all = live.snapshot.registry.partners_after(asked.after.as_ref());
+    let (partners, next) = asked.page(all.map(|record| PartnerRow::of(record, now)), |row| row.id.to_string());
+    asked.listed(Partners { partners }, next)
 }
 
-pub(super) async fn partner(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
-    let found = PartnerId::parse(&id).ok().zip(shared.publisher.live());
-    let record = found.as_ref().and_then(|(id, live)| live.snapshot.registry.partner(id));
-    let (Some((id, _)), Some(record)) = (&found, record) else {
-        return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new());
-    };
-    match shared.publisher.store().usage(Some(id)).await {
-        Ok(usage) => {
-            let tag = found
-                .as_ref()
-                .and_then(|(id, live)| Subject::Partner(Whose::Of(id.clone())).entity_tag(&live.snapshot.registry));
-            tagged(partner_document(record, &usage, shared.publisher.now()), tag)
-        }
-        Err(e) => refused(e.into()),
-    }
+pub(super) async fn partner(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Tagged<PartnerAnswer>, Response> {
+    let id = PartnerId::parse(&id).map_err(|_| unknown("partner"))?;
+    let live = shared.publisher.live().ok_or_else(|| unknown("partner"))?;
+    let record = live.snapshot.registry.partner(&id).ok_or_else(|| unknown("partner"))?;
+    let usage = shared.publisher.store().usage(Some(&id)).await.map_err(|e| refused(e.into()))?;
+    let tag = Subject::Partner(Whose::Of(id)).entity_tag(&live.snapshot.registry);
+    tagged(PartnerAnswer::of(record, usage, shared.publisher.now()), tag)
+}
+
+/// A grant, and what follows from it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct GrantAnswer {
+    id: GrantId,
+    partner: PartnerId,
+    /// In the form of a registry file.
+    #[schemars(with = "Map<String, Value>")]
+    grant: Value,
+    #[serde(flatten)]
+    now: GrantNow,
 }
 
 /// One grant, with the tag of its partner, which is what is changed when it is.
-pub(super) async fn grant(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
-    let found = GrantId::parse(&id).ok().zip(shared.publisher.live());
-    let record = found.as_ref().and_then(|(id, live)| live.snapshot.registry.with_grant(id));
-    let grant = record.and_then(|record| Some((record, find_grant(record, &id)?)));
-    let (Some((id, live)), Some((record, grant))) = (&found, grant) else {
-        return problem(StatusCode::NOT_FOUND, "there is no such grant", Vec::new());
-    };
-    let mut document = json!({"id": id, "partner": record.partner.id, "grant": store::grant_document(grant)});
-    if let (Some(object), Value::Object(more)) = (document.as_object_mut(), granted(grant, shared.publisher.now())) {
-        object.extend(more);
-    }
-    tagged(document, Subject::Partner(Whose::WithGrant(id.clone())).entity_tag(&live.snapshot.registry))
+pub(super) async fn grant(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Tagged<GrantAnswer>, Response> {
+    let id = GrantId::parse(&id).map_err(|_| unknown("grant"))?;
+    let live = shared.publisher.live().ok_or_else(|| unknown("grant"))?;
+    let record = live.snapshot.registry.with_grant(&id).ok_or_else(|| unknown("grant"))?;
+    let grant = find_grant(record, id.as_str()).ok_or_else(|| unknown("grant"))?;
+    let tag = Subject::Partner(Whose::WithGrant(id.clone())).entity_tag(&live.snapshot.registry);
+    let now = GrantNow::of(grant, shared.publisher.now());
+    tagged(GrantAnswer { id, partner: record.partner.id.clone(), grant: store::grant_document(grant), now }, tag)
+}
+
+/// A credential, and what follows from it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct CredentialAnswer {
+    id: CredentialId,
+    partner: PartnerId,
+    state: CredentialStage,
+    /// In the form of a registry file.
+    #[schemars(with = "Map<String, Value>")]
+    credential: Value,
 }
 
 /// One credential, with the tag of its partner.
 pub(super) async fn credential(
     State(shared): State<Shared>,
     Path((partner, credential)): Path<(String, String)>,
-) -> Response {
-    let found = PartnerId::parse(&partner).ok().zip(CredentialId::parse(&credential).ok()).zip(shared.publisher.live());
-    let record = found.as_ref().and_then(|((partner, _), live)| live.snapshot.registry.partner(partner));
-    let own = record.zip(found.as_ref()).and_then(|(record, ((_, id), _))| find_credential(record, id));
-    let (Some(((partner, id), live)), Some(own)) = (&found, own) else {
-        return problem(StatusCode::NOT_FOUND, "there is no such credential", Vec::new());
-    };
-    let document = json!({
-        "id": id, "partner": partner, "state": own.stage(shared.publisher.now()).as_str(),
-        "credential": store::credential_document(own),
-    });
-    tagged(document, Subject::Partner(Whose::Of(partner.clone())).entity_tag(&live.snapshot.registry))
+) -> Result<Tagged<CredentialAnswer>, Response> {
+    let none = || unknown("credential");
+    let partner = PartnerId::parse(&partner).map_err(|_| none())?;
+    let id = CredentialId::parse(&credential).map_err(|_| none())?;
+    let live = shared.publisher.live().ok_or_else(none)?;
+    let record = live.snapshot.registry.partner(&partner).ok_or_else(none)?;
+    let own = find_credential(record, &id).ok_or_else(none)?;
+    let tag = Subject::Partner(Whose::Of(partner.clone())).entity_tag(&live.snapshot.registry);
+    let (state, credential) = (own.stage(shared.publisher.now()), store::credential_document(own));
+    tagged(CredentialAnswer { id, partner, state, credential }, tag)
 }
 
 /// Body of `GET /v1/export`.
@@ -175,18 +151,26 @@ pub fn export_document(snapshot: &Snapshot) -> impl Serialize + '_ {
     Exported { files: Export::new(&snapshot.registry, &snapshot.operations) }
 }
 
-#[derive(Serialize)]
-struct Exported<'a> {
+/// The registry in the form that is applied.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Exported<'a> {
+    #[schemars(with = "Vec<DeclaredFile>")]
     files: Export<'a>,
 }
 
-/// Body of `GET /v1/partners`.
+/// Body of `GET /v1/partners`: [`Partners`] as a whole, row by row.
 pub fn list_document(registry: &Registry, now: UnixNanos) -> impl Serialize + '_ {
-    Listed { partners: Rows(registry, now) }
+    All { partners: Rows(registry, now) }
+}
+
+/// Partners, sorted by id.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Partners {
+    partners: Vec<PartnerRow>,
 }
 
 #[derive(Serialize)]
-struct Listed<'a> {
+struct All<'a> {
     partners: Rows<'a>,
 }
 
@@ -194,50 +178,107 @@ struct Rows<'a>(&'a Registry, UnixNanos);
 
 impl Serialize for Rows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.partners().map(|record| Row(record, self.1)))
+        serializer.collect_seq(self.0.partners().map(|record| PartnerRow::of(record, self.1)))
     }
 }
 
-struct Row<'a>(&'a PartnerRecord, UnixNanos);
+/// One partner of a list.
+#[derive(Serialize, JsonSchema)]
+struct PartnerRow {
+    id: PartnerId,
+    name: String,
+    owner: String,
+    state: PartnerStage,
+    /// How many it has.
+    credentials: usize,
+    /// How many it has.
+    grants: usize,
+    /// RFC 3339; null where no end is set.
+    engagement_ends: Option<String>,
+}
 
-impl Serialize for Row<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let PartnerRecord { partner, credentials, grants } = self.0;
-        let mut row = serializer.serialize_map(Some(7))?;
-        row.serialize_entry("id", &partner.id)?;
-        row.serialize_entry("name", &partner.name)?;
-        row.serialize_entry("owner", &partner.owner)?;
-        row.serialize_entry("state", partner.stage(self.1).as_str())?;
-        row.serialize_entry("credentials", &credentials.len())?;
-        row.serialize_entry("grants", &grants.len())?;
-        row.serialize_entry("engagement_ends", &partner.engaged().ends.map(|e| e.to_string()))?;
-        row.end()
+impl PartnerRow {
+    fn of(record: &PartnerRecord, now: UnixNanos) -> Self {
+        let PartnerRecord { partner, credentials, grants } = record;
+        PartnerRow {
+            id: partner.id.clone(),
+            name: partner.name.clone(),
+            owner: partner.owner.clone(),
+            state: partner.stage(now),
+            credentials: credentials.len(),
+            grants: grants.len(),
+            engagement_ends: partner.engaged().ends.map(|e| e.to_string()),
+        }
     }
 }
 
-/// Body of `GET /v1/partners/{id}`: `partner` is as a registry file has it, with the keys that PATCH takes; beside it what
-/// follows from time, what grants cover, who has asked for them and approved them, and their use.
-pub fn partner_document(record: &PartnerRecord, usage: &[UsageRow], now: UnixNanos) -> Value {
-    let grants: Map<String, Value> = record.grants.iter().map(|g| (g.id.to_string(), granted(g, now))).collect();
-    let credentials = record.credentials.iter();
-    let credentials: Map<String, Value> =
-        credentials.map(|c| (c.id.to_string(), json!({"state": c.stage(now).as_str()}))).collect();
-    json!({
-        "id": record.partner.id, "state": record.partner.stage(now).as_str(), "partner": store::partner_document(record),
-        "credentials": credentials, "grants": grants, "usage": usage,
-    })
+/// Answer of `GET /v1/partners/{id}`: a partner; beside it what follows from time, what grants cover, who has asked for them
+/// and approved them, and their use.
+#[derive(Serialize, JsonSchema)]
+pub struct PartnerAnswer {
+    id: PartnerId,
+    state: PartnerStage,
+    /// As a registry file has it, with the keys that PATCH takes.
+    #[schemars(with = "Map<String, Value>")]
+    partner: Value,
+    /// By id.
+    credentials: BTreeMap<CredentialId, CredentialNow>,
+    /// By id.
+    grants: BTreeMap<GrantId, GrantNow>,
+    usage: Vec<UsageRow>,
 }
 
-/// What a file does not say of a grant. Times are RFC 3339.
-fn granted(grant: &Grant, now: UnixNanos) -> Value {
-    let approval = grant.approval.as_deref().map(|by| {
-        let Provenance { id, requester, approver, at, justification, ticket } = by;
-        json!({
-            "id": id, "requester": requester, "approver": approver, "at": at.to_string(),
-            "justification": justification, "ticket": ticket,
-        })
-    });
-    json!({"state": grant.state(now).as_str(), "covers": grant.operations, "approval": approval})
+/// What a file does not say of a credential.
+#[derive(Serialize, JsonSchema)]
+struct CredentialNow {
+    state: CredentialStage,
+}
+
+/// What a file does not say of a grant.
+#[derive(Serialize, JsonSchema)]
+struct GrantNow {
+    state: GrantState,
+    /// Operations that it covers.
+    covers: Vec<OperationId>,
+    /// Where it comes from; null where it is older than approvals.
+    approval: Option<ProvenanceRow>,
+}
+
+/// Who has asked for a grant, and who has approved it.
+#[derive(Serialize, JsonSchema)]
+struct ProvenanceRow {
+    /// Null where nobody else had to approve it.
+    id: Option<ApprovalId>,
+    requester: String,
+    approver: String,
+    /// RFC 3339.
+    at: String,
+    justification: Option<String>,
+    ticket: Option<String>,
+}
+
+impl PartnerAnswer {
+    pub fn of(record: &PartnerRecord, usage: Vec<UsageRow>, now: UnixNanos) -> Self {
+        let credentials = record.credentials.iter();
+        PartnerAnswer {
+            id: record.partner.id.clone(),
+            state: record.partner.stage(now),
+            partner: store::partner_document(record),
+            credentials: credentials.map(|c| (c.id.clone(), CredentialNow { state: c.stage(now) })).collect(),
+            grants: record.grants.iter().map(|g| (g.id.clone(), GrantNow::of(g, now))).collect(),
+            usage,
+        }
+    }
+}
+
+impl GrantNow {
+    fn of(grant: &Grant, now: UnixNanos) -> Self {
+        let approval = grant.approval.as_deref().cloned().map(|by| {
+            let Provenance { id, requester, approver, at, justification, ticket } = by;
+            ProvenanceRow { id, requester, approver, at: at.to_string(), justification, ticket }
+        });
+        GrantNow { state: grant.state(now), covers: grant.operations.clone(), approval }
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -245,13 +286,37 @@ pub(super) struct UsageQuery {
     partner: Option<String>,
 }
 
-pub(super) async fn usage(State(shared): State<Shared>, Query(query): Query<UsageQuery>) -> Response {
-    let partner = match query.partner.as_deref().map(PartnerId::parse).transpose() {
-        Ok(partner) => partner,
-        Err(_) => return problem(StatusCode::NOT_FOUND, "there is no such partner", Vec::new()),
-    };
-    match looked_up(async move { shared.publisher.store().usage(partner.as_ref()).await }).await {
-        Ok(usage) => written(move |out| serde_json::to_writer(out, &json!({"usage": usage}))).await,
-        Err(answer) => answer,
-    }
+/// Recorded use, sorted by partner, credential, grant, operation and network.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Usage {
+    usage: Vec<UsageRow>,
+}
+
+pub(super) async fn usage(
+    State(shared): State<Shared>,
+    Query(query): Query<UsageQuery>,
+    Query(page): Query<PageQuery>,
+) -> Answer<Listed<Usage>> {
+    let partner = query.partner.as_deref().map(PartnerId::parse).transpose().map_err(|_| unknown("partner"))?;
+    let asked = page.read(usage_place)?;
+    let list = looked_up(async move {
+        let most = (!asked.is_whole()).then(|| asked.most());
+        let found = shared.publisher.store().usage_behind(partner.as_ref(), asked.after.as_ref(), most).await?;
+        let (usage, next) = asked.page(found, usage_next);
+        Ok(asked.form(Usage { usage }, next))
+    });
+    let list = list.await?;
+    written(move |out| serde_json::to_writer(out, &list)).await
+}
+
+/// A line of use has no id: its place is what it is about, so that it can be in a URL.
+fn usage_next(row: &UsageRow) -> String {
+    let place = [&row.partner, &row.credential, &row.grant, &row.operation, &row.network];
+    BASE64URL_NOPAD.encode(Value::from_iter(place.map(String::as_str)).to_string().as_bytes())
+}
+
+fn usage_place(text: &str) -> Result<[String; 5], String> {
+    let place = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
+    let place = place.and_then(|place| serde_json::from_slice(&place).ok());
+    place.ok_or_else(|| "after: this is no `next` of a page".to_owned())
 }

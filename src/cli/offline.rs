@@ -2,7 +2,7 @@
 
 use super::client::{Gateway, ask};
 use super::{Exit, complain};
-use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, user_name};
+use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, PartnerAnswer, user_name};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::history::{Actor, Way};
@@ -57,7 +57,8 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
                 complain("there is no such partner");
                 Exit::Problems
             })?;
-            admin::partner_document(record, &store.usage(Some(&id)).await.map_err(|e| fail(&e))?, Clock::new().now())
+            let usage = store.usage(Some(&id)).await.map_err(|e| fail(&e))?;
+            json!(PartnerAnswer::of(record, usage, Clock::new().now()))
         }
         Wanted::History(call) => {
             let events = store.history(&call.query()).await.map_err(|e| fail(&e))?;

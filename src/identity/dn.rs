@@ -5,7 +5,7 @@
 //! changes them changes the name. Types that readers decode differently (TeletexString, BMPString, UniversalString)
 //! never match.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use x509_parser::asn1_rs::Tag;
@@ -34,11 +34,19 @@ const ATTRIBUTES: &[(&str, &str)] = &[
 /// A name, most significant RDN first as in the certificate; each RDN is sorted.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct DistinguishedName {
+    #[schemars(schema_with = "rdns")]
     rdns: Vec<Vec<(String, AttributeValue)>>,
 }
 
+fn rdns(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "items": {"type": "array", "items": {
+        "description": "The type (a dotted OID) and the value.",
+        "type": "array", "minItems": 2, "maxItems": 2, "items": {"type": ["string", "object"], "additionalProperties": true},
+    }}})
+}
+
 /// The value of one attribute.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 enum AttributeValue {
     Text(String),
     /// Of a type that is not compared; shown as hex of its content.

@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 /// Of those that have been, so many are listed.
-const LISTED: u32 = 200;
+const LISTED: i64 = 200;
 
 impl Store {
     /// Those that nobody has decided yet, lapsed ones among them.
@@ -19,12 +19,18 @@ impl Store {
         open(&mut tx).await
     }
 
-    /// The last of all, the newest first.
+    /// The last of all, the newest first; or so many of those that were asked for before one of them.
     ///
     /// # Errors
     /// The database failed, or a document cannot be read.
-    pub async fn approvals(&self) -> Result<Vec<Approval>, StoreError> {
-        let rows = sqlx::query("SELECT id, doc FROM approval ORDER BY doc ->> 'requested' DESC LIMIT ?1").bind(LISTED);
+    pub async fn approvals(&self, before: Option<&Approval>, most: Option<usize>) -> Result<Vec<Approval>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, doc FROM approval WHERE ?1 IS NULL OR (doc ->> 'requested', id) < (?1, ?2)
+             ORDER BY doc ->> 'requested' DESC, id DESC LIMIT ?3",
+        )
+        .bind(before.map(|approval| approval.requested.0))
+        .bind(before.map(|approval| approval.id.as_str()))
+        .bind(most.map_or(LISTED, |most| i64::try_from(most).unwrap_or(i64::MAX)));
         rows.fetch_all(&self.pool).await?.iter().map(read).collect()
     }
 
@@ -37,7 +43,8 @@ impl Store {
 }
 
 async fn open(tx: &mut Tx<'_>) -> Result<Vec<Approval>, StoreError> {
-    let rows = sqlx::query("SELECT id, doc FROM approval WHERE doc ->> 'outcome' IS NULL ORDER BY doc ->> 'requested'");
+    let rows =
+        sqlx::query("SELECT id, doc FROM approval WHERE doc ->> 'outcome' IS NULL ORDER BY doc ->> 'requested', id");
     rows.fetch_all(&mut **tx).await?.iter().map(read).collect()
 }
 

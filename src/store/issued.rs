@@ -38,7 +38,7 @@ impl Store {
         if let Some(credential) = credential {
             query.push(" AND doc ->> 'credential' = ").push_bind(credential.as_str());
         }
-        query.push(" ORDER BY doc ->> 'not_before' DESC");
+        query.push(" ORDER BY doc ->> 'not_before' DESC, id");
         query.build().fetch_all(&self.pool).await?.iter().map(read).collect()
     }
 
@@ -93,12 +93,13 @@ impl Store {
         row.fetch_optional(&self.pool).await?.as_ref().map(read).transpose()
     }
 
-    /// Codes of a partner that could be used at `now`.
+    /// Codes of a partner that could be used at `now`, sorted by id.
     ///
     /// # Errors
     /// The database failed, or a document cannot be read.
     pub async fn open_enrolments(&self, partner: &PartnerId, now: UnixNanos) -> Result<Vec<Enrolment>, StoreError> {
-        let rows = sqlx::query("SELECT id, doc FROM enrolment WHERE doc ->> 'partner' = ?1").bind(partner.as_str());
+        let rows = sqlx::query("SELECT id, doc FROM enrolment WHERE doc ->> 'partner' = ?1 ORDER BY id")
+            .bind(partner.as_str());
         let all: Vec<Enrolment> = rows.fetch_all(&self.pool).await?.iter().map(read).collect::<Result<_, _>>()?;
         Ok(all.into_iter().filter(|one| one.is_open(now)).collect())
     }

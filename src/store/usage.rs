@@ -176,13 +176,37 @@ impl Store {
     /// # Errors
     /// The database failed.
     pub async fn usage(&self, partner: Option<&PartnerId>) -> Result<Vec<UsageRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT partner, credential, \"grant\", operation, network, count, first_ns, last_ns FROM usage
-             WHERE ?1 IS NULL OR partner = ?1 ORDER BY 1, 2, 3, 4, 5",
-        )
-        .bind(partner.map(PartnerId::as_str))
-        .fetch_all(&self.pool)
-        .await?;
+        self.usage_behind(partner, None, None).await
+    }
+
+    /// The same, so many of those behind a line of it: its partner, credential, grant, operation and network.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn usage_behind(
+        &self,
+        partner: Option<&PartnerId>,
+        after: Option<&[String; 5]>,
+        most: Option<usize>,
+    ) -> Result<Vec<UsageRow>, StoreError> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT partner, credential, \"grant\", operation, network, count, first_ns, last_ns FROM usage WHERE true",
+        );
+        if let Some(partner) = partner {
+            query.push(" AND partner = ").push_bind(partner.as_str());
+        }
+        if let Some(after) = after {
+            query.push(" AND (partner, credential, \"grant\", operation, network) > (");
+            let mut parts = query.separated(", ");
+            after.iter().for_each(|part| {
+                parts.push_bind(part.as_str());
+            });
+            query.push(")");
+        }
+        query
+            .push(" ORDER BY 1, 2, 3, 4, 5 LIMIT ")
+            .push_bind(most.map_or(-1, |most| i64::try_from(most).unwrap_or(-1)));
+        let rows = query.build().fetch_all(&self.pool).await?;
         rows.iter()
             .map(|row| {
                 Ok(UsageRow {

@@ -149,9 +149,9 @@ pub fn code(gate: &Gate, credential: &str) -> String {
     said.lines().next().unwrap().to_owned()
 }
 
-const URI: &str = "URI:spiffe://initech.example/erp";
+pub const URI: &str = "URI:spiffe://initech.example/erp";
 
-fn issue(gate: &Gate, client: &Client, out: &str) -> Finished {
+pub fn issue(gate: &Gate, client: &Client, out: &str) -> Finished {
     let (csr, out) = (client.path("csr.pem"), client.path(out));
     gate.cli(&["credential", "issue", "initech", "initech-1", "--csr", &csr, "--out", &out, "--reason", "first one"])
 }

@@ -1,6 +1,8 @@
 //! The admin API against its own OpenAPI document, by Schemathesis; pages, and changes of what somebody has seen.
 
+use crate::grants::{answer, by_second, waits};
 use crate::harness::{Gate, Setup, await_some, python, run};
+use crate::issue::{Client, URI, code, issue, onboard, with_ca};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -85,33 +87,106 @@ fn json(gate: &Gate, path: &str) -> Value {
     serde_json::from_str(&run(&mut curl, b"").ok()).unwrap()
 }
 
-#[test]
-fn lists_come_in_pages_that_miss_nothing() {
-    let gate = Gate::start();
-    for n in 0..5 {
-        gate.cli(&["network", "add", &format!("net-{n}"), "--cidr", "192.0.2.0/24"]).ok();
-    }
-    for (list, id) in [("partners", "id"), ("grants", "id"), ("credentials", "id"), ("networks", "name")] {
-        let ids = |page: &Value| -> Vec<String> {
-            page[list].as_array().unwrap().iter().map(|one| one[id].as_str().unwrap().to_owned()).collect()
-        };
-        let whole = ids(&json(&gate, &format!("/v1/{list}")));
-        let (mut paged, mut next) = (Vec::new(), String::new());
-        loop {
-            let after = if next.is_empty() { String::new() } else { format!("&after={next}") };
-            let page = json(&gate, &format!("/v1/{list}?limit=2{after}"));
-            paged.extend(ids(&page));
-            match page["next"].as_str() {
-                Some(more) => next = more.to_owned(),
-                None => break,
+/// All rows of a list, so many at a time. What is done between the pages may change the list.
+fn paged(gate: &Gate, path: &str, limit: usize, mut between: impl FnMut(&Gate, &Value)) -> Vec<Value> {
+    let (list, join) = (list_of(path), if path.contains('?') { '&' } else { '?' });
+    let (mut rows, mut next) = (Vec::new(), String::new());
+    loop {
+        let after = if next.is_empty() { String::new() } else { format!("&after={next}") };
+        let page = json(gate, &format!("{path}{join}limit={limit}{after}"));
+        let those = page[list].as_array().unwrap_or_else(|| panic!("{page}"));
+        assert!(those.len() <= limit, "{path}: {page}");
+        rows.extend(those.iter().cloned());
+        match &page["next"] {
+            Value::String(more) => next.clone_from(more),
+            last => {
+                assert_eq!(last, &Value::Null);
+                return rows;
             }
         }
-        assert_eq!(paged, whole, "{list}");
-        for wrong in ["limit=0", "limit=1001", "limit=2&after=Not%20a%20name"] {
-            let status = gate.admin("GET", &format!("/v1/{list}?{wrong}"), "").0;
-            assert!(status == 422 || (list == "networks" && wrong.contains("after")), "{list}?{wrong}: {status}");
-        }
+        between(gate, rows.last().unwrap());
     }
+}
+
+fn list_of(path: &str) -> &str {
+    path.trim_start_matches("/v1/").split('?').next().unwrap()
+}
+
+#[test]
+fn lists_come_in_pages_that_miss_nothing() {
+    let gate = with_ca(false).start();
+    onboard(&gate);
+    let client = Client::new(&gate, "initech");
+    client.csr("key.pem", "/CN=x", URI);
+    for n in 0..5 {
+        gate.cli(&["network", "add", &format!("net-{n}"), "--cidr", "192.0.2.0/24"]).ok();
+        gate.cli(&[
+            "operator",
+            "add",
+            &format!("op-{n}"),
+            "--role",
+            "viewer",
+            "--certificate",
+            &format!("dns=op-{n}.example"),
+        ])
+        .ok();
+        issue(&gate, &client, &format!("cert-{n}.pem")).ok();
+        let (id, uri) = (format!("initech-new-{n}"), format!("uri=spiffe://initech.example/{n}"));
+        gate.cli(&["credential", "add", "initech", &id, "--anchor", "partners-ca", "--match", &uri]).ok();
+        code(&gate, &id);
+    }
+    for target in ["/items", "/items/1", "/items/1?x=y"] {
+        assert_eq!(answer(&gate, "GET", target).status, 200, "{target}");
+    }
+    client.call(&gate, ("cert-0.pem", "key.pem"), "/items").expect(200);
+    await_some("use is written", || {
+        json(&gate, "/v1/credentials?partner=acme");
+        (json(&gate, "/v1/usage")["usage"].as_array().unwrap().len() >= 3).then_some(())
+    });
+    let check = |path: &str, least: usize| {
+        let list = list_of(path);
+        let whole = json(&gate, path)[list].as_array().unwrap().clone();
+        assert!(whole.len() >= least, "{path}: {whole:?}");
+        assert_eq!(paged(&gate, path, 2, |_, _| ()), whole, "{path}");
+        let join = if path.contains('?') { '&' } else { '?' };
+        for wrong in ["limit=0", "limit=1001", "limit=2&after=Not%20a%20name"] {
+            assert_eq!(gate.admin("GET", &format!("{path}{join}{wrong}"), "").0, 422, "{path}{join}{wrong}");
+        }
+    };
+    for (path, least) in [
+        ("/v1/partners", 3),
+        ("/v1/grants", 3),
+        ("/v1/credentials", 3),
+        ("/v1/networks", 5),
+        ("/v1/anchors", 2),
+        ("/v1/operators", 5),
+        ("/v1/certificates?partner=initech", 5),
+        ("/v1/enrolments?partner=initech", 5),
+        ("/v1/usage", 3),
+    ] {
+        check(path, least);
+    }
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(gate.config_file()).unwrap()).unwrap();
+    config["approval"]["four_eyes"] = "required".into();
+    std::fs::write(gate.config_file(), config.to_string()).unwrap();
+    gate.cli(&["reload"]).ok();
+    let asked: Vec<String> = (0..5)
+        .map(|n| {
+            let id = format!("acme-more-{n}");
+            let ask = ["grant", "request", "acme", &id, "--operation", "items.delete", "--owner", "x"];
+            waits(&gate.cli(&[&ask[..], &["--ends", "2099-01-01T00:00:00Z"]].concat()).ok())
+        })
+        .collect();
+    check("/v1/approvals", 5);
+    check("/v1/approvals?all=true", 5);
+    let ids = |rows: Vec<Value>| -> Vec<String> { rows.iter().map(|a| a["id"].as_str().unwrap().to_owned()).collect() };
+    // What the next page begins behind is decided meanwhile.
+    let rows = paged(&gate, "/v1/approvals", 2, |gate, last| {
+        by_second(gate, &["approval", "reject", last["id"].as_str().unwrap(), "--reason", "x"]).ok();
+    });
+    assert_eq!(ids(rows), asked);
+    let (all, newest) = (ids(paged(&gate, "/v1/approvals?all=true", 2, |_, _| ())), asked.into_iter().rev());
+    assert_eq!(all, newest.collect::<Vec<_>>());
 }
 
 /// RFC 9110 section 13.1.1: what somebody has seen is changed as it was seen, or not at all.
