@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::print_stderr, reason = "what a gateway said is shown when its test fails")]
 
+mod answers;
 mod approvals;
 mod crl;
 mod database;
