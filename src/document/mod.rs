@@ -13,7 +13,7 @@ mod value;
 
 pub use parse::{Node, Value, parse};
 pub use problem::{Problem, Problems, REGISTRY, Severity};
-pub use schema::{Field, Kind, Presence, Section, check, example, json_schema, reference};
+pub use schema::{Field, Kind, Presence, Section, check, example, json_schema, nearest, reference};
 pub use value::{
     SecretRef, format_time, parse_cidr, parse_duration, parse_id, parse_secret, parse_size, parse_time, parse_zone,
 };

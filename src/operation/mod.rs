@@ -22,7 +22,7 @@ mod template;
 pub use table::{Operations, Resolved, RouteId};
 pub use template::{Template, parse_base_path};
 
-use crate::document::{self, Node, Problem, Severity};
+use crate::document::{self, Node, Problem, Severity, nearest};
 use http::Method;
 use std::borrow::Borrow;
 use std::fmt;
@@ -215,15 +215,6 @@ fn shown(text: &str) -> String {
         out.push('…');
     }
     out
-}
-
-/// The word of `known` that was probably meant.
-fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|k| (strsim::osa_distance(word, k), k))
-        .filter(|(distance, k)| *distance <= 1 + k.len() / 4)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, k)| k)
 }
 
 #[cfg(test)]

@@ -114,6 +114,11 @@ pub(super) fn is_allowed(name: &str) -> bool {
     ALLOWED.binary_search(&name).is_ok()
 }
 
+/// Names of those that are.
+pub(super) fn allowed() -> impl Iterator<Item = &'static str> {
+    ALLOWED.iter().copied()
+}
+
 /// The sentence that refuses `name`.
 pub(super) fn refusal(name: &str) -> String {
     match REFUSED.iter().find(|(n, _)| *n == name) {

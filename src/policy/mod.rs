@@ -6,11 +6,15 @@
 //! do I/O, read a clock, or let policy do so: builtins are an allow-list.
 
 mod builtins;
+mod contract;
 mod evaluate;
 mod input;
+mod lint;
 mod program;
+mod syntax;
 mod wanted;
 
+pub use contract::facts;
 pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
 pub use wanted::Wanted;
 
@@ -115,6 +119,13 @@ impl Policy {
         }
         let data: Value = serde_json::Value::Object(data).into();
         if problems.has_errors() {
+            return Err(problems);
+        }
+        let served = source.files.iter().filter(|(path, _)| matches!(file_kind(path), FileKind::Rego));
+        let files: Vec<syntax::File> = served.filter_map(|(path, text)| syntax::parsed(path, text)).collect();
+        lint::look(&files, &reasons, &mut problems);
+        if problems.has_errors() {
+            problems.sort();
             return Err(problems);
         }
         if let Err(e) = engine.add_data(data.clone()) {

@@ -6,7 +6,7 @@ use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
 use regorus::rvm::instructions::Instruction;
 use regorus::rvm::program::{Program, RuleType};
-use regorus::{Engine, Rc, Value};
+use regorus::{CompiledPolicy, Engine, Rc, Value};
 use std::sync::Arc;
 
 /// Parses one file.
@@ -66,8 +66,9 @@ pub(super) fn compile(
             return None;
         }
     };
-    check(&program, source, problems);
-    check_definitions(&program, folder, problems);
+    let places = Places { program: &program, compiled: &compiled, folder };
+    check(&places, problems);
+    check_definitions(&places, problems);
     let mut vm = RegoVM::new();
     vm.load_program(program.clone());
     if let Err(e) = vm.set_data(data.clone()) {
@@ -76,25 +77,47 @@ pub(super) fn compile(
     Some(program)
 }
 
+/// Where instructions come from.
+struct Places<'a> {
+    program: &'a Program,
+    compiled: &'a CompiledPolicy,
+    folder: &'a str,
+}
+
+impl Places<'_> {
+    /// File and line of an instruction. The program's own file names are those of other files as soon as a rule is compiled in
+    /// another order than files are loaded; so the file is that of the definition that the instruction lies in.
+    fn of(&self, pc: usize) -> (String, u32) {
+        let line = self.program.get_instruction_span(pc).map_or(0, |span| narrow(span.line));
+        let definitions = self.program.rule_infos.iter().flat_map(|rule| {
+            let bodies = rule.definitions.iter().enumerate();
+            bodies.flat_map(move |(n, bodies)| bodies.iter().map(move |start| (*start, rule, n)))
+        });
+        let begun = definitions.filter(|(start, ..)| usize::try_from(*start).is_ok_and(|start| start <= pc));
+        let file = begun.max_by_key(|(start, ..)| *start).and_then(|(_, rule, n)| {
+            let written = self.compiled.get_rules().get(&rule.name)?.get(n)?;
+            Some(written.span().source.get_path().to_string())
+        });
+        (file.unwrap_or_else(|| self.folder.to_owned()), line)
+    }
+}
+
 /// No rule that could have two values at once. The machine takes such a rule for one that does not hold, so that `not`
 /// on it would pass where Rego demands an error. Definitions with one and the same fixed value are no danger.
-fn check_definitions(program: &Program, folder: &str, problems: &mut Problems) {
-    for rule in &program.rule_infos {
+fn check_definitions(places: &Places<'_>, problems: &mut Problems) {
+    for rule in &places.program.rule_infos {
         let one_value = matches!(rule.rule_type, RuleType::Complete) || rule.function_info.is_some();
         if !one_value || rule.definitions.len() < 2 || rule.early_exit_on_first_success {
             continue;
         }
         let second = rule.definitions.get(1).and_then(|bodies| bodies.first());
-        let span = second
-            .and_then(|pc| usize::try_from(*pc).ok())
-            .and_then(|pc| (pc..program.instructions.len()).find_map(|pc| program.get_instruction_span(pc)));
-        let (file, line) = match span {
-            Some(s) => (s.get_source_name(&program.sources).unwrap_or(folder).to_owned(), s.line),
-            None => (folder.to_owned(), 0),
-        };
+        let with_place = second.and_then(|pc| usize::try_from(*pc).ok()).and_then(|pc| {
+            (pc..places.program.instructions.len()).find(|pc| places.program.get_instruction_span(*pc).is_some())
+        });
+        let (file, line) = with_place.map_or((places.folder.to_owned(), 0), |pc| places.of(pc));
         problems.push(at(
             &file,
-            narrow(line),
+            line,
             0,
             format!("`{}` has several definitions, which could give it more than one value", rule.name),
             Some("write them as one definition with `else`"),
@@ -104,23 +127,14 @@ fn check_definitions(program: &Program, folder: &str, problems: &mut Problems) {
 
 /// Builtins by allow-list; no recursion (the machine overflows its stack on it, and the process with it); arguments
 /// counted; no reference to a whole package or by a computed name (evaluation would depend on what else is loaded).
-fn check(program: &Program, source: &PolicySource, problems: &mut Problems) {
+fn check(places: &Places<'_>, problems: &mut Problems) {
+    let program = places.program;
     let mut calls: Vec<Vec<(usize, usize)>> = vec![Vec::new(); program.rule_infos.len()];
     let mut current: Option<usize> = None;
-    let mut refuse = |pc: usize, word: &str, reason: String| {
-        let (mut file, line, column) = match program.get_instruction_span(pc) {
-            Some(s) => (s.get_source_name(&program.sources).unwrap_or("policies").to_owned(), s.line, s.column),
-            None => ("policies".to_owned(), 0, 0),
-        };
-        // For a rule with definitions in several files, the machine names the file of the first with the line of the
-        // one that is meant: the word that is refused tells which it is.
-        let holds = |text: &str| text.lines().nth(line.saturating_sub(1)).is_some_and(|l| l.contains(word));
-        if !source.files.iter().any(|(path, text)| *path == file && holds(text)) {
-            if let Some((path, _)) = source.files.iter().find(|(p, text)| p.ends_with(".rego") && holds(text)) {
-                file.clone_from(path);
-            }
-        }
-        problems.push(at(&file, narrow(line), narrow(column), reason, None));
+    let mut refuse = |pc: usize, reason: String| {
+        let (file, line) = places.of(pc);
+        let column = program.get_instruction_span(pc).map_or(0, |span| narrow(span.column));
+        problems.push(at(&file, line, column, reason, None));
     };
     for (pc, instruction) in program.instructions.iter().enumerate() {
         match instruction {
@@ -140,30 +154,22 @@ fn check(program: &Program, source: &PolicySource, problems: &mut Problems) {
                 let Some(rule) = program.rule_infos.get(callee) else { continue };
                 let wanted = rule.function_info.as_ref().map_or(0, |f| u64::from(f.num_params));
                 if wanted != u64::from(params.num_args) {
-                    refuse(
-                        pc,
-                        rule.name.rsplit('.').next().unwrap_or_default(),
-                        format!("`{}` takes {wanted} arguments, not {}", rule.name, params.num_args),
-                    );
+                    refuse(pc, format!("`{}` takes {wanted} arguments, not {}", rule.name, params.num_args));
                 }
             }
             Instruction::BuiltinCall { params_index } => {
                 let Some(params) = program.instruction_data.get_builtin_call_params(*params_index) else { continue };
                 let Some(info) = program.get_builtin_info(params.builtin_index) else { continue };
                 if !builtins::is_allowed(&info.name) {
-                    refuse(pc, &info.name, builtins::refusal(&info.name));
+                    refuse(pc, builtins::refusal(&info.name));
                 } else if u64::from(info.num_args) != u64::from(params.num_args) {
-                    refuse(
-                        pc,
-                        &info.name,
-                        format!("`{}` takes {} arguments, not {}", info.name, info.num_args, params.num_args),
-                    );
+                    refuse(pc, format!("`{}` takes {} arguments, not {}", info.name, info.num_args, params.num_args));
                 }
             }
             Instruction::VirtualDataDocumentLookup { .. } => {
-                refuse(pc, "", "refers to a whole package, or to a rule by a computed name; name the rule".into());
+                refuse(pc, "refers to a whole package, or to a rule by a computed name; name the rule".into());
             }
-            Instruction::HostAwait { .. } => refuse(pc, "", "waits for the host, which is not supported".into()),
+            Instruction::HostAwait { .. } => refuse(pc, "waits for the host, which is not supported".into()),
             _ => {}
         }
     }
@@ -175,17 +181,8 @@ fn check(program: &Program, source: &PolicySource, problems: &mut Problems) {
         }
     }
     for pc in cycles(&calls) {
-        let (file, line) = match program.get_instruction_span(pc) {
-            Some(s) => (s.get_source_name(&program.sources).unwrap_or("policies").to_owned(), s.line),
-            None => ("policies".to_owned(), 0),
-        };
-        problems.push(at(
-            &file,
-            narrow(line),
-            0,
-            "this rule comes back to itself: recursion is not supported".into(),
-            None,
-        ));
+        let (file, line) = places.of(pc);
+        problems.push(at(&file, line, 0, "this rule comes back to itself: recursion is not supported".into(), None));
     }
 }
 

@@ -118,7 +118,7 @@ async fn what_waits_is_found_until_it_is_decided(place: &impl Place) {
     store.close().await;
     let store = place.open().await;
     assert_eq!(store.open_approvals().await.unwrap(), [second]);
-    assert_eq!(store.approvals().await.unwrap().len(), 2);
+    assert_eq!(store.approvals(None, None).await.unwrap().len(), 2);
     assert_eq!(store.approval(&first.id).await.unwrap(), Some(decided));
     assert!(store.verify_history().await.unwrap().is_ok());
 }

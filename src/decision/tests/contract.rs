@@ -183,6 +183,22 @@ fn a_full_input_is_exactly_contract_version_1() {
     });
     let actual = document(&world, &peer(leaf()), &["any", "dc1"]);
     assert_eq!(actual, expected, "{actual:#}");
+    // What policies may name is what there is.
+    let mut paths = std::collections::BTreeSet::new();
+    let mut waiting = vec![(String::new(), &actual)];
+    while let Some((path, value)) = waiting.pop() {
+        let names = ["labels", "conditions", "query", "headers", "params"];
+        match value {
+            _ if names.iter().any(|name| path.ends_with(name)) => drop(paths.insert(format!("{path}{{}}"))),
+            serde_json::Value::Object(keys) => {
+                let dot = if path.is_empty() { "" } else { "." };
+                waiting.extend(keys.iter().map(|(key, value)| (format!("{path}{dot}{key}"), value)));
+            }
+            serde_json::Value::Array(items) => waiting.extend(items.iter().map(|item| (format!("{path}[]"), item))),
+            _ => drop(paths.insert(path)),
+        }
+    }
+    assert_eq!(crate::policy::facts(), paths.into_iter().collect::<Vec<_>>());
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn what_a_hostile_policy_says_is_shown_to_operators_escaped_and_cut() {
 #[test]
 fn a_policy_that_gives_no_proper_decision_denies_by_name() {
     for (policy, expected) in [
-        (r#"decision := {"allow": true, "grant": "acme-reads"} if input.never"#, "policy-undefined"),
+        (r#"decision := {"allow": true, "grant": "acme-reads"} if input.request.params.never"#, "policy-undefined"),
         ("decision := true", "policy-error"),
         (r#"decision := {"allow": "true", "grant": "acme-reads"}"#, "policy-error"),
         (r#"decision := {"allow": 1, "grant": "acme-reads"}"#, "policy-error"),

@@ -1,0 +1,261 @@
+//! The text of a Rego file as its syntax tree: the one place that uses regorus' parser, whose types may change with a version.
+
+use regorus::Value;
+use regorus::unstable::{Expr, Literal, Module, Parser, Query, Rule, RuleHead, Span};
+use std::collections::BTreeMap;
+
+pub(super) use regorus::unstable::{AssignOp, LiteralStmt};
+
+/// A file that is served.
+pub(super) struct File {
+    pub path: String,
+    /// `data.a.b`.
+    pub package: String,
+    pub module: Module,
+    /// What `import` gives a name to, as a dotted path.
+    pub imports: BTreeMap<String, String>,
+}
+
+/// A step of a reference.
+pub(super) enum Key<'e> {
+    Name(&'e str, &'e Span),
+    Computed(&'e Expr),
+}
+
+/// Parses one file; `None` where it is not Rego, which the engine says better.
+pub(super) fn parsed(path: &str, text: &str) -> Option<File> {
+    let source = regorus::Source::from_contents(path.to_owned(), text.to_owned()).ok()?;
+    let mut parser = Parser::new(&source).ok()?;
+    parser.enable_rego_v1().ok()?;
+    let module = parser.parse().ok()?;
+    let package = format!("data.{}", dotted(&module.package.refr)?);
+    let mut imports = BTreeMap::new();
+    for import in &module.imports {
+        let Some(path) = dotted(&import.refr) else { continue };
+        let last = path.rsplit('.').next().unwrap_or_default().to_owned();
+        let name = import.r#as.as_ref().map_or(last, |alias| alias.text().to_owned());
+        imports.insert(name, path);
+    }
+    Some(File { path: path.to_owned(), package, module, imports })
+}
+
+/// Line and column in characters, from 1, of where a node begins. A span's own are those of an operator in the middle of
+/// it, and count a tab as four.
+pub(super) fn place(span: &Span) -> (u32, u32) {
+    let text = span.source.get_contents();
+    let mut start = usize::try_from(span.start).unwrap_or_default();
+    // The quotes of a text lie outside its span.
+    if start > 0 && matches!(text.as_bytes().get(start - 1), Some(b'"' | b'`')) {
+        start -= 1;
+    }
+    let before = text.get(..start).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The text of a node that is a text.
+pub(super) fn text(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::String { value, .. } | Expr::RawString { value, .. } => text_of(value),
+        _ => None,
+    }
+}
+
+/// The name of a node that is a variable.
+pub(super) fn variable(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Var { value, .. } => text_of(value),
+        _ => None,
+    }
+}
+
+/// What a reference begins with, and its steps.
+pub(super) fn reference(expr: &Expr) -> Option<(&str, Vec<Key<'_>>)> {
+    let mut keys = Vec::new();
+    let mut at = expr;
+    loop {
+        match at {
+            Expr::RefDot { refr, field: (span, value), .. } => {
+                keys.push(Key::Name(text_of(value)?, span));
+                at = refr;
+            }
+            Expr::RefBrack { refr, index, .. } => {
+                keys.push(match text(index) {
+                    Some(name) => Key::Name(name, index.span()),
+                    None => Key::Computed(index),
+                });
+                at = refr;
+            }
+            other => {
+                keys.reverse();
+                return Some((variable(other)?, keys));
+            }
+        }
+    }
+}
+
+/// A reference by fixed names only, as a dotted path.
+pub(super) fn dotted(expr: &Expr) -> Option<String> {
+    let (root, keys) = reference(expr)?;
+    let mut path = root.to_owned();
+    for key in keys {
+        let Key::Name(name, _) = key else { return None };
+        path.push('.');
+        path.push_str(name);
+    }
+    Some(path)
+}
+
+impl File {
+    /// A path as it is from anywhere: of an import or of this package where it begins with a name of one.
+    pub fn absolute(&self, path: &str) -> String {
+        let (first, rest) = path.split_once('.').map_or((path, ""), |(first, rest)| (first, rest));
+        match self.imports.get(first) {
+            Some(imported) if rest.is_empty() => imported.clone(),
+            Some(imported) => format!("{imported}.{rest}"),
+            None if first == "data" => path.to_owned(),
+            None => format!("{}.{path}", self.package),
+        }
+    }
+}
+
+/// What a rule is called from anywhere.
+pub(super) fn name(file: &File, rule: &Rule) -> Option<String> {
+    let refr = match rule {
+        Rule::Spec {
+            head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. },
+            ..
+        }
+        | Rule::Default { refr, .. } => refr,
+    };
+    Some(format!("{}.{}", file.package, dotted(refr)?))
+}
+
+/// Every query that lies in a rule: its bodies, and those of comprehensions and of `every` in it, outer ones first.
+pub(super) fn queries(rule: &Rule) -> Vec<&Query> {
+    let mut found = Vec::new();
+    let mut waiting: Vec<&Query> = Vec::new();
+    if let Rule::Spec { bodies, .. } = rule {
+        waiting.extend(bodies.iter().rev().map(|body| &*body.query));
+    }
+    for expr in heads(rule) {
+        inner(expr, &mut waiting);
+    }
+    while let Some(query) = waiting.pop() {
+        found.push(query);
+        for statement in &query.stmts {
+            if let Literal::Every { query, .. } = &statement.literal {
+                waiting.push(query);
+            }
+            for expr in expressions(statement) {
+                inner(expr, &mut waiting);
+            }
+        }
+    }
+    found
+}
+
+/// Queries of comprehensions in an expression, not those inside them.
+fn inner<'e>(expr: &'e Expr, found: &mut Vec<&'e Query>) {
+    walk(expr, &mut |expr| match expr {
+        Expr::ArrayCompr { query, .. } | Expr::SetCompr { query, .. } | Expr::ObjectCompr { query, .. } => {
+            found.push(query);
+            false
+        }
+        _ => true,
+    });
+}
+
+/// Expressions of a statement that are in its own query; not those of the query of an `every`.
+pub(super) fn expressions(statement: &LiteralStmt) -> Vec<&Expr> {
+    let mut all: Vec<&Expr> = match &statement.literal {
+        Literal::SomeVars { .. } => Vec::new(),
+        Literal::SomeIn { key, value, collection, .. } => {
+            key.iter().map(|key| &**key).chain([&**value, &**collection]).collect()
+        }
+        Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => vec![expr],
+        Literal::Every { domain, .. } => vec![domain],
+    };
+    all.extend(statement.with_mods.iter().flat_map(|with| [&*with.refr, &*with.r#as]));
+    all
+}
+
+/// Expressions in the heads of a rule: its key, its value and those of its `else`.
+pub(super) fn heads(rule: &Rule) -> Vec<&Expr> {
+    match rule {
+        Rule::Default { value, .. } => vec![value],
+        Rule::Spec { head, bodies, .. } => {
+            let mut all: Vec<&Expr> = match head {
+                RuleHead::Compr { refr, assign, .. } => {
+                    [&**refr].into_iter().chain(assign.iter().map(|a| &*a.value)).collect()
+                }
+                RuleHead::Set { refr, key, .. } => [&**refr].into_iter().chain(key.iter().map(|k| &**k)).collect(),
+                RuleHead::Func { args, assign, .. } => {
+                    args.iter().map(|a| &**a).chain(assign.iter().map(|a| &*a.value)).collect()
+                }
+            };
+            all.extend(bodies.iter().filter_map(|body| body.assign.as_ref()).map(|assign| &*assign.value));
+            all
+        }
+    }
+}
+
+/// Gives an expression and all below it to `look`, outer ones first, and what is below where `look` says so. The statements of
+/// comprehensions are below as well.
+pub(super) fn walk<'e>(expr: &'e Expr, look: &mut impl FnMut(&'e Expr) -> bool) {
+    let mut waiting = vec![expr];
+    while let Some(expr) = waiting.pop() {
+        if !look(expr) {
+            continue;
+        }
+        let of_query = |query: &'e Query| {
+            let mut all: Vec<&'e Expr> = Vec::new();
+            let mut queries = vec![query];
+            while let Some(query) = queries.pop() {
+                for statement in &query.stmts {
+                    all.extend(expressions(statement));
+                    if let Literal::Every { query, .. } = &statement.literal {
+                        queries.push(query);
+                    }
+                }
+            }
+            all
+        };
+        match expr {
+            Expr::Array { items, .. } | Expr::Set { items, .. } => waiting.extend(items.iter().map(|e| &**e)),
+            Expr::Object { fields, .. } => waiting.extend(fields.iter().flat_map(|(_, key, value)| [&**key, &**value])),
+            Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
+                waiting.push(term);
+                waiting.extend(of_query(query));
+            }
+            Expr::ObjectCompr { key, value, query, .. } => {
+                waiting.extend([&**key, &**value]);
+                waiting.extend(of_query(query));
+            }
+            Expr::Call { fcn, params, .. } => {
+                waiting.push(fcn);
+                waiting.extend(params.iter().map(|e| &**e));
+            }
+            Expr::UnaryExpr { expr, .. } => waiting.push(expr),
+            Expr::RefDot { refr, .. } => waiting.push(refr),
+            Expr::RefBrack { refr, index, .. } => waiting.extend([&**refr, &**index]),
+            Expr::BinExpr { lhs, rhs, .. }
+            | Expr::BoolExpr { lhs, rhs, .. }
+            | Expr::ArithExpr { lhs, rhs, .. }
+            | Expr::AssignExpr { lhs, rhs, .. } => waiting.extend([&**lhs, &**rhs]),
+            Expr::Membership { key, value, collection, .. } => {
+                waiting.extend(key.iter().map(|e| &**e));
+                waiting.extend([&**value, &**collection]);
+            }
+            _ => {}
+        }
+    }
+}
