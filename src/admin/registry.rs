@@ -158,7 +158,7 @@ pub(super) struct Exported<'a> {
     files: Export<'a>,
 }
 
-/// Body of `GET /v1/partners`: [`Partners`] as a whole, row by row.
+/// Body of `GET /v1/partners`: all of them, row by row.
 pub fn list_document(registry: &Registry, now: UnixNanos) -> impl Serialize + '_ {
     All { partners: Rows(registry, now) }
 }
