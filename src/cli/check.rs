@@ -57,7 +57,8 @@ pub(super) async fn run(path: &Path, args: &Args) -> Exit {
     }
 }
 
-fn document(problem: &Problem) -> Value {
+/// A problem for programs.
+pub(super) fn document(problem: &Problem) -> Value {
     let Problem { severity, file, line, column, key, reason, fix } = problem;
     let severity = if *severity == Severity::Error { "error" } else { "warning" };
     json!({

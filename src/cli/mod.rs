@@ -24,6 +24,7 @@ mod network;
 mod offline;
 mod operator;
 mod partner;
+mod policy;
 mod report;
 mod serve;
 mod status;
@@ -58,6 +59,8 @@ enum Command {
     Serve,
     /// Check config, policy, certificates and registry as `serve` and reload build them.
     Check(check::Args),
+    /// Look at a policy folder before it is served.
+    Policy(policy::Args),
     /// Print the config's schema, a commented example or the reference.
     Config(config::Args),
     /// Apply a folder of registry files: show the plan, then change all or nothing.
@@ -221,6 +224,7 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Serve => serve::run(path).await,
             Command::Check(args) => check::run(path, &args).await,
+            Command::Policy(args) => policy::run(path, &args),
             Command::Config(args) => config::run(&args),
             Command::Apply(args) => apply::run(gateway, &args).await,
             Command::Plan(args) => apply::run(gateway, &args.into()).await,

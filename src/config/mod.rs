@@ -119,7 +119,22 @@ pub struct LogConfig {
     pub json: bool,
 }
 
+/// Reads a policy folder by itself.
+///
+/// # Errors
+/// Files that cannot be read, or a folder without any.
+pub fn read_policy_folder(folder: &Path) -> Result<PolicySource, Problems> {
+    let mut problems = Problems::new();
+    let source = Reader::new(Path::new("")).policy_folder(folder, &mut problems);
+    if problems.has_errors() { Err(problems) } else { Ok(source) }
+}
+
 impl Config {
+    /// The policy folder as it was read.
+    pub fn policy(&self) -> &PolicySource {
+        &self.policy
+    }
+
     /// Reads the config and every file it names.
     ///
     /// # Errors

@@ -303,3 +303,33 @@ fn hostile_policy_by_reload_keeps_the_last_good_one() {
     gate.await_metric("partnergate_config_last_reload_successful", 1.0);
     assert_eq!(count(&gate.settle(), |r| r["kind"] == "request"), 3);
 }
+
+#[test]
+fn policy_folder_is_checked_by_itself_with_each_place_shown() {
+    let (setup, folder) = Setup::new().own_policies();
+    let gate = setup.start();
+    let check = |more: &[&str]| gate.cli(&[&["policy", "check", folder.to_str().unwrap()], more].concat());
+    let said = check(&[]).ok();
+    assert!(said.starts_with("good: ") && said.contains(" Rego files, revision "), "{said}");
+    // That of the config, and for programs.
+    let said = gate.cli(&["policy", "check", "--output", "json"]).ok();
+    let parsed: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&parsed["ok"], &parsed["problems"]), (&true.into(), &serde_json::json!([])), "{said}");
+    let rule = "package partnergate.custom\n\nimport rego.v1\n\ndeny contains {\"reason\": \"x-b\"} if {\n\
+                \tinput.partner.stat == \"closed\"\n}\n";
+    std::fs::write(folder.join("custom/own.rego"), rule).unwrap();
+    let refused = check(&[]);
+    assert_eq!(refused.exit, Some(3));
+    for shown in [
+        "error: custom/own.rego:6:16: there is no fact `input.partner.stat` in the contract\n",
+        "    6 | \tinput.partner.stat == \"closed\"\n      | \t              ^\n    fix: did you mean `state`?\n",
+        "error: custom/own.rego:5:26: the reason `x-b` is not declared\n",
+        "2 errors\n",
+    ] {
+        assert!(refused.stderr.contains(shown), "no {shown:?} in {}", refused.stderr);
+    }
+    let parsed: serde_json::Value = serde_json::from_str(&check(&["--output", "json"]).text()).unwrap();
+    assert_eq!((&parsed["ok"], parsed["problems"].as_array().unwrap().len()), (&false.into(), 2), "{parsed}");
+    let nowhere = gate.cli(&["policy", "check", "/nonexistent"]);
+    assert!(nowhere.exit == Some(3) && nowhere.stderr.contains("does not exist"), "{}", nowhere.stderr);
+}

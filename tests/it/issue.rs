@@ -246,6 +246,23 @@ fn partner_enrols_and_renews_by_itself() {
     openssl(&["base64", "-d", "-in", &client.path("attributes.b64"), "-out", &der]);
     let parsed = openssl(&["asn1parse", "-inform", "DER", "-in", &der]);
     assert!(parsed.contains("ecdsa-with-SHA256") && parsed.contains("prime256v1"), "{parsed}");
+    // The example of RFC 7030 section 4.5.2 asks for a key and a signature in the same form, on another curve.
+    const EXAMPLE: &str =
+        "MEEGCSqGSIb3DQEJBzASBgcqhkjOPQIBMQcGBSuBBAAiMBYGCSqGSIb3DQEJDjEJBgcrBgEBAQEWBggqhkjOPQQDAw==\n";
+    fs::write(client.path("example.b64"), EXAMPLE).unwrap();
+    openssl(&["base64", "-d", "-in", &client.path("example.b64"), "-out", &der]);
+    let example = openssl(&["asn1parse", "-inform", "DER", "-in", &der]);
+    // How deep each element lies and what it is, without where it begins and how long it is.
+    let form = |parsed: &str, from: &str| -> Vec<String> {
+        let parts = parsed.lines().map(|line| {
+            let words: Vec<&str> = line.split([' ', ':', '=']).filter(|word| !word.is_empty()).collect();
+            (words[2].to_owned(), words[8..].join(" "))
+        });
+        let after = parts.skip_while(|(_, what)| !what.ends_with(from)).take(3);
+        after.map(|(depth, what)| format!("{depth} {}", what.split(' ').next().unwrap())).collect()
+    };
+    assert_eq!(form(&parsed, "id-ecPublicKey"), form(&example, "id-ecPublicKey"));
+    assert_eq!(form(&parsed, "id-ecPublicKey"), ["2 OBJECT", "2 SET", "3 OBJECT"]);
 
     // The first certificate, with a code that is good once.
     let csr = client.csr("key.pem", "/CN=erp", "");

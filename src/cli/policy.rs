@@ -1,0 +1,101 @@
+//! `partnergate policy …`: what a security team does with the policy folder by itself, without a gateway.
+
+use super::check::document;
+use super::{Exit, Form, complain, say};
+use crate::config::{Config, read_policy_folder};
+use crate::document::{Problem, Problems};
+use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Nothing is evaluated by a check.
+const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_secs(1), instructions: 1 };
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Look at a policy folder as the gateway does before it serves it: syntax, names of facts, reasons, builtins, forms that
+    /// the serving engine does not have. Shows each place in its line.
+    Check {
+        /// The folder that holds `partnergate/`; that of the config when absent.
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+pub(super) fn run(config: &Path, args: &Args) -> Exit {
+    let Command::Check { folder, form } = &args.command;
+    let read = match folder {
+        Some(folder) => read_policy_folder(folder),
+        None => Config::load(config).map(|config| config.policy().clone()),
+    };
+    let source = match read {
+        Ok(source) => source,
+        Err(problems) => {
+            refused(&problems, &PolicySource::default(), *form);
+            return Exit::Problems;
+        }
+    };
+    match Policy::compile(&source, EngineKind::Rvm, LIMITS) {
+        Ok(policy) => {
+            let rego = source.files.iter().filter(|(path, _)| path.ends_with(".rego")).count();
+            let revision = policy.revision();
+            if form.is_json() {
+                say(&json!({"ok": true, "files": rego, "revision": &**revision, "problems": []}).to_string());
+            } else {
+                say(&format!("good: {rego} Rego files, revision {revision}"));
+            }
+            Exit::Done
+        }
+        Err(problems) => {
+            refused(&problems, &source, *form);
+            Exit::Problems
+        }
+    }
+}
+
+fn refused(problems: &Problems, source: &PolicySource, form: Form) {
+    if form.is_json() {
+        let list: Vec<Value> = problems.iter().map(document).collect();
+        say(&json!({"ok": false, "problems": list}).to_string());
+        return;
+    }
+    for problem in problems.iter() {
+        let (said, fix) = (problem.to_string(), problem.fix.as_ref());
+        let (said, _) = said.split_once("\n    fix: ").unwrap_or((&said, ""));
+        complain(said);
+        if let Some(excerpt) = excerpt(problem, source) {
+            complain(&excerpt);
+        }
+        if let Some(fix) = fix {
+            complain(&format!("    fix: {fix}"));
+        }
+    }
+    let count = problems.errors().count();
+    complain(&format!("{count} {}", if count == 1 { "error" } else { "errors" }));
+}
+
+/// The line of a problem, with a mark below its place.
+fn excerpt(problem: &Problem, source: &PolicySource) -> Option<String> {
+    let (_, text) = source.files.iter().find(|(path, _)| *path == *problem.file)?;
+    let line = text.lines().nth(usize::try_from(problem.line).ok()?.checked_sub(1)?)?;
+    let shown = |text: &str| text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    let line: String = shown(line);
+    let mut out = format!("    {} | {line}", problem.line);
+    if problem.column > 0 {
+        // A tab stays one, so that the mark is below its place however wide a tab is shown.
+        let before = line.chars().take(usize::try_from(problem.column).ok()?.checked_sub(1)?);
+        let gap: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let margin = " ".repeat(problem.line.to_string().len());
+        out.push_str(&format!("\n    {margin} | {gap}^"));
+    }
+    Some(out)
+}
