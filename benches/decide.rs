@@ -155,6 +155,7 @@ fn world(partners: usize) -> World {
             key_file: "server.key".into(),
             chain: server.cert.pem().into_bytes(),
             key: server.signing_key.serialize_pem().into_bytes(),
+            ca: Vec::new(),
         }],
         registry,
         material: Arc::default(),

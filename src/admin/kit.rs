@@ -16,7 +16,7 @@ use axum::extract::{Path, State};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// Files for a partner.
@@ -49,16 +49,11 @@ fn files(publisher: &Publisher, live: &Live, record: &PartnerRecord) -> Vec<Decl
     let openapi = serde_json::to_string_pretty(&openapi(record, &granted, publisher)).unwrap_or_default();
     let mut files =
         vec![file("README.md", readme(publisher, live, record, &granted)), file("openapi.json", openapi + "\n")];
-    // Who answers: what is above the leaf of the certificate that serves these hosts.
-    let above: Vec<String> = live
-        .snapshot
-        .certificates
-        .iter()
-        .flat_map(|certificate| certificate.key.cert.iter().skip(1))
-        .map(|der| certificate_pem(der))
-        .collect();
-    if !above.is_empty() {
-        files.push(file("server-ca.pem", above.concat()));
+    // By what it is verified who answers; the same CA of several certificates once.
+    let served = live.snapshot.certificates.iter().flat_map(|certificate| &certificate.ca);
+    let known: BTreeSet<String> = served.map(|der| certificate_pem(der)).collect();
+    if !known.is_empty() {
+        files.push(file("server-ca.pem", known.into_iter().collect()));
     }
     if let Some(ca) = publisher.ca_certificate() {
         files.push(file("client-ca.pem", certificate_pem(&ca)));
@@ -161,7 +156,7 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
     for host in &hosts {
         line(format!("- `https://{host}:{}`", port(publisher)));
     }
-    let has_ca = live.snapshot.certificates.iter().any(|c| c.key.cert.len() > 1);
+    let has_ca = live.snapshot.certificates.iter().any(|c| !c.ca.is_empty());
     let issuers: Vec<String> = live.snapshot.certificates.iter().map(|c| c.facts.issuer.to_string()).collect();
     line(format!(
         "\nTLS 1.2 or 1.3, HTTP/1.1 or HTTP/2. The server's certificate is from {}{}. Every connection needs a client \

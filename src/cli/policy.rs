@@ -68,7 +68,7 @@ fn refused(problems: &Problems, source: &PolicySource, form: Form) {
         say(&json!({"ok": false, "problems": list}).to_string());
         return;
     }
-    for problem in problems.iter() {
+    for problem in problems.iter().take(MOST) {
         let (said, fix) = (problem.to_string(), problem.fix.as_ref());
         let (said, _) = said.split_once("\n    fix: ").unwrap_or((&said, ""));
         complain(said);
@@ -83,16 +83,22 @@ fn refused(problems: &Problems, source: &PolicySource, form: Form) {
     complain(&format!("{count} {}", if count == 1 { "error" } else { "errors" }));
 }
 
+/// Characters of a line that are shown, and problems.
+const SHOWN: usize = 120;
+const MOST: usize = 50;
+
 /// The line of a problem, with a mark below its place.
 fn excerpt(problem: &Problem, source: &PolicySource) -> Option<String> {
     let (_, text) = source.files.iter().find(|(path, _)| *path == *problem.file)?;
     let line = text.lines().nth(usize::try_from(problem.line).ok()?.checked_sub(1)?)?;
     let shown = |text: &str| text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-    let line: String = shown(line);
+    let column = usize::try_from(problem.column).ok()?;
+    let from = column.saturating_sub(SHOWN);
+    let line: String = shown(&line.chars().skip(from).take(SHOWN + SHOWN / 4).collect::<String>());
     let mut out = format!("    {} | {line}", problem.line);
     if problem.column > 0 {
         // A tab stays one, so that the mark is below its place however wide a tab is shown.
-        let before = line.chars().take(usize::try_from(problem.column).ok()?.checked_sub(1)?);
+        let before = line.chars().take(column.checked_sub(1)?.saturating_sub(from));
         let gap: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         let margin = " ".repeat(problem.line.to_string().len());
         out.push_str(&format!("\n    {margin} | {gap}^"));

@@ -24,7 +24,7 @@ pub(super) struct At<'a> {
 }
 
 impl At<'_> {
-    fn error(&self, reason: impl Into<String>, fix: Option<&str>) -> Problem {
+    pub(super) fn error(&self, reason: impl Into<String>, fix: Option<&str>) -> Problem {
         self.node.error(self.key.as_str(), reason, fix)
     }
 }

@@ -19,6 +19,7 @@ use crate::disk::Watched;
 use crate::document::{self, Node, Problems, Section};
 use crate::fetch::FetchSettings;
 use crate::gateway::BodyLimits;
+use crate::identity::is_signed_by;
 use crate::listen::{ListenLimits, TlsSettings};
 use crate::name::{Environment, UpstreamName};
 use crate::operation::{Operation, OperationKind, RouteName, listed, openapi, parse_base_path};
@@ -426,7 +427,22 @@ fn certificate(
     let (chain, (key_file, key)) = (chain?, key?);
     let certificates = reader.certificates(&chain_at, chain_file, problems)?;
     reader.matched_key(&key_at, &certificates, (&key_file, &key), problems)?;
-    Some(ServerCertificateSource { chain_file: chain_file.to_owned(), key_file, chain, key })
+    let ca = match (at("ca"), section.text("ca")) {
+        (Some(ca_at), Some(file)) => {
+            let found = reader.certificates(&ca_at, file, problems)?;
+            let last = certificates.last()?;
+            // A chain may have its root in it.
+            if !found.iter().any(|ca| ca == last || is_signed_by(last, ca)) {
+                let reason =
+                    format!("`{file}` holds no CA that `{chain_file}` ends in: clients would refuse the gateway");
+                problems.push(ca_at.error(reason, Some("name the CA that the server certificate was issued by")));
+                return None;
+            }
+            found
+        }
+        _ => Vec::new(),
+    };
+    Some(ServerCertificateSource { chain_file: chain_file.to_owned(), key_file, chain, key, ca })
 }
 
 fn upstream(name: &str, section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<UpstreamSpec> {

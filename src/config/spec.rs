@@ -176,6 +176,12 @@ static CERTIFICATE: &[Field] = &[
         presence: Required("file:tls/server.key"),
         doc: "The private key in PEM, as a reference: `file:PATH` (mode 0600 or 0400), `env:NAME` or `credential:NAME`.",
     },
+    Field {
+        key: "ca",
+        kind: Kind::Path,
+        presence: Optional("tls/server-ca.pem"),
+        doc: "PEM file with the CA certificate that clients verify it by. It goes into what `partner kit` writes; without it what is above the server certificate in `chain` does. Needed where the CA is your own.",
+    },
 ];
 
 static PROXY_PROTOCOL: &[Field] = &[Field {

@@ -234,6 +234,7 @@ static SERVER: LazyLock<ServerCertificateSource> = LazyLock::new(|| {
         key_file: "server.key".into(),
         chain: chain.pem().into_bytes(),
         key: key.serialize_pem().into_bytes(),
+        ca: Vec::new(),
     }
 });
 

@@ -7,6 +7,8 @@ pub(super) enum Shape {
     Fact,
     /// Keys that the contract does not know, such as labels, with lists or facts below.
     Open,
+    /// The same, by names in lower case.
+    Headers,
     List(&'static Shape),
     Table(&'static [(&'static str, Shape)]),
 }
@@ -17,7 +19,7 @@ impl Shape {
         Self: 'static,
     {
         match self {
-            Shape::Open => Some(&Shape::Open),
+            Shape::Open | Shape::Headers => Some(&Shape::Open),
             Shape::Table(keys) => keys.iter().find(|(key, _)| *key == name).map(|(_, shape)| shape),
             Shape::Fact | Shape::List(_) => None,
         }
@@ -26,7 +28,7 @@ impl Shape {
     /// What a key that is worked out leads to, where that can be said.
     pub fn item(&self) -> Option<&'static Shape> {
         match self {
-            Shape::Open => Some(&Shape::Open),
+            Shape::Open | Shape::Headers => Some(&Shape::Open),
             Shape::List(item) => Some(item),
             Shape::Fact | Shape::Table(_) => None,
         }
@@ -41,7 +43,7 @@ impl Shape {
     }
 }
 
-use Shape::{Fact, List, Open, Table};
+use Shape::{Fact, Headers, List, Open, Table};
 
 const FACTS: Shape = List(&Fact);
 const PERIOD: Shape = Table(&[("starts_ns", Fact), ("ends_ns", Fact)]);
@@ -105,7 +107,7 @@ pub(super) static INPUT: Shape = Table(&[
             ("path", Fact),
             ("segments", FACTS),
             ("query", Open),
-            ("headers", Open),
+            ("headers", Headers),
             ("operation", Fact),
             ("route", Fact),
             ("params", Open),
@@ -138,7 +140,7 @@ pub fn facts() -> Vec<String> {
     while let Some((path, shape)) = waiting.pop() {
         match shape {
             Fact => found.push(path),
-            Open => found.push(format!("{path}{{}}")),
+            Open | Headers => found.push(format!("{path}{{}}")),
             List(item) => waiting.push((format!("{path}[]"), item)),
             Table(keys) => {
                 let dot = if path.is_empty() { "" } else { "." };

@@ -12,7 +12,7 @@ use crate::document::{Problem, Problems, nearest};
 use crate::reason::Reason;
 use contract::Shape;
 use regorus::Value;
-use regorus::unstable::{Expr, Literal, Query, Rule, RuleHead, Span};
+use regorus::unstable::{ArithOp, Expr, Literal, Query, Rule, RuleHead, Span};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -33,6 +33,12 @@ pub(super) fn look(files: &[File], declared: &BTreeMap<Arc<str>, String>, proble
             Rule::Spec { head: RuleHead::Func { .. }, .. } => drop(rules.functions.insert(name)),
             Rule::Spec { head: RuleHead::Set { .. }, .. } => drop(rules.sets.insert(name)),
             _ => {}
+        }
+    }
+    for file in files {
+        let looked = Looked { file, rules: &rules, declared };
+        for import in &file.module.imports {
+            looked.fact(&import.refr, &HashMap::new(), problems);
         }
     }
     for (file, rule) in all(files) {
@@ -72,7 +78,12 @@ impl Looked<'_> {
                 "a default of a function is not supported by the serving engine, which would take it for undefined";
             problems.push(self.wrong(span, reason.into(), Some("add a body with `else` that gives the value")));
         }
-        if matches!(**value, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. }) {
+        let mut compr = false;
+        walk(value, &mut |expr| {
+            compr |= matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. });
+            !compr
+        });
+        if compr {
             let reason =
                 "a comprehension as a default is not supported by the serving engine, which would take it for empty";
             problems.push(self.wrong(value.span(), reason.into(), Some("write the value itself")));
@@ -154,8 +165,11 @@ impl Looked<'_> {
                 known.insert(name.clone(), shape);
             }
         }
-        // Names that are bound to a part of the input, in the order of the text; what is bound twice is not followed.
-        let mut bound: BTreeSet<String> = BTreeSet::new();
+        // Names that are bound to a part of the input, in the order of the text. What is declared more than once in a rule, or
+        // is a parameter, may be something else elsewhere in it, and is not followed.
+        let declared = declared(rule);
+        known.retain(|name, _| !declared.contains_key(name.as_str()));
+        let once = |name: &str| declared.get(name) == Some(&1);
         for query in queries(rule) {
             for statement in &query.stmts {
                 let (names, shape) = match &statement.literal {
@@ -169,9 +183,8 @@ impl Looked<'_> {
                     _ => continue,
                 };
                 let Some(name) = names else { continue };
-                match shape.filter(|_| bound.insert(name.to_owned())) {
-                    Some(shape) => drop(known.insert(name.to_owned(), shape)),
-                    None => drop(known.remove(name)),
+                if let Some(shape) = shape.filter(|_| once(name)) {
+                    known.insert(name.to_owned(), shape);
                 }
             }
         }
@@ -225,9 +238,10 @@ impl Looked<'_> {
                 path.push_str("[…]");
                 continue;
             };
-            if path.ends_with(".headers") && name.chars().any(char::is_uppercase) {
-                let reason = format!("names of header fields are in lower case: `{path}` has no `{name}`");
-                problems.push(self.wrong(span, reason, Some(&format!("write `{}`", name.to_lowercase()))));
+            let shown = name.escape_debug();
+            if matches!(shape, Shape::Headers) && name.chars().any(char::is_uppercase) {
+                let reason = format!("names of header fields are in lower case: `{path}` has no `{shown}`");
+                problems.push(self.wrong(span, reason, Some(&format!("write `{}`", shown.to_string().to_lowercase()))));
                 return;
             }
             let Some(next) = shape.key(name) else {
@@ -240,40 +254,138 @@ impl Looked<'_> {
                 };
                 problems.push(self.wrong(
                     span,
-                    format!("there is no fact `{path}.{name}` in the contract"),
+                    format!("there is no fact `{path}.{shown}` in the contract"),
                     Some(&fix),
                 ));
                 return;
             };
             shape = next;
             path.push('.');
-            path.push_str(name);
+            path.extend(name.escape_debug());
         }
     }
 
     /// After `x := …` from something absent the machine carries on, where Rego stops. That makes no difference where `x` is
-    /// used, because what uses it does not hold either; but it does where it is not, or only below `not`.
+    /// used, because what uses it does not hold either; but it does where it is not, or only below `not` or inside a
+    /// comprehension or `every`.
     fn absent(&self, rule: &Rule, problems: &mut Problems) {
-        let Rule::Spec { bodies, .. } = rule else { return };
+        let Rule::Spec { head, bodies, .. } = rule else { return };
         let outer: BTreeSet<*const Query> = bodies.iter().map(|body| std::ptr::from_ref(&*body.query)).collect();
+        let mut present: BTreeSet<&str> = BTreeSet::new();
+        if let RuleHead::Func { args, .. } = head {
+            args.iter().for_each(|arg| variables(arg, &mut present));
+        }
         for query in queries(rule) {
+            let mut asked = asked(query);
+            if outer.contains(&std::ptr::from_ref(query)) {
+                heads(rule).into_iter().for_each(|head| variables(head, &mut asked.names));
+            }
+            let asked = asked.all();
+            for statement in &query.stmts {
+                if let Literal::SomeIn { key, value, .. } = &statement.literal {
+                    key.iter().map(|key| &**key).chain([&**value]).for_each(|name| variables(name, &mut present));
+                }
+            }
             for statement in &query.stmts {
                 let Literal::Expr { expr, .. } = &statement.literal else { continue };
                 let Expr::AssignExpr { op: AssignOp::ColEq, lhs, rhs, .. } = &**expr else { continue };
                 let Some(name) = variable(lhs) else { continue };
-                let in_head = outer.contains(&std::ptr::from_ref(query))
-                    && heads(rule).into_iter().any(|head| mentions(head, name));
-                if may_be_absent(rhs) && !in_head && !asked(query, name, &mut BTreeSet::new()) {
+                if !self.may_be_absent(rhs, &present) {
+                    present.insert(name);
+                } else if !asked.contains(name) {
                     let reason = format!(
-                        "`{name}` may be undefined, and nothing here fails when it is: the serving engine would carry on where \
-                         Rego stops"
+                        "`{name}` may be undefined, and nothing here fails when it is: it is not used, or only below `not` or \
+                         inside a comprehension or `every`. The serving engine would carry on where Rego stops"
                     );
-                    let fix = "name the fact itself where it is needed, or ask for it as well: add `NAME != null` with its name";
+                    let fix = "name the fact itself where it is needed, or ask for it as well: add `NAME != null`";
                     problems.push(self.wrong(lhs.span(), reason, Some(&fix.replace("NAME", name))));
                 }
             }
         }
     }
+
+    fn may_be_absent(&self, expr: &Expr, present: &BTreeSet<&str>) -> bool {
+        let absent = |expr: &Expr| self.may_be_absent(expr, present);
+        match expr {
+            Expr::String { .. }
+            | Expr::RawString { .. }
+            | Expr::Number { .. }
+            | Expr::Bool { .. }
+            | Expr::Null { .. }
+            | Expr::ArrayCompr { .. }
+            | Expr::SetCompr { .. }
+            | Expr::ObjectCompr { .. } => false,
+            Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } => {
+                let local = variable(expr).is_some_and(|name| present.contains(name));
+                let set = || dotted(expr).is_some_and(|path| self.rules.sets.contains(&self.file.absolute(&path)));
+                !local && !set()
+            }
+            Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().any(|item| absent(item)),
+            Expr::Object { fields, .. } => fields.iter().any(|(_, key, value)| absent(key) || absent(value)),
+            // A division may have no value.
+            Expr::ArithExpr { op: ArithOp::Add | ArithOp::Sub | ArithOp::Mul, lhs, rhs, .. }
+            | Expr::BinExpr { lhs, rhs, .. } => absent(lhs) || absent(rhs),
+            Expr::Call { fcn, params, .. } => match dotted(fcn).as_deref() {
+                Some("count" | "sort") => params.iter().any(|one| absent(one)),
+                // Labels, header fields and the like are there, if empty.
+                Some("object.get") => match params.as_slice() {
+                    [of, _, default] => (absent(of) && !self.always_there(of)) || absent(default),
+                    _ => true,
+                },
+                _ => true,
+            },
+            _ => true,
+        }
+    }
+
+    fn always_there(&self, expr: &Expr) -> bool {
+        matches!(self.shape(expr, &HashMap::new()), Some(Shape::Open | Shape::Headers))
+            && dotted(expr).is_some_and(|path| path.starts_with("input.") && !path.ends_with(".params"))
+    }
+}
+
+/// Adds the variables of an expression, outside of comprehensions, which have names of their own.
+fn variables<'e>(expr: &'e Expr, found: &mut BTreeSet<&'e str>) {
+    walk(expr, &mut |expr| {
+        found.extend(variable(expr));
+        !matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. })
+    });
+}
+
+/// How often each name is declared in a rule: as a parameter, by `some`, `every` or `:=`.
+fn declared(rule: &Rule) -> HashMap<&str, usize> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut add = |expr| {
+        let mut found = BTreeSet::new();
+        variables(expr, &mut found);
+        names.extend(found);
+    };
+    let mut spans: Vec<&Span> = Vec::new();
+    if let Rule::Spec { head: RuleHead::Func { args, .. }, .. } = rule {
+        // Twice: a parameter is never followed.
+        args.iter().chain(args).for_each(|arg| add(arg));
+    }
+    for query in queries(rule) {
+        for statement in &query.stmts {
+            match &statement.literal {
+                Literal::SomeVars { vars, .. } => spans.extend(vars),
+                Literal::SomeIn { key, value, .. } => key.iter().map(|key| &**key).chain([&**value]).for_each(&mut add),
+                Literal::Every { key, value, .. } => spans.extend(key.iter().chain([value]).chain([value])),
+                Literal::Expr { expr, .. } => {
+                    if let Expr::AssignExpr { lhs, .. } = &**expr {
+                        add(lhs);
+                    }
+                }
+                Literal::NotExpr { .. } => {}
+            }
+        }
+    }
+    names.extend(spans.into_iter().map(Span::text));
+    let mut counts = HashMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
 }
 
 /// Every expression in a rule; see [`walk`].
@@ -295,57 +407,54 @@ fn each<'e>(rule: &'e Rule, look: &mut impl FnMut(&'e Expr) -> bool) {
     }
 }
 
-fn may_be_absent(expr: &Expr) -> bool {
-    match expr {
-        Expr::String { .. }
-        | Expr::RawString { .. }
-        | Expr::Number { .. }
-        | Expr::Bool { .. }
-        | Expr::Null { .. }
-        | Expr::ArrayCompr { .. }
-        | Expr::SetCompr { .. }
-        | Expr::ObjectCompr { .. } => false,
-        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().any(|item| may_be_absent(item)),
-        Expr::Object { fields, .. } => fields.iter().any(|(_, key, value)| may_be_absent(key) || may_be_absent(value)),
-        Expr::Call { fcn, params, .. } if dotted(fcn).is_some_and(|name| name == "count") => {
-            params.iter().any(|one| may_be_absent(one))
+/// What a query asks for, and which names stand for which others.
+struct Asked<'e> {
+    names: BTreeSet<&'e str>,
+    /// A name, and what it is another name of.
+    plain: Vec<(&'e str, &'e str)>,
+}
+
+impl<'e> Asked<'e> {
+    /// Every name without which the query does not hold.
+    fn all(self) -> BTreeSet<&'e str> {
+        let mut of: HashMap<&str, Vec<&'e str>> = HashMap::new();
+        for (name, root) in &self.plain {
+            of.entry(name).or_default().push(root);
         }
-        _ => true,
+        let mut all = self.names;
+        let mut waiting: Vec<&str> = all.iter().copied().collect();
+        while let Some(name) = waiting.pop() {
+            for root in of.remove(name).unwrap_or_default() {
+                if all.insert(root) {
+                    waiting.push(root);
+                }
+            }
+        }
+        all
     }
 }
 
-/// Whether an expression has the variable outside of comprehensions, which have values of their own.
-fn mentions(expr: &Expr, wanted: &str) -> bool {
-    let mut found = false;
-    walk(expr, &mut |expr| {
-        found |= variable(expr) == Some(wanted);
-        !matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. })
-    });
-    found
-}
-
-/// Whether a statement of the query fails where the variable is absent.
-fn asked<'e>(query: &'e Query, wanted: &'e str, seen: &mut BTreeSet<&'e str>) -> bool {
-    if !seen.insert(wanted) {
-        return false;
-    }
-    query.stmts.iter().any(|statement: &LiteralStmt| match &statement.literal {
-        Literal::NotExpr { .. } | Literal::SomeVars { .. } => false,
-        Literal::Expr { expr, .. } => match &**expr {
-            Expr::AssignExpr { op: AssignOp::ColEq, lhs, rhs, .. } => match variable(lhs) {
-                Some(name) if name == wanted => false,
-                // It goes on as another name, which is asked for or is not.
-                Some(name) => mentions(rhs, wanted) && (!is_plain(rhs) || asked(query, name, seen)),
-                None => mentions(rhs, wanted),
+/// The names that statements of a query fail without.
+fn asked(query: &Query) -> Asked<'_> {
+    let mut asked = Asked { names: BTreeSet::new(), plain: Vec::new() };
+    for statement in &query.stmts {
+        match &statement.literal {
+            Literal::NotExpr { .. } | Literal::SomeVars { .. } => {}
+            Literal::Expr { expr, .. } => match &**expr {
+                Expr::AssignExpr { op: AssignOp::ColEq, lhs, rhs, .. } => match (variable(lhs), reference(rhs)) {
+                    // It goes on as another name, which is asked for or is not.
+                    (Some(name), Some(_)) => {
+                        let mut roots = BTreeSet::new();
+                        variables(rhs, &mut roots);
+                        asked.plain.extend(roots.into_iter().map(|root| (name, root)));
+                    }
+                    _ => variables(rhs, &mut asked.names),
+                },
+                other => variables(other, &mut asked.names),
             },
-            other => mentions(other, wanted),
-        },
-        Literal::SomeIn { collection, .. } => mentions(collection, wanted),
-        Literal::Every { domain, .. } => mentions(domain, wanted),
-    })
-}
-
-/// A reference and nothing around it: absent where what it begins with is.
-fn is_plain(expr: &Expr) -> bool {
-    reference(expr).is_some()
+            Literal::SomeIn { collection, .. } => variables(collection, &mut asked.names),
+            Literal::Every { domain, .. } => variables(domain, &mut asked.names),
+        }
+    }
+    asked
 }

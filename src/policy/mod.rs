@@ -44,6 +44,9 @@ pub struct PolicyLimits {
     pub instructions: usize,
 }
 
+/// Stack of the thread that compiles, of which only what is used is taken.
+const STACK: usize = 512 * 1024 * 1024;
+
 /// Which of regorus' engines serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {
@@ -99,7 +102,32 @@ impl Policy {
     /// All problems with file and line: syntax, missing entry point, refused builtins, recursion, undeclared or
     /// malformed reasons, data that conflicts with rules.
     pub fn compile(source: &PolicySource, kind: EngineKind, limits: PolicyLimits) -> Result<Policy, Problems> {
+        // The parser and the tree go as deep as a term is long, and a file may be one term.
+        let work = || Self::compile_here(source, kind, limits);
+        std::thread::scope(|scope| {
+            let compiling =
+                std::thread::Builder::new().name("policy".into()).stack_size(STACK).spawn_scoped(scope, work);
+            let failed = |reason: String| {
+                let mut problems = Problems::new();
+                problems.file("policies", reason, None);
+                problems
+            };
+            match compiling.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(compiled)) => compiled,
+                Ok(Err(_)) => Err(failed("the policy compiler has panicked: this is a bug".into())),
+                Err(e) => Err(failed(format!("no thread to compile on: {e}"))),
+            }
+        })
+    }
+
+    fn compile_here(source: &PolicySource, kind: EngineKind, limits: PolicyLimits) -> Result<Policy, Problems> {
         let mut problems = Problems::new();
+        for (path, text) in source.files.iter().filter(|(path, _)| path.ends_with(".rego")) {
+            syntax::readable(path, text, &mut problems);
+        }
+        if problems.has_errors() {
+            return Err(problems);
+        }
         let mut engine = Engine::new();
         engine.set_strict_builtin_errors(false);
         let mut data = serde_json::Map::new();

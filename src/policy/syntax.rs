@@ -1,5 +1,6 @@
 //! The text of a Rego file as its syntax tree: the one place that uses regorus' parser, whose types may change with a version.
 
+use crate::document::Problems;
 use regorus::Value;
 use regorus::unstable::{Expr, Literal, Module, Parser, Query, Rule, RuleHead, Span};
 use std::collections::BTreeMap;
@@ -52,6 +53,51 @@ pub(super) fn place(span: &Span) -> (u32, u32) {
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+}
+
+/// Deepest brackets of a file. regorus' parser looks at what is in brackets more than once at each depth.
+const DEEPEST: usize = 12;
+
+/// Whether the parser may be given a text: it takes a NUL for the end of the file, and exponential time for deep brackets.
+pub(super) fn readable(path: &str, text: &str, problems: &mut Problems) {
+    let mut refuse = |at: usize, reason: &str, fix: &str| {
+        let before = text.get(..at).unwrap_or_default();
+        let line = u32::try_from(before.matches('\n').count() + 1).unwrap_or(u32::MAX);
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let column = u32::try_from(column).unwrap_or(u32::MAX);
+        problems.push(super::at(path, line, column, reason.to_owned(), Some(fix)));
+    };
+    if text.starts_with('\u{feff}') {
+        return refuse(0, "begins with a byte order mark", "save it as UTF-8 without one");
+    }
+    if let Some(at) = text.find('\0') {
+        return refuse(at, "holds a NUL, behind which nothing would be read", "take it out");
+    }
+    let mut depth = 0_usize;
+    let mut signs = text.char_indices();
+    while let Some((at, sign)) = signs.next() {
+        match sign {
+            '#' => drop(signs.find(|(_, sign)| *sign == '\n')),
+            '`' => drop(signs.find(|(_, sign)| *sign == '`')),
+            '"' => {
+                while let Some((_, sign)) = signs.next() {
+                    match sign {
+                        '\\' => drop(signs.next()),
+                        '"' | '\n' => break,
+                        _ => {}
+                    }
+                }
+            }
+            '(' | '[' | '{' => {
+                depth += 1;
+                if depth > DEEPEST {
+                    return refuse(at, "brackets lie too deep in each other", "give what is inside a name of its own");
+                }
+            }
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
 }
 
 fn text_of(value: &Value) -> Option<&str> {

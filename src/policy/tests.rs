@@ -319,3 +319,63 @@ fn what_is_refused_is_where_it_is_written() {
         assert!(found.contains(line) && found.contains(said), "{rules}: {found}");
     }
 }
+
+/// As `lint`, where nothing is wrong.
+#[track_caller]
+fn fine(rules: &str) {
+    let text = format!("package partnergate.custom\n\nimport rego.v1\n\n{rules}\n");
+    let source = shipped(&[("custom/own.rego", &text), ("reasons.yaml", "reasons: {x-late: too late}")]);
+    assert_eq!(compile(&source).err(), None, "{rules}");
+}
+
+#[test]
+fn rules_that_are_right_are_not_refused() {
+    const HEAD: &str = "deny contains {\"reason\": \"x-late\"} if ";
+    for rule in [
+        // A name of one scope is another in the next.
+        "q if {\n\tcount({g.id | some g in input.partner.grants}) > 1\n\tevery g in [{\"zone\": 1}] { g.zone == 1 }\n}",
+        "f(partner) if partner.zone == 1\n\nq if {\n\tpartner := input.partner\n\tpartner.state == \"x\"\n\tf({\"zone\": 1})\n}",
+        // What is always there.
+        "limit := 3 * 2",
+        "q if {\n\tlimit := 3 * 2\n\tnot input.time.hour == limit\n}",
+        "q if {\n\tallowed := {\"a\"} | {\"b\"}\n\tnot input.request.method in allowed\n}",
+        "ids contains id if some id in input.partner.networks\n\nq if {\n\tall := ids | {\"x\"}\n\tnot \"y\" in all\n}",
+        "q if {\n\tsome i, _ in input.partner.grants\n\tj := i + 1\n\tnot j == 3\n}",
+        "f(x) if {\n\ty := x\n\tnot y == 3\n}",
+        "q if {\n\ttier := object.get(input.partner.labels, \"tier\", \"none\")\n\tnot tier in {\"gold\"}\n}",
+    ] {
+        fine(rule);
+    }
+    for condition in ["input.partner.labels.headers.Foo == 1", "input.request.headers[lower(\"X-A\")][0] == \"a\""] {
+        fine(&format!("{HEAD}{condition}"));
+    }
+}
+
+#[test]
+fn what_no_parser_should_be_given_is_refused_first() {
+    let deep = |n: usize| format!("{}1{}", "[".repeat(n), "]".repeat(n));
+    for (rule, said) in [
+        ("# a\0b\nthis is not rego", "own.rego:5:4: holds a NUL"),
+        (&*format!("q if {} == 1", deep(30)), "own.rego:5:18: brackets lie too deep"),
+        ("import input.partnr as p\n\nq if p.state == \"a\"", "there is no fact `input.partnr`"),
+        ("default all := [[x | some x in [1]]]\n\nall := [] if input.time.hour > 3", "a comprehension as a default"),
+        ("q if input[\"par\\ntner\"].state == 1", "`input.par\\ntner`"),
+    ] {
+        let found = lint(rule);
+        assert!(found.contains(said), "{rule}: {found}");
+    }
+    fine(&format!("q if {} == \"[[[[[[[[[[[[[[[[[[[[[[[[[[[[\" # {{{{{{{{{{{{{{{{{{{{{{{{", deep(8)));
+    assert!(refused(&shipped(&[("custom/own.rego", "\u{feff}package a\n")])).contains("byte order mark"));
+}
+
+/// On the stack that a reload has, the parser alone would end the process.
+#[test]
+fn terms_as_long_as_a_file_end_no_process() {
+    let terms = vec!["1"; 20_000].join(" +\n\t");
+    let found = lint(&format!("q if {{\n\t{terms} == 1\n}}"));
+    assert!(!found.is_empty());
+    // Linear in the number of names: each is asked for by the next.
+    let names: String = (1..2_000).map(|n| format!("\tx{n} := x{}\n", n - 1)).collect();
+    let found = lint(&format!("q if {{\n\tx0 := input.partner.id\n{names}\tnot x1999 == 1\n}}"));
+    assert!(found.contains("`x0` may be undefined"), "{}", &found[..300]);
+}

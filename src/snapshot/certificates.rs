@@ -22,6 +22,8 @@ pub struct ServerCertificateSource {
     pub chain: Vec<u8>,
     /// PEM.
     pub key: Vec<u8>,
+    /// What clients verify it by, where that is said; DER.
+    pub ca: Vec<Vec<u8>>,
 }
 
 impl fmt::Debug for ServerCertificateSource {
@@ -36,6 +38,8 @@ pub struct ServerCertificate {
     pub file: String,
     pub facts: Certificate,
     pub key: Arc<CertifiedKey>,
+    /// What clients verify it by, as far as that is known; DER.
+    pub ca: Vec<Vec<u8>>,
 }
 
 impl ServerCertificate {
@@ -105,7 +109,9 @@ fn read(source: &ServerCertificateSource) -> Result<ServerCertificate, (String, 
     certified
         .keys_match()
         .map_err(|_| key_error(format!("the key does not fit the certificate in `{}`", source.chain_file)))?;
-    Ok(ServerCertificate { file: source.chain_file.clone(), facts, key: Arc::new(certified) })
+    let above = || certified.cert.iter().skip(1).map(|der| der.to_vec()).collect();
+    let ca = if source.ca.is_empty() { above() } else { source.ca.clone() };
+    Ok(ServerCertificate { file: source.chain_file.clone(), facts, key: Arc::new(certified), ca })
 }
 
 /// A host that no certificate is for could not be reached.

@@ -174,6 +174,7 @@ fn operator_gives_a_certificate_in_the_approved_names_alone() {
     // What the partner is told on its first day is enough to call by.
     let kit = gate.dir.path().join("kit");
     gate.cli(&["partner", "kit", "initech", "-d", kit.to_str().unwrap()]).ok();
+    assert!(!kit.join("server-ca.pem").exists(), "nobody has said which CA it is");
     let read = |name: &str| fs::read_to_string(kit.join(name)).unwrap();
     let openapi: Value = serde_json::from_str(&read("openapi.json")).unwrap();
     assert_eq!(openapi["paths"].as_object().unwrap().keys().collect::<Vec<_>>(), ["/items"], "{openapi}");
@@ -728,4 +729,34 @@ fn partners_that_renew_hold_up_no_switch() {
     held.let_go();
     await_some("it is in the database", || (gate.metric("partnergate_unsaved_switches") == 0.0).then_some(()));
     assert!(gate.cli(&["audit", "verify"]).ok().starts_with("good: "));
+}
+
+/// A gateway whose server certificate is from a CA of the company's own: partners get that CA with the rest.
+#[test]
+fn kit_has_the_ca_that_the_server_is_verified_by() {
+    let setup = Setup::new();
+    let mut certificates = setup.config()["partner"]["certificates"].clone();
+    certificates[0]["ca"] = setup.server_ca.pem_file.to_str().unwrap().into();
+    let other = setup.pki.authority("other-ca").pem_file;
+    let gate = setup.set("partner.certificates", certificates.clone()).start();
+    let kit = gate.dir.path().join("kit");
+    gate.cli(&["partner", "kit", "acme", "-d", kit.to_str().unwrap()]).ok();
+    let given = kit.join("server-ca.pem");
+    let url = format!("https://{HOST}:{}/items", gate.address().port());
+    let mut curl = Command::new("curl");
+    curl.args(["-sf", "--noproxy", "*", "--resolve", &format!("{HOST}:{}:127.0.0.1", gate.address().port())]);
+    curl.arg("--cacert").arg(&given).arg("--cert").arg(&gate.acme.chain_file).arg("--key").arg(&gate.acme.key_file);
+    run(curl.arg(url), b"").ok();
+    assert!(fs::read_to_string(kit.join("README.md")).unwrap().contains("(`server-ca.pem`)"));
+    // One that would have every client refuse the gateway is refused.
+    let text = fs::read_to_string(gate.dir.path().join("partnergate.yaml")).unwrap();
+    let wrong = text.replace(gate.server_ca.pem_file.to_str().unwrap(), other.to_str().unwrap());
+    assert_ne!(wrong, text);
+    fs::write(gate.dir.path().join("partnergate.yaml"), wrong).unwrap();
+    let refused = gate.cli(&["check"]);
+    assert!(
+        refused.exit == Some(3) && refused.stderr.contains("clients would refuse the gateway"),
+        "{}",
+        refused.stderr
+    );
 }
