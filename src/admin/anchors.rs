@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Named, Switch, Tagged, failed, live, problem, refused, switched, tagged, undone, wrong};
 use super::caller::Caller;
-use super::networks::{RemoveQuery, apply};
+use super::grants::{Asking, ask};
 use super::page::{Listed, PageQuery};
 use super::{EditCall, Shared, grants};
 use crate::clock::UnixNanos;
@@ -196,8 +196,7 @@ async fn set(
         let parsed = |ids: Vec<String>| ids.iter().map(|id| PartnerId::parse(id)).collect::<Result<Vec<_>, _>>();
         let (bind, unbind) = (parsed(bind).map_err(|e| wrong(&e))?, parsed(unbind).map_err(|e| wrong(&e))?);
         let wanted = Wanted::Bound(Binding { anchor: name, bind, unbind });
-        let query = RemoveQuery { dry_run, reason, ticket };
-        return apply(&shared, &caller, wanted, query).await;
+        return ask(&shared, &caller, wanted, Asking { dry_run, reason, ticket }).await;
     }
     let call = EditCall { set, end: None, dry_run, reason, ticket };
     grants::edit(&shared, &caller, Subject::Anchor(name), Vec::new(), place, call).await
@@ -207,7 +206,7 @@ pub(super) async fn remove(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Named(name): Named<AnchorName>,
-    Query(query): Query<RemoveQuery>,
+    Query(query): Query<Asking>,
 ) -> Answer<Applied> {
     let live = live(&shared)?;
     let Some(anchor) = live.snapshot.registry.anchor(&name) else {
@@ -219,7 +218,7 @@ pub(super) async fn remove(
             anchor.denied.len()
         )));
     }
-    apply(&shared, &caller, Wanted::Gone(Change::Anchor(name, None)), query).await
+    ask(&shared, &caller, Wanted::Gone(Change::Anchor(name, None)), query).await
 }
 
 /// A certificate that is denied, or is not any more.

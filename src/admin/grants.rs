@@ -284,11 +284,29 @@ pub(super) async fn edit(
     if let Some(ends) = time_of(&call, "ends").filter(|ends| of_grant && *ends <= shared.publisher.now()) {
         return Err(wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now")));
     }
+    let EditCall { set, dry_run, reason, ticket, .. } = call;
+    let wanted = Wanted::Edited(Edited { subject, edit: Edit { at, patch: set, place } });
+    ask(shared, caller, wanted, Asking { dry_run, reason, ticket }).await
+}
+
+/// What is said with whatever is asked for; in a query where a call has no body.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asking {
+    #[serde(default)]
+    pub dry_run: bool,
+    pub reason: Option<String>,
+    pub ticket: Option<String>,
+}
+
+/// Applies it, or has it wait for somebody else.
+pub(super) async fn ask(shared: &Shared, caller: &Caller, wanted: Wanted, asking: Asking) -> Answer<Applied> {
+    let edited = matches!(wanted, Wanted::Edited(_));
     let apply = Apply {
-        wanted: Wanted::Edited(Edited { subject, edit: Edit { at, patch: call.set, place } }),
-        options: PlanOptions { edited: true, ..PlanOptions::default() },
-        dry_run: call.dry_run,
-        cause: caller.cause(call.reason.as_ref(), call.ticket.as_ref()),
+        wanted,
+        options: PlanOptions { edited, ..PlanOptions::default() },
+        dry_run: asking.dry_run,
+        cause: caller.cause(asking.reason.as_ref(), asking.ticket.as_ref()),
         authority: caller.authority(),
         if_match: caller.if_match.clone(),
     };

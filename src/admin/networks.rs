@@ -1,21 +1,20 @@
 //! Networks over the admin API: which there are and who may call from them, added, changed, removed.
 
-use super::answer::{Answer, Named, Tagged, failed, live, refused, sent, tagged, unknown};
+use super::answer::{Answer, Named, Tagged, failed, live, sent, tagged, unknown};
 use super::caller::Caller;
-use super::grants::edit;
+use super::grants::{Asking, ask, edit};
 use super::page::{Page, PageQuery};
 use super::{EditCall, Shared};
 use crate::name::{GrantId, NetworkName, PartnerId};
 use crate::partner::Network;
 use crate::registry::{Change, Registry};
-use crate::reload::{Applied, Apply, Place, Subject, Wanted, aside};
-use crate::store::PlanOptions;
+use crate::reload::{Applied, Place, Subject, Wanted, aside};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use axum::{Extension, Json};
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Networks, sorted by name.
 #[derive(Serialize, JsonSchema)]
@@ -117,36 +116,14 @@ async fn set(
     edit(&shared, &caller, Subject::Network(name), Vec::new(), place, call).await
 }
 
-/// What is to be removed is named by its path; why, and whether only to look, by a query.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RemoveQuery {
-    #[serde(default)]
-    pub dry_run: bool,
-    pub reason: Option<String>,
-    pub ticket: Option<String>,
-}
-
 pub(super) async fn remove(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
     Named(name): Named<NetworkName>,
-    Query(query): Query<RemoveQuery>,
+    Query(query): Query<Asking>,
 ) -> Answer<Applied> {
     if shared.publisher.live().is_none_or(|live| live.snapshot.registry.network(&name).is_none()) {
         return Err(unknown("network"));
     }
-    apply(&shared, &caller, Wanted::Gone(Change::Network(name, None)), query).await
-}
-
-pub(super) async fn apply(shared: &Shared, caller: &Caller, wanted: Wanted, query: RemoveQuery) -> Answer<Applied> {
-    let apply = Apply {
-        wanted,
-        options: PlanOptions::default(),
-        dry_run: query.dry_run,
-        cause: caller.cause(query.reason.as_ref(), query.ticket.as_ref()),
-        authority: caller.authority(),
-        if_match: caller.if_match.clone(),
-    };
-    sent(shared.publisher.apply(apply).await.map_err(refused)?)
+    ask(&shared, &caller, Wanted::Gone(Change::Network(name, None)), query).await
 }

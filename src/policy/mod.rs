@@ -45,7 +45,7 @@ pub struct PolicyLimits {
 }
 
 /// Stack of the thread that compiles, of which only what is used is taken.
-const STACK: usize = 512 * 1024 * 1024;
+const STACK: usize = 256 * 1024 * 1024;
 
 /// Which of regorus' engines serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +149,7 @@ impl Policy {
         if problems.has_errors() {
             return Err(problems);
         }
-        let served = source.files.iter().filter(|(path, _)| matches!(file_kind(path), FileKind::Rego));
-        let files: Vec<syntax::File> = served.filter_map(|(path, text)| syntax::parsed(path, text)).collect();
+        let files = syntax::files(&mut engine);
         lint::look(&files, &reasons, &mut problems);
         if problems.has_errors() {
             problems.sort();

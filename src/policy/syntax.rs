@@ -1,8 +1,8 @@
 //! The text of a Rego file as its syntax tree: the one place that uses regorus' parser, whose types may change with a version.
 
 use crate::document::Problems;
-use regorus::Value;
-use regorus::unstable::{Expr, Literal, Module, Parser, Query, Rule, RuleHead, Span};
+use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleHead, Span};
+use regorus::{Engine, Value};
 use std::collections::BTreeMap;
 
 pub(super) use regorus::unstable::{AssignOp, LiteralStmt};
@@ -12,7 +12,7 @@ pub(super) struct File {
     pub path: String,
     /// `data.a.b`.
     pub package: String,
-    pub module: Module,
+    pub module: Ref<Module>,
     /// What `import` gives a name to, as a dotted path.
     pub imports: BTreeMap<String, String>,
 }
@@ -23,12 +23,14 @@ pub(super) enum Key<'e> {
     Computed(&'e Expr),
 }
 
-/// Parses one file; `None` where it is not Rego, which the engine says better.
-pub(super) fn parsed(path: &str, text: &str) -> Option<File> {
-    let source = regorus::Source::from_contents(path.to_owned(), text.to_owned()).ok()?;
-    let mut parser = Parser::new(&source).ok()?;
-    parser.enable_rego_v1().ok()?;
-    let module = parser.parse().ok()?;
+/// The files that an engine has been given.
+pub(super) fn files(engine: &mut Engine) -> Vec<File> {
+    engine.get_modules().iter().filter_map(|module| file(module.clone())).collect()
+}
+
+/// `None` where the package has a name that is worked out, which the parser does not permit.
+fn file(module: Ref<Module>) -> Option<File> {
+    let path = module.package.span.source.get_path().to_string();
     let package = format!("data.{}", dotted(&module.package.refr)?);
     let mut imports = BTreeMap::new();
     for import in &module.imports {
@@ -37,7 +39,7 @@ pub(super) fn parsed(path: &str, text: &str) -> Option<File> {
         let name = import.r#as.as_ref().map_or(last, |alias| alias.text().to_owned());
         imports.insert(name, path);
     }
-    Some(File { path: path.to_owned(), package, module, imports })
+    Some(File { path, package, module, imports })
 }
 
 /// Line and column in characters, from 1, of where a node begins. A span's own are those of an operator in the middle of

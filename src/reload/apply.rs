@@ -17,6 +17,7 @@ use crate::partner::{Anchor, Illegal, MAX_EMERGENCY, PartnerRecord, Provenance, 
 use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
 use crate::snapshot::Snapshot;
 use crate::store::{Commit, Declaration, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,7 +52,8 @@ pub struct Binding {
 }
 
 impl Binding {
-    fn change(&self, registry: &Registry) -> Result<Change, Problems> {
+    /// Absent where it is so already.
+    fn change(&self, registry: &Registry) -> Result<Option<Change>, Problems> {
         let Binding { anchor: name, bind, unbind } = self;
         let Some(anchor) = registry.anchor(name) else { return Err(no_anchor(name, registry)) };
         if let Some(unknown) = unbind.iter().find(|id| !registry.may_speak_for(name, id)) {
@@ -66,9 +68,13 @@ impl Binding {
         let mut fresh: Vec<PartnerId> = bind.iter().filter(|id| !registry.may_speak_for(name, id)).cloned().collect();
         fresh.sort();
         fresh.dedup();
-        let kept = anchor.partners.iter().filter(|id| !unbind.contains(id));
+        if fresh.is_empty() && unbind.is_empty() {
+            return Ok(None);
+        }
+        let unbound: HashSet<&PartnerId> = unbind.iter().collect();
+        let kept = anchor.partners.iter().filter(|id| !unbound.contains(id));
         let partners = kept.cloned().chain(fresh).collect();
-        Ok(Change::Anchor(name.clone(), Some(Anchor { partners, ..Anchor::clone(anchor) })))
+        Ok(Some(Change::Anchor(name.clone(), Some(Anchor { partners, ..Anchor::clone(anchor) }))))
     }
 }
 
@@ -119,10 +125,6 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
     all.extend(enrolments.iter().map(|one| line("change", "enrolment", &one.id)));
     all.extend(passed.iter().map(|one| line(one.verb.as_str(), "partner", one.partner.as_str())));
     all
-}
-
-fn changes_nothing(change: &Change, registry: &Registry) -> bool {
-    matches!(change, Change::Anchor(name, Some(anchor)) if registry.anchor(name).is_some_and(|there| **there == *anchor))
 }
 
 fn inconsistent(found: Vec<Inconsistent>) -> Problems {
@@ -179,11 +181,10 @@ impl Publisher {
         };
         let own = (eyes == FourEyes::Off).then(|| Arc::new(self.own(&apply.cause)));
         let direct = match &declared {
-            Err(Wanted::Gone(change)) => vec![change.clone()],
-            Err(Wanted::Bound(binding)) => binding.change(registry).map(|change| vec![change])?,
-            _ => Vec::new(),
+            Err(Wanted::Gone(change)) => Some(change.clone()),
+            Err(Wanted::Bound(binding)) => binding.change(registry)?,
+            _ => None,
         };
-        let direct: Vec<Change> = direct.into_iter().filter(|change| !changes_nothing(change, registry)).collect();
         let declaration = match declared {
             Ok(declaration) => declaration,
             // Nobody has written that file: what is wrong is said by its key.
@@ -195,8 +196,8 @@ impl Publisher {
         let (operations, now) = (&live.snapshot.operations, self.clock.now());
         let planned = plan(declaration, registry, operations, apply.options, own.as_ref(), now)?;
         let Plan { mut changes, notes, mut next, places } = planned;
-        if !direct.is_empty() {
-            changes.extend(direct);
+        if let Some(change) = direct {
+            changes.push(change);
             next = registry.with(registry.revision() + 1, &changes).map_err(inconsistent)?;
         }
         // All of it is looked at, whether it is live at once or waits.

@@ -1,9 +1,8 @@
 //! Calls of operators that have changed nothing of the registry, and are in its history all the same: who was refused what, and
 //! who has the files read again.
 
-use super::{Publisher, aside};
+use super::{ChangeError, Publisher, aside, interrupted};
 use crate::history::Cause;
-use crate::store::StoreError;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +45,12 @@ impl Publisher {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn note_call(self: &Arc<Self>, call: String, mut outcome: Value, cause: Cause) -> Result<(), StoreError> {
+    pub async fn note_call(
+        self: &Arc<Self>,
+        call: String,
+        mut outcome: Value,
+        cause: Cause,
+    ) -> Result<(), ChangeError> {
         let now = self.clock.now();
         let Some(left_out) = self.calls.admit(&cause.actor.name, now.seconds() / 60) else { return Ok(()) };
         if let Some(object) = outcome.as_object_mut().filter(|_| left_out > 0) {
@@ -54,9 +58,9 @@ impl Publisher {
         }
         let this = self.clone();
         let written = aside(async move { this.store.tell_of_call(&call, outcome, &cause, now).await });
-        let written = written.await.unwrap_or_else(|e| Err(StoreError::Inconsistent(e.to_string())));
+        written.await.map_err(|e| interrupted("history", &e))??;
         self.committed.notify_one();
-        written
+        Ok(())
     }
 }
 
