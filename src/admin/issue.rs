@@ -143,9 +143,10 @@ pub(super) struct OrderAnswer {
     key: String,
 }
 
-fn ordered(outcome: Result<Ordered, NotGiven>) -> Answer<OrderAnswer> {
-    let Ordered { order, key } = outcome.map_err(not_given)?;
-    sent(OrderAnswer { order, key })
+impl From<Ordered> for OrderAnswer {
+    fn from(Ordered { order, key }: Ordered) -> Self {
+        OrderAnswer { order, key }
+    }
 }
 
 pub(super) async fn order(
@@ -153,13 +154,16 @@ pub(super) async fn order(
     Extension(caller): Extension<Caller>,
     Named((partner, credential)): Named<(PartnerId, CredentialId)>,
     Json(call): Json<OrderCall>,
-) -> Answer<OrderAnswer> {
+) -> Change<OrderAnswer> {
     let csr = Csr::from_pem(call.csr.as_bytes()).map_err(|reason| wrong(&format!("csr: {reason}")))?;
     let cause = alone(caller.cause(Some(&call.reason), call.ticket.as_ref()));
     if call.reason.trim().is_empty() {
         return Err(wrong(NO_REASON));
     }
-    ordered(shared.publisher.order(partner, credential, csr, cause).await)
+    match shared.publisher.order(partner, credential, csr, cause).await {
+        Ok(ordered) => done(ordered.into()),
+        Err(e) => not_changed(e),
+    }
 }
 
 pub(super) async fn order_list(
@@ -167,7 +171,7 @@ pub(super) async fn order_list(
     Extension(caller): Extension<Caller>,
 ) -> Answer<OrderAnswer> {
     let by = caller.cause(None, None).actor.name;
-    ordered(shared.publisher.order_list(by).await)
+    sent(shared.publisher.order_list(by).await.map_err(not_given)?.into())
 }
 
 /// The revocation list of the built-in CA.

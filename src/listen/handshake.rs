@@ -149,17 +149,14 @@ async fn secure<A>(shared: &Shared<A>, mut stream: TcpStream, coming: &mut Comin
     // The first step answers the ClientHello, with a signature: it is the longest of all.
     let accept = async { start.into_stream(config).into_fallible().await };
     let accept = EVIDENCE.scope(RefCell::new(Evidence::default()), async {
-        let outcome = shared.caps.turns.take(accept).await;
+        let outcome = shared.caps.placed(accept).await;
         (outcome, EVIDENCE.with(RefCell::take))
     });
-    let (outcome, evidence) = tokio::select! {
-        biased;
-        found = accept => found,
-        () = shared.caps.overdue() => {
-            // Many came together and go together: one after another, since letting go takes a while too.
-            shared.caps.turns.take(ready(())).await;
-            return Err(Refused::new(Reason::HandshakeOverload, "the handshake took long while others waited"));
-        }
+    let (outcome, evidence) = accept.await;
+    let Some(outcome) = outcome else {
+        // Many came together and go together: one after another, since letting go takes a while too.
+        shared.caps.turns.take(ready(())).await;
+        return Err(Refused::new(Reason::HandshakeOverload, "the handshake took long while others waited"));
     };
     let tls = match outcome {
         Ok(tls) => tls,

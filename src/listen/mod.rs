@@ -104,11 +104,14 @@ impl Caps {
         self.handshakes.acquire().await
     }
 
-    /// Returns when a handshake that holds a place has to make way: it has had a tenth of its time, which is enough
-    /// for whoever means it, and others wait. Otherwise those who never finish would keep everybody out.
-    async fn overdue(&self) {
-        tokio::time::sleep(self.limits.handshake_timeout / 10).await;
-        let _ = self.waiting.subscribe().wait_for(|n| *n > 0).await;
+    /// The work of a handshake that holds a place. `None` when it has to make way: its client has had a tenth of the
+    /// time, which is enough for whoever means it, and others wait. Otherwise those who never finish would keep
+    /// everybody out.
+    async fn placed<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let others = || async {
+            let _ = self.waiting.subscribe().wait_for(|n| *n > 0).await;
+        };
+        self.turns.take_within(work, self.limits.handshake_timeout / 10, others).await
     }
 }
 

@@ -467,6 +467,10 @@ fn key_of_the_ca_stays_on_another_host() {
         let csr = client.path("csr.pem");
         gate.cli(&[&for_it[..], &["--csr", &csr, "--order", &at(order)]].concat())
     };
+    let csr = client.path("csr.pem");
+    let dry = ["--csr", &csr, "--order", &at("dry.order"), "--dry-run"];
+    assert_eq!(gate.cli(&[&for_it[..], &dry].concat()).ok().matches("initech").count(), 1);
+    assert!(!Path::new(&at("dry.order")).exists() && !gate.cli(&["history", "all"]).ok().contains(" order partner"));
     assert!(order("first.order").ok().contains(&format!("--gateway-key {key}")));
     let history = gate.cli(&["history", "partner", "initech"]).ok();
     assert!(history.contains(" order partner initech") && history.contains("    credential initech-1"), "{history}");
