@@ -424,13 +424,16 @@ impl ProxyHttp for Gateway {
             Some(flight) => flight.failed_with(stream_end(session, e).unwrap_or_else(|| reason_of(e))),
             None => Reason::Internal,
         };
-        // Once a response head is out, all that is left is to end the connection.
         let answered = session.response_written().is_some_and(|r| !r.status.is_informational());
-        if answered || reason == Reason::ClientGone {
+        let refused = Refused { grpc: is_grpc(session.req_header()), ..Refused::new(reason, id) };
+        if answered || refused.reason == Reason::ClientGone {
+            if answered && refused.grpc {
+                refusal::end_call(session, &refused.reason).await;
+            }
+            // Without gRPC, all that is left once a response head is out is to end the connection.
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
         let connection = Self::connection(session);
-        let refused = Refused { grpc: is_grpc(session.req_header()), ..Refused::new(reason, id) };
         let status = refused.status();
         if let Some(connection) = connection {
             let sent = refusal::send(session, &refused, &connection, self.limits.progress).await;

@@ -3,8 +3,9 @@
 //! The body depends on the public code and the request id alone, so that a probe learns nothing else.
 
 use super::Connection;
-use crate::reason::Reason;
+use crate::reason::{Code, Reason};
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -83,6 +84,23 @@ pub(super) async fn send(session: &mut Session, refused: &Refused, connection: &
     status
 }
 
+/// Ends a gRPC call whose answer has begun with trailers that say why, instead of a reset that says nothing.
+pub(super) async fn end_call(session: &mut Session, reason: &Reason) {
+    let body_pending = !session.as_downstream_mut().is_body_done();
+    let ServerSession::H2(h2) = session.as_downstream_mut() else { return };
+    if h2.write_trailers(status_fields(reason.code())).is_ok() && body_pending {
+        discard(session).await;
+    }
+}
+
+/// gRPC over HTTP/2, "Responses": Status and Status-Message.
+fn status_fields(code: Code) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(2);
+    fields.insert("grpc-status", HeaderValue::from(u16::from(code.grpc_status())));
+    fields.insert("grpc-message", HeaderValue::from_static(code.as_str()));
+    fields
+}
+
 async fn write(session: &mut Session, refused: &Refused) -> pingora_error::Result<u16> {
     let status = refused.status();
     let code = refused.reason.code();
@@ -91,8 +109,9 @@ async fn write(session: &mut Session, refused: &Refused) -> pingora_error::Resul
     head.insert_header("x-request-id", &*refused.id)?;
     if refused.grpc {
         head.insert_header("content-type", "application/grpc")?;
-        head.insert_header("grpc-status", code.grpc_status().to_string())?;
-        head.insert_header("grpc-message", code.as_str())?;
+        for (name, value) in &status_fields(code) {
+            head.insert_header(name, value)?;
+        }
         if let ServerSession::H2(h2) = session.as_downstream_mut() {
             // The generic session would not end the stream with the head.
             h2.write_response_header(Box::new(head), true)?;
