@@ -141,6 +141,27 @@ macro_rules! reasons {
                 }
             }
 
+            /// Whether it is policy that says so: what comes before is denied whatever a policy says.
+            pub fn is_of_policy(&self) -> bool {
+                use Reason::*;
+                matches!(
+                    self,
+                    Custom(_)
+                        | OperationNotGranted
+                        | CredentialNotGranted
+                        | NetworkNotAllowed
+                        | GrantNotStarted
+                        | GrantExpired
+                        | PolicyDenied
+                        | PolicyUndefined
+                        | PolicyError
+                        | PolicyTimeout
+                        | PolicyInstructionLimit
+                        | PolicyResultTooLarge
+                        | PolicyReasonUndeclared
+                )
+            }
+
             /// The built-in reason of this name.
             pub fn parse(name: &str) -> Option<Reason> {
                 match name { $($name => Some(Reason::$variant),)* _ => None }

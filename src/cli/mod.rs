@@ -181,6 +181,10 @@ enum Exit {
     Problems,
     /// Nobody knows who is calling, or no role of theirs permits it.
     NotPermitted,
+    /// What a replay found.
+    NewlyDenied,
+    NewlyAllowed,
+    NotReplayable,
 }
 
 impl From<Exit> for ExitCode {
@@ -190,6 +194,9 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Problems => 3,
             Exit::NotPermitted => 4,
+            Exit::NewlyDenied => 10,
+            Exit::NewlyAllowed => 11,
+            Exit::NotReplayable => 12,
         })
     }
 }

@@ -1,5 +1,9 @@
 //! `partnergate policy …`: what a security team does with the policy folder by itself, without a gateway.
 
+mod explain;
+mod replay;
+mod test;
+
 use super::check::document;
 use super::{Exit, Form, complain, say};
 use crate::config::{Config, read_policy_folder};
@@ -29,18 +33,36 @@ enum Command {
         #[command(flatten)]
         form: Form,
     },
+    /// Run the Rego tests of a policy folder, on the engine that serves as well as on the interpreter.
+    Test(test::Args),
+    /// Say why a decision is what it is: which rules held, which condition failed and what it saw, and what would be allowed.
+    Explain(explain::Args),
+    /// Decide recorded decisions again under another policy, and say which change.
+    Replay(replay::Args),
 }
 
 pub(super) fn run(config: &Path, args: &Args) -> Exit {
-    let Command::Check { folder, form } = &args.command;
-    let read = match folder {
+    match &args.command {
+        Command::Check { folder, form } => check(config, folder.as_deref(), *form),
+        Command::Test(args) => test::run(config, args),
+        Command::Explain(args) => explain::run(config, args),
+        Command::Replay(args) => replay::run(args),
+    }
+}
+
+/// The files of a folder, or of that of the config.
+fn read(config: &Path, folder: Option<&Path>) -> Result<PolicySource, Problems> {
+    match folder {
         Some(folder) => read_policy_folder(folder),
         None => Config::load(config).map(|config| config.policy().clone()),
-    };
-    let source = match read {
+    }
+}
+
+fn check(config: &Path, folder: Option<&Path>, form: Form) -> Exit {
+    let source = match read(config, folder) {
         Ok(source) => source,
         Err(problems) => {
-            refused(&problems, &PolicySource::default(), *form);
+            refused(&problems, &PolicySource::default(), form.is_json());
             return Exit::Problems;
         }
     };
@@ -56,14 +78,14 @@ pub(super) fn run(config: &Path, args: &Args) -> Exit {
             Exit::Done
         }
         Err(problems) => {
-            refused(&problems, &source, *form);
+            refused(&problems, &source, form.is_json());
             Exit::Problems
         }
     }
 }
 
-fn refused(problems: &Problems, source: &PolicySource, form: Form) {
-    if form.is_json() {
+fn refused(problems: &Problems, source: &PolicySource, json: bool) {
+    if json {
         let list: Vec<Value> = problems.iter().map(document).collect();
         say(&json!({"ok": false, "problems": list}).to_string());
         return;

@@ -8,14 +8,18 @@
 mod builtins;
 mod contract;
 mod evaluate;
+pub mod explain;
 mod input;
 mod lint;
+mod probe;
 mod program;
 mod syntax;
+pub mod testing;
 mod wanted;
 
 pub use contract::facts;
 pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
+pub use probe::Failure;
 pub use wanted::Wanted;
 
 use crate::document::{self, Node, Problem, Problems, Severity, Value as Doc};
@@ -47,6 +51,23 @@ pub struct PolicyLimits {
 /// Stack of the thread that compiles, of which only what is used is taken.
 const STACK: usize = 256 * 1024 * 1024;
 
+/// Runs work that goes as deep as what it is given.
+fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Problems> {
+    std::thread::scope(|scope| {
+        let working = std::thread::Builder::new().name("policy".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let failed = |reason: String| {
+            let mut problems = Problems::new();
+            problems.file("policies", reason, None);
+            problems
+        };
+        match working.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) => Err(failed("the policy compiler has panicked: this is a bug".into())),
+            Err(e) => Err(failed(format!("no thread to compile on: {e}"))),
+        }
+    })
+}
+
 /// Which of regorus' engines serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {
@@ -76,6 +97,8 @@ pub struct Policy {
     kind: EngineKind,
     limits: PolicyLimits,
     input: InputPlan,
+    /// Facts that rules look at, as dotted paths.
+    looks_at: Vec<String>,
     /// SHA-256 over the files, as hex: what a record names.
     revision: Arc<str>,
     /// Declared custom reasons and what they mean.
@@ -103,21 +126,7 @@ impl Policy {
     /// malformed reasons, data that conflicts with rules.
     pub fn compile(source: &PolicySource, kind: EngineKind, limits: PolicyLimits) -> Result<Policy, Problems> {
         // The parser and the tree go as deep as a term is long, and a file may be one term.
-        let work = || Self::compile_here(source, kind, limits);
-        std::thread::scope(|scope| {
-            let compiling =
-                std::thread::Builder::new().name("policy".into()).stack_size(STACK).spawn_scoped(scope, work);
-            let failed = |reason: String| {
-                let mut problems = Problems::new();
-                problems.file("policies", reason, None);
-                problems
-            };
-            match compiling.map(std::thread::ScopedJoinHandle::join) {
-                Ok(Ok(compiled)) => compiled,
-                Ok(Err(_)) => Err(failed("the policy compiler has panicked: this is a bug".into())),
-                Err(e) => Err(failed(format!("no thread to compile on: {e}"))),
-            }
-        })
+        on_large_stack(|| Self::compile_here(source, kind, limits))?
     }
 
     fn compile_here(source: &PolicySource, kind: EngineKind, limits: PolicyLimits) -> Result<Policy, Problems> {
@@ -130,7 +139,7 @@ impl Policy {
         }
         let mut engine = Engine::new();
         engine.set_strict_builtin_errors(false);
-        let mut data = serde_json::Map::new();
+        let data = read_data(source, &mut problems);
         let mut reasons = BTreeMap::new();
         let mut conditions = BTreeMap::new();
         for (path, text) in &source.files {
@@ -138,14 +147,9 @@ impl Policy {
                 FileKind::Rego => program::add(&mut engine, path, text, &mut problems),
                 FileKind::Reasons => reasons = read_reasons(path, text, &mut problems),
                 FileKind::Conditions => conditions = read_conditions(path, text, &mut problems),
-                FileKind::Data => match document::parse(path, text) {
-                    Ok(node) => merge_data(&mut data, path, &node, &mut problems),
-                    Err(found) => problems.extend(found),
-                },
-                FileKind::Test | FileKind::Other => {}
+                FileKind::Data | FileKind::Test | FileKind::Other => {}
             }
         }
-        let data: Value = serde_json::Value::Object(data).into();
         if problems.has_errors() {
             return Err(problems);
         }
@@ -154,6 +158,13 @@ impl Policy {
         if problems.has_errors() {
             problems.sort();
             return Err(problems);
+        }
+        if let Some(texts) = syntax::spelled_out(&files) {
+            engine = Engine::new();
+            engine.set_strict_builtin_errors(false);
+            for (path, text) in &texts {
+                program::add(&mut engine, path, text, &mut problems);
+            }
         }
         if let Err(e) = engine.add_data(data.clone()) {
             problems.file("policy data", format!("cannot be used: {e}"), None);
@@ -169,6 +180,7 @@ impl Policy {
             kind,
             limits,
             input: InputPlan::of(&Wanted::by(source)),
+            looks_at: syntax::facts(&files),
             revision: revision(source),
             reasons,
             conditions,
@@ -198,6 +210,11 @@ impl Policy {
 
     pub fn revision(&self) -> &Arc<str> {
         &self.revision
+    }
+
+    /// Facts that its rules look at, as dotted paths from `input`; a path stands for all that is below it.
+    pub fn looks_at(&self) -> &[String] {
+        &self.looks_at
     }
 
     pub fn engine_kind(&self) -> EngineKind {
@@ -277,6 +294,18 @@ fn file_kind(path: &str) -> FileKind {
         _ if path.ends_with(".json") || path.ends_with(".yaml") || path.ends_with(".yml") => FileKind::Data,
         _ => FileKind::Other,
     }
+}
+
+/// The data files of a folder, as one document.
+fn read_data(source: &PolicySource, problems: &mut Problems) -> Value {
+    let mut data = serde_json::Map::new();
+    for (path, text) in source.files.iter().filter(|(path, _)| matches!(file_kind(path), FileKind::Data)) {
+        match document::parse(path, text) {
+            Ok(node) => merge_data(&mut data, path, &node, problems),
+            Err(found) => problems.extend(found),
+        }
+    }
+    serde_json::Value::Object(data).into()
 }
 
 /// Puts a data file under the names of the folders it lies in, as OPA does: `custom/limits.yaml` is merged into

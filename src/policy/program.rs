@@ -1,7 +1,7 @@
 //! Compiling, and refusing at load what the virtual machine would not survive on a request.
 
 use super::{ENTRYPOINT, PolicySource, at, builtins};
-use crate::document::Problems;
+use crate::document::{Problem, Problems};
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
 use regorus::rvm::instructions::Instruction;
@@ -13,8 +13,12 @@ use std::sync::Arc;
 pub(super) fn add(engine: &mut Engine, path: &str, text: &str, problems: &mut Problems) {
     match engine.add_policy(path.to_owned(), text.to_owned()) {
         Err(e) => problems.push(located(path, &e.to_string())),
-        // What lies in `custom/` may only add denials: it cannot reach into the shipped package.
-        Ok(package) if path.starts_with("custom/") && !in_package(&package, "data.partnergate.custom") => {
+        // What lies in `custom/` may only add denials: it cannot reach into the shipped package. Tests are not served.
+        Ok(package)
+            if path.starts_with("custom/")
+                && !path.ends_with("_test.rego")
+                && !in_package(&package, "data.partnergate.custom") =>
+        {
             let reason = format!("`{package}` is declared in the folder of custom rules");
             problems.push(at(path, 0, 0, reason, Some("write `package partnergate.custom` (or a package below it)")));
         }
@@ -68,6 +72,7 @@ pub(super) fn compile(
     };
     let places = Places { program: &program, compiled: &compiled, folder };
     check(&places, problems);
+    check_builtins(&places, problems);
     check_definitions(&places, problems);
     let mut vm = RegoVM::new();
     vm.load_program(program.clone());
@@ -75,6 +80,17 @@ pub(super) fn compile(
         problems.file(folder, format!("a data file has a value where a rule stands: {e}"), None);
     }
     Some(program)
+}
+
+/// Whether the machine may be given a program that is not served: one that it would not survive is refused, whatever
+/// builtins there are in it.
+///
+/// # Errors
+/// Why not.
+pub(super) fn survives(program: &Program, compiled: &CompiledPolicy) -> Result<(), String> {
+    let mut problems = Problems::new();
+    check(&Places { program, compiled, folder: "policies" }, &mut problems);
+    problems.iter().next().map_or(Ok(()), |problem| Err(problem.reason.clone()))
 }
 
 /// Where instructions come from.
@@ -99,6 +115,12 @@ impl Places<'_> {
             Some(written.span().source.get_path().to_string())
         });
         (file.unwrap_or_else(|| self.folder.to_owned()), line)
+    }
+
+    fn problem(&self, pc: usize, reason: String) -> Problem {
+        let (file, line) = self.of(pc);
+        let column = self.program.get_instruction_span(pc).map_or(0, |span| narrow(span.column));
+        at(&file, line, column, reason, None)
     }
 }
 
@@ -125,17 +147,37 @@ fn check_definitions(places: &Places<'_>, problems: &mut Problems) {
     }
 }
 
-/// Builtins by allow-list; no recursion (the machine overflows its stack on it, and the process with it); arguments
-/// counted; no reference to a whole package or by a computed name (evaluation would depend on what else is loaded).
+/// Builtins by allow-list, called as they are made.
+fn check_builtins(places: &Places<'_>, problems: &mut Problems) {
+    let program = places.program;
+    for (pc, instruction) in program.instructions.iter().enumerate() {
+        let Instruction::BuiltinCall { params_index } = instruction else { continue };
+        let Some(params) = program.instruction_data.get_builtin_call_params(*params_index) else { continue };
+        let Some(info) = program.get_builtin_info(params.builtin_index) else { continue };
+        let reason = if !builtins::is_allowed(&info.name) {
+            builtins::refusal(&info.name)
+        } else if u64::from(info.num_args) != u64::from(params.num_args) {
+            format!("`{}` takes {} arguments, not {}", info.name, info.num_args, params.num_args)
+        } else {
+            continue;
+        };
+        problems.push(places.problem(pc, reason));
+    }
+    // Those in the table that no instruction was found for are refused as well.
+    for info in program.builtin_info_table.iter().filter(|i| !builtins::is_allowed(&i.name)) {
+        let text = builtins::refusal(&info.name);
+        if !problems.iter().any(|p| p.reason == text) {
+            problems.push(at("policies", 0, 0, text, None));
+        }
+    }
+}
+
+/// No recursion (the machine overflows its stack on it, and the process with it); arguments of functions counted; no reference to a whole package or by a computed name (evaluation would depend on what else is loaded).
 fn check(places: &Places<'_>, problems: &mut Problems) {
     let program = places.program;
     let mut calls: Vec<Vec<(usize, usize)>> = vec![Vec::new(); program.rule_infos.len()];
     let mut current: Option<usize> = None;
-    let mut refuse = |pc: usize, reason: String| {
-        let (file, line) = places.of(pc);
-        let column = program.get_instruction_span(pc).map_or(0, |span| narrow(span.column));
-        problems.push(at(&file, line, column, reason, None));
-    };
+    let mut refuse = |pc: usize, reason: String| problems.push(places.problem(pc, reason));
     for (pc, instruction) in program.instructions.iter().enumerate() {
         match instruction {
             Instruction::RuleInit { rule_index, .. } => current = Some(usize::from(*rule_index)),
@@ -157,27 +199,11 @@ fn check(places: &Places<'_>, problems: &mut Problems) {
                     refuse(pc, format!("`{}` takes {wanted} arguments, not {}", rule.name, params.num_args));
                 }
             }
-            Instruction::BuiltinCall { params_index } => {
-                let Some(params) = program.instruction_data.get_builtin_call_params(*params_index) else { continue };
-                let Some(info) = program.get_builtin_info(params.builtin_index) else { continue };
-                if !builtins::is_allowed(&info.name) {
-                    refuse(pc, builtins::refusal(&info.name));
-                } else if u64::from(info.num_args) != u64::from(params.num_args) {
-                    refuse(pc, format!("`{}` takes {} arguments, not {}", info.name, info.num_args, params.num_args));
-                }
-            }
             Instruction::VirtualDataDocumentLookup { .. } => {
                 refuse(pc, "refers to a whole package, or to a rule by a computed name; name the rule".into());
             }
             Instruction::HostAwait { .. } => refuse(pc, "waits for the host, which is not supported".into()),
             _ => {}
-        }
-    }
-    // Builtins in the table that no instruction was found for are refused as well.
-    for info in program.builtin_info_table.iter().filter(|i| !builtins::is_allowed(&i.name)) {
-        let text = builtins::refusal(&info.name);
-        if !problems.iter().any(|p| p.reason == text) {
-            problems.push(at("policies", 0, 0, text, None));
         }
     }
     for pc in cycles(&calls) {
@@ -231,7 +257,7 @@ fn narrow(n: usize) -> u32 {
 }
 
 /// regorus writes `--> file:line:column` with the source line below; the last line is the message.
-fn located(default_file: &str, text: &str) -> crate::document::Problem {
+pub(super) fn located(default_file: &str, text: &str) -> Problem {
     let mut file = default_file.to_owned();
     let (mut line, mut column) = (0, 0);
     let mut message = String::new();

@@ -1,9 +1,10 @@
 //! The text of a Rego file as its syntax tree: the one place that uses regorus' parser, whose types may change with a version.
 
 use crate::document::Problems;
-use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleHead, Span};
+use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleHead, Span, WithModifier};
 use regorus::{Engine, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Range, RangeInclusive};
 
 pub(super) use regorus::unstable::{AssignOp, LiteralStmt};
 
@@ -42,19 +43,74 @@ fn file(module: Ref<Module>) -> Option<File> {
     Some(File { path, package, module, imports })
 }
 
+/// Where a node lies in its file's text, in bytes. The quotes of a text lie outside its span, and so outside the spans of all
+/// that begins or ends with it.
+pub(super) fn extent(span: &Span) -> Range<usize> {
+    let text = span.source.get_contents().as_bytes();
+    let (mut start, mut end) =
+        (usize::try_from(span.start).unwrap_or_default(), usize::try_from(span.end).unwrap_or_default());
+    let is_quote = |at: usize| matches!(text.get(at), Some(b'"' | b'`'));
+    if start > 0 && is_quote(start - 1) {
+        start -= 1;
+    }
+    if is_quote(end) {
+        end += 1;
+    }
+    start..end
+}
+
+/// The text of a node.
+pub(super) fn written(span: &Span) -> &str {
+    span.source.get_contents().get(extent(span)).unwrap_or_default()
+}
+
+/// The text of an expression. That of an object does not begin where its span says.
+pub(super) fn spelled(expr: &Expr) -> &str {
+    let (span, Expr::Object { fields, .. }) = (expr.span(), expr) else { return written(expr.span()) };
+    let text = span.source.get_contents();
+    let first = fields.first().map_or_else(|| extent(span).start, |(_, key, _)| extent(key.span()).start);
+    let start = text.get(..first).and_then(|before| before.rfind('{')).unwrap_or(first);
+    text.get(start..extent(span).end).unwrap_or_default()
+}
+
+/// The text of what a `with` puts in the place of its target.
+pub(super) fn replacement(with: &WithModifier) -> &str {
+    let text = with.span.source.get_contents();
+    let range = extent(with.refr.span()).end..extent(&with.span).end;
+    let after = text.get(range).unwrap_or_default();
+    after.split_once("as").map_or(after, |(_, value)| value).trim()
+}
+
+/// The text of what the names of an `every` are taken from.
+pub(super) fn domain<'s>(value: &'s Span, query: &Query) -> &'s str {
+    let range = extent(value).end..extent(&query.span).start;
+    let between = value.source.get_contents().get(range).unwrap_or_default();
+    between.split_once("in").map_or(between, |(_, domain)| domain).trim()
+}
+
+/// The text of a statement without its `with`.
+pub(super) fn without_with(statement: &LiteralStmt) -> &str {
+    let mut range = extent(&statement.span);
+    if let Some(with) = statement.with_mods.first() {
+        range.end = extent(&with.span).start;
+    }
+    statement.span.source.get_contents().get(range).unwrap_or_default().trim_end()
+}
+
 /// Line and column in characters, from 1, of where a node begins. A span's own are those of an operator in the middle of
 /// it, and count a tab as four.
 pub(super) fn place(span: &Span) -> (u32, u32) {
-    let text = span.source.get_contents();
-    let mut start = usize::try_from(span.start).unwrap_or_default();
-    // The quotes of a text lie outside its span.
-    if start > 0 && matches!(text.as_bytes().get(start - 1), Some(b'"' | b'`')) {
-        start -= 1;
-    }
-    let before = text.get(..start).unwrap_or_default();
+    let before = span.source.get_contents().get(..extent(span).start).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+}
+
+/// First and last line of a node.
+pub(super) fn lines(span: &Span) -> RangeInclusive<u32> {
+    let first = place(span).0;
+    let more = written(span).trim_end().matches('\n').count();
+    first..=first.saturating_add(u32::try_from(more).unwrap_or(u32::MAX))
 }
 
 /// Deepest brackets of a file. regorus' parser looks at what is in brackets more than once at each depth.
@@ -173,6 +229,147 @@ impl File {
             None => format!("{}.{path}", self.package),
         }
     }
+}
+
+/// A file's text in which these rules are blank. What is left stays in its place.
+pub(super) fn without_rules(file: &File, blank: impl Fn(&str) -> bool) -> String {
+    let mut text = file.module.package.span.source.get_contents().clone();
+    for rule in &file.module.policy {
+        let range = match &**rule {
+            Rule::Spec { span, .. } | Rule::Default { span, .. } => extent(span),
+        };
+        if !name(file, rule).is_some_and(|name| blank(&name)) {
+            continue;
+        }
+        let Some(old) = text.get(range.clone()) else { continue };
+        // In bytes, so that other places stay right.
+        let gone: String = old.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect();
+        text.replace_range(range, &gone);
+    }
+    text
+}
+
+/// The texts of files in which names of imported packages are spelled out, where there are any. regorus' virtual machine would
+/// take `custom.deny` after `import data.partnergate.custom` for all that is in the package. Lines stay what they are.
+pub(super) fn spelled_out(files: &[File]) -> Option<Vec<(String, String)>> {
+    let rules: Vec<String> =
+        files.iter().flat_map(|file| file.module.policy.iter().filter_map(|rule| name(file, rule))).collect();
+    let is_package = |path: &str| rules.iter().any(|rule| rule.starts_with(&format!("{path}.")));
+    let texts: Vec<(String, String, bool)> = files
+        .iter()
+        .map(|file| {
+            let own = declared(file);
+            let packages: BTreeMap<&str, &str> = file
+                .imports
+                .iter()
+                .filter(|(name, path)| is_package(path) && !own.contains(name.as_str()))
+                .map(|(name, path)| (name.as_str(), path.as_str()))
+                .collect();
+            let mut places: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
+            for expr in file.module.policy.iter().flat_map(|rule| everything(rule)) {
+                walk(expr, &mut |expr| {
+                    if let (Expr::RefDot { .. } | Expr::RefBrack { .. }, Some((root, _))) = (expr, reference(expr)) {
+                        if let (Some(path), Some(span)) = (packages.get(root), root_span(expr)) {
+                            let range = extent(span);
+                            places.insert(range.start, (range.end, path));
+                        }
+                    }
+                    true
+                });
+            }
+            let mut text = file.module.package.span.source.get_contents().clone();
+            for (start, (end, path)) in places.iter().rev() {
+                if text.get(*start..*end).is_some() {
+                    text.replace_range(*start..*end, path);
+                }
+            }
+            (file.path.clone(), text, !places.is_empty())
+        })
+        .collect();
+    let any = texts.iter().any(|(.., changed)| *changed);
+    any.then(|| texts.into_iter().map(|(path, text, _)| (path, text)).collect())
+}
+
+/// All expressions of a rule.
+fn everything(rule: &Rule) -> Vec<&Expr> {
+    let mut all = heads(rule);
+    all.extend(queries(rule).into_iter().flat_map(|query| &query.stmts).flat_map(expressions));
+    all
+}
+
+/// Facts that the rules of files look at, as dotted paths, as far as they are named.
+pub(super) fn facts(files: &[File]) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    for file in files {
+        let mut waiting: Vec<&Expr> = file.module.policy.iter().flat_map(|rule| everything(rule)).collect();
+        while let Some(expr) = waiting.pop() {
+            walk(expr, &mut |expr| {
+                let Some((root, keys)) = reference(expr) else { return true };
+                let mut path = if root == "input" { root.to_owned() } else { file.absolute(root) };
+                let is_fact = path == "input" || path.starts_with("input.");
+                let mut computed = false;
+                for key in keys {
+                    match key {
+                        Key::Name(name, _) if !computed => path = format!("{path}.{name}"),
+                        Key::Name(..) => {}
+                        Key::Computed(expr) => {
+                            computed = true;
+                            waiting.push(expr);
+                        }
+                    }
+                }
+                if is_fact {
+                    found.insert(path);
+                }
+                false
+            });
+        }
+    }
+    // A path below another one says nothing more.
+    let all: Vec<String> = found.iter().cloned().collect();
+    found.retain(|path| !all.iter().any(|other| path.starts_with(&format!("{other}."))));
+    found.into_iter().collect()
+}
+
+fn root_span(expr: &Expr) -> Option<&Span> {
+    let mut at = expr;
+    loop {
+        match at {
+            Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } => at = refr,
+            Expr::Var { span, .. } => return Some(span),
+            _ => return None,
+        }
+    }
+}
+
+/// Names that a file gives to values of its own.
+fn declared(file: &File) -> BTreeSet<&str> {
+    fn all<'e>(expr: &'e Expr, names: &mut BTreeSet<&'e str>) {
+        walk(expr, &mut |expr| {
+            names.extend(variable(expr));
+            true
+        });
+    }
+    let mut names = BTreeSet::new();
+    for rule in &file.module.policy {
+        if let Rule::Spec { head: RuleHead::Func { args, .. }, .. } = &**rule {
+            args.iter().for_each(|arg| all(arg, &mut names));
+        }
+        for statement in queries(rule).into_iter().flat_map(|query| &query.stmts) {
+            match &statement.literal {
+                Literal::SomeVars { vars, .. } => names.extend(vars.iter().map(|span| span.text())),
+                Literal::SomeIn { key, value, .. } => key.iter().chain([value]).for_each(|expr| all(expr, &mut names)),
+                Literal::Every { key, value, .. } => names.extend(key.iter().chain([value]).map(|span| span.text())),
+                Literal::Expr { expr, .. } => {
+                    if let Expr::AssignExpr { op: AssignOp::ColEq, lhs, .. } = &**expr {
+                        all(lhs, &mut names);
+                    }
+                }
+                Literal::NotExpr { .. } => {}
+            }
+        }
+    }
+    names
 }
 
 /// What a rule is called from anywhere.

@@ -2,7 +2,7 @@ use super::*;
 
 const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_millis(50), instructions: 25_000 };
 
-fn shipped(extra: &[(&str, &str)]) -> PolicySource {
+pub(super) fn shipped(extra: &[(&str, &str)]) -> PolicySource {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     let mut files = Vec::new();
     for entry in std::fs::read_dir(root.join("partnergate")).unwrap() {
@@ -37,27 +37,6 @@ fn reasons(verdict: Verdict) -> Vec<String> {
     match verdict {
         Verdict::Allow { grant } => panic!("allowed by {grant}"),
         Verdict::Deny { reasons, .. } => reasons.iter().map(ToString::to_string).collect(),
-    }
-}
-
-#[test]
-fn every_rego_test_of_the_shipped_policy_passes() {
-    let source = shipped(&[]);
-    let mut engine = Engine::new();
-    let mut tests = Vec::new();
-    for (path, text) in source.files.iter().filter(|(p, _)| p.ends_with(".rego")) {
-        let package = engine.add_policy(path.clone(), text.clone()).unwrap();
-        tests.extend(
-            text.lines()
-                .filter_map(|l| l.split_whitespace().next())
-                .filter(|w| w.starts_with("test_"))
-                .map(|t| format!("{package}.{t}")),
-        );
-    }
-    assert!(tests.len() > 80, "only {} tests found", tests.len());
-    for test in tests {
-        let value = engine.eval_rule(test.clone()).unwrap_or_else(|e| panic!("{test}: {e}"));
-        assert_eq!(value, Value::Bool(true), "{test}");
     }
 }
 

@@ -58,6 +58,11 @@ impl Mask {
     }
 }
 
+/// Whether a text is what [`Mask::hash`] makes.
+pub(super) fn is_masked(text: &str) -> bool {
+    text.strip_prefix("h:").is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// Text from outside, made safe for a line that people read in a terminal: control, bidirectional and other invisible
 /// characters are written as `\u{…}`, and the length is capped.
 pub fn printable(text: &str) -> String {

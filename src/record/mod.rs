@@ -8,6 +8,8 @@ mod bound;
 mod entry;
 mod mask;
 mod metrics;
+pub mod recorded;
+pub mod replay;
 mod usage;
 mod writer;
 

@@ -34,6 +34,7 @@ mod offboarding;
 mod openapi;
 mod operators;
 mod panic;
+mod policy;
 mod registry;
 mod reload;
 mod request;

@@ -57,7 +57,7 @@ pub fn this_user() -> String {
 }
 
 /// The binary under test; another build of it with `PARTNERGATE_TEST_BINARY`.
-pub(super) fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     std::env::var_os("PARTNERGATE_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_partnergate").into(), PathBuf::from)
 }
 
@@ -663,7 +663,7 @@ pub fn same(text: &str, id: &str) -> String {
     text.replace(id, "ID")
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());

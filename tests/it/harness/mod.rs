@@ -13,7 +13,7 @@ mod upstream;
 pub use ca::OpensslCa;
 pub use client::{Dial, Response, TlsConn, Tried};
 pub use command::{Finished, Process, missing, node, python, run, skipped};
-pub use gate::{Curl, Gate, HOST, Setup, count, resident, same, this_user};
+pub use gate::{Curl, Gate, HOST, Setup, copy_folder, count, program, resident, same, this_user};
 pub use nginx::{Nginx, put};
 pub use pki::{Authority, Identity, Pki, openssl_key, valid};
 pub use upstream::Upstream;
