@@ -6,6 +6,7 @@
 mod anchor;
 mod apply;
 mod approval;
+mod bundle;
 mod ca;
 mod check;
 mod client;
@@ -59,7 +60,7 @@ enum Command {
     Serve,
     /// Check config, policy, certificates and registry as `serve` and reload build them.
     Check(check::Args),
-    /// Look at a policy folder before it is served.
+    /// Look at a policy folder before it is served, and make a signed file of it.
     Policy(policy::Args),
     /// Print the config's schema, a commented example or the reference.
     Config(config::Args),
@@ -207,6 +208,7 @@ fn has_dry_run(command: &Command) -> bool {
         Command::Serve | Command::Reload { .. } | Command::Import(_) | Command::Man(_) | Command::Admin(_) => false,
         Command::Ca(args) => args.only_looks(),
         Command::Db(args) => args.has_dry_run(),
+        Command::Policy(args) => args.only_looks(),
         _ => true,
     }
 }

@@ -5,7 +5,7 @@ mod replay;
 mod test;
 
 use super::check::document;
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, bundle, complain, say};
 use crate::config::{Config, read_policy_folder};
 use crate::document::{Problem, Problems};
 use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Nothing is evaluated by a check.
-const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_secs(1), instructions: 1 };
+pub(super) const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_secs(1), instructions: 1 };
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -39,6 +39,19 @@ enum Command {
     Explain(explain::Args),
     /// Decide recorded decisions again under another policy, and say which change.
     Replay(replay::Args),
+    /// Make an OPA bundle of a policy folder that passes `policy check`: its Rego, `reasons.yaml` and `conditions.yaml` as
+    /// they are, and of each folder's data files one `data.json`. Equal folders make equal bytes.
+    Build(bundle::Build),
+    /// Sign a bundle as OPA does (`.signatures.json`).
+    Sign(bundle::Sign),
+    /// Look whether a gateway with this key takes a bundle: its form, its signature, its policy.
+    Verify(bundle::Verify),
+}
+
+impl Args {
+    pub(super) fn only_looks(&self) -> bool {
+        !matches!(self.command, Command::Build(_) | Command::Sign(_))
+    }
 }
 
 pub(super) fn run(config: &Path, args: &Args) -> Exit {
@@ -47,6 +60,9 @@ pub(super) fn run(config: &Path, args: &Args) -> Exit {
         Command::Test(args) => test::run(config, args),
         Command::Explain(args) => explain::run(config, args),
         Command::Replay(args) => replay::run(args),
+        Command::Build(args) => bundle::build(args),
+        Command::Sign(args) => bundle::sign(args),
+        Command::Verify(args) => bundle::verify(args),
     }
 }
 
@@ -84,7 +100,7 @@ fn check(config: &Path, folder: Option<&Path>, form: Form) -> Exit {
     }
 }
 
-fn refused(problems: &Problems, source: &PolicySource, json: bool) {
+pub(super) fn refused(problems: &Problems, source: &PolicySource, json: bool) {
     if json {
         let list: Vec<Value> = problems.iter().map(document).collect();
         say(&json!({"ok": false, "problems": list}).to_string());

@@ -6,6 +6,7 @@
 //! do I/O, read a clock, or let policy do so: builtins are an allow-list.
 
 mod builtins;
+pub mod bundle;
 mod contract;
 mod evaluate;
 pub mod explain;

@@ -1,7 +1,9 @@
 //! The text of a Rego file as its syntax tree: the one place that uses regorus' parser, whose types may change with a version.
 
 use crate::document::Problems;
-use regorus::unstable::{Expr, Literal, Module, Query, Ref, Rule, RuleHead, Span, WithModifier};
+use regorus::unstable::{
+    Expr, Lexer, Literal, Module, Query, Ref, Rule, RuleHead, Source, Span, TokenKind, WithModifier,
+};
 use regorus::{Engine, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
@@ -95,6 +97,39 @@ pub(super) fn without_with(statement: &LiteralStmt) -> &str {
         range.end = extent(&with.span).start;
     }
     statement.span.source.get_contents().get(range).unwrap_or_default().trim_end()
+}
+
+/// The package of a text, as names, without a look at what follows it.
+pub(super) fn package(path: &str, text: &str) -> Option<Vec<String>> {
+    let source = Source::from_contents(path.to_owned(), text.to_owned()).ok()?;
+    let mut lexer = Lexer::new(&source);
+    let mut next = || lexer.next_token().ok().map(|token| (token.0, token.1.text().to_owned(), token.1.start));
+    let (TokenKind::Ident, word, _) = next()? else { return None };
+    let (TokenKind::Ident, first, _) = next().filter(|_| word == "package")? else { return None };
+    let mut names = vec![first];
+    loop {
+        match next()? {
+            (TokenKind::Symbol, sign, _) if sign == "." => {
+                let (TokenKind::Ident, name, _) = next()? else { return None };
+                names.push(name);
+            }
+            (TokenKind::Symbol, sign, start) if sign == "[" => {
+                // The parser permits no space before it: then it begins something else.
+                let before = text.get(..usize::try_from(start).ok()?)?;
+                if before.ends_with(char::is_whitespace) {
+                    return Some(names);
+                }
+                let (TokenKind::String | TokenKind::RawString, name, _) = next()? else { return None };
+                let closed = next().is_some_and(|(_, sign, _)| sign == "]");
+                // An escape would be another name than it looks.
+                if !closed || name.contains('\\') {
+                    return None;
+                }
+                names.push(name);
+            }
+            _ => return Some(names),
+        }
+    }
 }
 
 /// Line and column in characters, from 1, of where a node begins. A span's own are those of an operator in the middle of

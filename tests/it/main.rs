@@ -13,6 +13,7 @@
 
 mod answers;
 mod approvals;
+mod bundles;
 mod crl;
 mod database;
 mod decision;
