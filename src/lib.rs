@@ -32,7 +32,7 @@
 //! | [`listen`] | the connection: PROXY header, bounds, TLS, HTTP/1 and HTTP/2 loops, deadlines |
 //! | [`disk`] | files: read within a bound, replaced whole, noticed when they change |
 //! | [`store`] | the registry's database, declarations and plans |
-//! | [`fetch`] | revocation lists from files, folders and URLs |
+//! | [`fetch`] | revocation lists from files, folders and URLs; the policy's bundle |
 //! | [`config`] | `partnergate.yaml` and what it names |
 //! | [`material`] | what anchors need from files: trust bundles |
 //! | [`expiry`] | what is about to end, said before it hurts |

@@ -7,6 +7,7 @@
 
 mod apply;
 mod approve;
+mod bundle;
 mod calls;
 mod copies;
 mod deny;
@@ -24,6 +25,7 @@ mod switch;
 
 pub use apply::{Applied, Apply, Authority, Binding, Wanted};
 pub use approve::{Decided, Verdicted};
+pub use bundle::{PolicyBundle, best};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Subject, Whose};
 pub use grants::{Mark, Marked};
@@ -38,11 +40,11 @@ pub use switch::Switched;
 use switch::Unsaved;
 
 use crate::clock::{Clock, UnixNanos};
-use crate::config::{Config, EnrolConfig, IssueConfig};
+use crate::config::{BundleConfig, Config, EnrolConfig, IssueConfig};
 use crate::disk::{Watched, look_again};
 use crate::document::{Problem, Problems};
 use crate::expiry::{self, Expiring, Outgoing};
-use crate::fetch::Fetcher;
+use crate::fetch::{BundleFetcher, Fetcher};
 use crate::gateway::{Concerns, Live, Open};
 use crate::identity::Certificate;
 use crate::listen::{TlsSlot, told};
@@ -164,6 +166,10 @@ pub struct Publisher {
     files: MaterialFiles,
     bundles: Mutex<Looked>,
     fetcher: Fetcher,
+    /// Of the policy.
+    bundle: BundleFetcher,
+    /// What of it is in use.
+    policy_bundle: ArcSwapOption<BundleConfig>,
     failing: ArcSwapOption<Failing>,
     operators: ArcSwap<Operators>,
     /// What is live and not in the database.
@@ -193,7 +199,7 @@ impl Publisher {
     /// Anything that `check` would report.
     pub async fn start(
         path: PathBuf,
-        config: Config,
+        mut config: Config,
         store: Store,
         tls: Arc<TlsSlot>,
         open: Arc<Open>,
@@ -218,8 +224,13 @@ impl Publisher {
         if let Ok(true) = timeout(ASK_LIMIT, fetcher.ask()).await {
             outside = Outside::read(&files, &fetcher, &registry, &outside.reading.material);
         }
-        let sources = Sources { material: outside.reading.material.clone(), ..config.sources(registry) };
-        let (snapshot, warnings) = Snapshot::build(sources, None, clock.now())?;
+        let bundle = BundleFetcher::new(&config.state_dir, clock.clone(), metrics.clone());
+        let build = |config: &Config| {
+            let material = outside.reading.material.clone();
+            Snapshot::build(Sources { material, ..config.sources(registry.clone()) }, None, clock.now())
+        };
+        let (snapshot, warnings) = bundle::build(&bundle, &mut config, None, build).await?;
+        let policy_bundle = ArcSwapOption::from(config.bundle.clone().map(Arc::new));
         let (seen, bundles) = (Mutex::new(config.watched.clone()), Mutex::default());
         let (state, started) = (Mutex::new(config.clone()), config.clone());
         let (failing, admin_tls) = (ArcSwapOption::empty(), ArcSwapOption::new(config.admin.tls.clone()));
@@ -238,6 +249,8 @@ impl Publisher {
             files,
             bundles,
             fetcher,
+            bundle,
+            policy_bundle,
             failing,
             operators,
             unsaved: Mutex::new(unsaved),
@@ -331,10 +344,16 @@ impl Publisher {
                 self.metrics.reloads.with_label_values(&["ok"]).inc();
                 tracing::info!(config = %self.path.display(), "reloaded");
                 *running = config;
+                self.policy_bundle.store(running.bundle.clone().map(Arc::new));
+                // Whoever has files read again wants the newest of everything.
+                self.bundle.hurry();
                 Ok(running.needs_restart(&self.started))
             }
             Err(e) => {
                 self.fetcher.set(running.fetch.clone());
+                if let Err(e) = self.bundle.set(running.bundle.as_ref().and_then(BundleConfig::settings)) {
+                    tracing::error!(error = %e, "the policy bundle cannot be asked for");
+                }
                 // Said before it is counted: whoever sees the count finds the reason.
                 e.log();
                 tracing::error!(config = %self.path.display(), "not reloaded; the last good state is kept");
@@ -357,7 +376,7 @@ impl Publisher {
         let (loaded, watched) = Config::load_watched(&self.path);
         seen.extend(watched);
         *self.seen.lock().await = loaded.as_ref().map_or(seen, |config| config.watched.clone());
-        let config = loaded?;
+        let mut config = loaded?;
         if config.environment != running.environment || config.state_dir != running.state_dir {
             let mut problems = Problems::new();
             let reason = "`environment` and `state_dir` cannot change while the gateway runs";
@@ -374,8 +393,11 @@ impl Publisher {
         self.fetcher.set(config.fetch.clone());
         let nothing = Material::default();
         let outside = Outside::read(&self.files, &self.fetcher, &registry, before.as_deref().unwrap_or(&nothing));
-        let sources = Sources { material: outside.reading.material.clone(), ..config.sources(registry) };
-        let (snapshot, warnings) = Snapshot::build(sources, previous, self.clock.now())?;
+        let build = |config: &Config| {
+            let material = outside.reading.material.clone();
+            Snapshot::build(Sources { material, ..config.sources(registry.clone()) }, previous, self.clock.now())
+        };
+        let (snapshot, warnings) = bundle::build(&self.bundle, &mut config, Some(running), build).await?;
         for key in config.needs_restart(&self.started) {
             tracing::warn!("`{key}` has changed and takes effect at the next start");
         }
@@ -486,6 +508,11 @@ impl Publisher {
         m.snapshot_trust.set(i64::try_from(snapshot.revision.trust).unwrap_or(i64::MAX));
         m.snapshot_info.reset();
         m.snapshot_info.with_label_values(&[&*snapshot.revision.policy, &*snapshot.revision.config]).set(1);
+        m.policy_bundle_info.reset();
+        if let Some(revision) = &snapshot.revision.bundle {
+            m.policy_bundle_info.with_label_values(&[&**revision]).set(1);
+        }
+        m.policy_since.set(snapshot.policy_since.seconds() as f64);
         m.snapshot_built.set(snapshot.built.seconds() as f64);
         m.partners.set(count(snapshot.registry.partner_count()));
         m.certificate_expiry.reset();

@@ -71,9 +71,9 @@ impl From<Problems> for StartError {
 }
 
 /// What a backup of a state folder has beside the database: keys, and what is kept of lists and bundles.
-pub const BESIDE_THE_DATABASE: &[&str] = &["history.key", RECORD_KEY, "crl", "bundles"];
+pub const BESIDE_THE_DATABASE: &[&str] = &["history.key", RECORD_KEY, "crl", "bundles", "policy"];
 /// Of these, what is in its place already is newer than a copy.
-pub const KEPT_COPIES: &[&str] = &["crl", "bundles"];
+pub const KEPT_COPIES: &[&str] = &["crl", "bundles", "policy"];
 
 /// The database of a state folder.
 pub fn database_path(state_dir: &Path) -> PathBuf {
@@ -134,6 +134,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().watch(stop_rx.clone()));
     background.spawn(publisher.clone().watch_lists());
     background.spawn(publisher.clone().fetch_lists());
+    background.spawn(publisher.clone().watch_bundle());
     background.spawn(publisher.clone().copy_history());
     background.spawn(publisher.clone().watch_partners(stop_rx.clone()));
     background.spawn(publisher.clone().watch_issued(stop_rx.clone()));

@@ -101,6 +101,8 @@ fn is_ready(state: &StatusState) -> Result<(), &'static str> {
         Err("no snapshot is live\n")
     } else if state.publisher.failing().is_some_and(|f| f.is_stale()) {
         Err("reloads have been failing for longer than reload.stale_after\n")
+    } else if state.publisher.bundle_is_stale() {
+        Err("the policy bundle has not been had for longer than policy.bundle.stale_after\n")
     } else {
         Ok(())
     }

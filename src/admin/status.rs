@@ -11,7 +11,7 @@ use crate::name::{AnchorName, ApprovalId, CredentialId, Environment, GrantId, Pa
 use crate::operation::OperationId;
 use crate::partner::{Grant, GrantState, Offboarding, PartnerRecord, REVIEW_DUE, Suspension};
 use crate::registry::Registry;
-use crate::reload::{Failing, Rotation};
+use crate::reload::{Failing, PolicyBundle, Rotation};
 use crate::snapshot::Snapshot;
 use crate::store::emergency_document;
 use axum::extract::State;
@@ -39,6 +39,8 @@ pub(super) struct StatusAnswer {
     version: &'static str,
     environment: Environment,
     snapshot: Revisions,
+    /// The bundle that the policy comes in; null where it is a folder.
+    policy_bundle: Option<PolicyBundle>,
     last_reload: LastReload,
     /// How many there are.
     partners: usize,
@@ -74,6 +76,8 @@ struct Revisions {
     built: String,
     registry: u64,
     policy: String,
+    /// Since when this policy decides.
+    policy_since: String,
     trust: u64,
     config: String,
 }
@@ -375,9 +379,11 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<StatusAnswer>
             built: s.built.to_string(),
             registry: s.revision.registry,
             policy: s.revision.policy.to_string(),
+            policy_since: s.policy_since.to_string(),
             trust: s.revision.trust,
             config: s.revision.config.to_string(),
         },
+        policy_bundle: publisher.policy_bundle(),
         last_reload: LastReload::of(publisher.failing().as_deref()),
         partners: s.registry.partner_count(),
         lockdowns: lockdowns.collect(),

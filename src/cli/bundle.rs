@@ -1,17 +1,25 @@
-//! `partnergate policy build|sign|verify`: a policy folder as one file that gateways, and OPA's tools, read.
+//! `partnergate policy build|sign|verify`: a policy folder as one file that gateways, and OPA's tools, read. And the policy of
+//! a config that has it in the bundle of a URL.
 
 use super::policy::{LIMITS, refused};
 use super::{Exit, Form, complain, say};
-use crate::config::read_policy_folder;
+use crate::clock::Clock;
+use crate::config::{BundleConfig, Config, read_policy_folder};
 use crate::disk;
 use crate::document::Problems;
+use crate::fetch::BundleFetcher;
 use crate::policy::bundle::{
     self, Archive, Bundle, BundleAlgorithm, BundleLimits, Required, SignKey, SignatureClaims, Tests, Verification,
     VerifyKey,
 };
 use crate::policy::{EngineKind, Policy, PolicySource};
+use crate::record::Metrics;
+use crate::registry::Registry;
+use crate::reload::best;
+use crate::snapshot::Snapshot;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Largest file with a key.
 const MAX_KEY: usize = 1024 * 1024;
@@ -79,6 +87,31 @@ pub(super) struct Verify {
     scope: String,
     #[command(flatten)]
     form: Form,
+}
+
+/// The config with its policy, as a start would have it: where that is in the bundle of a URL, it is asked for it. Nothing
+/// is kept. What a start would only complain about comes with it.
+///
+/// # Errors
+/// A start would fail.
+pub(super) async fn with_policy(mut config: Config) -> Result<(Config, Problems), Problems> {
+    let mut warnings = Problems::new();
+    let Some(settings) = config.bundle.as_ref().and_then(BundleConfig::settings).cloned() else {
+        return Ok((config, warnings));
+    };
+    let wrong = |e: String| of(Path::new(&settings.url), format!("the policy bundle cannot be asked for: {e}"), None);
+    let clock = Arc::new(Clock::new());
+    let metrics = Metrics::new(config.max_series, false).map_err(|e| wrong(e.to_string()))?;
+    let fetcher = BundleFetcher::new(&config.state_dir, clock.clone(), Arc::new(metrics));
+    let first = fetcher.first(&settings).await.map_err(|e| wrong(e.to_string()))?;
+    let build = |config: &Config| Snapshot::build(config.sources(Registry::default()), None, clock.now());
+    let (_, _, trouble) = best(&mut config, &first, build)?;
+    if let Some(trouble) = trouble {
+        let reason =
+            format!("the policy bundle would not be taken, and the copy of an earlier one be served: {trouble}");
+        warnings.warning(&settings.url, "", reason, None);
+    }
+    Ok((config, warnings))
 }
 
 fn algorithm(name: &str) -> Result<BundleAlgorithm, String> {

@@ -1,6 +1,7 @@
 //! `partnergate check`: the same snapshot build that `serve` and reload run.
 
 use super::apply::read_folder;
+use super::bundle::with_policy;
 use super::{Exit, Form, complain, say};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -67,7 +68,7 @@ pub(super) fn document(problem: &Problem) -> Value {
 }
 
 async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problems> {
-    let config = Config::load(path)?;
+    let (config, bundle) = with_policy(Config::load(path)?).await?;
     let failed = |what: &str, reason: String| {
         let mut problems = Problems::new();
         problems.file(what, reason, None);
@@ -101,6 +102,7 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     };
     let (mut snapshot, mut warnings) = with(registry, &reading)?;
     warnings.extend(config.warnings.clone());
+    warnings.extend(bundle);
     if let Some(folder) = &args.files {
         let files = read_folder(folder).map_err(|reason| failed(&folder.display().to_string(), reason))?;
         let declaration = parse_declaration(&files, &config.environment)?;

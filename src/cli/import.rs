@@ -1,6 +1,7 @@
 //! `db import`: the first registry of a gateway that has none yet, as fast as the disk is.
 
 use super::apply::{read_folder, show};
+use super::bundle::with_policy;
 use super::offline::{load, this_user};
 use super::{Because, Exit, Form, Output, complain, say};
 use crate::clock::Clock;
@@ -44,7 +45,7 @@ fn problems(e: &dyn Display) -> Exit {
 pub(super) async fn run(path: &Path, dry_run: bool, args: &Args) -> Result<Exit, Exit> {
     let files =
         read_folder(&args.files).map_err(|reason| problems(&format!("error: {}: {reason}", args.files.display())))?;
-    let config = load(path)?;
+    let (config, _) = with_policy(load(path)?).await.map_err(|e| problems(&e))?;
     let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
     let now = Clock::new().now();
     let database = database_path(&config.state_dir);

@@ -1,5 +1,6 @@
 //! What is read from the running gateway or, with `--offline`, from the database of one that does not run.
 
+use super::bundle::with_policy;
 use super::client::{Gateway, ask};
 use super::{Exit, complain};
 use crate::admin::{self, AuditAnswer, HistoryAnswer, HistoryCall, PartnerAnswer, user_name};
@@ -44,6 +45,7 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
         Wanted::Export => {
             let material = MaterialFiles::new(&gateway.config, &config.state_dir);
             let material = material.read(&registry, &material.kept(&registry)).material;
+            let (config, _) = with_policy(config).await.map_err(|e| fail(&e))?;
             let sources = Sources { material, ..config.sources(registry) };
             let (snapshot, _) = Snapshot::build(sources, None, Clock::new().now()).map_err(|e| fail(&e))?;
             serde_json::to_value(admin::export_document(&snapshot)).map_err(|e| fail(&e))?

@@ -70,7 +70,7 @@ pub(super) fn run(config: &Path, args: &Args) -> Exit {
 fn read(config: &Path, folder: Option<&Path>) -> Result<PolicySource, Problems> {
     match folder {
         Some(folder) => read_policy_folder(folder),
-        None => Config::load(config).map(|config| config.policy().clone()),
+        None => Config::load(config).and_then(Config::with_kept_policy).map(|config| config.policy().clone()),
     }
 }
 

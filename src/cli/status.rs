@@ -17,6 +17,19 @@ pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
     args.form.show(ask(gateway, Method::GET, "/v1/status", None).await, show)
 }
 
+/// The bundle that the policy comes in, where it does.
+fn policy_bundle(bundle: &Value, since: &str) {
+    let Some(source) = bundle["source"].as_str() else { return };
+    let by = bundle["signed_by"]["key_id"].as_str();
+    let by = by.map_or_else(|| "not signed".to_owned(), |id| format!("signed by {id}"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    say(&format!("               of the bundle `{}`, {by}, since {since} ({source})", text(&bundle["revision"])));
+    if let Some(error) = bundle["error"].as_str() {
+        let stale = if bundle["stale"] == true { ", STALE" } else { "" };
+        say(&format!("  BUNDLE       not taken since {}{stale}: {error}", text(&bundle["failing_since"])));
+    }
+}
+
 fn show(value: &Value) {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let snapshot = &value["snapshot"];
@@ -24,6 +37,7 @@ fn show(value: &Value) {
     say(&format!("  snapshot     built {}", text(&snapshot["built"])));
     say(&format!("  registry     revision {}, {} partners", snapshot["registry"], value["partners"]));
     say(&format!("  policy       {}", text(&snapshot["policy"])));
+    policy_bundle(&value["policy_bundle"], &text(&snapshot["policy_since"]));
     say(&format!("  config       {}", text(&snapshot["config"])));
     say(&format!("  trust        generation {}", snapshot["trust"]));
     if value["last_reload"]["ok"].as_bool() == Some(false) {

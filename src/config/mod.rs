@@ -4,11 +4,13 @@
 //! that is named but cannot be read; accept a secret that is written inline or that others may read.
 
 mod admin;
+mod bundle;
 mod files;
 mod issue;
 mod spec;
 
 pub use admin::AdminConfig;
+pub use bundle::{BundleConfig, BundleFacts, BundleFrom};
 pub use issue::{EnrolConfig, IssueConfig};
 pub use spec::CONFIG;
 
@@ -23,6 +25,7 @@ use crate::identity::is_signed_by;
 use crate::listen::{ListenLimits, TlsSettings};
 use crate::name::{Environment, UpstreamName};
 use crate::operation::{Operation, OperationKind, RouteName, listed, openapi, parse_base_path};
+use crate::policy::bundle::Bundle;
 use crate::policy::{EngineKind, PolicyLimits, PolicySource};
 use crate::record::{Include, Sink};
 use crate::registry::Registry;
@@ -73,6 +76,8 @@ pub struct Config {
     routes: Vec<Route>,
     operations: Vec<(RouteName, Vec<Operation>)>,
     policy: PolicySource,
+    /// Where the policy comes in a bundle. That of a URL is not there yet.
+    pub bundle: Option<BundleConfig>,
     policy_engine: EngineKind,
     policy_limits: PolicyLimits,
     request: RequestSettings,
@@ -131,9 +136,45 @@ pub fn read_policy_folder(folder: &Path) -> Result<PolicySource, Problems> {
 }
 
 impl Config {
-    /// The policy folder as it was read.
+    /// The policy as it was read.
     pub fn policy(&self) -> &PolicySource {
         &self.policy
+    }
+
+    /// Takes the policy out of a bundle that has come.
+    pub fn take_bundle(&mut self, bundle: &Bundle) {
+        if let Some(config) = &mut self.bundle {
+            config.known = Some(BundleFacts::of(bundle));
+            self.policy = bundle.source.clone();
+        }
+    }
+
+    /// Goes on with the policy of another config, whose bundle is of the same URL.
+    pub fn go_on_with_policy_of(&mut self, other: &Config) {
+        if let (Some(config), Some(other_config)) = (&mut self.bundle, &other.bundle) {
+            config.known.clone_from(&other_config.known);
+            self.policy = other.policy.clone();
+        }
+    }
+
+    /// With the bundle that the gateway of this config has kept, where it comes from a URL: for those who do not ask
+    /// for a newer one.
+    ///
+    /// # Errors
+    /// There is none that could be used.
+    pub fn with_kept_policy(mut self) -> Result<Config, Problems> {
+        match self.bundle.as_ref().and_then(|bundle| bundle.copy(&self.state_dir)) {
+            None => {}
+            Some(Ok(bundle)) => self.take_bundle(&bundle),
+            Some(Err(reason)) => {
+                let mut problems = Problems::new();
+                let source = self.bundle.map(|bundle| bundle.source).unwrap_or_default();
+                let reason = format!("no copy of this policy bundle can be used: {reason}");
+                problems.file(&source, reason, Some("start the gateway while the server of the bundle answers"));
+                return Err(problems);
+            }
+        }
+        Ok(self)
     }
 
     /// Reads the config and every file it names.
@@ -214,6 +255,7 @@ impl Config {
             routes: self.routes.clone(),
             operations: self.operations.clone(),
             policy: self.policy.clone(),
+            policy_bundle: self.bundle.as_ref().and_then(|b| b.known.as_ref()).map(|known| known.revision.clone()),
             policy_engine: self.policy_engine,
             policy_limits: self.policy_limits,
             request: self.request.clone(),
@@ -312,7 +354,17 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let issue = issue::read(root.section("issue"), reader, problems);
     let ca = issue.as_ref().and_then(|issue| issue.as_ref()).map(|issue| issue.ca.clone());
     let enrol = issue::enrol(root.section("enrol"), (ca, issue.is_none()), reader, problems);
-    let policy_source = reader.policy_folder(Path::new(policy.text("dir")?), problems);
+    let (bundle, policy_source) = match policy.node("bundle") {
+        None => (None, reader.policy_folder(Path::new(policy.text("dir")?), problems)),
+        Some(node) => {
+            if policy.has("dir") {
+                let reason = "the policy is either in a folder (`dir`) or in a bundle";
+                problems.push(node.error("policy.bundle", reason, Some("take one of the two out")));
+            }
+            bundle::read(policy.section("bundle"), reader, problems)
+                .map_or((None, PolicySource::default()), |(bundle, source)| (Some(bundle), source))
+        }
+    };
     let addresses = |texts: Vec<String>| texts.iter().filter_map(|t| t.parse().ok()).collect::<Vec<SocketAddr>>();
     Some(Config {
         environment: Environment::parse(root.text("environment")?).ok()?,
@@ -375,6 +427,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         routes,
         operations,
         policy: policy_source,
+        bundle,
         policy_engine: if policy.text("engine") == Some("interpreter") {
             EngineKind::Interpreter
         } else {

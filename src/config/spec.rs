@@ -3,6 +3,7 @@
 
 use crate::document::{Field, Kind, Presence};
 use crate::operation::listed::LISTED;
+use crate::policy::bundle::BundleAlgorithm;
 use Presence::{Default, Optional, Required};
 use std::time::Duration;
 
@@ -647,6 +648,12 @@ static POLICY: &[Field] = &[
         doc: "Folder with the shipped policy (`partnergate/`), your own rules (`custom/`), `reasons.yaml` and data files.",
     },
     Field {
+        key: "bundle",
+        kind: Kind::Table(BUNDLE),
+        presence: Optional(""),
+        doc: "An OPA bundle with the policy, instead of `dir`. See `docs/bundles.md`.",
+    },
+    Field {
         key: "engine",
         kind: Kind::Choice(&["rvm", "interpreter"]),
         presence: Default("rvm"),
@@ -669,6 +676,97 @@ static POLICY: &[Field] = &[
         kind: Kind::List(&Kind::Text),
         presence: Optional("[\"x-api-version\"]"),
         doc: "Request fields that policy and records may see. Never put secrets here.",
+    },
+];
+
+static BUNDLE: &[Field] = &[
+    Field {
+        key: "source",
+        kind: Kind::Text,
+        presence: Required("https://bundles.example.com/partnergate.tar.gz"),
+        doc: "A file, which is followed like every other, or an `http://` or `https://` URL, which is asked again and again.",
+    },
+    Field {
+        key: "keys",
+        kind: Kind::Map(&Kind::Table(BUNDLE_KEY)),
+        presence: Optional("release"),
+        doc: "Whose bundles are taken, by key id. A reload changes them; the bundle is then looked at anew.",
+    },
+    Field {
+        key: "key_id",
+        kind: Kind::Text,
+        presence: Optional("release"),
+        doc: "The one of `keys` that is meant whatever a signature says; else it names its key itself.",
+    },
+    Field {
+        key: "scope",
+        kind: Kind::Text,
+        presence: Optional("production"),
+        doc: "What the signature must be for. Without it, nothing.",
+    },
+    Field {
+        key: "require_signature",
+        kind: Kind::Boolean,
+        presence: Optional("true"),
+        doc: "Whether a bundle that is not signed is refused; so it is when absent, but for a file without `keys`. A signature that is there must be good in any case where there are `keys`.",
+    },
+    Field {
+        key: "refresh",
+        kind: seconds(1, DAY),
+        presence: Default("1m"),
+        doc: "Time between two questions to a URL; sooner after a failure. A reload asks at once.",
+    },
+    Field { key: "timeout", kind: millis(100, 600_000), presence: Default("10s"), doc: "For one question to a URL." },
+    Field {
+        key: "max_size",
+        kind: Kind::Size { min: 1024, max: 1 << 30 },
+        presence: Default("64MiB"),
+        doc: "Largest bundle that is taken, unpacked.",
+    },
+    Field {
+        key: "stale_after",
+        kind: millis(1_000, 604_800_000),
+        presence: Optional("1h"),
+        doc: "How long a URL may be silent or have a bundle that is refused, and the last good one be served, until `/readyz` is 503. Without it, for ever.",
+    },
+    Field {
+        key: "ca",
+        kind: Kind::Path,
+        presence: Optional("tls/internal-ca.pem"),
+        doc: "PEM bundle of the CAs that may issue the server's certificate; the platform's trust store when absent.",
+    },
+    Field {
+        key: "client_chain",
+        kind: Kind::Path,
+        presence: Optional("tls/gateway.pem"),
+        doc: "Client certificate chain of the gateway, for servers that want one.",
+    },
+    Field {
+        key: "client_key",
+        kind: Kind::Secret,
+        presence: Optional("file:tls/gateway.key"),
+        doc: "Its private key, as a reference.",
+    },
+    Field {
+        key: "token",
+        kind: Kind::Secret,
+        presence: Optional("credential:bundle-token"),
+        doc: "Sent as `Authorization: Bearer`, over https only, as a reference.",
+    },
+];
+
+static BUNDLE_KEY: &[Field] = &[
+    Field {
+        key: "key",
+        kind: Kind::Path,
+        presence: Required("release.pub"),
+        doc: "PEM file with the public key, or a certificate with it.",
+    },
+    Field {
+        key: "algorithm",
+        kind: Kind::Choice(BundleAlgorithm::NAMES),
+        presence: Default("RS256"),
+        doc: "What the key is for. What a signature says of itself is not believed.",
     },
 ];
 

@@ -1,13 +1,16 @@
-//! Asking a URL for a list: one GET, conditional, bounded, without redirects.
+//! Asking a URL for a list or a bundle: one GET, conditional, bounded, without redirects.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, USER_AGENT};
-use http::{Request, StatusCode, Uri};
+use http::header::{
+    ACCEPT, AUTHORIZATION, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, USER_AGENT,
+};
+use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -16,12 +19,33 @@ pub(super) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
 
+/// Whom a server must be, and who asks.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct HttpTls {
+    /// CA certificates that the server's must be issued by; those of this machine where there are none.
+    pub ca: Option<Vec<Vec<u8>>>,
+    /// DER chain and DER key of ours, already matched with each other.
+    pub client: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+}
+
+/// What a URL is asked.
+pub(super) struct Question<'a> {
+    pub url: &'a str,
+    pub accept: &'static str,
+    pub etag: Option<&'a str>,
+    pub modified: Option<&'a str>,
+    pub token: Option<&'a str>,
+    pub max_size: usize,
+}
+
 pub(super) enum Answer {
     NotModified,
-    List { bytes: Bytes, etag: Option<String>, modified: Option<String> },
+    New { bytes: Bytes, etag: Option<String>, modified: Option<String> },
 }
 
 impl Http {
+    /// With what this machine believes.
+    ///
     /// # Errors
     /// TLS cannot be set up.
     pub fn new() -> io::Result<Self> {
@@ -41,22 +65,53 @@ impl Http {
     }
 
     /// # Errors
-    /// Why there is no list, for the operator.
-    pub async fn get(
-        &self,
-        url: &str,
-        etag: Option<&str>,
-        modified: Option<&str>,
-        max_size: usize,
-    ) -> Result<Answer, String> {
+    /// TLS cannot be set up.
+    pub fn with(tls: &HttpTls) -> io::Result<Self> {
+        if *tls == HttpTls::default() {
+            return Self::new();
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let config = match &tls.ca {
+            Some(ca) => {
+                let mut roots = rustls::RootCertStore::empty();
+                for der in ca {
+                    roots.add(CertificateDer::from(der.as_slice())).map_err(io::Error::other)?;
+                }
+                config.with_root_certificates(roots)
+            }
+            None => config.with_native_roots()?,
+        };
+        let config = match &tls.client {
+            Some((chain, key)) => {
+                let chain = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+                let key = PrivateKeyDer::try_from(key.clone()).map_err(io::Error::other)?;
+                config.with_client_auth_cert(chain, key).map_err(io::Error::other)?
+            }
+            None => config.with_no_client_auth(),
+        };
+        let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
+        Ok(Http { client: Client::builder(TokioExecutor::new()).build(connector) })
+    }
+
+    /// # Errors
+    /// Why there is nothing, for the operator.
+    pub async fn get(&self, question: Question<'_>) -> Result<Answer, String> {
+        let Question { url, accept, etag, modified, token, max_size } = question;
         let mut request = Request::get(url)
             .header(USER_AGENT, concat!("partnergate/", env!("CARGO_PKG_VERSION")))
-            .header(ACCEPT, "application/pkix-crl, */*");
+            .header(ACCEPT, accept);
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
         if let Some(modified) = modified {
             request = request.header(IF_MODIFIED_SINCE, modified);
+        }
+        if let Some(token) = token {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "the token is no token")?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
         }
         let request = request.body(Empty::new()).map_err(|e| e.to_string())?;
         let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
@@ -72,7 +127,7 @@ impl Http {
         let (etag, modified) = (text(&answer, ETAG), text(&answer, LAST_MODIFIED));
         let body = Limited::new(answer.into_body(), max_size);
         match body.collect().await {
-            Ok(body) => Ok(Answer::List { bytes: body.to_bytes(), etag, modified }),
+            Ok(body) => Ok(Answer::New { bytes: body.to_bytes(), etag, modified }),
             Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(format!("larger than {max_size} bytes")),
             Err(e) => Err(format!("broke off: {}", causes(&*e))),
         }

@@ -76,19 +76,24 @@ impl Item {
     /// each with some chance in it, so that gateways and anchors do not ask all at once. Never sooner than `shortest`
     /// when all is well.
     pub fn again(&mut self, refresh: Duration, shortest: Duration, next_update: Option<UnixNanos>, now: UnixNanos) {
-        let wait = if self.failures > 0 {
-            FIRST_RETRY.saturating_mul(1 << self.failures.saturating_sub(1).min(16)).min(refresh)
-        } else {
-            let left = next_update.map_or(i64::MAX, |next| next.0.saturating_sub(now.0));
-            let half = Duration::from_nanos(u64::try_from(left / 2).unwrap_or(0));
-            refresh.min(half.max(shortest))
-        };
-        let chance = RandomState::new().hash_one(0) % 41;
-        let percent = 80 + u32::try_from(chance).unwrap_or(20);
-        let wait = wait.saturating_mul(percent) / 100;
+        let left = next_update.map_or(i64::MAX, |next| next.0.saturating_sub(now.0));
+        let half = Duration::from_nanos(u64::try_from(left / 2).unwrap_or(0));
+        let well = refresh.min(half.max(shortest));
         let least = if self.failures > 0 { Duration::ZERO } else { shortest.min(refresh) };
-        self.due = Instant::now() + wait.max(least);
+        self.due = Instant::now() + wait(self.failures, refresh, well).max(least);
     }
+}
+
+/// How long until a URL is asked again that has failed so often: `well` where it has not, and soon, doubled with each, up
+/// to `refresh` where it has; with some chance in it, so that gateways do not ask all at once.
+pub(super) fn wait(failures: u32, refresh: Duration, well: Duration) -> Duration {
+    let wait = match failures.checked_sub(1) {
+        Some(more) => FIRST_RETRY.saturating_mul(1 << more.min(16)).min(refresh),
+        None => well,
+    };
+    let chance = RandomState::new().hash_one(0) % 41;
+    let percent = 80 + u32::try_from(chance).unwrap_or(20);
+    wait.saturating_mul(percent) / 100
 }
 
 /// The files of a folder that could be lists, sorted; hidden ones are not, since tools write there before they rename.

@@ -1,10 +1,11 @@
-//! Revocation lists from outside: files, folders and URLs, read off the request path.
+//! Revocation lists and policy bundles from outside: files, folders and URLs, read off the request path.
 //!
 //! In: the anchors of the registry and where their lists come from. Out: for each anchor the lists that were verified,
 //! the newest of each scope. What was good once is kept in the state folder and used at a cold start. Must never: let a
 //! list that does not verify, or that went back, take the place of a good one; ask a host that neither the registry nor
 //! the config names.
 
+mod bundle;
 mod copies;
 mod held;
 mod http;
@@ -20,8 +21,13 @@ use crate::trust::{AnchorLists, CrlFault, IssuerKey, MAX_CRL_BYTES, RevocationLi
 use copies::{Copies, Label};
 use futures::StreamExt;
 use held::{Good, Held};
-use http::{Answer, Http};
+use http::{Answer, Http, Question};
 use item::Item;
+
+pub use bundle::{
+    Asked, BundleCopy, BundleFailing, BundleFetcher, BundleHealth, BundleSettings, Fetched, FetchedFrom, First,
+};
+pub use http::HttpTls;
 pub use overview::Overview;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -264,7 +270,14 @@ impl Fetcher {
             async move {
                 let _place = self.asking.acquire().await;
                 let most = if point { settings.max_size.min(MAX_POINT_BYTES) } else { settings.max_size };
-                let work = self.http.get(&url, etag.as_deref(), modified.as_deref(), most);
+                let work = self.http.get(Question {
+                    url: &url,
+                    accept: "application/pkix-crl, */*",
+                    etag: etag.as_deref(),
+                    modified: modified.as_deref(),
+                    token: None,
+                    max_size: most,
+                });
                 let answer = match tokio::time::timeout(settings.timeout, work).await {
                     Ok(answer) => answer,
                     Err(_) => Err(format!("no answer within {:?}", settings.timeout)),
@@ -299,7 +312,7 @@ impl Fetcher {
         let Some(mut held) = held else { return false };
         let result = match &answer {
             Ok(Answer::NotModified) => "unchanged",
-            Ok(Answer::List { .. }) => "ok",
+            Ok(Answer::New { .. }) => "ok",
             Err(_) => "failed",
         };
         self.metrics.crl_fetches.with_label_values(&[result]).inc();
@@ -310,7 +323,7 @@ impl Fetcher {
                 }
                 false
             }
-            Ok(Answer::List { bytes, etag, modified }) => {
+            Ok(Answer::New { bytes, etag, modified }) => {
                 self.take(&mut held, source, Ok(&bytes), Some((etag, modified)), Keep::Yes)
             }
             Err(reason) => self.take(&mut held, source, Err(reason), None, Keep::Yes),

@@ -212,6 +212,8 @@ struct RequestLine<'a> {
 struct RevisionLine<'a> {
     registry: u64,
     policy: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<&'a str>,
     trust: u64,
     config: &'a str,
 }
@@ -314,6 +316,7 @@ impl RequestEntry<'_> {
             snapshot: RevisionLine {
                 registry: revision.registry,
                 policy: &revision.policy,
+                bundle: revision.bundle.as_deref(),
                 trust: revision.trust,
                 config: &revision.config,
             },

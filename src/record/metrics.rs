@@ -183,6 +183,11 @@ metrics! {
     anchor_expiry: GaugeVec("partnergate_anchor_expiry_timestamp_seconds", "notAfter of each trust anchor; of a bundle, of its certificate that expires first.", labels ["anchor"]);
     bundle_ok: IntGaugeVec("partnergate_trust_bundle_last_read_successful", "1 when the SPIFFE trust bundle of an anchor was accepted when it was last read, 0 when the last good one was kept or there is none.", labels ["anchor"]);
     bundle_certificates: IntGaugeVec("partnergate_trust_bundle_certificates", "CA certificates of an anchor's SPIFFE trust bundle that are in use; 0 refuses every certificate of the trust domain.", labels ["anchor"]);
+    policy_bundle_info: IntGaugeVec("partnergate_policy_bundle_info", "1 for the revision, as its manifest names it, of the bundle whose policy decides; absent where the policy is a folder.", labels ["revision"]);
+    policy_bundle_ok: IntGaugeVec("partnergate_policy_bundle_last_fetch_successful", "1 when what the server of the policy bundle has is what decides, 0 when it is silent or its bundle was refused and the last good one is kept; absent where no URL is configured.", labels []);
+    policy_bundle_success: GaugeVec("partnergate_policy_bundle_last_success_timestamp_seconds", "When the server of the policy bundle was last asked and what it has is what decides; absent where it never was.", labels []);
+    policy_bundle_fetches: IntCounterVec("partnergate_policy_bundle_fetches_total", "Questions to the URL of the policy bundle, by result (activated, unchanged, refused, failed): refused is a bundle whose policy is not good, failed all that is no verified bundle.", labels ["result"]);
+    policy_since: Gauge("partnergate_policy_activated_timestamp_seconds", "Since when the policy that decides has done so in this process.");
     chain_omitted: IntCounter("partnergate_client_cert_chain_omitted_total", "Requests forwarded without Client-Cert-Chain because the chain is too large for a header field.");
     xfcc_omitted: IntCounter("partnergate_xfcc_omitted_total", "Requests forwarded without X-Forwarded-Client-Cert because the certificate's names are too large for a header field.");
     credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);

@@ -32,6 +32,8 @@ pub struct Sources {
     pub routes: Vec<Route>,
     pub operations: Vec<(RouteName, Vec<Operation>)>,
     pub policy: PolicySource,
+    /// The revision of the bundle that it came in, as its manifest names it.
+    pub policy_bundle: Option<Arc<str>>,
     pub policy_engine: EngineKind,
     pub policy_limits: PolicyLimits,
     pub request: RequestSettings,
@@ -56,6 +58,8 @@ pub struct RequestSettings {
 pub struct Revision {
     pub registry: u64,
     pub policy: Arc<str>,
+    /// Of the policy's bundle, as its manifest names it, where it came in one.
+    pub bundle: Option<Arc<str>>,
     pub trust: u64,
     pub config: Arc<str>,
 }
@@ -75,6 +79,8 @@ pub struct Snapshot {
     pub revision: Revision,
     pub(crate) values: Arc<ValueCache>,
     pub built: UnixNanos,
+    /// Since when this policy has decided.
+    pub policy_since: UnixNanos,
 }
 
 impl Snapshot {
@@ -137,9 +143,12 @@ impl Snapshot {
         let revision = Revision {
             registry: sources.registry.revision(),
             policy: policy.revision().clone(),
+            bundle: sources.policy_bundle,
             trust: trust.generation(),
             config: sources.config_revision,
         };
+        let same = |p: &&Snapshot| p.revision.policy == revision.policy && p.revision.bundle == revision.bundle;
+        let policy_since = previous.filter(same).map_or(now, |p| p.policy_since);
         let values = match previous {
             Some(p) if p.environment == sources.environment => p.values.clone(),
             _ => Arc::new(ValueCache::new(sources.environment.clone(), VALUE_CACHE)),
@@ -158,6 +167,7 @@ impl Snapshot {
             revision,
             values,
             built: now,
+            policy_since,
         };
         Ok((snapshot, problems))
     }
@@ -205,6 +215,7 @@ impl Snapshot {
             revision,
             values: self.values.clone(),
             built: now,
+            policy_since: self.policy_since,
         })
     }
 }

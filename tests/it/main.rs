@@ -41,6 +41,7 @@ mod reload;
 mod request;
 mod revocation;
 mod rotation;
+mod served_bundles;
 mod spiffe;
 mod status;
 mod suspension;
