@@ -11,7 +11,7 @@ use crate::listen::{Caps, Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use crate::reload::{ChangeError, Publisher, aside};
 use crate::status::{self, StatusState};
-use crate::store::{Store, StoreError, set_expiry_gauges};
+use crate::store::{Store, StoreError, key_file, set_expiry_gauges};
 use arc_swap::ArcSwapOption;
 use nix::unistd::Group;
 use pingora_core::server::configuration::ServerConf;
@@ -29,6 +29,8 @@ use tokio::task::JoinSet;
 
 const DATABASE: &str = "registry.db";
 const RECORD_KEY: &str = "record.key";
+const RECORD_END: &str = "record.end";
+const HISTORY_KEY: &str = "history.key";
 const LOCK: &str = "lock";
 
 /// How far the wall clock may drift from the monotonic one within a second before it counts as a step.
@@ -71,13 +73,18 @@ impl From<Problems> for StartError {
 }
 
 /// What a backup of a state folder has beside the database: keys, and what is kept of lists and bundles.
-pub const BESIDE_THE_DATABASE: &[&str] = &["history.key", RECORD_KEY, "crl", "bundles", "policy"];
+pub const BESIDE_THE_DATABASE: &[&str] = &[HISTORY_KEY, RECORD_KEY, "crl", "bundles", "policy"];
 /// Of these, what is in its place already is newer than a copy.
 pub const KEPT_COPIES: &[&str] = &["crl", "bundles", "policy"];
 
 /// The database of a state folder.
 pub fn database_path(state_dir: &Path) -> PathBuf {
     state_dir.join(DATABASE)
+}
+
+/// The file of a state folder that keeps where the records end.
+pub fn record_end_path(state_dir: &Path) -> PathBuf {
+    state_dir.join(RECORD_END)
 }
 
 /// Takes the state folder for this process, creating it where it does not exist. Held until dropped.
@@ -113,8 +120,9 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
             .map_err(|e| StartError::Io { what: "metrics".into(), source: io::Error::other(e) })?,
     );
     metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    let recorder = start_recorder(&config, &clock, &metrics)?;
     let store = Store::open(&database_path(&config.state_dir), clock.now()).await?;
+    // After the database: it makes the key that signs for both.
+    let recorder = start_recorder(&config, &clock, &metrics)?;
     let live: Arc<ArcSwapOption<Live>> = Arc::new(ArcSwapOption::empty());
     let tls = Arc::new(TlsSlot::new());
     let open = Arc::new(Open::new(live.clone(), recorder.clone(), clock.clone()));
@@ -189,7 +197,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     write_usage(&publisher).await;
     background.shutdown().await;
     recorder.tell_suppressed(clock.now());
-    if !recorder.flush(Duration::from_secs(5)) {
+    if !recorder.close(Duration::from_secs(5)) {
         tracing::error!("not all records could be written");
     }
     publisher.store().close().await;
@@ -286,6 +294,9 @@ fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -
             sink: config.record.sink.clone(),
             node: config.node.clone(),
             boot: uuid::Uuid::now_v7().to_string(),
+            signer: key_file(&config.state_dir.join(HISTORY_KEY))?,
+            end: record_end_path(&config.state_dir),
+            clock: clock.clone(),
         },
     };
     Recorder::start(options, metrics.clone())

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::answer::{Answer, looked_up, problem, sent};
 use crate::history::Fault;
+use crate::record::{NodeRecords, RecordEnd, RecordFault};
 use crate::store::{HistoryQuery, Verified};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -77,6 +78,17 @@ pub struct AuditAnswer {
     /// Events behind the last one that is in those records.
     #[serde(default)]
     pub uncopied: usize,
+    /// The public key that checkpoints of history and records are signed with, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// How far the checkpoints of the records have come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records_end: Option<RecordEnd>,
+    /// Of the records that were verified.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<NodeRecords>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_fault: Option<RecordFault>,
 }
 
 impl From<Result<Verified, Fault>> for AuditAnswer {
@@ -100,5 +112,9 @@ pub(super) async fn list(State(shared): State<Shared>, Query(call): Query<Histor
 }
 
 pub(super) async fn audit(State(shared): State<Shared>) -> Answer<AuditAnswer> {
-    sent(looked_up(async move { shared.publisher.store().verify_history().await }).await?.into())
+    // Before anything is read of them, they have come as far as that.
+    let (end, key) =
+        (shared.publisher.records_end(), shared.publisher.store().signer().map(|signer| signer.key()).ok());
+    let found = looked_up(async move { shared.publisher.store().verify_history().await }).await?;
+    sent(AuditAnswer { key, records_end: Some(end), ..found.into() })
 }

@@ -2,24 +2,27 @@
 
 use super::client::Gateway;
 use super::offline::{Wanted, look};
+use super::records::RecordFiles;
 use super::{Exit, Form, Output, complain, say};
 use crate::admin::{AuditAnswer, HistoryAnswer, HistoryCall};
 use crate::clock::UnixNanos;
+use crate::disk;
 use crate::document::parse_id;
 use crate::history::{Checkpoint, End, Event, Verb, vouches};
 use crate::identity::Serial;
 use crate::partner::Locked;
+use crate::record::{LinePlace, LostRecords, NodeRecords, RecordEnd, RecordFault, RecordVerifier};
 use crate::store::{CALL, differences};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Characters of one difference that people are shown.
 const SHOWN: usize = 160;
+/// Largest file of public keys.
+const MAX_KEYS: usize = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HistoryArgs {
@@ -73,14 +76,24 @@ pub(super) struct AuditArgs {
 #[derive(Debug, clap::Subcommand)]
 enum AuditCommand {
     /// Look at the chain of events from its beginning, its signed checkpoints, and whether the registry is what the events
-    /// made it. Names the first event that was altered, taken out or moved.
+    /// made it; with `--records` also at the records. Names the first event, or record, that was altered, taken out or moved.
     Verify {
-        /// Files of records, oldest first: the copies of events in them must be those of the database.
+        /// Files of records, or folders of them, in any order, also packed with gzip: none of their lines was altered, moved,
+        /// put there or taken away, and the copies of events in them are those of the database.
         #[arg(long, value_name = "FILE", num_args = 1..)]
         records: Vec<PathBuf>,
+        /// Files of public keys, one a line, as `audit key` prints them: the records are verified by themselves, with no
+        /// gateway and no database.
+        #[arg(long, value_name = "FILE", num_args = 1.., requires = "records")]
+        key: Vec<PathBuf>,
+        /// These are only some of the records: they may end before the last checkpoint.
+        #[arg(long, requires = "records")]
+        part: bool,
         #[command(flatten)]
         form: Form,
     },
+    /// The public key that checkpoints of the history and of the records are signed with.
+    Key,
     /// Every event as it is chained, one a line: the SHA-256 of 32 zero bytes and the first line, and so on with that hash
     /// and the next line, ends in the hash that `verify` shows.
     Export,
@@ -151,25 +164,114 @@ pub(super) async fn audit(gateway: &Gateway, args: &AuditArgs) -> Exit {
             };
             each(gateway, args.offline, HistoryCall::default(), print).await.err().unwrap_or(Exit::Done)
         }
-        AuditCommand::Verify { records, form } => match verify(gateway, args.offline, records).await {
-            Ok(answer) => {
-                report(&answer, form.output);
-                if answer.ok { Exit::Done } else { Exit::Problems }
+        AuditCommand::Key => match look(gateway, args.offline, "/v1/audit", Wanted::Audit).await.and_then(typed) {
+            Ok(AuditAnswer { key: Some(key), .. }) => {
+                say(&key);
+                Exit::Done
+            }
+            Ok(_) => {
+                complain("the gateway names no key: it is of an older version");
+                Exit::Failed
             }
             Err(exit) => exit,
         },
+        AuditCommand::Verify { records, key, part, form } => {
+            let verified = if key.is_empty() {
+                verify(gateway, args.offline, records, *part).await
+            } else {
+                verify_alone(records, key)
+            };
+            match verified {
+                Ok(answer) => {
+                    report(&answer, key.is_empty(), form.output);
+                    if answer.ok { Exit::Done } else { Exit::Problems }
+                }
+                Err(exit) => exit,
+            }
+        }
     }
 }
 
-async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result<AuditAnswer, Exit> {
+/// The records and nothing else. Whether there were more of them behind the last, they cannot tell.
+fn verify_alone(records: &[PathBuf], keys: &[PathBuf]) -> Result<AuditAnswer, Exit> {
+    let mut known = Vec::new();
+    for path in keys {
+        let fail = |reason: &str| {
+            complain(&format!("{}: {reason}", path.display()));
+            Exit::Failed
+        };
+        let text = disk::read(path, MAX_KEYS).map_err(|reason| fail(&reason))?;
+        for line in String::from_utf8_lossy(&text).split_whitespace() {
+            if line.len() != 64 || hex::decode(line).is_err() {
+                return Err(fail("is no file of public keys: 64 hex digits a line, as `audit key` prints them"));
+            }
+            known.push(line.to_ascii_lowercase());
+        }
+    }
+    let answer = AuditAnswer { ok: true, ..AuditAnswer::default() };
+    verified_records(answer, &found(records)?, known, None)
+}
+
+fn found(records: &[PathBuf]) -> Result<RecordFiles, Exit> {
+    let files = RecordFiles::find(records)?;
+    for path in &files.skipped {
+        complain(&format!("{}: left out, since no record is in it", path.display()));
+    }
+    Ok(files)
+}
+
+fn unreadable(path: &Path, e: &std::io::Error) -> Exit {
+    complain(&format!("{}: {e}", path.display()));
+    Exit::Failed
+}
+
+/// Adds what was found of the records themselves.
+fn verified_records(
+    answer: AuditAnswer,
+    files: &RecordFiles,
+    keys: Vec<String>,
+    known: Option<&RecordEnd>,
+) -> Result<AuditAnswer, Exit> {
+    enum Stop {
+        Fault(RecordFault),
+        Exit(Exit),
+    }
+    let mut verifier = RecordVerifier::new(keys);
+    let looked = files
+        .each(|place, line| verifier.line(place, line).map_err(Stop::Fault), |path, e| Stop::Exit(unreadable(path, e)));
+    match looked.and_then(|()| verifier.finish(known).map_err(Stop::Fault)) {
+        Ok(records) => Ok(AuditAnswer { records, ..answer }),
+        Err(Stop::Fault(fault)) => {
+            let text = fault.to_string();
+            Ok(AuditAnswer { ok: false, fault: Some(text), record_fault: Some(fault), ..AuditAnswer::default() })
+        }
+        Err(Stop::Exit(exit)) => Err(exit),
+    }
+}
+
+async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf], part: bool) -> Result<AuditAnswer, Exit> {
     let answer: AuditAnswer = typed(look(gateway, offline, "/v1/audit", Wanted::Audit).await?)?;
     if !answer.ok || records.is_empty() {
         return Ok(answer);
     }
-    let mut copies = Copies::read(records).map_err(|reason| {
-        complain(&reason);
-        Exit::Failed
-    })?;
+    let files = found(records)?;
+    let compared = compare(gateway, offline, &files, answer).await?;
+    if !compared.ok {
+        return Ok(compared);
+    }
+    let keys = compared.key.clone().into_iter().collect();
+    let end = compared.records_end.clone().filter(|_| !part);
+    verified_records(compared, &files, keys, end.as_ref())
+}
+
+/// Compares the copies of events in records with the database.
+async fn compare(
+    gateway: &Gateway,
+    offline: bool,
+    files: &RecordFiles,
+    answer: AuditAnswer,
+) -> Result<AuditAnswer, Exit> {
+    let mut copies = Copies::read(files)?;
     let (mut there, mut restored, mut uncopied) = (HashSet::new(), None, Vec::new());
     let known = copies.range();
     let signed = std::mem::take(&mut copies.checkpoints);
@@ -239,13 +341,15 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf]) -> Result
     }
 }
 
-fn report(answer: &AuditAnswer, output: Output) {
+fn report(answer: &AuditAnswer, history: bool, output: Output) {
     match (output, &answer.fault, &answer.hash) {
         (Output::Json, ..) => say(&serde_json::json!(answer).to_string()),
         (Output::Text, Some(fault), _) => say(&format!("NOT GOOD: {fault}")),
         (Output::Text, None, hash) => {
-            say(&format!("good: {} events, {} signed checkpoints", answer.events, answer.checkpoints));
-            say(&format!("ends in {}", hash.as_deref().unwrap_or("nothing")));
+            if history {
+                say(&format!("good: {} events, {} signed checkpoints", answer.events, answer.checkpoints));
+                say(&format!("ends in {}", hash.as_deref().unwrap_or("nothing")));
+            }
             if answer.copied_checkpoints > 0 {
                 say(&format!("{} checkpoints in the records vouch for it", answer.copied_checkpoints));
             }
@@ -255,7 +359,31 @@ fn report(answer: &AuditAnswer, output: Output) {
             if answer.taken_back > 0 {
                 say(&format!("{} events in the records were taken back by a restore", answer.taken_back));
             }
+            answer.records.iter().for_each(report_node);
         }
+    }
+}
+
+fn report_node(records: &NodeRecords) {
+    let NodeRecords { node, lines, checkpoints, first, end, before, unfinished, lost } = records;
+    say(&format!("good: {lines} lines of the node `{node}` under {checkpoints} signed checkpoints"));
+    if *first > 1 {
+        say(&format!("  they begin with checkpoint {first}: what was before is not in these files"));
+    }
+    if *before > 0 {
+        say(&format!("  the first {before} lines are under none of them"));
+    }
+    for LostRecords { boot, seq, unsigned, checkpoints } in lost {
+        let stand = if *unsigned == 0 { String::new() } else { format!("; {unsigned} unsigned lines stand there") };
+        let gone =
+            if *checkpoints == 0 { String::new() } else { format!("; {checkpoints} signed checkpoints are gone") };
+        say(&format!("  LOST: the gateway did not end in order after boot {boot}, seq {seq}{stand}{gone}"));
+    }
+    if *unfinished > 0 {
+        say(&format!("  the last {unfinished} lines are under none of them yet"));
+    }
+    if let Some(end) = end {
+        say(&format!("  ends with checkpoint {}, at boot {}, seq {}: {}", end.number, end.boot, end.seq, end.hash));
     }
 }
 
@@ -403,23 +531,23 @@ struct Copies {
 }
 
 impl Copies {
-    fn read(files: &[PathBuf]) -> Result<Copies, String> {
+    fn read(files: &RecordFiles) -> Result<Copies, Exit> {
         let (mut events, mut checkpoints): (HashMap<u64, Vec<String>>, HashMap<u64, Vec<Checkpoint>>) =
             Default::default();
-        for file in files {
-            let fail = |e: std::io::Error| format!("{}: {e}", file.display());
-            for line in BufReader::new(File::open(file).map_err(fail)?).lines() {
-                let line = line.map_err(fail)?;
-                if let Some((seq, text)) = copy(&line) {
-                    let known = events.entry(seq).or_default();
-                    if known.iter().all(|other| other != text) {
-                        known.push(text.to_owned());
-                    }
-                } else if let Some(checkpoint) = copied_checkpoint(&line) {
-                    checkpoints.entry(checkpoint.seq).or_default().push(checkpoint);
+        let take = |_: &LinePlace, line: &[u8]| {
+            let Ok(line) = std::str::from_utf8(line) else { return Ok(()) };
+            let line = line.strip_suffix('\n').unwrap_or(line);
+            if let Some((seq, text)) = copy(line) {
+                let known = events.entry(seq).or_default();
+                if known.iter().all(|other| other != text) {
+                    known.push(text.to_owned());
                 }
+            } else if let Some(checkpoint) = copied_checkpoint(line) {
+                checkpoints.entry(checkpoint.seq).or_default().push(checkpoint);
             }
-        }
+            Ok(())
+        };
+        files.each(take, unreadable)?;
         Ok(Copies { events, checkpoints })
     }
 

@@ -26,6 +26,7 @@ mod offline;
 mod operator;
 mod partner;
 mod policy;
+mod records;
 mod report;
 mod serve;
 mod status;

@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::history::{Actor, Way};
 use crate::material::MaterialFiles;
 use crate::name::PartnerId;
-use crate::server::{database_path, lock_state_dir};
+use crate::record::RecordEnd;
+use crate::server::{database_path, lock_state_dir, record_end_path};
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::Store;
 use http::Method;
@@ -66,7 +67,12 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
             let events = store.history(&call.query()).await.map_err(|e| fail(&e))?;
             json!(HistoryAnswer::of(events))
         }
-        Wanted::Audit => json!(AuditAnswer::from(store.verify_history().await.map_err(|e| fail(&e))?)),
+        Wanted::Audit => {
+            let (key, records_end) =
+                (store.signer().map(|s| s.key()).ok(), RecordEnd::read(&record_end_path(&config.state_dir)));
+            let found = AuditAnswer::from(store.verify_history().await.map_err(|e| fail(&e))?);
+            json!(AuditAnswer { key, records_end, ..found })
+        }
     };
     store.close().await;
     Ok(value)

@@ -168,6 +168,7 @@ metrics! {
     records_written: IntCounter("partnergate_records_written_total", "Records written to the sink.");
     records_lost: IntCounter("partnergate_records_lost_total", "Records that could not be kept.");
     records_suppressed: IntCounterVec("partnergate_handshake_records_suppressed_total", "Records that were not written because of record.handshakes_per_second, by kind (handshake, malformed).", labels ["kind"]);
+    records_unclean_start: IntGauge("partnergate_records_unclean_start", "1 when the gateway found at its start that it had not ended in order, or that records were missing: a `records-lost` line says since where.");
     record_slots_free: IntGauge("partnergate_record_slots_free", "Records that can still wait to be written.");
     record_waiting_bytes: IntGauge("partnergate_record_waiting_bytes", "Size of the records that wait to be written.");
     record_sink_errors: IntCounter("partnergate_record_sink_errors_total", "Failed writes to the record sink.");

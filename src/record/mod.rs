@@ -1,18 +1,21 @@
 //! The only exit for evidence: one JSON line per decision and per refused handshake, and the metrics.
 //!
 //! In: [`Entry`] values with the [`crate::decision::Slot`] that was reserved for them. Out: lines in a file or on
-//! stdout, in order, written by one thread every few milliseconds; a slot is free again once its line is written.
-//! Must never: block the request path on a sink, lose a line without counting it, or write a secret.
+//! stdout, in order, written by one thread every few milliseconds, each batch with a signed checkpoint behind it; a slot is
+//! free again once its line is written. [`RecordVerifier`] looks at them later. Must never: block the request path on a sink, lose a line without counting it, or write a secret.
 
 mod bound;
+mod checkpoint;
 mod entry;
 mod mask;
 mod metrics;
 pub mod recorded;
 pub mod replay;
 mod usage;
+mod verify;
 mod writer;
 
+pub use checkpoint::{RecordCheckpoint, RecordEnd, RecordsLost};
 pub use entry::{
     Alert, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry,
     SuppressedEntry, UpstreamEntry,
@@ -20,6 +23,7 @@ pub use entry::{
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
 pub use usage::{Batch, ClosedPartner, FirstDenied, Seen, Usage, UsageKey, UsageLog};
+pub use verify::{LinePlace, LostRecords, NodeRecords, RecordFault, RecordFaultKind, RecordVerifier};
 pub use writer::{Sink, WriterOptions};
 
 use crate::clock::UnixNanos;
@@ -159,9 +163,9 @@ impl Recorder {
             // Writing to a Vec does not fail.
             let _ = write!(line, ",\"suppressed\":{suppressed}}}");
         }
-        self.writer.append(&line, slot);
+        let placed = self.writer.append(&line, slot);
         LINE.set(line);
-        true
+        placed
     }
 
     /// Writes copies of events and of the checkpoint behind them. They let records of requests go first and wait for
@@ -189,6 +193,17 @@ impl Recorder {
     /// Waits until everything appended so far is written, at most `limit`. Returns whether it is.
     pub fn flush(&self, limit: Duration) -> bool {
         self.writer.flush(limit)
+    }
+
+    /// Writes what is there and the last checkpoint; nothing is written after it. Returns whether all of it was written
+    /// within `limit`.
+    pub fn close(&self, limit: Duration) -> bool {
+        self.writer.close(limit)
+    }
+
+    /// How far the checkpoints that are written have come.
+    pub fn end(&self) -> RecordEnd {
+        self.writer.end()
     }
 }
 

@@ -3,6 +3,7 @@
 //! A task of its own: a sink that is down holds up no change, and least of all a denial.
 
 use super::Publisher;
+use crate::record::RecordEnd;
 use crate::store::{HistoryQuery, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,11 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// How far the checkpoints of the records have come.
+    pub fn records_end(&self) -> RecordEnd {
+        self.open.recorder.end()
     }
 
     /// Returns whether the sink has a copy of everything.

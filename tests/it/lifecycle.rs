@@ -481,7 +481,7 @@ fn only_the_state_folder_is_written_to() {
     let mut left: Vec<String> =
         fs::read_dir(&state).unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     left.sort();
-    assert_eq!(left, ["history.key", "lock", "record.key", "records.jsonl", "registry.db"]);
+    assert_eq!(left, ["history.key", "lock", "record.end", "record.key", "records.jsonl", "registry.db"]);
     for secret in ["record.key", "lock", "registry.db", "records.jsonl"] {
         let mode = fs::metadata(state.join(secret)).unwrap().mode() & 0o777;
         assert_eq!(mode & 0o077, 0, "{secret} has mode {mode:o}");

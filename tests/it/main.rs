@@ -36,6 +36,7 @@ mod openapi;
 mod operators;
 mod panic;
 mod policy;
+mod records;
 mod registry;
 mod reload;
 mod request;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use partnergate::clock::Clock;
 use partnergate::config::Config;
 use partnergate::gateway::{Gateway, Live, Open};
-use partnergate::history::{Actor, Cause, Way};
+use partnergate::history::{self, Actor, Cause, Way};
 use partnergate::listen::{Caps, Listener, TlsSlot};
 use partnergate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
 use partnergate::reload::{Apply, Authority, Publisher, Wanted};
@@ -101,7 +101,14 @@ impl House {
             when_full: config.record.when_full,
             per_second: config.record.per_second,
             mask: Mask::new(&[7; 32], config.record.include.clone()),
-            writer: WriterOptions { sink: config.record.sink.clone(), node: "test".into(), boot: "test".into() },
+            writer: WriterOptions {
+                sink: config.record.sink.clone(),
+                node: "test".into(),
+                boot: "test".into(),
+                signer: history::Signer::from_pkcs8(&history::Signer::generate().unwrap()).unwrap(),
+                end: setup.dir.path().join("record.end"),
+                clock: Arc::new(Clock::new()),
+            },
         };
         let recorder = Recorder::start(options, metrics.clone()).unwrap();
         let (clock, live, tls) = (Arc::new(Clock::new()), Arc::new(ArcSwapOption::empty()), Arc::new(TlsSlot::new()));

@@ -460,10 +460,11 @@ impl Gate {
         String::from_utf8(bytes).expect("records are UTF-8")
     }
 
-    /// Every record that is written so far. Copies of the history are none.
+    /// Every record that is written so far. Copies of the history, checkpoints, and what is said of an end are none.
     #[track_caller]
     pub fn records(&self) -> Vec<Value> {
-        self.lines().into_iter().filter(|line| line["kind"] != "history").collect()
+        let other = |line: &Value| ["history", "checkpoint", "records-lost"].iter().any(|kind| line["kind"] == *kind);
+        self.lines().into_iter().filter(|line| !other(line)).collect()
     }
 
     /// Every line that is in the file of records so far.

@@ -1,0 +1,182 @@
+//! Files of records, as `audit verify` is given them: in the order in which they were written, whether rotated or packed.
+
+use super::{Exit, complain};
+use crate::record::{LinePlace, RecordCheckpoint};
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a line of records begins with; what does not may be the rest of one.
+const BEGINNING: &[u8] = b"{\"schema\":\"partnergate.record/";
+/// Longest line: a checkpoint of a great batch has 8 bytes for each line.
+const MAX_LINE: usize = 256 << 20;
+/// Bytes between two parts that are read.
+const BUFFER: usize = 1 << 20;
+/// Lines at the beginning of a file of which one has to be a record.
+const LOOKED_AT: usize = 100;
+
+/// Files in order.
+pub(super) struct RecordFiles {
+    files: Vec<PathBuf>,
+    /// Of folders, what has no records in it.
+    pub skipped: Vec<PathBuf>,
+}
+
+/// What a file begins with.
+struct Beginning {
+    path: PathBuf,
+    boot: String,
+    seq: u64,
+    node: String,
+    /// Of its first checkpoint.
+    number: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    node: String,
+    boot: String,
+    seq: u64,
+}
+
+impl RecordFiles {
+    /// Of files, and of folders all files that have records in them.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or there is none.
+    pub fn find(given: &[PathBuf]) -> Result<RecordFiles, Exit> {
+        let fail = |path: &Path, e: &dyn std::fmt::Display| {
+            complain(&format!("{}: {e}", path.display()));
+            Exit::Failed
+        };
+        let (mut found, mut skipped) = (Vec::new(), Vec::new());
+        for path in given {
+            if !path.is_dir() {
+                let unreadable = || fail(path, &"no record is in it");
+                let beginning = beginning(path).map_err(|e| fail(path, &e))?;
+                // A file that was begun just now has none.
+                if std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0) || beginning.is_some() {
+                    found.push(beginning.ok_or_else(unreadable)?);
+                }
+                continue;
+            }
+            let entries = std::fs::read_dir(path).map_err(|e| fail(path, &e))?;
+            for entry in entries {
+                let path = entry.map_err(|e| fail(path, &e))?.path();
+                if path.is_file() {
+                    match beginning(&path) {
+                        Ok(Some(beginning)) => found.push(beginning),
+                        Ok(None) | Err(_) => skipped.push(path),
+                    }
+                }
+            }
+        }
+        if found.is_empty() {
+            complain("there are no records in what --records names");
+            return Err(Exit::Failed);
+        }
+        skipped.sort();
+        Ok(RecordFiles { files: in_order(found), skipped })
+    }
+
+    /// Gives the lines of all files one after another, each with its line feed where it has one. A line that goes on in the
+    /// next file is given whole.
+    ///
+    /// # Errors
+    /// What `take` says, or that a file cannot be read.
+    pub fn each<E>(
+        &self,
+        mut take: impl FnMut(&LinePlace, &[u8]) -> Result<(), E>,
+        fail: impl Fn(&Path, &io::Error) -> E,
+    ) -> Result<(), E> {
+        let mut cut: Option<(LinePlace, Vec<u8>)> = None;
+        for path in &self.files {
+            let name: Arc<str> = path.display().to_string().into();
+            let mut reader = open(path).map_err(|e| fail(path, &e))?;
+            let (mut line, mut number) = (Vec::new(), 0);
+            while read_line(&mut reader, &mut line).map_err(|e| fail(path, &e))? {
+                number += 1;
+                let place = LinePlace { file: name.clone(), line: number };
+                match cut.take() {
+                    Some((place, mut beginning)) if !line.starts_with(BEGINNING) => {
+                        beginning.append(&mut line);
+                        take(&place, &beginning)?;
+                        continue;
+                    }
+                    Some((place, beginning)) => take(&place, &beginning)?,
+                    None => {}
+                }
+                if line.ends_with(b"\n") {
+                    take(&place, &line)?;
+                } else {
+                    cut = Some((place, std::mem::take(&mut line)));
+                }
+            }
+        }
+        cut.map_or(Ok(()), |(place, line)| take(&place, &line))
+    }
+}
+
+/// By the first checkpoint of each. A file without any stands behind the one that its beginning follows.
+fn in_order(mut found: Vec<Beginning>) -> Vec<PathBuf> {
+    let numbered: Vec<(String, String, u64, u64)> =
+        found.iter().filter_map(|b| Some((b.node.clone(), b.boot.clone(), b.seq, b.number?))).collect();
+    found.sort_by_cached_key(|b| {
+        let of_boot = numbered.iter().filter(|(node, boot, ..)| *node == b.node && *boot == b.boot);
+        let before = of_boot.filter(|(.., seq, _)| *seq < b.seq).map(|(.., number)| *number).max();
+        let number = b.number.or(before).unwrap_or(u64::MAX);
+        (b.node.clone(), number, b.number.is_none(), b.boot.clone(), b.seq, b.path.clone())
+    });
+    found.into_iter().map(|b| b.path).collect()
+}
+
+/// `None` where there is no record among the first lines.
+fn beginning(path: &Path) -> io::Result<Option<Beginning>> {
+    let mut reader = open(path)?;
+    let (mut line, mut lines) = (Vec::new(), 0);
+    let mut found: Option<Beginning> = None;
+    while read_line(&mut reader, &mut line)? {
+        lines += 1;
+        match &mut found {
+            None if lines > LOOKED_AT => return Ok(None),
+            None => {
+                if let Ok(Head { node, boot, seq }) = serde_json::from_slice(&line) {
+                    found = Some(Beginning { path: path.to_owned(), boot, seq, node, number: None });
+                }
+            }
+            Some(_) => {}
+        }
+        if let (Some(found), Some(number)) = (&mut found, number(&line)) {
+            found.number = Some(number);
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Of a checkpoint.
+fn number(line: &[u8]) -> Option<u64> {
+    const KIND: &[u8] = b"\"kind\":\"checkpoint\"";
+    line.windows(KIND.len()).take(1024).find(|at| *at == KIND)?;
+    serde_json::from_slice::<RecordCheckpoint>(line).ok().map(|checkpoint| checkpoint.number)
+}
+
+/// What was packed with gzip is told by its first bytes.
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    let mut reader = BufReader::with_capacity(BUFFER, File::open(path)?);
+    let packed = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    Ok(if packed { Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader))) } else { Box::new(reader) })
+}
+
+fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
+    let read = reader.take(limit).read_until(b'\n', line)?;
+    if read == MAX_LINE {
+        return Err(io::Error::other(format!("a line has more than {MAX_LINE} bytes")));
+    }
+    Ok(read > 0)
+}

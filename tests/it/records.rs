@@ -1,0 +1,269 @@
+//! Records show tampering: signed checkpoints, ends that were not in order, and what `audit verify` says of files that
+//! somebody has been at. Threat 30.
+
+use crate::harness::{Finished, Gate, HOST, Setup, await_some, run};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const GOOD: &str = "GET /items HTTP/1.1\r\nHost: api.partner.test\r\n\r\n";
+
+/// What a record may take from the end of its request to the file, on a machine that is busy with other tests.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
+fn file(gate: &Gate) -> PathBuf {
+    gate.dir.path().join("records.jsonl")
+}
+
+fn verify(gate: &Gate, what: &Path, more: &[&str]) -> Finished {
+    gate.cli(&[&["audit", "verify", "--records", what.to_str().unwrap()], more].concat())
+}
+
+/// Requests of `clients` connections at once while `act` goes on: the id of each that was answered, and when.
+fn load(gate: &Gate, clients: usize, act: impl FnOnce()) -> Vec<(String, Instant)> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = || {
+            let mut answered = Vec::new();
+            let mut conn = gate.dial().identity(&gate.acme).open();
+            while !stop.load(Ordering::Relaxed) {
+                if conn.try_send(GOOD).is_err() {
+                    break;
+                }
+                let Ok(answer) = conn.try_response() else { break };
+                assert_eq!(answer.status, 200, "{answer:?}");
+                answered.push((answer.id().to_owned(), Instant::now()));
+            }
+            answered
+        };
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+        act();
+        stop.store(true, Ordering::Relaxed);
+        clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
+    })
+}
+
+fn await_records(gate: &Gate, n: usize) {
+    await_some("records", || (gate.records_text().lines().count() >= n).then_some(()));
+}
+
+#[test]
+fn every_batch_ends_with_a_signed_checkpoint_over_restarts() {
+    let mut gate = Gate::start();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for _ in 0..5 {
+        gate.record_of(conn.request(GOOD).id());
+    }
+    gate.restart("TERM");
+    gate.record_of(gate.dial().identity(&gate.acme).open().request(GOOD).id());
+    gate.stop("TERM");
+    let lines = gate.lines();
+    let checkpoints: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "checkpoint").collect();
+    let numbers: Vec<u64> = checkpoints.iter().map(|c| c["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "one chain over both starts");
+    assert_eq!(checkpoints.iter().filter(|c| c["end"] == true).count(), 2, "each start ended in order");
+    assert!(lines.iter().all(|line| line["kind"] != "records-lost"));
+    assert_eq!(lines.last().unwrap()["end"], true);
+
+    // By anybody's means: each hash is of the bytes as they stand.
+    let script = "import hashlib, json, sys\nbatch, previous = b'', '0' * 64\nfor line in open(sys.argv[1], 'rb'):\n    \
+                  c = json.loads(line)\n    if c['kind'] != 'checkpoint':\n        batch += line\n        continue\n    \
+                  assert c['sha256'] == hashlib.sha256(batch).hexdigest(), c\n    assert c['previous'] == previous, c\n    \
+                  batch, previous = b'', hashlib.sha256(line).hexdigest()\nassert batch == b''\nprint('agreed')";
+    let python = run(Command::new("python3").args(["-c", script]).arg(file(&gate)), b"");
+    assert_eq!(python.ok().trim(), "agreed");
+    let said = verify(&gate, &file(&gate), &["--offline"]).ok();
+    assert!(said.contains("signed checkpoints\n  ends with checkpoint"), "{said}");
+}
+
+/// Threat 30.
+#[test]
+fn first_record_that_somebody_was_at_is_named_with_file_line_boot_and_seq() {
+    let gate = Gate::start();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for _ in 0..20 {
+        gate.record_of(conn.request(GOOD).id());
+    }
+    let good = gate.records_text();
+    verify(&gate, &file(&gate), &[]).ok();
+    let key = gate.dir.path().join("gateway.key");
+    fs::write(&key, gate.cli(&["audit", "key"]).ok()).unwrap();
+    let elsewhere = gate.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let copy = elsewhere.join("taken.jsonl");
+
+    let lines: Vec<&str> = good.split_inclusive('\n').collect();
+    let of = |kind: &str| -> Vec<usize> {
+        let is = |n: &usize| lines[*n].contains(&format!("\"kind\":\"{kind}\""));
+        (0..lines.len()).filter(is).collect()
+    };
+    let target = of("request")[10];
+    let line: Value = serde_json::from_str(lines[target]).unwrap();
+    let with = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut lines: Vec<String> = lines.iter().map(|l| (*l).to_owned()).collect();
+        change(&mut lines);
+        fs::write(&copy, lines.concat()).unwrap();
+        // Alone, as an auditor elsewhere does it: no config, no gateway.
+        let args = [
+            "audit",
+            "verify",
+            "--output",
+            "json",
+            "--key",
+            key.to_str().unwrap(),
+            "--records",
+            copy.to_str().unwrap(),
+        ];
+        let finished = gate.cli(&args);
+        let answer: Value = serde_json::from_str(finished.text().trim()).unwrap_or_default();
+        (finished.exit, answer["record_fault"].clone())
+    };
+    assert_eq!(with(&|_| {}), (Some(0), Value::Null));
+    type Change<'a> = &'a dyn Fn(&mut Vec<String>);
+    let cases: [(&str, Change<'_>); 4] = [
+        ("altered", &|l| l[target] = l[target].replace("\"status\":200", "\"status\":403")),
+        ("missing", &|l| drop(l.remove(target))),
+        ("moved", &|l| l.swap(target, target + 1)),
+        ("inserted", &|l| l.insert(target, l[target].replace("\"status\":200", "\"status\":403"))),
+    ];
+    for (kind, change) in cases {
+        let (exit, fault) = with(change);
+        assert_eq!(exit, Some(3), "{kind}: {fault}");
+        let next_to_it = fault["line"].as_u64().unwrap().abs_diff(target as u64 + 1);
+        assert!(fault["file"].as_str().unwrap().ends_with("taken.jsonl") && next_to_it <= 1, "{kind}: {fault}");
+        assert_eq!(fault["boot"], line["boot"], "{kind}: {fault}");
+        // A record that is moved into a batch of its own, or out of it, is missing there or put in here.
+        let said = fault["kind"].as_str().unwrap();
+        assert!(
+            said == kind || (kind == "moved" && ["missing", "inserted", "altered"].contains(&said)),
+            "{kind}: {fault}"
+        );
+    }
+    // Taken away at the end: only who knows how far it came can tell, and the gateway does.
+    fs::write(&copy, lines[..of("checkpoint")[5] + 1].concat()).unwrap();
+    verify(&gate, &copy, &["--key", key.to_str().unwrap()]).ok();
+    let found = verify(&gate, &copy, &[]);
+    assert_eq!(found.exit, Some(3), "{}", found.text());
+    assert!(found.text().contains("missing: the gateway has signed up to checkpoint"), "{}", found.text());
+    verify(&gate, &copy, &["--part"]).ok();
+    // Another gateway's key.
+    let other = Gate::start();
+    fs::write(&key, other.cli(&["audit", "key"]).ok()).unwrap();
+    let found = verify(&gate, &copy, &["--key", key.to_str().unwrap()]);
+    assert!(found.exit == Some(3) && found.text().contains("is none of those given"), "{}", found.text());
+}
+
+#[test]
+fn files_are_verified_in_any_order_packed_or_not_and_whole_folders() {
+    let gate = Gate::start();
+    let folder = gate.dir.path().join("old");
+    fs::create_dir(&folder).unwrap();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for n in 0..3 {
+        gate.record_of(conn.request(GOOD).id());
+        // As logrotate does it.
+        fs::rename(file(&gate), folder.join(format!("records.jsonl.{}", 9 - n))).unwrap();
+        await_some("a new file", || {
+            conn.request(GOOD).expect(200);
+            file(&gate).exists().then_some(())
+        });
+    }
+    run(Command::new("gzip").arg(folder.join("records.jsonl.8")), b"").ok();
+    fs::write(folder.join("notes.txt"), "no record\n").unwrap();
+    gate.settle();
+    let said = gate.cli(&["audit", "verify", "--records", file(&gate).to_str().unwrap(), folder.to_str().unwrap()]);
+    assert!(said.stderr.contains("notes.txt: left out"), "{}", said.stderr);
+    assert!(said.ok().contains("lines of the node"));
+    fs::remove_file(folder.join("records.jsonl.8.gz")).unwrap();
+    let found = gate.cli(&["audit", "verify", "--records", folder.to_str().unwrap(), file(&gate).to_str().unwrap()]);
+    assert_eq!(found.exit, Some(3), "{}", found.text());
+    assert!(found.text().contains("missing"), "{}", found.text());
+}
+
+#[test]
+fn kill_under_load_loses_at_most_what_was_not_flushed_and_the_next_start_says_so() {
+    let mut gate = Gate::start();
+    let mut killed = None;
+    let answered = load(&gate, 4, || {
+        await_records(&gate, 300);
+        killed = Some(Instant::now());
+        gate.signal("KILL");
+    });
+    gate.process.ended();
+    let killed = killed.unwrap();
+    // A line that a crash has cut off, whether this one did so or not.
+    let end = fs::metadata(file(&gate)).unwrap().len();
+    fs::File::options().append(true).open(file(&gate)).unwrap().write_all(b"{\"schema\":\"partnergate.rec").unwrap();
+    gate.begin();
+    let answer = gate.dial().identity(&gate.acme).open().request(GOOD);
+    let id = answer.expect(200).id().to_owned();
+    await_some("the record of the next start", || gate.records_text().contains(&id).then_some(()));
+
+    let text = gate.records_text();
+    let written: HashSet<String> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["decision_id"].as_str().map(str::to_owned))
+        .collect();
+    let lost: Vec<&(String, Instant)> = answered.iter().filter(|(id, _)| !written.contains(id)).collect();
+    for (id, when) in &lost {
+        assert!(*when + WRITTEN_WITHIN > killed, "{id} was answered {:?} before the kill", killed - *when);
+    }
+    let told = text.get(usize::try_from(end).unwrap()..).unwrap();
+    let told = told.lines().find(|line| line.contains("\"kind\":\"records-lost\"")).expect("a line of the loss");
+    let told: Value = serde_json::from_str(told).unwrap();
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!((&told["seq"], &told["since"]["boot"]), (&1.into(), &first["boot"]), "{told}");
+    assert_eq!((&told["ended"], &told["found"]["partial"]), (&false.into(), &true.into()), "{told}");
+    assert_eq!(gate.metric("partnergate_records_unclean_start"), 1.0);
+    gate.await_log("did not end in order");
+
+    let said = verify(&gate, &file(&gate), &[]).ok();
+    assert!(said.contains("LOST: the gateway did not end in order after boot"), "{said}");
+    // What was found after the kill is not to be altered either.
+    let cut = text.replace("{\"schema\":\"partnergate.rec\n", "{\"schema\":\"partnergate.rek\n");
+    let copy = gate.dir.path().join("copy.jsonl");
+    fs::write(&copy, cut).unwrap();
+    assert_eq!(verify(&gate, &copy, &["--part"]).exit, Some(3));
+    // An orderly end has nothing to tell.
+    gate.restart("TERM");
+    assert_eq!(gate.metric("partnergate_records_unclean_start"), 0.0);
+    assert_eq!(gate.records_text().matches("\"kind\":\"records-lost\"").count(), 1);
+}
+
+#[test]
+fn records_that_were_taken_away_while_the_gateway_was_down_are_missed() {
+    let mut gate = Gate::start();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for _ in 0..5 {
+        gate.record_of(conn.request(GOOD).id());
+    }
+    gate.stop("TERM");
+    let text = gate.records_text();
+    let kept: Vec<&str> = text.split_inclusive('\n').collect();
+    let checkpoints: Vec<usize> = (0..kept.len()).filter(|n| kept[*n].contains("\"kind\":\"checkpoint\"")).collect();
+    let short = kept[..=checkpoints[checkpoints.len() - 3]].concat();
+    fs::write(file(&gate), short).unwrap();
+    gate.begin();
+    let answer = gate.dial().identity(&gate.acme).open().request(GOOD);
+    await_some("the record", || gate.records_text().contains(answer.id()).then_some(()));
+    let found = verify(&gate, &file(&gate), &[]);
+    assert_eq!(found.exit, Some(3), "{}", found.text());
+    assert!(found.text().contains("the gateway had ended in order"), "{}", found.text());
+}
+
+#[test]
+fn records_on_stdout_have_the_same_checkpoints() {
+    let mut gate = Setup::new().set("record.output", "stdout").start();
+    let answer =
+        gate.dial().identity(&gate.acme).open().request(format!("GET /items HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    let id = answer.expect(200).id().to_owned();
+    await_some("the record", || gate.process.out().contains(&id).then_some(()));
+    gate.stop("TERM");
+    let out = gate.process.stdout.clone();
+    verify(&gate, &out, &["--offline"]).ok();
+}
