@@ -291,7 +291,8 @@ fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -
         per_second: config.record.per_second,
         mask: Mask::new(&key, config.record.include.clone()),
         writer: WriterOptions {
-            sink: config.record.sink.clone(),
+            sinks: config.record.sinks.clone(),
+            rotation: config.record.rotation.clone(),
             node: config.node.clone(),
             boot: uuid::Uuid::now_v7().to_string(),
             signer: key_file(&config.state_dir.join(HISTORY_KEY))?,
@@ -300,7 +301,7 @@ fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -
         },
     };
     Recorder::start(options, metrics.clone())
-        .map_err(|source| StartError::Io { what: format!("record.output {:?}", config.record.sink), source })
+        .map_err(|source| StartError::Io { what: format!("record.output {:?}", config.record.sinks), source })
         .inspect(|_| tracing::debug!(now = %clock.now(), "records start"))
 }
 

@@ -4,8 +4,9 @@ use super::{Exit, complain};
 use crate::record::{LinePlace, RecordCheckpoint};
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,12 +18,22 @@ const MAX_LINE: usize = 256 << 20;
 const BUFFER: usize = 1 << 20;
 /// Lines at the beginning of a file of which one has to be a record.
 const LOOKED_AT: usize = 100;
+/// Files that are held open.
+const HELD: usize = 500;
+/// Times that folders are looked at.
+const TRIES: usize = 5;
 
 /// Files in order.
 pub(super) struct RecordFiles {
-    files: Vec<PathBuf>,
+    files: Vec<Opened>,
     /// Of folders, what has no records in it.
     pub skipped: Vec<PathBuf>,
+}
+
+/// A file. The newest are held open: they stay the same ones whatever they are called meanwhile.
+struct Opened {
+    path: PathBuf,
+    file: Option<File>,
 }
 
 /// What a file begins with.
@@ -48,6 +59,19 @@ impl RecordFiles {
     /// # Errors
     /// One of them cannot be read, or there is none.
     pub fn find(given: &[PathBuf]) -> Result<RecordFiles, Exit> {
+        // A gateway that runs may begin its file anew meanwhile, or pack one.
+        for _ in 0..TRIES {
+            let before = names(given);
+            let found = Self::find_once(given);
+            if names(given) == before {
+                return found;
+            }
+        }
+        complain("the files of records change while they are looked at: try again, or name single files");
+        Err(Exit::Failed)
+    }
+
+    fn find_once(given: &[PathBuf]) -> Result<RecordFiles, Exit> {
         let fail = |path: &Path, e: &dyn std::fmt::Display| {
             complain(&format!("{}: {e}", path.display()));
             Exit::Failed
@@ -74,12 +98,17 @@ impl RecordFiles {
                 }
             }
         }
+        // Packed just now: its copy is whole, and it will be gone.
+        let packed =
+            |path: &Path| path.with_extension(format!("{}.gz", path.extension().unwrap_or_default().display()));
+        let there: BTreeSet<PathBuf> = found.iter().map(|b| b.path.clone()).collect();
+        found.retain(|b| !there.contains(&packed(&b.path)));
         if found.is_empty() {
             complain("there are no records in what --records names");
             return Err(Exit::Failed);
         }
         skipped.sort();
-        Ok(RecordFiles { files: in_order(found), skipped })
+        Ok(RecordFiles { files: in_order(found)?, skipped })
     }
 
     /// Gives the lines of all files one after another, each with its line feed where it has one. A line that goes on in the
@@ -93,9 +122,10 @@ impl RecordFiles {
         fail: impl Fn(&Path, &io::Error) -> E,
     ) -> Result<(), E> {
         let mut cut: Option<(LinePlace, Vec<u8>)> = None;
-        for path in &self.files {
+        for Opened { path, file } in &self.files {
             let name: Arc<str> = path.display().to_string().into();
-            let mut reader = open(path).map_err(|e| fail(path, &e))?;
+            let file = file.as_ref().map_or_else(|| File::open(path), File::try_clone);
+            let mut reader = file.and_then(reader_of).map_err(|e| fail(path, &e))?;
             let (mut line, mut number) = (Vec::new(), 0);
             while read_line(&mut reader, &mut line).map_err(|e| fail(path, &e))? {
                 number += 1;
@@ -121,7 +151,7 @@ impl RecordFiles {
 }
 
 /// By the first checkpoint of each. A file without any stands behind the one that its beginning follows.
-fn in_order(mut found: Vec<Beginning>) -> Vec<PathBuf> {
+fn in_order(mut found: Vec<Beginning>) -> Result<Vec<Opened>, Exit> {
     let numbered: Vec<(String, String, u64, u64)> =
         found.iter().filter_map(|b| Some((b.node.clone(), b.boot.clone(), b.seq, b.number?))).collect();
     found.sort_by_cached_key(|b| {
@@ -130,12 +160,26 @@ fn in_order(mut found: Vec<Beginning>) -> Vec<PathBuf> {
         let number = b.number.or(before).unwrap_or(u64::MAX);
         (b.node.clone(), number, b.number.is_none(), b.boot.clone(), b.seq, b.path.clone())
     });
-    found.into_iter().map(|b| b.path).collect()
+    let old = found.len().saturating_sub(HELD);
+    let open = |(n, Beginning { path, .. }): (usize, Beginning)| {
+        let file = (n >= old).then(|| File::open(&path)).transpose().map_err(|e| {
+            complain(&format!("{}: {e}", path.display()));
+            Exit::Failed
+        })?;
+        Ok(Opened { path, file })
+    };
+    found.into_iter().enumerate().map(open).collect()
+}
+
+/// Everything in folders that are named.
+fn names(given: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let folders = given.iter().filter_map(|path| std::fs::read_dir(path).ok());
+    folders.flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// `None` where there is no record among the first lines.
 fn beginning(path: &Path) -> io::Result<Option<Beginning>> {
-    let mut reader = open(path)?;
+    let mut reader = reader_of(File::open(path)?)?;
     let (mut line, mut lines) = (Vec::new(), 0);
     let mut found: Option<Beginning> = None;
     while read_line(&mut reader, &mut line)? {
@@ -165,8 +209,9 @@ fn number(line: &[u8]) -> Option<u64> {
 }
 
 /// What was packed with gzip is told by its first bytes.
-fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
-    let mut reader = BufReader::with_capacity(BUFFER, File::open(path)?);
+fn reader_of(mut file: File) -> io::Result<Box<dyn BufRead>> {
+    file.rewind()?;
+    let mut reader = BufReader::with_capacity(BUFFER, file);
     let packed = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     Ok(if packed { Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader))) } else { Box::new(reader) })
 }

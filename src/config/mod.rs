@@ -27,7 +27,7 @@ use crate::name::{Environment, UpstreamName};
 use crate::operation::{Operation, OperationKind, RouteName, listed, openapi, parse_base_path};
 use crate::policy::bundle::Bundle;
 use crate::policy::{EngineKind, PolicyLimits, PolicySource};
-use crate::record::{Include, Sink};
+use crate::record::{Include, Rotation, Sink};
 use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
@@ -110,7 +110,8 @@ pub struct ConfigPlaces {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordConfig {
-    pub sink: Sink,
+    pub sinks: Vec<Sink>,
+    pub rotation: Option<Rotation>,
     pub buffer: usize,
     pub buffer_size: usize,
     pub when_full: WhenFull,
@@ -679,8 +680,11 @@ fn record(section: Section<'_>, reader: &Reader, problems: &mut Problems) -> Opt
             return None;
         }
     };
+    let on_file = matches!(sink, Sink::File(_));
+    let also = section.boolean("stdout").then_some(Sink::Stdout).filter(|_| on_file);
     Some(RecordConfig {
-        sink,
+        sinks: [sink].into_iter().chain(also).collect(),
+        rotation: rotation(section, on_file, problems),
         buffer: section.count("buffer"),
         buffer_size: section.size("buffer_size"),
         when_full: if section.text("when_full") == Some("count") { WhenFull::Count } else { WhenFull::Deny },
@@ -691,5 +695,27 @@ fn record(section: Section<'_>, reader: &Reader, problems: &mut Problems) -> Opt
             email: include.boolean("email"),
             full_address: section.text("address") == Some("full"),
         },
+    })
+}
+
+fn rotation(record: Section<'_>, on_file: bool, problems: &mut Problems) -> Option<Rotation> {
+    let node = record.node("rotate")?;
+    let section = record.section("rotate");
+    let mut wrong = |reason: &str, fix: &str| problems.push(node.error("record.rotate", reason, Some(fix)));
+    if !on_file {
+        wrong("is only for records in a file", "set `record.output` to `file:PATH`, or remove it");
+    }
+    if !section.has("max_size") && !section.has("every") {
+        wrong("does not say when a file is done with", "set `max_size`, `every` or both");
+    }
+    let size = |key: &str| section.has(key).then(|| u64::try_from(section.size(key)).unwrap_or(u64::MAX));
+    let time = |key: &str| section.has(key).then(|| section.duration(key));
+    Some(Rotation {
+        max_size: size("max_size"),
+        every: time("every"),
+        keep: section.has("keep").then(|| section.count("keep")),
+        keep_for: time("keep_for"),
+        keep_size: size("keep_size"),
+        compress: section.boolean("compress"),
     })
 }

@@ -827,6 +827,18 @@ static RECORD: &[Field] = &[
         doc: "`stdout`, or `file:PATH`; a file that was moved away is opened anew.",
     },
     Field {
+        key: "stdout",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Write every line to stdout as well, where `output` is a file.",
+    },
+    Field {
+        key: "rotate",
+        kind: Kind::Table(ROTATE),
+        presence: Optional(""),
+        doc: "When the file of records is begun anew, and how long those that are done with stay. Without it nothing is: logrotate can do it.",
+    },
+    Field {
         key: "buffer",
         kind: Kind::Integer { min: 100, max: 10_000_000 },
         presence: Default("65536"),
@@ -862,6 +874,40 @@ static RECORD: &[Field] = &[
         presence: Optional(""),
         doc: "Values that are shown as they are; all others of these kinds are keyed hashes.",
     },
+];
+
+static ROTATE: &[Field] = &[
+    Field {
+        key: "max_size",
+        kind: Kind::Size { min: 4096, max: 1 << 40 },
+        presence: Optional("256MiB"),
+        doc: "Largest file. It is then called `NAME.TIME.NUMBER`, where the number is that of its last checkpoint.",
+    },
+    Field {
+        key: "every",
+        kind: seconds(1, 366 * DAY),
+        presence: Optional("1d"),
+        doc: "A new file in every period, in UTC: with `1d` at the first record after midnight.",
+    },
+    Field {
+        key: "keep",
+        kind: Kind::Integer { min: 0, max: 1_000_000 },
+        presence: Optional("30"),
+        doc: "How many files that are done with stay; all of them when absent.",
+    },
+    Field {
+        key: "keep_for",
+        kind: seconds(1, 36_600 * DAY),
+        presence: Optional("90d"),
+        doc: "How long they stay after their last record.",
+    },
+    Field {
+        key: "keep_size",
+        kind: Kind::Size { min: 0, max: 1 << 50 },
+        presence: Optional("20GiB"),
+        doc: "What they may take together; the oldest go.",
+    },
+    Field { key: "compress", kind: Kind::Boolean, presence: Default("false"), doc: "Pack them with gzip." },
 ];
 
 static INCLUDE: &[Field] = &[

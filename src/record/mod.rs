@@ -9,8 +9,10 @@ mod checkpoint;
 mod entry;
 mod mask;
 mod metrics;
+mod output;
 pub mod recorded;
 pub mod replay;
+mod rotate;
 mod usage;
 mod verify;
 mod writer;
@@ -22,9 +24,11 @@ pub use entry::{
 };
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
+pub use output::Sink;
+pub use rotate::Rotation;
 pub use usage::{Batch, ClosedPartner, FirstDenied, Seen, Usage, UsageKey, UsageLog};
 pub use verify::{LinePlace, LostRecords, NodeRecords, RecordFault, RecordFaultKind, RecordVerifier};
-pub use writer::{Sink, WriterOptions};
+pub use writer::WriterOptions;
 
 use crate::clock::UnixNanos;
 use crate::decision::{Slot, Slots, WhenFull};

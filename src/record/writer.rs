@@ -4,15 +4,15 @@
 //! lock and a copy. kill -9 loses at most one interval. What the thread takes at once ends with a signed checkpoint, so that
 //! nothing stands unsigned for longer than that either; signing is the thread's work and no request's.
 
-use super::checkpoint::{Chain, RecordEnd, RecordsLost, end_line};
+use super::checkpoint::{Chain, RecordEnd, RecordsLost};
 use super::metrics::Metrics;
+use super::output::{Output, Sink};
+use super::rotate::Rotation;
 use crate::clock::Clock;
 use crate::decision::Slot;
 use crate::history::Signer;
 use serde_json::json;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,16 +25,11 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Time for the last checkpoint, when all the rest has taken the time that there was.
 const LAST: Duration = Duration::from_secs(1);
 
-/// Where lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sink {
-    Stdout,
-    /// Opened for appending, mode 0600; opened again when it was moved or removed, so that logrotate works.
-    File(PathBuf),
-}
-
 pub struct WriterOptions {
-    pub sink: Sink,
+    /// Each gets every line.
+    pub sinks: Vec<Sink>,
+    /// Of the one that is a file.
+    pub rotation: Option<Rotation>,
     /// Name of this node.
     pub node: String,
     /// One per process start.
@@ -84,13 +79,21 @@ impl Writer {
             quoted(&options.node),
             quoted(&options.boot)
         );
-        let file = match &options.sink {
+        let WriterOptions { sinks, rotation, signer, clock, node, boot, end } = options;
+        let file = sinks.iter().find_map(|sink| match sink {
             Sink::File(path) => Some(path.as_path()),
             Sink::Stdout => None,
-        };
-        let WriterOptions { signer, clock, node, boot, end, .. } = options;
+        });
         let (chain, lost) = Chain::open(signer, (&node, &boot), &end, file)?;
-        let output = Output::open(options.sink)?;
+        let mut outputs = Vec::new();
+        for sink in sinks {
+            outputs.push(Output::open(sink, rotation.clone())?);
+        }
+        for output in &outputs {
+            // There from the start, so that an alert sees the first rise.
+            metrics.record_sink_errors.with_label_values(&[output.name()]).inc_by(0);
+            metrics.record_sink_dropped.with_label_values(&[output.name()]).inc_by(0);
+        }
         let shared = Arc::new(Shared {
             pending: Mutex::new(Pending::default()),
             changed: Condvar::new(),
@@ -106,7 +109,7 @@ impl Writer {
             );
             shared.append(&lost_line(lost, &clock), None);
         }
-        let mut thread_of = Thread { shared: shared.clone(), output, chain, clock, metrics };
+        let mut thread_of = Thread { shared: shared.clone(), outputs, chain, clock, metrics };
         let thread = std::thread::Builder::new().name("record-writer".into()).spawn(move || thread_of.run())?;
         Ok(Writer { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -201,7 +204,7 @@ fn lost_line(lost: &RecordsLost, clock: &Clock) -> Vec<u8> {
 /// What the thread works with.
 struct Thread {
     shared: Arc<Shared>,
-    output: Output,
+    outputs: Vec<Output>,
     chain: Chain,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
@@ -270,85 +273,59 @@ impl Thread {
         })
     }
 
-    /// Tries until everything is written, or the gateway stops. Returns whether it is.
+    /// Tries until every sink has all of it, or the gateway stops. Returns whether each has.
     fn write(&mut self, batch: &Batch) -> bool {
-        let Thread { shared, output, metrics, .. } = self;
-        let mut rest = batch.bytes.as_slice();
-        while !rest.is_empty() {
-            match output.write(rest) {
-                Ok(0) => {}
-                Ok(n) => {
-                    rest = rest.get(n..).unwrap_or_default();
-                    continue;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => {
-                    metrics.record_sink_errors.inc();
-                    if !output.failing {
-                        output.failing = true;
-                        tracing::error!(error = %e, "records cannot be written; they are kept while there is room");
-                    }
-                }
+        let Thread { shared, outputs, chain, clock, metrics } = self;
+        let began = Instant::now();
+        for output in outputs.iter_mut() {
+            if let Err(e) = output.begin(batch.bytes.len(), chain.end().number - 1, clock.now()) {
+                metrics.record_sink_errors.with_label_values(&[output.name()]).inc();
+                tracing::error!(error = %e, "the file of records cannot be begun anew: it goes on");
+            }
+        }
+        loop {
+            let mut left = false;
+            for output in outputs.iter_mut() {
+                let whole = write_to(output, &batch.bytes, metrics);
+                let lag = if whole { Duration::ZERO } else { began.elapsed() };
+                metrics.record_sink_lag.with_label_values(&[output.name()]).set(lag.as_secs_f64());
+                left |= !whole;
+            }
+            if !left {
+                return true;
             }
             let pending = shared.pending();
             if pending.stop {
+                let count = batch.slots.len() as u64;
+                for output in outputs.iter().filter(|output| output.done < batch.bytes.len()) {
+                    metrics.record_sink_dropped.with_label_values(&[output.name()]).inc_by(count);
+                }
                 return false;
             }
             drop(shared.changed.wait_timeout(pending, RETRY).unwrap_or_else(PoisonError::into_inner));
         }
-        if output.failing {
-            output.failing = false;
-            tracing::info!("records are written again");
-        }
-        true
     }
 }
 
-struct Output {
-    sink: Sink,
-    file: Option<File>,
-    failing: bool,
-    looked: Instant,
-}
-
-impl Output {
-    fn open(sink: Sink) -> io::Result<Output> {
-        let file = match &sink {
-            Sink::Stdout => None,
-            Sink::File(path) => Some(open(path)?),
-        };
-        Ok(Output { sink, file, failing: false, looked: Instant::now() })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Sink::File(path) = &self.sink else {
-            let mut out = io::stdout().lock();
-            let n = out.write(bytes)?;
-            out.flush()?;
-            return Ok(n);
-        };
-        if self.looked.elapsed() > Duration::from_secs(1) || self.file.is_none() {
-            self.looked = Instant::now();
-            let moved = match (&self.file, std::fs::metadata(path)) {
-                (Some(file), Ok(there)) => {
-                    file.metadata()?.ino() != there.ino() || file.metadata()?.dev() != there.dev()
+/// Returns whether the sink has all of the batch.
+fn write_to(output: &mut Output, batch: &[u8], metrics: &Metrics) -> bool {
+    while output.done < batch.len() {
+        match output.write(batch) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                let sink = output.name();
+                metrics.record_sink_errors.with_label_values(&[sink]).inc();
+                if !output.failing {
+                    output.failing = true;
+                    tracing::error!(error = %e, sink, "records cannot be written; they are kept while there is room");
                 }
-                _ => true,
-            };
-            if moved {
-                self.file = None;
-                self.file = Some(open(path)?);
+                return false;
             }
         }
-        match &mut self.file {
-            Some(file) => file.write(bytes),
-            None => Ok(0),
-        }
     }
-}
-
-fn open(path: &std::path::Path) -> io::Result<File> {
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    end_line(&mut file, path)?;
-    Ok(file)
+    if std::mem::take(&mut output.failing) {
+        tracing::info!(sink = output.name(), "records are written again");
+    }
+    true
 }

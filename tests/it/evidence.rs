@@ -206,9 +206,10 @@ fn full_disk_denies_when_there_is_no_room_for_a_record() {
     denied.expect(503);
     assert_eq!(denied.code(), "unavailable");
     assert_eq!(allowed, room);
-    assert!(gate.metric("partnergate_record_sink_errors_total") > 0.0);
+    assert!(gate.metric("partnergate_record_sink_errors_total{sink=\"file\"}") > 0.0);
     gate.await_metric("partnergate_denials_total{reason=\"record-unavailable\"}", 1.0);
     gate.await_log("records cannot be written");
+    assert!(gate.metric("partnergate_record_sink_lag_seconds{sink=\"file\"}") > 0.0);
     assert_eq!(gate.metric("partnergate_records_written_total"), 0.0);
     // The denial had no room either; it is counted, and so no silent gap.
     gate.await_metric("partnergate_records_lost_total", 1.0);
@@ -244,7 +245,7 @@ fn full_disk_counts_what_is_lost_where_the_config_says_so() {
         conn.request(GOOD).expect(200);
     }
     gate.await_metric("partnergate_records_lost_total", 30.0);
-    assert!(gate.metric("partnergate_record_sink_errors_total") > 0.0);
+    assert!(gate.metric("partnergate_record_sink_errors_total{sink=\"file\"}") > 0.0);
     assert_eq!(gate.metric("partnergate_record_slots_free"), 0.0);
 }
 

@@ -102,7 +102,8 @@ impl House {
             per_second: config.record.per_second,
             mask: Mask::new(&[7; 32], config.record.include.clone()),
             writer: WriterOptions {
-                sink: config.record.sink.clone(),
+                sinks: config.record.sinks.clone(),
+                rotation: None,
                 node: "test".into(),
                 boot: "test".into(),
                 signer: history::Signer::from_pkcs8(&history::Signer::generate().unwrap()).unwrap(),

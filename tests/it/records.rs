@@ -1,7 +1,7 @@
 //! Records show tampering: signed checkpoints, ends that were not in order, and what `audit verify` says of files that
 //! somebody has been at. Threat 30.
 
-use crate::harness::{Finished, Gate, HOST, Setup, await_some, run};
+use crate::harness::{Finished, Gate, HOST, Setup, await_some, run, skipped};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -266,4 +266,120 @@ fn records_on_stdout_have_the_same_checkpoints() {
     gate.stop("TERM");
     let out = gate.process.stdout.clone();
     verify(&gate, &out, &["--offline"]).ok();
+}
+
+/// Bounds, a file at a time.
+fn rotating(rotate: Value) -> Gate {
+    Setup::new().set("record.rotate", rotate).start()
+}
+
+/// Files of records, those that are done with first.
+fn files(gate: &Gate) -> Vec<PathBuf> {
+    let entries = fs::read_dir(gate.dir.path()).unwrap().flatten().map(|e| e.path());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("records.jsonl");
+    let mut files: Vec<PathBuf> = entries.filter(name).collect();
+    let number = |path: &PathBuf| -> u64 {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.trim_end_matches(".gz").rsplit('.').next().unwrap().parse().unwrap_or(u64::MAX)
+    };
+    files.sort_by_key(number);
+    files
+}
+
+#[test]
+fn file_that_is_begun_anew_under_load_loses_no_line() {
+    let gate = rotating(serde_json::json!({"max_size": "32KiB", "compress": true}));
+    let answered = load(&gate, 4, || {
+        await_some("many files", || (files(&gate).len() > 8).then_some(()));
+        // Whoever verifies while it goes on finds nothing wrong.
+        for _ in 0..3 {
+            let found = verify(&gate, gate.dir.path(), &[]);
+            let moving = found.stderr.contains("change while they are looked at");
+            assert!(found.exit == Some(0) || moving, "{}{}", found.text(), found.stderr);
+        }
+    });
+    gate.settle();
+    await_some("all but the last packed", || {
+        let files = files(&gate);
+        files[..files.len() - 1].iter().all(|p| p.extension().is_some_and(|e| e == "gz")).then_some(())
+    });
+    let said = verify(&gate, gate.dir.path(), &[]).ok();
+    assert!(said.contains("lines of the node") && !said.contains("LOST"), "{said}");
+    let mut ids = HashSet::new();
+    for path in files(&gate) {
+        let text = run(Command::new("zcat").arg("-f").arg(&path), b"").ok();
+        assert!(fs::metadata(&path).unwrap().len() <= 64 * 1024, "{}", path.display());
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!(last["kind"], "checkpoint", "{}", path.display());
+        ids.extend(
+            text.lines()
+                .filter_map(|l| serde_json::from_str::<Value>(l).unwrap()["decision_id"].as_str().map(str::to_owned)),
+        );
+    }
+    let missing = answered.iter().filter(|(id, _)| !ids.contains(id)).count();
+    assert_eq!(missing, 0, "of {}", answered.len());
+}
+
+#[test]
+fn only_as_many_files_stay_as_are_to_and_a_period_ends_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut gate = rotating(serde_json::json!({"every": "1s", "keep": 2}));
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    let mut seen = HashSet::new();
+    await_some("several periods", || {
+        gate.record_of(conn.request(GOOD).id());
+        let files = files(&gate);
+        assert!(
+            files.iter().all(|p| fs::metadata(p).is_ok_and(|m| m.permissions().mode() & 0o777 == 0o600) || !p.exists())
+        );
+        seen.extend(files);
+        (seen.len() > 5).then_some(())
+    });
+    await_some("the removal", || (files(&gate).len() == 3).then_some(()));
+    // What is gone is gone by its age, and so is at the beginning.
+    let said = verify(&gate, gate.dir.path(), &[]).ok();
+    assert!(said.contains("they begin with checkpoint"), "{said}");
+    gate.restart("KILL");
+    verify(&gate, gate.dir.path(), &[]).ok();
+    drop(conn);
+}
+
+#[test]
+fn file_that_cannot_be_begun_anew_goes_on() {
+    let mut setup = Setup::new().set("record.rotate", serde_json::json!({"max_size": "8KiB"}));
+    let folder = setup.dir.path().join("log");
+    fs::create_dir(&folder).unwrap();
+    setup = setup
+        .set("record.output", format!("file:{}", folder.join("records.jsonl").display()))
+        .set("record.stdout", true);
+    let gate = setup.start();
+    let lock =
+        |on: bool| run(Command::new("chattr").arg(if on { "+a" } else { "-a" }).arg(&folder), b"").exit == Some(0);
+    if !lock(true) {
+        // No file system for it: what is on stdout is still to be whole.
+        skipped("folder that files cannot be renamed in (`chattr +a`)");
+    }
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    let mut last = String::new();
+    for _ in 0..50 {
+        last = conn.request(GOOD).expect(200).id().to_owned();
+    }
+    await_some("the last record on stdout", || gate.process.out().contains(&last).then_some(()));
+    lock(false);
+    gate.cli(&["audit", "verify", "--records", folder.to_str().unwrap()]).ok();
+    let out = gate.process.stdout.clone();
+    gate.cli(&["audit", "verify", "--records", out.to_str().unwrap()]).ok();
+}
+
+#[test]
+fn rotation_that_makes_no_sense_is_refused_with_its_place() {
+    for (key, value, said) in [
+        ("record.rotate", serde_json::json!({"keep": 3}), "does not say when a file is done with"),
+        ("record.rotate", serde_json::json!({"max_size": "1B"}), "outside"),
+        ("record.output", "stdout".into(), "is only for records in a file"),
+    ] {
+        let setup = Setup::new().set("record.rotate", serde_json::json!({"every": "1d"})).set(key, value);
+        let (exit, log) = setup.start_expecting_failure();
+        assert!(exit == Some(3) && log.contains(said) && log.contains("partnergate.yaml:"), "{key}: {log}");
+    }
 }
