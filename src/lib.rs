@@ -33,6 +33,7 @@
 //! | [`disk`] | files: read within a bound, replaced whole, noticed when they change |
 //! | [`store`] | the registry's database, declarations and plans |
 //! | [`fetch`] | revocation lists from files, folders and URLs; the policy's bundle |
+//! | [`upload`] | decisions to somebody elsewhere, in the form of OPA's decision log |
 //! | [`config`] | `partnergate.yaml` and what it names |
 //! | [`material`] | what anchors need from files: trust bundles |
 //! | [`expiry`] | what is about to end, said before it hurts |
@@ -85,4 +86,5 @@ pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod trust;
+pub mod upload;
 pub mod upstream;

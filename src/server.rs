@@ -8,10 +8,11 @@ use crate::enrol;
 use crate::expiry::{self, Reminder, Successor};
 use crate::gateway::{Gateway, Live, Open};
 use crate::listen::{Caps, Listener, TlsSlot};
-use crate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
+use crate::record::{Mask, Metrics, RecordOptions, Recorder, SpoolOptions, WriterOptions};
 use crate::reload::{ChangeError, Publisher, aside};
 use crate::status::{self, StatusState};
 use crate::store::{Store, StoreError, key_file, set_expiry_gauges};
+use crate::upload::Uploader;
 use arc_swap::ArcSwapOption;
 use nix::unistd::Group;
 use pingora_core::server::configuration::ServerConf;
@@ -31,12 +32,15 @@ const DATABASE: &str = "registry.db";
 const RECORD_KEY: &str = "record.key";
 const RECORD_END: &str = "record.end";
 const HISTORY_KEY: &str = "history.key";
+const SPOOL: &str = "spool";
 const LOCK: &str = "lock";
 
 /// How far the wall clock may drift from the monotonic one within a second before it counts as a step.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(500);
 /// How long a record that says how many were suppressed may wait for one that says it by the way.
 const SUPPRESSED_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the end waits for decisions to arrive elsewhere.
+const LAST_UPLOAD: Duration = Duration::from_secs(3);
 /// How often use is written to the database.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the expiry of credentials is looked at.
@@ -150,6 +154,16 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     let stepped = Arc::new(Notify::new());
     background.spawn(watch_clock(clock.clone(), metrics.clone(), stepped.clone()));
     background.spawn(tell_suppressed(recorder.clone(), clock.clone()));
+    let uploader = match (&config.record.upload, recorder.spool()) {
+        (Some(settings), Some(spool)) => {
+            let uploader = Uploader::new(settings.clone(), spool.clone(), clock.clone(), metrics.clone());
+            Some(Arc::new(uploader.map_err(|source| StartError::Io { what: "record.upload".into(), source })?))
+        }
+        _ => None,
+    };
+    if let Some(uploader) = &uploader {
+        background.spawn(uploader.clone().run());
+    }
     background.spawn(flush_usage(publisher.clone()));
     background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone(), stepped));
     background.spawn(admin::serve(admin_socket, publisher.clone(), uid));
@@ -199,6 +213,10 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     recorder.tell_suppressed(clock.now());
     if !recorder.close(Duration::from_secs(5)) {
         tracing::error!("not all records could be written");
+    }
+    if let Some(uploader) = &uploader {
+        // What does not arrive now waits in the spool for the next start.
+        let _ = tokio::time::timeout(LAST_UPLOAD, uploader.finish()).await;
     }
     publisher.store().close().await;
     let _ = std::fs::remove_file(&config.admin.socket);
@@ -299,6 +317,11 @@ fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -
             end: record_end_path(&config.state_dir),
             clock: clock.clone(),
         },
+        spool: config.record.upload.as_ref().map(|upload| SpoolOptions {
+            folder: config.state_dir.join(SPOOL),
+            max_size: upload.spool_size,
+            when_full: upload.on_failure,
+        }),
     };
     Recorder::start(options, metrics.clone())
         .map_err(|source| StartError::Io { what: format!("record.output {:?}", config.record.sinks), source })

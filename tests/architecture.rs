@@ -34,6 +34,7 @@ const ROOMS: &[&str] = &[
     "disk",
     "store",
     "fetch",
+    "upload",
     "config",
     "material",
     "expiry",

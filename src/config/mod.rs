@@ -7,16 +7,17 @@ mod admin;
 mod bundle;
 mod files;
 mod issue;
+mod record;
 mod spec;
 
 pub use admin::AdminConfig;
 pub use bundle::{BundleConfig, BundleFacts, BundleFrom};
 pub use issue::{EnrolConfig, IssueConfig};
+pub use record::RecordConfig;
 pub use spec::CONFIG;
 
 use crate::approval::FourEyes;
 use crate::clock::UnixNanos;
-use crate::decision::WhenFull;
 use crate::disk::Watched;
 use crate::document::{self, Node, Problems, Section};
 use crate::fetch::FetchSettings;
@@ -27,7 +28,6 @@ use crate::name::{Environment, UpstreamName};
 use crate::operation::{Operation, OperationKind, RouteName, listed, openapi, parse_base_path};
 use crate::policy::bundle::Bundle;
 use crate::policy::{EngineKind, PolicyLimits, PolicySource};
-use crate::record::{Include, Rotation, Sink};
 use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
@@ -106,18 +106,6 @@ pub struct ApprovalConfig {
 pub struct ConfigPlaces {
     pub state_dir: PathBuf,
     pub socket: PathBuf,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordConfig {
-    pub sinks: Vec<Sink>,
-    pub rotation: Option<Rotation>,
-    pub buffer: usize,
-    pub buffer_size: usize,
-    pub when_full: WhenFull,
-    /// Of refused handshakes, and as many of malformed requests.
-    pub per_second: u32,
-    pub include: Include,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -355,6 +343,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let issue = issue::read(root.section("issue"), reader, problems);
     let ca = issue.as_ref().and_then(|issue| issue.as_ref()).map(|issue| issue.ca.clone());
     let enrol = issue::enrol(root.section("enrol"), (ca, issue.is_none()), reader, problems);
+    let record = record::read(root.section("record"), reader, problems);
     let (bundle, policy_source) = match policy.node("bundle") {
         None => (None, reader.policy_folder(Path::new(policy.text("dir")?), problems)),
         Some(node) => {
@@ -413,7 +402,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             hosts: revocation.texts("hosts"),
         },
         via: request.text("via")?.into(),
-        record: record(root.section("record"), reader, problems)?,
+        record: record?,
         max_series: root.section("metrics").count("max_series"),
         partner_operation: root.section("metrics").boolean("partner_operation"),
         drain_delay: drain.duration("delay"),
@@ -667,55 +656,4 @@ fn route(
         operations: None,
     };
     Some((route, operations))
-}
-
-fn record(section: Section<'_>, reader: &Reader, problems: &mut Problems) -> Option<RecordConfig> {
-    let include = section.section("include");
-    let sink = match section.text("output")?.split_once(':') {
-        None if section.text("output") == Some("stdout") => Sink::Stdout,
-        Some(("file", path)) if !path.is_empty() => Sink::File(reader.resolve(Path::new(path))),
-        _ => {
-            let reason = "is neither `stdout` nor `file:PATH`";
-            problems.push(section.node("output")?.error("record.output", reason, None));
-            return None;
-        }
-    };
-    let on_file = matches!(sink, Sink::File(_));
-    let also = section.boolean("stdout").then_some(Sink::Stdout).filter(|_| on_file);
-    Some(RecordConfig {
-        sinks: [sink].into_iter().chain(also).collect(),
-        rotation: rotation(section, on_file, problems),
-        buffer: section.count("buffer"),
-        buffer_size: section.size("buffer_size"),
-        when_full: if section.text("when_full") == Some("count") { WhenFull::Count } else { WhenFull::Deny },
-        per_second: u32::try_from(section.integer("handshakes_per_second")).unwrap_or(1),
-        include: Include {
-            query: include.texts("query").into_iter().collect(),
-            params: include.texts("params").into_iter().collect(),
-            email: include.boolean("email"),
-            full_address: section.text("address") == Some("full"),
-        },
-    })
-}
-
-fn rotation(record: Section<'_>, on_file: bool, problems: &mut Problems) -> Option<Rotation> {
-    let node = record.node("rotate")?;
-    let section = record.section("rotate");
-    let mut wrong = |reason: &str, fix: &str| problems.push(node.error("record.rotate", reason, Some(fix)));
-    if !on_file {
-        wrong("is only for records in a file", "set `record.output` to `file:PATH`, or remove it");
-    }
-    if !section.has("max_size") && !section.has("every") {
-        wrong("does not say when a file is done with", "set `max_size`, `every` or both");
-    }
-    let size = |key: &str| section.has(key).then(|| u64::try_from(section.size(key)).unwrap_or(u64::MAX));
-    let time = |key: &str| section.has(key).then(|| section.duration(key));
-    Some(Rotation {
-        max_size: size("max_size"),
-        every: time("every"),
-        keep: section.has("keep").then(|| section.count("keep")),
-        keep_for: time("keep_for"),
-        keep_size: size("keep_size"),
-        compress: section.boolean("compress"),
-    })
 }

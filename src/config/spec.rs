@@ -839,6 +839,12 @@ static RECORD: &[Field] = &[
         doc: "When the file of records is begun anew, and how long those that are done with stay. Without it nothing is: logrotate can do it.",
     },
     Field {
+        key: "upload",
+        kind: Kind::Table(UPLOAD),
+        presence: Optional(""),
+        doc: "Send decisions to somebody elsewhere as well, in the form of OPA's decision log.",
+    },
+    Field {
         key: "buffer",
         kind: Kind::Integer { min: 100, max: 10_000_000 },
         presence: Default("65536"),
@@ -873,6 +879,70 @@ static RECORD: &[Field] = &[
         kind: Kind::Table(INCLUDE),
         presence: Optional(""),
         doc: "Values that are shown as they are; all others of these kinds are keyed hashes.",
+    },
+];
+
+static UPLOAD: &[Field] = &[
+    Field {
+        key: "url",
+        kind: Kind::Text,
+        presence: Required("https://collector.example.com/logs"),
+        doc: "Where batches go with `POST`. What is answered with 2xx has arrived; everything else is sent again.",
+    },
+    Field {
+        key: "ca",
+        kind: Kind::Path,
+        presence: Optional("tls/internal-ca.pem"),
+        doc: "PEM file of the CAs that the server's certificate may be issued by; the platform's trust store when absent.",
+    },
+    Field {
+        key: "token",
+        kind: Kind::Secret,
+        presence: Optional("file:upload.token"),
+        doc: "Sent as `Authorization: Bearer`, as a reference.",
+    },
+    Field {
+        key: "client_chain",
+        kind: Kind::Path,
+        presence: Optional("tls/gateway.pem"),
+        doc: "Client certificate chain of the gateway, for a server that wants one.",
+    },
+    Field {
+        key: "client_key",
+        kind: Kind::Secret,
+        presence: Optional("file:tls/gateway.key"),
+        doc: "Its private key, as a reference.",
+    },
+    Field {
+        key: "labels",
+        kind: Kind::Labels,
+        presence: Optional("{team: api}"),
+        doc: "Labels of every event, besides `app`, `id` (the node), `version`, `environment` and `boot`.",
+    },
+    Field {
+        key: "batch_size",
+        kind: Kind::Size { min: 1024, max: 64 << 20 },
+        presence: Default("256KiB"),
+        doc: "Records in one batch, before they are packed; packed they take about a tenth.",
+    },
+    Field {
+        key: "interval",
+        kind: millis(0, 3_600_000),
+        presence: Default("1s"),
+        doc: "How long a batch that is not full waits for more.",
+    },
+    Field { key: "timeout", kind: millis(100, 600_000), presence: Default("10s"), doc: "For one batch." },
+    Field {
+        key: "spool_size",
+        kind: Kind::Size { min: 64 << 10, max: 1 << 40 },
+        presence: Default("256MiB"),
+        doc: "What may wait on the disk, in `spool` in `state_dir`; the oldest are dropped and counted.",
+    },
+    Field {
+        key: "on_failure",
+        kind: Kind::Choice(&["count", "deny"]),
+        presence: Default("count"),
+        doc: "When the spool is nearly full: go on and count what is dropped, or deny requests until there is room.",
     },
 ];
 

@@ -6,7 +6,7 @@
 use crate::name::PartnerId;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// What happens when no record can be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Slots {
 #[derive(Debug)]
 struct Places {
     capacity: usize,
+    /// Nothing is to be allowed.
+    closed: AtomicBool,
     free: AtomicUsize,
     /// Size of the records that wait in their places.
     bytes: AtomicUsize,
@@ -50,6 +52,7 @@ impl Slots {
     pub fn new(capacity: usize, max_bytes: usize, when_full: WhenFull) -> Self {
         let places = Places {
             capacity,
+            closed: AtomicBool::new(false),
             free: AtomicUsize::new(capacity),
             bytes: AtomicUsize::new(0),
             max_bytes,
@@ -70,9 +73,12 @@ impl Slots {
         }
     }
 
-    /// A place for a request of this partner that goes on. `None` also when the partner has as many as it may have,
-    /// whatever is to happen when the sink is down.
+    /// A place for a request of this partner that goes on. `None` also when the partner has as many as it may have, and
+    /// while it is [closed](Slots::close), whatever is to happen when the sink is down.
     pub fn reserve_for(&self, partner: &PartnerId) -> Option<Slot> {
+        if self.places.closed.load(Ordering::Acquire) {
+            return None;
+        }
         let share = self.places.begin(partner)?;
         let Some(mut slot) = self.reserve() else {
             self.places.end(Some(share));
@@ -84,6 +90,12 @@ impl Slots {
             self.places.end(Some(share));
         }
         Some(slot)
+    }
+
+    /// Whether nothing is to be allowed because a record of it could not be kept for all who are to have it. What is denied
+    /// goes on being recorded.
+    pub fn close(&self, closed: bool) {
+        self.places.closed.store(closed, Ordering::Release);
     }
 
     pub fn free(&self) -> usize {

@@ -1,11 +1,11 @@
-//! Asking a URL for a list or a bundle: one GET, conditional, bounded, without redirects.
+//! Asking a URL for a list or a bundle: one GET, conditional, bounded, without redirects. And giving one something: one POST.
 
 use bytes::Bytes;
 use http::header::{
     ACCEPT, AUTHORIZATION, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, USER_AGENT,
 };
-use http::{HeaderValue, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,8 +15,12 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-pub(super) struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+/// Answers of others are read up to this.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The one HTTP client of what the gateway asks and gives by itself.
+pub struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// Whom a server must be, and who asks.
@@ -95,9 +99,27 @@ impl Http {
         Ok(Http { client: Client::builder(TokioExecutor::new()).build(connector) })
     }
 
+    /// The status of the answer, once all of it is there.
+    ///
+    /// # Errors
+    /// Why there is no answer, for the operator.
+    pub async fn post(&self, url: &str, head: HeaderMap, body: Bytes) -> Result<StatusCode, String> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = url.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
+        *request.headers_mut() = head;
+        let agent = HeaderValue::from_static(concat!("partnergate/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().insert(USER_AGENT, agent);
+        let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
+        let status = answer.status();
+        // Only so that the connection can be used again; what it says does not matter.
+        let _ = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+        Ok(status)
+    }
+
     /// # Errors
     /// Why there is nothing, for the operator.
-    pub async fn get(&self, question: Question<'_>) -> Result<Answer, String> {
+    pub(super) async fn get(&self, question: Question<'_>) -> Result<Answer, String> {
         let Question { url, accept, etag, modified, token, max_size } = question;
         let mut request = Request::get(url)
             .header(USER_AGENT, concat!("partnergate/", env!("CARGO_PKG_VERSION")))
@@ -113,7 +135,7 @@ impl Http {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        let request = request.body(Empty::new()).map_err(|e| e.to_string())?;
+        let request = request.body(Full::default()).map_err(|e| e.to_string())?;
         let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
         match answer.status() {
             StatusCode::OK => {}

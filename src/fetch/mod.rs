@@ -21,13 +21,13 @@ use crate::trust::{AnchorLists, CrlFault, IssuerKey, MAX_CRL_BYTES, RevocationLi
 use copies::{Copies, Label};
 use futures::StreamExt;
 use held::{Good, Held};
-use http::{Answer, Http, Question};
+use http::{Answer, Question};
 use item::Item;
 
 pub use bundle::{
     Asked, BundleCopy, BundleFailing, BundleFetcher, BundleHealth, BundleSettings, Fetched, FetchedFrom, First,
 };
-pub use http::HttpTls;
+pub use http::{Http, HttpTls};
 pub use overview::Overview;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

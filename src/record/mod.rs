@@ -2,17 +2,19 @@
 //!
 //! In: [`Entry`] values with the [`crate::decision::Slot`] that was reserved for them. Out: lines in a file or on
 //! stdout, in order, written by one thread every few milliseconds, each batch with a signed checkpoint behind it; a slot is
-//! free again once its line is written. [`RecordVerifier`] looks at them later. Must never: block the request path on a sink, lose a line without counting it, or write a secret.
+//! free again once its line is written. Decisions also go into a [`Spool`], for an upload. [`RecordVerifier`] looks at them later. Must never: block the request path on a sink, lose a line without counting it, or write a secret.
 
 mod bound;
 mod checkpoint;
 mod entry;
+mod event;
 mod mask;
 mod metrics;
 mod output;
 pub mod recorded;
 pub mod replay;
 mod rotate;
+mod spool;
 mod usage;
 mod verify;
 mod writer;
@@ -22,10 +24,12 @@ pub use entry::{
     Alert, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry,
     SuppressedEntry, UpstreamEntry,
 };
+pub use event::{Labels, opa_event};
 pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
 pub use output::Sink;
 pub use rotate::Rotation;
+pub use spool::{Spool, SpoolOptions, Waiting, backoff};
 pub use usage::{Batch, ClosedPartner, FirstDenied, Seen, Usage, UsageKey, UsageLog};
 pub use verify::{LinePlace, LostRecords, NodeRecords, RecordFault, RecordFaultKind, RecordVerifier};
 pub use writer::WriterOptions;
@@ -63,6 +67,7 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     usage: Arc<UsageLog>,
     bounds: Arc<Bounds>,
+    spool: Option<Arc<Spool>>,
 }
 
 /// A flood of strangers must not suppress what is known of partners.
@@ -82,6 +87,8 @@ pub struct RecordOptions {
     pub per_second: u32,
     pub mask: Mask,
     pub writer: WriterOptions,
+    /// Where decisions wait for an upload, if there is one.
+    pub spool: Option<SpoolOptions>,
 }
 
 impl Recorder {
@@ -91,7 +98,9 @@ impl Recorder {
     /// The sink cannot be opened.
     pub fn start(options: RecordOptions, metrics: Arc<Metrics>) -> std::io::Result<Recorder> {
         let slots = Slots::new(options.capacity, options.max_bytes, options.when_full);
-        let writer = Writer::start(options.writer, metrics.clone())?;
+        let spool = options.spool.map(|spool| Spool::open(spool, slots.clone(), metrics.clone()));
+        let spool = spool.transpose()?.map(Arc::new);
+        let writer = Writer::start(options.writer, spool.clone(), metrics.clone())?;
         let bound = || Bound::new(options.per_second, Instant::now());
         let bounds = Bounds { handshakes: bound(), malformed: bound() };
         for kind in [Kind::Handshake, Kind::Malformed] {
@@ -106,6 +115,7 @@ impl Recorder {
             inputs: Arc::new(InputCache::new(PREBUILT)),
             metrics,
             usage: Arc::new(UsageLog::new()),
+            spool,
         })
     }
 
@@ -115,6 +125,11 @@ impl Recorder {
 
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// What waits for an upload.
+    pub fn spool(&self) -> Option<&Arc<Spool>> {
+        self.spool.as_ref()
     }
 
     /// Use of credentials and grants, counted here and flushed to the database by others.

@@ -426,7 +426,7 @@ impl NodeChain {
     ) -> Result<(), RecordFault> {
         let run = self.runs.iter_mut().find(|run| *run.boot == next.boot);
         let hash = run.map_or_else(|| Context::new(&SHA256), |run| run.hash.clone());
-        let (count, signed) = (self.count - start, (next.last + 1).saturating_sub(next.first));
+        let (count, signed) = (self.count - start, signed_lines(next));
         if hex::encode(hash.finish()) == next.sha256 && count == signed {
             self.found.lines += count;
             return Ok(());
@@ -534,7 +534,7 @@ impl NodeChain {
 type NotNext = (RecordFaultKind, String, Option<(String, u64)>);
 
 fn signed_lines(checkpoint: &RecordCheckpoint) -> u64 {
-    (checkpoint.last + 1).saturating_sub(checkpoint.first)
+    checkpoint.last.saturating_add(1).saturating_sub(checkpoint.first)
 }
 
 fn none(node: &str) -> RecordEnd {

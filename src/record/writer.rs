@@ -8,6 +8,7 @@ use super::checkpoint::{Chain, RecordEnd, RecordsLost};
 use super::metrics::Metrics;
 use super::output::{Output, Sink};
 use super::rotate::Rotation;
+use super::spool::Spool;
 use crate::clock::Clock;
 use crate::decision::Slot;
 use crate::history::Signer;
@@ -71,7 +72,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(options: WriterOptions, metrics: Arc<Metrics>) -> io::Result<Writer> {
+    pub(super) fn start(
+        options: WriterOptions,
+        spool: Option<Arc<Spool>>,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Writer> {
         let quoted = |s: &str| serde_json::Value::from(s).to_string();
         let head = format!(
             "{{\"schema\":{},\"node\":{},\"boot\":{},\"seq\":",
@@ -109,7 +114,7 @@ impl Writer {
             );
             shared.append(&lost_line(lost, &clock), None);
         }
-        let mut thread_of = Thread { shared: shared.clone(), outputs, chain, clock, metrics };
+        let mut thread_of = Thread { shared: shared.clone(), outputs, spool, chain, clock, metrics };
         let thread = std::thread::Builder::new().name("record-writer".into()).spawn(move || thread_of.run())?;
         Ok(Writer { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -205,6 +210,7 @@ fn lost_line(lost: &RecordsLost, clock: &Clock) -> Vec<u8> {
 struct Thread {
     shared: Arc<Shared>,
     outputs: Vec<Output>,
+    spool: Option<Arc<Spool>>,
     chain: Chain,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
@@ -225,6 +231,10 @@ impl Thread {
         let mut spare: Vec<u8> = Vec::new();
         loop {
             let Some(mut batch) = self.next(&mut spare) else { continue };
+            // First: it takes what there is at once, and another sink may have to be waited for.
+            if let Some(spool) = &self.spool {
+                spool.append(&batch.bytes);
+            }
             let checkpoint = self.chain.close(&batch.bytes, batch.seq, self.clock.now(), batch.last);
             batch.bytes.extend(checkpoint);
             let whole = self.write(&batch);
@@ -275,7 +285,7 @@ impl Thread {
 
     /// Tries until every sink has all of it, or the gateway stops. Returns whether each has.
     fn write(&mut self, batch: &Batch) -> bool {
-        let Thread { shared, outputs, chain, clock, metrics } = self;
+        let Thread { shared, outputs, chain, clock, metrics, .. } = self;
         let began = Instant::now();
         for output in outputs.iter_mut() {
             if let Err(e) = output.begin(batch.bytes.len(), chain.end().number - 1, clock.now()) {

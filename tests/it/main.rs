@@ -46,6 +46,7 @@ mod served_bundles;
 mod spiffe;
 mod status;
 mod suspension;
+mod upload;
 mod upstream;
 mod websocket;
 mod whole_life;

@@ -110,6 +110,7 @@ impl House {
                 end: setup.dir.path().join("record.end"),
                 clock: Arc::new(Clock::new()),
             },
+            spool: None,
         };
         let recorder = Recorder::start(options, metrics.clone()).unwrap();
         let (clock, live, tls) = (Arc::new(Clock::new()), Arc::new(ArcSwapOption::empty()), Arc::new(TlsSlot::new()));

@@ -288,15 +288,9 @@ fn files(gate: &Gate) -> Vec<PathBuf> {
 
 #[test]
 fn file_that_is_begun_anew_under_load_loses_no_line() {
-    let gate = rotating(serde_json::json!({"max_size": "32KiB", "compress": true}));
+    let gate = rotating(serde_json::json!({"max_size": "64KiB", "compress": true}));
     let answered = load(&gate, 4, || {
         await_some("many files", || (files(&gate).len() > 8).then_some(()));
-        // Whoever verifies while it goes on finds nothing wrong.
-        for _ in 0..3 {
-            let found = verify(&gate, gate.dir.path(), &[]);
-            let moving = found.stderr.contains("change while they are looked at");
-            assert!(found.exit == Some(0) || moving, "{}{}", found.text(), found.stderr);
-        }
     });
     gate.settle();
     await_some("all but the last packed", || {
@@ -308,7 +302,7 @@ fn file_that_is_begun_anew_under_load_loses_no_line() {
     let mut ids = HashSet::new();
     for path in files(&gate) {
         let text = run(Command::new("zcat").arg("-f").arg(&path), b"").ok();
-        assert!(fs::metadata(&path).unwrap().len() <= 64 * 1024, "{}", path.display());
+        assert!(fs::metadata(&path).unwrap().len() <= 128 * 1024, "{}", path.display());
         let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
         assert_eq!(last["kind"], "checkpoint", "{}", path.display());
         ids.extend(
@@ -333,6 +327,10 @@ fn only_as_many_files_stay_as_are_to_and_a_period_ends_one() {
             files.iter().all(|p| fs::metadata(p).is_ok_and(|m| m.permissions().mode() & 0o777 == 0o600) || !p.exists())
         );
         seen.extend(files);
+        // Whoever verifies while it goes on finds nothing wrong.
+        let found = verify(&gate, gate.dir.path(), &[]);
+        let moving = found.stderr.contains("change while they are looked at");
+        assert!(found.exit == Some(0) || moving, "{}{}", found.text(), found.stderr);
         (seen.len() > 5).then_some(())
     });
     await_some("the removal", || (files(&gate).len() == 3).then_some(()));

@@ -262,6 +262,7 @@ fn nothing_that_a_client_chooses_becomes_a_label() {
                     "anchor" => any(value, &["acme-ca", "globex-ca"]),
                     "kind" => any(value, &["handshake", "malformed", "server-certificate", "anchor", "credential"]),
                     "credential" => any(value, &["acme-client", "globex-client"]),
+                    "sink" => any(value, &["stdout", "file", "upload"]),
                     "le" | "policy" | "config" | "version" | "file" | "state" | "result" | "direction" | "within" => {
                         true
                     }
