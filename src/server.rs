@@ -161,9 +161,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
         }
         _ => None,
     };
-    if let Some(uploader) = &uploader {
-        background.spawn(uploader.clone().run());
-    }
+    let uploading = uploader.clone().map(|uploader| tokio::spawn(uploader.run(stop_rx.clone())));
     background.spawn(flush_usage(publisher.clone()));
     background.spawn(watch_expiry(publisher.clone(), metrics.clone(), clock.clone(), stepped));
     background.spawn(admin::serve(admin_socket, publisher.clone(), uid));
@@ -214,9 +212,13 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     if !recorder.close(Duration::from_secs(5)) {
         tracing::error!("not all records could be written");
     }
-    if let Some(uploader) = &uploader {
+    if let (Some(uploader), Some(uploading)) = (uploader, uploading) {
+        let last = async {
+            let _ = uploading.await;
+            uploader.finish().await;
+        };
         // What does not arrive now waits in the spool for the next start.
-        let _ = tokio::time::timeout(LAST_UPLOAD, uploader.finish()).await;
+        let _ = tokio::time::timeout(LAST_UPLOAD, last).await;
     }
     publisher.store().close().await;
     let _ = std::fs::remove_file(&config.admin.socket);

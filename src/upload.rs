@@ -20,6 +20,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 const NAME: &str = "upload";
 
@@ -90,14 +91,23 @@ impl Uploader {
         Ok(Uploader { settings, spool, http, head, clock, metrics, jitter: RandomState::new() })
     }
 
-    /// Goes on for as long as the gateway does.
-    pub async fn run(self: Arc<Self>) {
+    /// Goes on until it is told to stop; a batch that is on its way then is waited for, so that it does not come twice.
+    pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let mut failures = 0_u32;
         let mut most = self.settings.batch_size;
         loop {
-            self.spool.wait().await;
-            if failures == 0 && self.spool.used() < self.settings.batch_size as u64 {
-                tokio::time::sleep(self.settings.interval).await;
+            let pause = match failures {
+                0 if self.spool.used() >= self.settings.batch_size as u64 => Duration::ZERO,
+                0 => self.settings.interval,
+                _ => self.pause(failures),
+            };
+            let ready = async {
+                self.spool.wait().await;
+                tokio::time::sleep(pause).await;
+            };
+            tokio::select! {
+                () = ready => {}
+                _ = stop.wait_for(|stop| *stop) => return,
             }
             match self.send(most).await {
                 Ok(()) => {
@@ -111,13 +121,9 @@ impl Uploader {
                 Err(Failed::Other(reason)) => {
                     failures = failures.saturating_add(1);
                     if failures == 1 {
-                        tracing::error!(
-                            url = self.settings.url,
-                            reason,
-                            "decisions cannot be uploaded; they wait in the spool"
-                        );
+                        let url = &self.settings.url;
+                        tracing::error!(url, reason, "decisions cannot be uploaded; they wait in the spool");
                     }
-                    tokio::time::sleep(self.pause(failures)).await;
                 }
             }
         }
@@ -149,7 +155,7 @@ impl Uploader {
                 if self.spool.used() == 0 {
                     self.lag(None);
                 }
-                return Ok(());
+                Ok(())
             }
             Ok(StatusCode::PAYLOAD_TOO_LARGE) => {
                 let lines = waiting.lines.iter().filter(|b| **b == b'\n').count();

@@ -6,6 +6,7 @@
 mod anchor;
 mod apply;
 mod approval;
+mod audit;
 mod bundle;
 mod ca;
 mod check;
@@ -94,7 +95,7 @@ enum Command {
     /// Show what was changed, by whom and why.
     History(history::HistoryArgs),
     /// Verify and export the history.
-    Audit(history::AuditArgs),
+    Audit(audit::AuditArgs),
     /// Look at the database, fill a new one, copy it with its keys, and take a copy back.
     Db(db::Args),
     /// Partners: look at them, add and change them, stop them at once.
@@ -252,7 +253,7 @@ pub fn main() -> ExitCode {
             Command::Anchor(args) => anchor::run(gateway, args).await,
             Command::Network(args) => network::run(gateway, args).await,
             Command::History(args) => history::history(gateway, &args).await,
-            Command::Audit(args) => history::audit(gateway, &args).await,
+            Command::Audit(args) => audit::audit(gateway, &args).await,
             Command::Db(args) => db::run(path, gateway.dry_run, args).await,
             Command::Partner(args) => partner::run(gateway, args).await,
             Command::Status(args) => status::run(gateway, &args).await,
@@ -306,6 +307,7 @@ mod tests {
             "config reference",
             "config metrics",
             "config reasons",
+            "audit key",
             "audit export",
             "completions",
             "man",

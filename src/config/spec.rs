@@ -887,7 +887,7 @@ static UPLOAD: &[Field] = &[
         key: "url",
         kind: Kind::Text,
         presence: Required("https://collector.example.com/logs"),
-        doc: "Where batches go with `POST`. What is answered with 2xx has arrived; everything else is sent again.",
+        doc: "Where batches go with `POST`. What is answered with 2xx has arrived; everything else is sent again. `http` is for a server on this machine, and goes with neither token nor certificates.",
     },
     Field {
         key: "ca",

@@ -27,10 +27,9 @@ const SIGNATURE_HEX: usize = 128;
 pub(super) const START: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// Bytes of a line's hash in a checkpoint: enough to say which line was altered, where the hash of all says that one was.
 pub(super) const MARK: usize = 4;
-/// Bytes at the end of a file that are looked through for the last checkpoint; more, where there is none in them.
+/// Bytes at the end of a file that are looked through for the last checkpoint; and where there is none in them, in how many.
 const LOOKED_AT: u64 = 4 << 20;
-/// The same where nothing says that there is one at all.
-const MAX_LOOKED_AT: u64 = 256 << 20;
+const MAX_LOOKED_AT: u64 = 64 << 20;
 /// Room for the text in the file that keeps the end; one length, so that a shorter text leaves nothing of a longer one.
 const KEPT: usize = 512;
 
@@ -155,7 +154,7 @@ impl Chain {
     ) -> io::Result<(Chain, Option<RecordsLost>)> {
         let known = RecordEnd::read(kept);
         let found = match file {
-            Some(file) => look(file, &signer.key(), known.is_some())?,
+            Some(file) => look(file, &signer.key())?,
             None => Found::default(),
         };
         let (end, lost) = go_on(known, found);
@@ -256,27 +255,26 @@ fn go_on(known: Option<RecordEnd>, found: Found) -> (RecordEnd, Option<RecordsLo
 }
 
 /// Looks for the last checkpoint of a file, from its end.
-fn look(path: &Path, key: &str, expected: bool) -> io::Result<Found> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
+fn look(path: &Path, key: &str) -> io::Result<Found> {
+    // A device or a pipe has no end, and opening one may take for ever.
+    let len = match std::fs::metadata(path) {
+        Ok(meta) if meta.is_file() => meta.len(),
+        Ok(_) => return Ok(Found::default()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
         Err(e) => return Err(e),
     };
-    let meta = file.metadata()?;
-    // A device or a pipe has no end.
-    let len = if meta.is_file() { meta.len() } else { 0 };
-    let mut size = LOOKED_AT;
-    loop {
+    let mut file = File::open(path)?;
+    for size in [LOOKED_AT, MAX_LOOKED_AT] {
         let from = len.saturating_sub(size);
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         Read::take(&mut file, len - from).read_to_end(&mut bytes)?;
         let found = last_checkpoint(&bytes, key);
-        if found.checkpoint.is_some() || from == 0 || (!expected && size >= MAX_LOOKED_AT) {
+        if found.checkpoint.is_some() || from == 0 {
             return Ok(found);
         }
-        size = size.saturating_mul(8);
     }
+    Ok(Found::default())
 }
 
 fn last_checkpoint(bytes: &[u8], key: &str) -> Found {
