@@ -6,15 +6,13 @@
 
 use crate::clock::{Clock, UnixNanos};
 use crate::document::parse_time;
-use crate::fetch::Http;
+use crate::fetch::{Http, HttpTls};
 use crate::record::{Labels, Metrics, Spool, Waiting, backoff, opa_event};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
@@ -28,10 +26,7 @@ const NAME: &str = "upload";
 #[derive(Clone, PartialEq, Eq)]
 pub struct UploadSettings {
     pub url: String,
-    /// CA certificates of the server in DER; the platform's trust store when absent.
-    pub ca: Option<Vec<Vec<u8>>>,
-    /// Client certificate chain and key, in DER.
-    pub client: Option<(Vec<Vec<u8>>, Vec<u8>)>,
+    pub tls: HttpTls,
     /// Sent as a bearer token.
     pub token: Option<HeaderValue>,
     pub labels: Labels,
@@ -78,10 +73,7 @@ impl Uploader {
         clock: Arc<Clock>,
         metrics: Arc<Metrics>,
     ) -> io::Result<Uploader> {
-        let http = match (&settings.ca, &settings.client) {
-            (None, None) => Http::new()?,
-            (ca, client) => Http::with_tls(tls(ca.as_deref(), client.as_ref())?),
-        };
+        let http = Http::with(&settings.tls)?;
         let mut head = HeaderMap::new();
         head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         head.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -213,29 +205,4 @@ fn packed(waiting: &Waiting, labels: &Labels) -> io::Result<(Bytes, Option<UnixN
     }
     encoder.write_all(if before == b"[" { b"[]" } else { b"]" })?;
     Ok((encoder.finish()?.into(), first))
-}
-
-fn tls(ca: Option<&[Vec<u8>]>, client: Option<&(Vec<Vec<u8>>, Vec<u8>)>) -> io::Result<ClientConfig> {
-    use hyper_rustls::ConfigBuilderExt;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(io::Error::other)?;
-    let builder = match ca {
-        None => builder.with_native_roots()?,
-        Some(certificates) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in certificates {
-                roots.add(CertificateDer::from(certificate.clone())).map_err(io::Error::other)?;
-            }
-            builder.with_root_certificates(roots)
-        }
-    };
-    match client {
-        None => Ok(builder.with_no_client_auth()),
-        Some((chain, key)) => {
-            let chain = chain.iter().cloned().map(CertificateDer::from).collect();
-            let key = PrivateKeyDer::try_from(key.clone()).map_err(io::Error::other)?;
-            builder.with_client_auth_cert(chain, key).map_err(io::Error::other)
-        }
-    }
 }

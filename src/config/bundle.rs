@@ -2,7 +2,7 @@
 
 use super::files::{At, Reader};
 use crate::document::{Problems, Section};
-use crate::fetch::{BundleCopy, BundleSettings, HttpTls};
+use crate::fetch::{BundleCopy, BundleSettings};
 use crate::policy::PolicySource;
 use crate::policy::bundle::{Bundle, BundleAlgorithm, BundleLimits, Required, SignedBy, Verification, VerifyKey};
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ pub(super) fn read(
             Some(token)
         }
     };
-    let tls = tls(section, reader, problems)?;
+    let tls = reader.http_tls(section, "policy.bundle", problems)?;
     let url: Option<http::Uri> = source.parse().ok();
     if url.is_none_or(|url| url.authority().is_none_or(|a| a.as_str().contains('@') || a.host().is_empty())) {
         let fix = "write it like `https://bundles.example.com/partnergate.tar.gz`";
@@ -164,30 +164,4 @@ fn verify_key(id: &str, section: Section<'_>, reader: &mut Reader, problems: &mu
     VerifyKey::from_pem(algorithm, &pem)
         .map_err(|reason| problems.push(at.error(format!("`{file}` {reason}"), Some("see `algorithm` beside it"))))
         .ok()
-}
-
-fn tls(section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<HttpTls> {
-    let at = |key: &str| Some(At { node: section.node(key)?, key: format!("policy.bundle.{key}") });
-    let ca = match (at("ca"), section.text("ca")) {
-        (Some(at), Some(file)) => Some(reader.certificates(&at, file, problems)?),
-        _ => None,
-    };
-    let client = match (at("client_chain"), at("client_key")) {
-        (None, None) => None,
-        (Some(chain_at), Some(key_at)) => {
-            let chain = reader.certificates(&chain_at, section.text("client_chain")?, problems)?;
-            let (file, pem) = reader.secret(&key_at, section.text("client_key")?, problems)?;
-            let key = reader.matched_key(&key_at, &chain, (&file, &pem), problems)?;
-            Some((chain, key))
-        }
-        (Some(at), None) => {
-            problems.push(at.error("needs `client_key` beside it", None));
-            None
-        }
-        (None, Some(at)) => {
-            problems.push(at.error("needs `client_chain` beside it", None));
-            None
-        }
-    };
-    Some(HttpTls { ca, client })
 }

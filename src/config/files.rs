@@ -1,7 +1,8 @@
 //! Reading the files that a config names, and noticing that they have changed.
 
 use crate::disk::{self, NoSecret, Stamp, Watched, plain};
-use crate::document::{Node, Problem, Problems, SecretRef, parse_secret};
+use crate::document::{Node, Problem, Problems, SecretRef, Section, parse_secret};
+use crate::fetch::HttpTls;
 use crate::policy::PolicySource;
 use ring::digest;
 use rustls::pki_types::pem::PemObject;
@@ -119,6 +120,33 @@ impl Reader {
             disk::secret(&reference, MAX_FILE)
         });
         found.map_err(|NoSecret { reason, fix }| problems.push(at.error(reason, fix.as_deref()))).ok()
+    }
+
+    /// `ca`, `client_chain` and `client_key` of a section that is at `key`: whom a server must be, and who asks it.
+    pub(super) fn http_tls(&mut self, section: Section<'_>, key: &str, problems: &mut Problems) -> Option<HttpTls> {
+        let at = |name: &str| Some(At { node: section.node(name)?, key: format!("{key}.{name}") });
+        let ca = match (at("ca"), section.text("ca")) {
+            (Some(at), Some(file)) => Some(self.certificates(&at, file, problems)?),
+            _ => None,
+        };
+        let client = match (at("client_chain"), at("client_key")) {
+            (None, None) => None,
+            (Some(chain_at), Some(key_at)) => {
+                let chain = self.certificates(&chain_at, section.text("client_chain")?, problems)?;
+                let (file, pem) = self.secret(&key_at, section.text("client_key")?, problems)?;
+                let key = self.matched_key(&key_at, &chain, (&file, &pem), problems)?;
+                Some((chain, key))
+            }
+            (Some(alone), None) => {
+                problems.push(alone.error("needs `client_key` beside it", None));
+                return None;
+            }
+            (None, Some(alone)) => {
+                problems.push(alone.error("needs `client_chain` beside it", None));
+                return None;
+            }
+        };
+        Some(HttpTls { ca, client })
     }
 
     /// The DER key of a PEM, checked against its certificate. `file` is where it came from.

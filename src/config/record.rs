@@ -3,6 +3,7 @@
 use super::files::{At, Reader};
 use crate::decision::WhenFull;
 use crate::document::{Problems, Section};
+use crate::fetch::HttpTls;
 use crate::record::{Include, Rotation, Sink};
 use crate::upload::UploadSettings;
 use http::{HeaderValue, Uri};
@@ -88,27 +89,7 @@ fn upload(section: Section<'_>, reader: &mut Reader, problems: &mut Problems) ->
         problems.push(at("url")?.error(format!("`{url}` is no URL of a server"), fix));
         return None;
     }
-    let ca = match (at("ca"), section.text("ca")) {
-        (Some(at), Some(file)) => Some(reader.certificates(&at, file, problems)?),
-        _ => None,
-    };
-    let client = match (at("client_chain"), at("client_key")) {
-        (None, None) => None,
-        (Some(chain_at), Some(key_at)) => {
-            let chain = reader.certificates(&chain_at, section.text("client_chain")?, problems)?;
-            let (key_file, pem) = reader.secret(&key_at, section.text("client_key")?, problems)?;
-            let key = reader.matched_key(&key_at, &chain, (&key_file, &pem), problems)?;
-            Some((chain, key))
-        }
-        (Some(alone), None) => {
-            problems.push(alone.error("needs `client_key` beside it", None));
-            return None;
-        }
-        (None, Some(alone)) => {
-            problems.push(alone.error("needs `client_chain` beside it", None));
-            return None;
-        }
-    };
+    let tls = reader.http_tls(section, "record.upload", problems)?;
     let token = match (at("token"), section.text("token")) {
         (Some(at), Some(reference)) => {
             let (place, bytes) = reader.secret(&at, reference, problems)?;
@@ -121,15 +102,14 @@ fn upload(section: Section<'_>, reader: &mut Reader, problems: &mut Problems) ->
         }
         _ => None,
     };
-    if scheme == Some("http") && (token.is_some() || client.is_some() || ca.is_some()) {
+    if scheme == Some("http") && (token.is_some() || tls != HttpTls::default()) {
         let reason = "`http` sends what is in records, and the token, for everybody to read";
         problems.push(at("url")?.error(reason, Some("write `https`")));
         return None;
     }
     Some(UploadSettings {
         url,
-        ca,
-        client,
+        tls,
         token,
         labels: section.labels("labels").into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         batch_size: section.size("batch_size"),
