@@ -91,13 +91,13 @@ fn asked(config: &Path, args: &Args) -> Result<Asked, Problems> {
     }
     let id = args.decision.as_deref().unwrap_or_default();
     let files = if args.log.is_empty() {
-        match &Config::load(config)?.record.sink {
-            Sink::File(path) => vec![path.clone()],
-            Sink::Stdout => {
-                let reason = "writes its records to stdout: name the file that they are kept in with `--log`";
-                return Err(wrong(config, reason.into()));
-            }
-        }
+        let sinks = Config::load(config)?.record.sinks;
+        let file = sinks.into_iter().find_map(|sink| match sink {
+            Sink::File(path) => Some(path),
+            Sink::Stdout => None,
+        });
+        let reason = "writes its records to stdout: name the file that they are kept in with `--log`";
+        vec![file.ok_or_else(|| wrong(config, reason.into()))?]
     } else {
         args.log.clone()
     };
