@@ -173,7 +173,7 @@ fn world(partners: usize) -> World {
         source: "192.0.2.7:4711".parse().unwrap(),
         tls: Arc::new(TlsFacts {
             version: "1.3",
-            cipher: "TLS13_AES_256_GCM_SHA384".into(),
+            cipher: "TLS_AES_256_GCM_SHA384".into(),
             sni: Some("api.example.com".into()),
         }),
         headers: vec![],

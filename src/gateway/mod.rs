@@ -39,7 +39,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use read::{is_grpc, read};
+use read::{is_bodyless, is_grpc, read};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -100,7 +100,8 @@ impl Gateway {
             return Err(Refused { grpc, ..Refused::new(Reason::NotReady, id) });
         };
         let snapshot = live.snapshot.clone();
-        let request = match read(session.req_header(), connection, &snapshot.request, id.clone(), self.clock.now()) {
+        let (head, bodyless) = (session.req_header(), is_bodyless(session));
+        let request = match read(head, bodyless, connection, &snapshot.request, id.clone(), self.clock.now()) {
             Ok(request) => request,
             Err(refusal) => {
                 self.malformed(connection, &snapshot, &id, &refusal);

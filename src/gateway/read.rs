@@ -8,7 +8,20 @@ use crate::request::{Refusal, RequestFacts, UpgradeWanted, canonicalise};
 use crate::snapshot::RequestSettings;
 use http::{HeaderMap, header};
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 use std::sync::Arc;
+
+/// Whether the head says that no body follows. In HTTP/1 one is announced by its length or its coding (RFC 9112 section
+/// 6.3); in HTTP/2 the head ends the stream (RFC 9113 section 8.1).
+pub(super) fn is_bodyless(session: &Session) -> bool {
+    match session.as_http2() {
+        Some(stream) => stream.is_body_empty(),
+        None => {
+            let fields = &session.req_header().headers;
+            !fields.contains_key(header::CONTENT_LENGTH) && !fields.contains_key(header::TRANSFER_ENCODING)
+        }
+    }
+}
 
 /// Reads the request's facts.
 ///
@@ -16,6 +29,7 @@ use std::sync::Arc;
 /// Why it cannot be read in one way.
 pub(super) fn read(
     head: &RequestHeader,
+    bodyless: bool,
     connection: &Connection,
     settings: &RequestSettings,
     id: Arc<str>,
@@ -32,7 +46,7 @@ pub(super) fn read(
     let canonical = canonicalise(&head.method, head.raw_path(), Some(host), connection.tls.sni.as_deref())?;
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
     let content_length = match (lengths.next(), lengths.next()) {
-        (None, _) => None,
+        (None, _) => bodyless.then_some(0),
         (Some(_), Some(_)) => {
             return Err(Refusal::new(Reason::HeadAmbiguousFraming, "Content-Length appears twice"));
         }

@@ -283,7 +283,9 @@ fn wrap(tls: TlsStream<TcpIo>, peer: Peer, Coming { source, sni, .. }: Coming) -
             Some(ProtocolVersion::TLSv1_2) => "1.2",
             _ => "unknown",
         },
-        cipher: state.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or("unknown").to_owned(),
+        cipher: state
+            .negotiated_cipher_suite()
+            .map_or_else(|| "unknown".to_owned(), |suite| TlsFacts::cipher_name(suite.suite())),
         sni,
     };
     let received = state.peer_certificates().unwrap_or_default();

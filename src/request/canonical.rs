@@ -120,6 +120,10 @@ impl CanonicalRequest {
     }
 }
 
+/// The methods that are served.
+pub const SERVED: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
+
 /// Checks that a request has one reading.
 ///
 /// `target` is path and query as received; `host` the Host field or `:authority`; `sni` the TLS server name.
@@ -132,8 +136,6 @@ pub fn canonicalise(
     host: Option<&str>,
     sni: Option<&str>,
 ) -> Result<CanonicalRequest, Refusal> {
-    const SERVED: [Method; 7] =
-        [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
     if !SERVED.contains(method) {
         let shown: String = method.as_str().chars().take(20).collect();
         return Err(Refusal::new(Reason::MethodNotServed, shown));

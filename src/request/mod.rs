@@ -7,7 +7,7 @@
 mod canonical;
 mod head;
 
-pub use canonical::{CanonicalRequest, Host, canonicalise};
+pub use canonical::{CanonicalRequest, Host, SERVED, canonicalise};
 pub use head::{HeadLimits, judge_head};
 
 use crate::clock::UnixNanos;
@@ -39,6 +39,19 @@ pub struct TlsFacts {
     pub sni: Option<String>,
 }
 
+impl TlsFacts {
+    /// IANA names of the cipher suites that can be agreed on.
+    pub fn ciphers() -> impl Iterator<Item = String> {
+        rustls::crypto::ring::ALL_CIPHER_SUITES.iter().map(|suite| Self::cipher_name(suite.suite()))
+    }
+
+    /// The IANA name of a cipher suite, where rustls has a prefix of its own.
+    pub fn cipher_name(suite: rustls::CipherSuite) -> String {
+        let name = suite.as_str().unwrap_or("unknown");
+        name.strip_prefix("TLS13_").map_or_else(|| name.to_owned(), |rest| format!("TLS_{rest}"))
+    }
+}
+
 /// Everything a decision needs to know of one request besides who sent it.
 #[derive(Clone, Debug)]
 pub struct RequestFacts {
@@ -50,7 +63,7 @@ pub struct RequestFacts {
     pub tls: Arc<TlsFacts>,
     /// The fields that the config lets policy see, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Of the Content-Length field; absent for chunked bodies and where there is none.
+    /// Of the Content-Length field; 0 where there is no body; absent where there is one that does not say its length.
     pub content_length: Option<u64>,
     pub upgrade: UpgradeWanted,
     pub now: UnixNanos,
