@@ -15,6 +15,7 @@ pub enum Code {
     BodyTimeout,
     HeadersTooLarge,
     BodyTooLarge,
+    LengthRequired,
     Misdirected,
     MethodNotServed,
     IdentityUnknown,
@@ -37,6 +38,7 @@ impl Code {
         Code::BodyTimeout,
         Code::HeadersTooLarge,
         Code::BodyTooLarge,
+        Code::LengthRequired,
         Code::Misdirected,
         Code::MethodNotServed,
         Code::IdentityUnknown,
@@ -80,6 +82,9 @@ impl Code {
                 ("headers-too-large", 431, 8, "The request head has too many or too large fields.")
             }
             Code::BodyTooLarge => ("body-too-large", 413, 8, "The request body is larger than this API accepts."),
+            Code::LengthRequired => {
+                ("length-required", 411, 9, "This call needs the length of its body beforehand, in Content-Length.")
+            }
             Code::Misdirected => ("misdirected", 421, 14, "This host is not served on this connection."),
             Code::MethodNotServed => ("method-not-served", 405, 7, "This method is never served here."),
             Code::IdentityUnknown => (
@@ -239,9 +244,14 @@ reasons! {
     UpgradeNotAllowed "upgrade-not-allowed" NotPermitted "The request asks for an upgrade that the operation does not have.";
     CredentialNotGranted "credential-not-granted" NotPermitted "The grant is for other credentials of the partner.";
     GrantNotValid "grant-not-valid" NotPermitted "Policy allowed without naming a live grant of this partner that covers the operation.";
+    MethodNotGranted "method-not-granted" NotPermitted "The grant is for other methods (`methods`).";
+    TlsTooWeak "tls-too-weak" NotPermitted "The connection's version of TLS is lower than the grant asks for (`tls_min`), or its cipher suite another (`tls_ciphers`).";
     NetworkNotAllowed "network-not-allowed" SourceNotPermitted "The source address is in none of the allowed networks.";
     GrantNotStarted "grant-not-started" AccessEnded "The grant has not started.";
     GrantExpired "grant-expired" AccessEnded "The grant has ended.";
+    OutsideSchedule "outside-schedule" AccessEnded "No window of the grant's `schedule` is open now, in the partner's time zone.";
+    ContentLengthMissing "content-length-missing" LengthRequired "The grant limits the size of bodies (`max_content_length`), and the request does not say the length of its own.";
+    ContentTooLarge "content-too-large" BodyTooLarge "The request body is larger than the grant allows (`max_content_length`).";
     // Policy as a program.
     PolicyDenied "policy-denied" NotPermitted "Policy denied without a reason.";
     PolicyUndefined "policy-undefined" NotPermitted "Policy gave no decision.";

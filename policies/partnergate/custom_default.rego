@@ -17,4 +17,6 @@ import rego.v1
 # METADATA
 # title: The empty set of custom denials
 # description: Adds nothing. Files in policies/custom add to the same set.
+# custom:
+#   related: [PR.AA-05]
 deny contains {"reason": "x-never"} if false

@@ -8,9 +8,14 @@
 #     reasons  sorted array of reason codes, empty when allowed
 #     grant    id of the grant that permits the request, only when allowed
 #
-#   What may be called is in scope.rego, from where in network.rego, until when
-#   in expiry.rego, and who may call at all in standing.rego. A security team
-#   adds its own denials in policies/custom.
+#   Who may call at all is in standing.rego, what may be called in scope.rego, from
+#   where in network.rego and until when in expiry.rego. What a grant asks for beyond
+#   that, its conditions, is in schedule.rego, tls.rego and limits.rego. A security
+#   team adds its own denials in policies/custom.
+#
+#   custom.related of a rule names what it helps to fulfil: items of the OWASP
+#   Non-Human Identities Top 10 (NHI5:2025) and of the NIST Cybersecurity Framework
+#   2.0 (PR.AA-05).
 # scope: package
 package partnergate
 
@@ -33,6 +38,8 @@ import rego.v1
 # METADATA
 # title: Nothing was decided
 # description: Denied, because the policy came to neither an allow nor a reason.
+# custom:
+#   related: [NHI6:2025, PR.AA-05]
 default decision := {"allow": false, "reasons": ["policy-undefined"]}
 
 # METADATA
@@ -42,6 +49,8 @@ default decision := {"allow": false, "reasons": ["policy-undefined"]}
 #   running, no custom rule denies and at least one grant is usable; otherwise
 #   denied with every reason that applies.
 # entrypoint: true
+# custom:
+#   related: [NHI5:2025, PR.AA-05]
 decision := {"allow": true, "reasons": [], "grant": grant} if {
 	now := input.time.now_ns
 	partner := input.partner
@@ -75,6 +84,8 @@ decision := {"allow": true, "reasons": [], "grant": grant} if {
 # METADATA
 # title: Denied by a custom rule
 # description: The reason of each denial of package partnergate.custom.
+# custom:
+#   related: [PR.AA-05]
 denials contains denial.reason if {
 	# Custom rules only add denials; nothing they yield can open anything.
 	some denial in data.partnergate.custom.deny

@@ -8,6 +8,8 @@ import rego.v1
 # METADATA
 # title: Credential is not yet valid
 # description: The request came before not_before_ns, or that is missing.
+# custom:
+#   related: [NHI4:2025, PR.AA-03]
 denials contains "credential-not-yet-valid" if {
 	# Asked as "not valid", so that a missing time denies instead of passing.
 	not input.credential.not_before_ns <= input.time.now_ns
@@ -16,6 +18,8 @@ denials contains "credential-not-yet-valid" if {
 # METADATA
 # title: Credential has expired
 # description: The request came at or after not_after_ns, or that is missing.
+# custom:
+#   related: [NHI7:2025, PR.AA-01, PR.AA-03]
 denials contains "credential-expired" if {
 	# A credential without an end is refused: it would outlive its owner.
 	not input.time.now_ns < input.credential.not_after_ns
@@ -24,6 +28,8 @@ denials contains "credential-expired" if {
 # METADATA
 # title: Engagement has not started
 # description: The business relationship begins later.
+# custom:
+#   related: [NHI1:2025, PR.AA-05]
 denials contains "engagement-not-started" if {
 	# Onboarding ahead of time must not open the door ahead of time.
 	input.partner.engagement.starts_ns > input.time.now_ns
@@ -32,6 +38,8 @@ denials contains "engagement-not-started" if {
 # METADATA
 # title: Engagement has ended
 # description: The business relationship is over.
+# custom:
+#   related: [NHI1:2025, PR.AA-01, PR.AA-05]
 denials contains "engagement-ended" if {
 	# Nothing of a partner outlives the engagement, whatever its grants say.
 	input.partner.engagement.ends_ns <= input.time.now_ns
@@ -40,6 +48,8 @@ denials contains "engagement-ended" if {
 # METADATA
 # title: Grant has not started
 # description: A grant for the operation exists and begins later.
+# custom:
+#   related: [NHI5:2025, PR.AA-05]
 denials contains "grant-not-started" if {
 	# A grant without a start has begun.
 	some grant in rejected_grants
@@ -49,6 +59,8 @@ denials contains "grant-not-started" if {
 # METADATA
 # title: Grant has expired
 # description: A grant for the operation exists and is over.
+# custom:
+#   related: [NHI1:2025, NHI7:2025, PR.AA-05]
 denials contains "grant-expired" if {
 	# A grant without an end lasts as long as the engagement.
 	some grant in rejected_grants

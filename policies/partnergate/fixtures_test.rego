@@ -27,8 +27,9 @@ request := {
 		"not_after_ns": 800,
 	},
 	"source": {"ip": "192.0.2.7", "port": 40000, "networks": ["acme-dc1", "any"]},
-	"request": {"id": "r-1", "method": "GET", "operation": "invoices.read"},
-	"time": {"now_ns": 500},
+	"tls": {"version": "1.3", "cipher": "TLS_AES_128_GCM_SHA256"},
+	"request": {"id": "r-1", "method": "GET", "operation": "invoices.read", "content_length": 0},
+	"time": {"now_ns": 500, "weekday": "monday", "hour": 9, "minute": 30, "local": {"weekday": "monday", "hour": 10, "minute": 30}},
 }
 
 grant := {
@@ -39,6 +40,7 @@ grant := {
 	"credentials": ["cred-1", "cred-2"],
 	"starts_ns": 300,
 	"ends_ns": 700,
+	"conditions": {},
 }
 
 # The request with the facts in changes put over it; lists are replaced.
@@ -55,6 +57,9 @@ granted_at(grants, now) := object.union(granted(grants), {"time": {"now_ns": now
 
 # The grant with these fields put over it.
 grant_but(changes) := object.union(grant, changes)
+
+# The request under the grant with these conditions.
+conditioned(conditions) := granted([grant_but({"conditions": conditions})])
 
 # The grant without these fields.
 grant_without(fields) := object.remove(grant, fields)

@@ -7,6 +7,8 @@ import rego.v1
 # METADATA
 # title: Source is outside the partner's networks
 # description: No network of the partner holds the source address.
+# custom:
+#   related: [NHI2:2025, PR.AA-05]
 denials contains "network-not-allowed" if {
 	# Holds for the partner as a whole, whatever a grant says: a partner without
 	# networks reaches nothing.
@@ -16,6 +18,8 @@ denials contains "network-not-allowed" if {
 # METADATA
 # title: Source is outside the grant's networks
 # description: A grant for the operation exists, for other networks than this.
+# custom:
+#   related: [NHI2:2025, PR.AA-05]
 denials contains "network-not-allowed" if {
 	# A grant can only narrow the networks of its partner.
 	some grant in rejected_grants
@@ -28,6 +32,8 @@ denials contains "network-not-allowed" if {
 # description: |
 #   The source address is in one of the networks listed by the holder, a partner
 #   or a grant. Undefined when the holder lists none.
+# custom:
+#   related: [NHI2:2025, PR.AA-05]
 admitted_by(holder) if {
 	# The source is in few networks, a holder may list many: so this way round.
 	some name in input.source.networks

@@ -7,7 +7,9 @@ import rego.v1
 # title: Usable grants
 # description: |
 #   Ids of the partner's grants that permit this request completely: operation,
-#   credential, network and time. One is enough.
+#   credential, network, time and its own conditions. One is enough.
+# custom:
+#   related: [NHI5:2025, PR.AA-05]
 usable_grants contains id if {
 	now := input.time.now_ns
 	operation := input.request.operation
@@ -43,11 +45,18 @@ usable_grants contains id if {
 	partner_network in partner_networks
 	some grant_network in source_networks
 	grant_network in grant_networks
+
+	# Last, since few grants have any: of one without conditions nothing is asked.
+	every key, value in grant.conditions {
+		fulfilled(key, value)
+	}
 }
 
 # METADATA
 # title: Grants for the operation
 # description: The partner's grants that list the operation of this request.
+# custom:
+#   related: [NHI5:2025, PR.AA-05]
 grants_for_operation contains grant if {
 	# The grants whose failure is worth explaining; the others were never meant.
 	some grant in input.partner.grants
@@ -59,6 +68,8 @@ grants_for_operation contains grant if {
 # description: |
 #   The grants for the operation, when not one of them is usable. Each gives its
 #   own reasons, so a denial names all that stands in the way of any of them.
+# custom:
+#   related: [PR.AA-05]
 rejected_grants contains grant if {
 	# With one usable grant the others are not why the request was denied.
 	count(usable_grants) == 0
@@ -70,6 +81,8 @@ rejected_grants contains grant if {
 # description: |
 #   No grant of the partner lists the operation, or the request matched no
 #   known operation.
+# custom:
+#   related: [NHI5:2025, PR.AA-05]
 denials contains "operation-not-granted" if {
 	# Scope is the minimum: what no grant names is not reachable.
 	count(grants_for_operation) == 0
@@ -78,6 +91,8 @@ denials contains "operation-not-granted" if {
 # METADATA
 # title: Grant is for other credentials
 # description: A grant for the operation exists, for other credentials than this.
+# custom:
+#   related: [NHI5:2025, NHI9:2025, PR.AA-05]
 denials contains "credential-not-granted" if {
 	# One partner has several credentials so that they can have different rights.
 	some grant in rejected_grants

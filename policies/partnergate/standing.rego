@@ -8,6 +8,8 @@ import rego.v1
 # description: |
 #   The partner is in any state but "active": proposed, suspended, offboarded,
 #   unknown to this policy, or missing.
+# custom:
+#   related: [NHI1:2025, NHI3:2025, PR.AA-01, PR.AA-05]
 denials contains "partner-not-active" if {
 	# Naming the one good state means that a state added later denies by itself.
 	not input.partner.state == "active"
@@ -16,6 +18,8 @@ denials contains "partner-not-active" if {
 # METADATA
 # title: Credential is not active
 # description: The credential is in any state but "active", or is missing.
+# custom:
+#   related: [NHI1:2025, NHI4:2025, PR.AA-01, PR.AA-03]
 denials contains "credential-not-active" if {
 	# A suspended or replaced credential may still be inside its validity.
 	not input.credential.state == "active"

@@ -645,7 +645,7 @@ static POLICY: &[Field] = &[
         key: "dir",
         kind: Kind::Path,
         presence: Default("policies"),
-        doc: "Folder with the shipped policy (`partnergate/`), your own rules (`custom/`), `reasons.yaml` and data files.",
+        doc: "Folder with the shipped policy (`partnergate/`), your own rules (`custom/`), `reasons.yaml`, `conditions.yaml` and data files. `examples/` in it is not read.",
     },
     Field {
         key: "bundle",

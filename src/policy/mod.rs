@@ -7,7 +7,9 @@
 
 mod builtins;
 pub mod bundle;
+mod conditions;
 mod contract;
+mod declared;
 mod evaluate;
 pub mod explain;
 mod input;
@@ -18,6 +20,7 @@ mod syntax;
 pub mod testing;
 mod wanted;
 
+pub use conditions::{ConditionType, WrongCondition};
 pub use contract::facts;
 pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
 pub use probe::Failure;
@@ -25,6 +28,8 @@ pub use wanted::Wanted;
 
 use crate::document::{self, Node, Problem, Problems, Severity, Value as Doc};
 use crate::reason::Reason;
+use conditions::Conditions;
+use declared::Declarations;
 use regorus::rvm::program::Program;
 use regorus::{Engine, Value};
 use ring::digest;
@@ -105,18 +110,9 @@ pub struct Policy {
     /// Declared custom reasons and what they mean.
     reasons: BTreeMap<Arc<str>, String>,
     /// Declared condition keys of grants, and their types.
-    conditions: BTreeMap<String, ConditionType>,
+    conditions: Conditions,
     /// Makes a thread's cached machine of an earlier policy recognisable.
     identity: Arc<()>,
-}
-
-/// The type of a grant condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConditionType {
-    Text,
-    Integer,
-    Boolean,
-    TextList,
 }
 
 impl Policy {
@@ -141,19 +137,23 @@ impl Policy {
         let mut engine = Engine::new();
         engine.set_strict_builtin_errors(false);
         let data = read_data(source, &mut problems);
-        let mut reasons = BTreeMap::new();
-        let mut conditions = BTreeMap::new();
-        for (path, text) in &source.files {
+        let mut reasons = Declarations::default();
+        let mut conditions = Conditions::default();
+        // What is shipped first, so that a name that clashes with it is found where it can be changed.
+        let (shipped, own): (Vec<_>, Vec<_>) =
+            source.files.iter().partition(|(path, _)| path.starts_with("partnergate/"));
+        for (path, text) in shipped.into_iter().chain(own) {
             match file_kind(path) {
                 FileKind::Rego => program::add(&mut engine, path, text, &mut problems),
-                FileKind::Reasons => reasons = read_reasons(path, text, &mut problems),
-                FileKind::Conditions => conditions = read_conditions(path, text, &mut problems),
+                FileKind::Reasons => read_reasons(&mut reasons, path, text, &mut problems),
+                FileKind::Conditions => conditions.read(path, text, &mut problems),
                 FileKind::Data | FileKind::Test | FileKind::Other => {}
             }
         }
         if problems.has_errors() {
             return Err(problems);
         }
+        let reasons = reasons.into_values();
         let files = syntax::files(&mut engine);
         lint::look(&files, &reasons, &mut problems);
         if problems.has_errors() {
@@ -227,53 +227,15 @@ impl Policy {
         self.reasons.iter().map(|(name, meaning)| (name, meaning.as_str()))
     }
 
-    /// Checks the conditions of a grant against what `policies/conditions.yaml` declares.
-    pub fn check_conditions(&self, conditions: &BTreeMap<String, serde_json::Value>) -> Vec<String> {
-        let mut problems = Vec::new();
-        for (key, value) in conditions {
-            let Some(kind) = self.conditions.get(key) else {
-                let known: Vec<&str> = self.conditions.keys().map(String::as_str).collect();
-                problems.push(if known.is_empty() {
-                    format!("the condition `{key}` is not declared: declare it in `policies/conditions.yaml`")
-                } else {
-                    format!("the condition `{key}` is not declared; declared are {}", known.join(", "))
-                });
-                continue;
-            };
-            let fits = match kind {
-                ConditionType::Text => value.is_string(),
-                ConditionType::Integer => value.is_i64(),
-                ConditionType::Boolean => value.is_boolean(),
-                ConditionType::TextList => value.as_array().is_some_and(|l| l.iter().all(serde_json::Value::is_string)),
-            };
-            if !fits {
-                problems.push(format!("the condition `{key}` must be {}", kind.describe()));
-            }
-        }
-        problems
+    /// Checks the conditions of a grant against what the policy folder declares: its keys, and that each value means
+    /// something.
+    pub fn check_conditions(&self, conditions: &BTreeMap<String, serde_json::Value>) -> Vec<WrongCondition> {
+        self.conditions.check(conditions)
     }
 
     /// The reason of this name, when it is built in or declared.
     fn reason(&self, name: &str) -> Option<Reason> {
         Reason::parse(name).or_else(|| self.reasons.get_key_value(name).map(|(n, _)| Reason::Custom(n.clone())))
-    }
-}
-
-impl ConditionType {
-    const NAMES: &'static [(&'static str, ConditionType)] = &[
-        ("text", ConditionType::Text),
-        ("integer", ConditionType::Integer),
-        ("boolean", ConditionType::Boolean),
-        ("text-list", ConditionType::TextList),
-    ];
-
-    fn describe(self) -> &'static str {
-        match self {
-            ConditionType::Text => "text",
-            ConditionType::Integer => "a whole number",
-            ConditionType::Boolean => "true or false",
-            ConditionType::TextList => "a list of text",
-        }
     }
 }
 
@@ -286,10 +248,16 @@ enum FileKind {
     Other,
 }
 
+/// Declarations lie at the top, and beside the rules that they belong to: a folder with rules of its own is complete.
 fn file_kind(path: &str) -> FileKind {
+    let declares = |name: &str| {
+        path.strip_suffix(name).is_some_and(|folder| {
+            folder.is_empty() || folder == "partnergate/" || (folder.starts_with("custom/") && folder.ends_with('/'))
+        })
+    };
     match path {
-        "reasons.yaml" => FileKind::Reasons,
-        "conditions.yaml" => FileKind::Conditions,
+        _ if declares("reasons.yaml") => FileKind::Reasons,
+        _ if declares("conditions.yaml") => FileKind::Conditions,
         _ if path.ends_with("_test.rego") => FileKind::Test,
         _ if path.ends_with(".rego") => FileKind::Rego,
         _ if path.ends_with(".json") || path.ends_with(".yaml") || path.ends_with(".yml") => FileKind::Data,
@@ -336,67 +304,21 @@ fn merge_data(data: &mut serde_json::Map<String, serde_json::Value>, path: &str,
     }
 }
 
-fn read_reasons(path: &str, text: &str, problems: &mut Problems) -> BTreeMap<Arc<str>, String> {
-    let mut reasons = BTreeMap::new();
-    let node = match document::parse(path, text) {
-        Ok(node) => node,
-        Err(found) => {
-            problems.extend(found);
-            return reasons;
-        }
-    };
-    for (key, _) in node.entries().iter().filter(|(k, _)| k.text() != Some("reasons")) {
-        problems.push(key.error(key.text().unwrap_or_default(), "unknown key", Some("the only key here is `reasons`")));
-    }
-    for (key, value) in node.get("reasons").map(Node::entries).unwrap_or_default() {
+fn read_reasons(reasons: &mut Declarations<String>, path: &str, text: &str, problems: &mut Problems) {
+    reasons.read(path, text, "reasons", problems, |(key, value), problems| {
         let name = key.text().unwrap_or_default();
         let kebab = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !name.starts_with("x-") || name.len() < 3 || name.len() > 64 || !kebab {
             let fix =
                 Some("write it like `x-outside-business-hours`: `x-` and then a-z, 0-9, `-`, at most 64 together");
             problems.push(key.error(format!("reasons.{name}"), "not the name of a custom reason", fix));
-        } else if let Some(meaning) = value.text() {
-            reasons.insert(name.into(), meaning.to_owned());
-        } else {
+            return None;
+        }
+        if value.text().is_none() {
             problems.push(value.error(format!("reasons.{name}"), "must be text that says what the reason means", None));
         }
-    }
-    reasons
-}
-
-fn read_conditions(path: &str, text: &str, problems: &mut Problems) -> BTreeMap<String, ConditionType> {
-    let mut conditions = BTreeMap::new();
-    let node = match document::parse(path, text) {
-        Ok(node) => node,
-        Err(found) => {
-            problems.extend(found);
-            return conditions;
-        }
-    };
-    for (key, _) in node.entries().iter().filter(|(k, _)| k.text() != Some("conditions")) {
-        problems.push(key.error(
-            key.text().unwrap_or_default(),
-            "unknown key",
-            Some("the only key here is `conditions`"),
-        ));
-    }
-    for (key, value) in node.get("conditions").map(Node::entries).unwrap_or_default() {
-        let name = key.text().unwrap_or_default();
-        match value.text().and_then(|t| ConditionType::NAMES.iter().find(|(n, _)| *n == t)) {
-            Some((_, kind)) => {
-                conditions.insert(name.to_owned(), *kind);
-            }
-            None => {
-                let known: Vec<&str> = ConditionType::NAMES.iter().map(|(n, _)| *n).collect();
-                problems.push(value.error(
-                    format!("conditions.{name}"),
-                    format!("must be a type: {}", known.join(", ")),
-                    None,
-                ));
-            }
-        }
-    }
-    conditions
+        value.text().map(str::to_owned)
+    });
 }
 
 fn revision(source: &PolicySource) -> Arc<str> {

@@ -181,7 +181,7 @@ fn conditions_are_declared_with_types() {
     let check = |json: serde_json::Value| policy.check_conditions(&serde_json::from_value(json).unwrap());
     assert!(check(serde_json::json!({"max_amount": 5, "tenants": ["a"]})).is_empty());
     assert_eq!(check(serde_json::json!({"max_amount": "5"})).len(), 1);
-    assert!(check(serde_json::json!({"max_amont": 5}))[0].contains("not declared"));
+    assert!(check(serde_json::json!({"max_amont": 5}))[0].reason.contains("not declared"));
 }
 
 /// What is wrong with one custom rule; its package and imports come before it.

@@ -224,9 +224,9 @@ impl Snapshot {
 /// the grant then simply covers less, and an API document may not make the gateway refuse to start.
 fn check_record(record: &PartnerRecord, policy: &Policy, operations: &Operations, problems: &mut Problems) {
     for grant in &record.grants {
-        for reason in policy.check_conditions(&grant.conditions) {
+        for wrong in policy.check_conditions(&grant.conditions) {
             let key = format!("partners.{}.grants.{}.conditions", record.partner.id, grant.id);
-            problems.registry(key, reason, None);
+            problems.registry(key, wrong.reason, wrong.fix.as_deref());
         }
         for operation in grant.operations.iter().filter(|o| operations.get(o).is_none()) {
             let reason = format!(

@@ -503,7 +503,7 @@ static GRANT: &[Field] = &[
         key: "conditions",
         kind: Kind::Any,
         presence: Optional("{}"),
-        doc: "Values for policy; the keys are declared in `policies/conditions.yaml`.",
+        doc: "What policy asks for beyond the rest: `schedule`, `tls_min`, `tls_ciphers`, `methods`, `max_content_length`, and what you declare in `policies/conditions.yaml`.",
     },
     Field {
         key: "environments",
