@@ -17,6 +17,8 @@ const MAX_FILE: usize = 64 * 1024 * 1024;
 const MISSING: &str = "put the file there, or write where it is";
 /// Most files of a policy folder.
 const MAX_POLICY_FILES: usize = 2_000;
+/// The folder of the policy folder that is not read: its rules are served where they have been copied.
+const EXAMPLES: &str = "examples";
 
 /// A value of the config and the key that it is under, for messages.
 pub(super) struct At<'a> {
@@ -175,7 +177,7 @@ impl Reader {
         None
     }
 
-    /// Every file below the policy folder.
+    /// Every file below the policy folder, but for the examples, which are there to be copied from.
     pub(super) fn policy_folder(&mut self, folder: &Path, problems: &mut Problems) -> PolicySource {
         const FIX: &str = "set `policy.dir` to the folder that holds `partnergate/`";
         let root = self.resolve(folder);
@@ -207,7 +209,7 @@ impl Reader {
             let path = entry.path();
             let name = entry.file_name().to_string_lossy().into_owned();
             // Hidden files, and the `..data` folders of Kubernetes volumes, whose files are linked to from outside.
-            if name.starts_with('.') {
+            if name.starts_with('.') || (folder == root && name == EXAMPLES) {
                 continue;
             }
             if path.is_dir() {

@@ -1,5 +1,7 @@
 use super::*;
 
+mod library;
+
 const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_millis(50), instructions: 25_000 };
 
 pub(super) fn shipped(extra: &[(&str, &str)]) -> PolicySource {
