@@ -1,6 +1,7 @@
 use super::*;
 
 mod library;
+mod oracle;
 
 const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_millis(50), instructions: 25_000 };
 
