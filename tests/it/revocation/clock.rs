@@ -131,3 +131,25 @@ fn list_of_the_built_in_ca_is_signed_anew_when_half_of_its_life_is_over() {
     let second = await_some("the next list", || crate::issue::list(&gate, &dir).filter(|(n, _)| *n > first));
     assert!(second.1.contains("Next Update"), "{}", second.1);
 }
+
+#[test]
+fn window_that_closes_ends_what_is_open() {
+    const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    let Some((setup, offset)) = stepping() else { return };
+    let today = jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now()).weekday().to_monday_zero_offset();
+    let day = |ahead: i8| DAYS[usize::try_from((today + 7 + ahead) % 7).unwrap()];
+    let windows = format!("conditions: {{schedule: [\"{}-{} 00:00-24:00\"]}}", day(-1), day(1));
+    let text = setup.registry_text().to_owned();
+    let ends = "ends: 2100-01-01T00:00:00Z}\n  globex:";
+    assert!(text.contains(ends), "{text}");
+    let text = text.replacen(ends, &format!("{}, {windows}}}\n  globex:", ends.split('}').next().unwrap()), 1);
+    let gate = setup.registry(&text).start();
+    let mut open = socket(&gate, &gate.acme);
+    put(&offset, b"+3d\n");
+    open.assert_closed();
+    assert_eq!(cut(&gate)["reason"], "outside-schedule");
+    // What asks anew is not let in either.
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    let answer = conn.request(crate::websocket::handshake("/events"));
+    assert_eq!(gate.record_of(answer.expect(403).id())["reason"], "outside-schedule");
+}
