@@ -107,9 +107,7 @@ impl ConditionType {
             ConditionType::Boolean => must(value.is_boolean(), "true or false"),
             ConditionType::TextList => must(texts(value).is_some(), "a list of text"),
             ConditionType::Size => must(value.as_i64().is_some_and(|n| n >= 0), "a whole number of bytes, 0 or more"),
-            ConditionType::Schedule => {
-                each(value, "a list of windows", "write `[\"mon-fri 08:00-18:00\"]`", |text| window(text))
-            }
+            ConditionType::Schedule => each(value, "a list of windows", "write `[\"mon-fri 08:00-18:00\"]`", window),
             ConditionType::TlsVersion => match value.as_str() {
                 Some("1.2" | "1.3") => Ok(()),
                 Some(other) => Err((
