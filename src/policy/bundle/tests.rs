@@ -414,7 +414,7 @@ fn what_the_gateway_does_not_serve_is_refused_by_name() {
         ("a/.signatures.json", "belongs at the top"),
         ("custom/limits.yaml", "policy build"),
         ("custom/limits.json", "policy build"),
-        ("custom/reasons.yaml", "policy build"),
+        ("custom/more.yaml", "policy build"),
         (".hidden.rego", "is hidden"),
         (".git/x.rego", "is hidden"),
         ("a.rego", "no package"),

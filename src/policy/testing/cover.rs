@@ -133,6 +133,10 @@ pub(super) fn with_values(file: &File) -> String {
     let mut places: Vec<usize> = Vec::new();
     for rule in &file.module.policy {
         let Rule::Spec { head, bodies, .. } = &**rule else { continue };
+        // What an `else` without a value has would no longer be true.
+        if bodies.iter().any(|body| body.is_else) {
+            continue;
+        }
         if let (RuleHead::Compr { span, assign: None, .. } | RuleHead::Func { span, assign: None, .. }, Some(_)) =
             (head, bodies.first())
         {
