@@ -4,7 +4,7 @@
 //! did not hold and what those saw, and changes of single facts under which it would be an allow. Each of these was tried: what is
 //! said of it is what the policy said. Must never: decide anything; what serves is not touched.
 
-use super::probe::{self, Failure};
+use super::probe::{self, Failure, Seen};
 use super::syntax::{self, File, expressions, name, place, reference, text};
 use super::{ENTRYPOINT, EngineKind, Policy, PolicyLimits, PolicySource, Verdict, on_large_stack};
 use crate::clock::UnixNanos;
@@ -58,7 +58,7 @@ pub struct Held {
     pub file: String,
     pub line: u32,
     /// Its conditions, as written, with what they saw.
-    pub conditions: Vec<(String, Vec<(String, Vec<String>)>)>,
+    pub conditions: Vec<(String, Seen)>,
 }
 
 /// Explains the decision of a folder's policy on an input.

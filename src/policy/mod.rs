@@ -23,7 +23,7 @@ mod wanted;
 pub use conditions::{ConditionType, WrongCondition};
 pub use contract::facts;
 pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
-pub use probe::Failure;
+pub use probe::{Failure, Seen};
 pub use wanted::Wanted;
 
 use crate::document::{self, Node, Problem, Problems, Severity, Value as Doc};

@@ -12,6 +12,9 @@ const VALUES: usize = 10;
 /// Characters of a value that are shown.
 const SHOWN: usize = 400;
 
+/// What parts of a condition were: each as it is written, and the values that came up; none where it was undefined.
+pub type Seen = Vec<(String, Vec<String>)>;
+
 /// A condition that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -19,8 +22,7 @@ pub struct Failure {
     pub column: u32,
     /// As it is written.
     pub statement: String,
-    /// What parts of it were: as written, and the values that came up; none where it was undefined.
-    pub seen: Vec<(String, Vec<String>)>,
+    pub seen: Seen,
 }
 
 /// Rules that look into a body. Their names begin with what makes the body recognisable.
@@ -65,13 +67,7 @@ pub(super) fn failure(engine: &mut Engine, package: &str, mark: &str, body: &Rul
 }
 
 /// What a statement of a body sees.
-pub(super) fn seen(
-    engine: &mut Engine,
-    package: &str,
-    mark: &str,
-    n: usize,
-    statement: &LiteralStmt,
-) -> Vec<(String, Vec<String>)> {
+pub(super) fn seen(engine: &mut Engine, package: &str, mark: &str, n: usize, statement: &LiteralStmt) -> Seen {
     let parts = parts(statement).into_iter().enumerate().map(|(k, part)| {
         let values = match engine.eval_rule(format!("{package}.pgx_{mark}_{n}_{k}")) {
             Ok(Value::Set(values)) => values.iter_sorted().take(VALUES).map(shown).collect(),

@@ -5,7 +5,7 @@ use super::{read, refused};
 use crate::config::Config;
 use crate::document::Problems;
 use crate::policy::explain::{Explanation, RuleSaid, explain};
-use crate::policy::{Failure, PolicyLimits, PolicySource, Verdict};
+use crate::policy::{Failure, PolicyLimits, PolicySource, Seen, Verdict};
 use crate::record::{Sink, recorded};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -120,7 +120,8 @@ fn find(path: &Path, id: &str) -> std::io::Result<Option<Value>> {
             continue;
         }
         let Ok(record) = serde_json::from_slice::<Value>(&line) else { continue };
-        if record["decision_id"] == id && record["input"].is_object() {
+        let is = record.get("decision_id").and_then(Value::as_str) == Some(id);
+        if is && record.get("input").is_some_and(Value::is_object) {
             found = Some(record);
         }
     }
@@ -231,7 +232,7 @@ fn rule(said: &RuleSaid, depth: usize) {
     }
 }
 
-fn values(seen: &[(String, Vec<String>)], depth: usize) {
+fn values(seen: &Seen, depth: usize) {
     let margin = "  ".repeat(depth);
     for (part, values) in seen {
         let values = if values.is_empty() { "absent".to_owned() } else { values.join(", or ") };
@@ -252,23 +253,6 @@ fn told(asked: &Asked, explanation: &Explanation) -> Value {
             json!({"result": "deny", "reasons": reasons, "detail": detail})
         }
     };
-    let seen = |seen: &[(String, Vec<String>)]| -> Vec<Value> {
-        seen.iter().map(|(part, values)| json!({"expression": part, "values": values})).collect()
-    };
-    fn rule_told(said: &RuleSaid, seen: &dyn Fn(&[(String, Vec<String>)]) -> Vec<Value>) -> Value {
-        let bodies: Vec<Value> = said
-            .bodies
-            .iter()
-            .map(|body| {
-                let failure = body.failure.as_ref().map(|failure| {
-                    json!({"row": failure.line, "col": failure.column, "text": failure.statement, "seen": seen(&failure.seen)})
-                });
-                let rules: Vec<Value> = body.rules.iter().map(|below| rule_told(below, seen)).collect();
-                json!({"file": body.file, "row": body.line, "holds": failure.is_none(), "failed_at": failure, "rules": rules})
-            })
-            .collect();
-        json!({"rule": said.name, "value": said.value, "bodies": bodies})
-    }
     let reasons: Vec<Value> = explanation
         .reasons
         .iter()
@@ -292,8 +276,27 @@ fn told(asked: &Asked, explanation: &Explanation) -> Value {
         "record": asked.record,
         "masked": asked.record.as_ref().map(|_| recorded::masked(&asked.input)),
         "decision": verdict,
-        "trace": rule_told(&explanation.decision, &seen),
+        "trace": rule_told(&explanation.decision),
         "reasons": reasons,
         "allowed_if": explanation.allowed_if,
     })
+}
+
+fn seen(seen: &Seen) -> Vec<Value> {
+    seen.iter().map(|(part, values)| json!({"expression": part, "values": values})).collect()
+}
+
+fn rule_told(said: &RuleSaid) -> Value {
+    let bodies: Vec<Value> = said
+        .bodies
+        .iter()
+        .map(|body| {
+            let failure = body.failure.as_ref().map(|failure| {
+                json!({"row": failure.line, "col": failure.column, "text": failure.statement, "seen": seen(&failure.seen)})
+            });
+            let rules: Vec<Value> = body.rules.iter().map(rule_told).collect();
+            json!({"file": body.file, "row": body.line, "holds": failure.is_none(), "failed_at": failure, "rules": rules})
+        })
+        .collect();
+    json!({"rule": said.name, "value": said.value, "bodies": bodies})
 }

@@ -297,13 +297,16 @@ fn inner_names(statement: &LiteralStmt) -> BTreeSet<String> {
     names
 }
 
+/// With their places among all of a body.
+type Statements<'t> = Vec<(usize, &'t LiteralStmt)>;
+
 /// Replacements that statements of a test have in common.
 struct Group<'t> {
     /// Targets and values as they are written.
     written: Vec<(String, String)>,
     targets: Vec<Target>,
     replaced: BTreeSet<Replaced>,
-    statements: Vec<(usize, &'t LiteralStmt)>,
+    statements: Statements<'t>,
 }
 
 /// The twins of a test, or why it has none. `count` numbers the rules of all twins.
@@ -488,7 +491,7 @@ fn shares<'t>(
     statements: &[(usize, &'t LiteralStmt)],
     mut groups: Vec<Group<'t>>,
     given: &BTreeSet<String>,
-) -> Result<(Vec<(usize, &'t LiteralStmt)>, Vec<Group<'t>>), String> {
+) -> Result<(Statements<'t>, Vec<Group<'t>>), String> {
     let targets: Vec<Target> = groups.iter().flat_map(|group| group.targets.clone()).collect();
     let mut owners: BTreeMap<String, usize> = BTreeMap::new();
     let (mut shared, mut common) = (Vec::new(), given.clone());
