@@ -64,7 +64,7 @@ test_conditions_of_grants_for_other_operations_are_no_reasons if {
 # The gateway always says which conditions a grant has. A grant of which that is not
 # known is not taken for one without.
 test_grant_without_known_conditions if {
-	every grant in [grant_without(["conditions"]), grant_but({"conditions": null}), grant_but({"conditions": "none"}), grant_but({"conditions": ["none"]})] {
-		data.partnergate.decision == denied(["policy-undefined"]) with input as granted([grant])
+	every one in [grant_without(["conditions"]), grant_but({"conditions": null}), grant_but({"conditions": "none"}), grant_but({"conditions": ["none"]})] {
+		data.partnergate.decision == denied(["policy-undefined"]) with input as granted([one])
 	}
 }

@@ -44,6 +44,8 @@ pub(super) fn look(files: &[File], declared: &BTreeMap<Arc<str>, String>, proble
     for (file, rule) in all(files) {
         let looked = Looked { file, rules: &rules, declared };
         looked.defaults(rule, problems);
+        looked.names(rule, problems);
+        looked.looped(rule, problems);
         looked.reasons(rule, problems);
         looked.calls(rule, problems);
         looked.facts(rule, problems);
@@ -87,6 +89,51 @@ impl Looked<'_> {
             let reason =
                 "a comprehension as a default is not supported by the serving engine, which would take it for empty";
             problems.push(self.wrong(value.span(), reason.into(), Some("write the value itself")));
+        }
+    }
+
+    /// The machine knows `p[key]`, and loses parts of what has more in its name than that.
+    fn names(&self, rule: &Rule, problems: &mut Problems) {
+        let Rule::Spec { head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. }, .. } = rule else { return };
+        let Some((_, keys)) = reference(refr) else { return };
+        let computed = keys.iter().any(|key| matches!(key, Key::Computed(_)));
+        if computed && keys.len() > 1 {
+            let reason = "the name of this rule has a variable beside other parts, which the serving engine takes for \
+                          something else";
+            problems.push(self.wrong(refr.span(), reason.into(), Some("build the whole object under one name")));
+        }
+    }
+
+    /// One value from a loop: where two turns of it differ, Rego ends with an error, and the machine takes the last.
+    fn looped(&self, rule: &Rule, problems: &mut Problems) {
+        let Rule::Spec { head, bodies, .. } = rule else { return };
+        let (head, args) = match head {
+            RuleHead::Compr { refr, assign, .. } => {
+                // What has a key of its own in each turn is not one value.
+                if reference(refr).is_some_and(|(_, keys)| keys.iter().any(|key| matches!(key, Key::Computed(_)))) {
+                    return;
+                }
+                (assign, &[][..])
+            }
+            RuleHead::Func { args, assign, .. } => (assign, args.as_slice()),
+            RuleHead::Set { .. } => return,
+        };
+        let mut given = BTreeSet::new();
+        args.iter().for_each(|arg| variables(arg, &mut given));
+        for (n, body) in bodies.iter().enumerate() {
+            let assign = if n == 0 { head.as_ref() } else { body.assign.as_ref() };
+            let Some(value) = assign.map(|assign| &assign.value) else { continue };
+            let turning = turning(&body.query, &given);
+            let mut used = BTreeSet::new();
+            own_variables(value, &mut used);
+            if let Some(name) = used.iter().find(|name| turning.contains(*name)) {
+                let reason = format!(
+                    "this value has `{name}` in it, which a loop gives: where two turns of it differ, the serving engine takes the \
+                     last one, and Rego ends with an error"
+                );
+                let fix = "collect the values with `contains`, or choose one of them with `min` or `max`";
+                problems.push(self.wrong(value.span(), reason, Some(fix)));
+            }
         }
     }
 
@@ -457,4 +504,43 @@ fn asked(query: &Query) -> Asked<'_> {
         }
     }
     asked
+}
+
+/// Names of a query that have another value in each turn of a loop.
+fn turning<'q>(query: &'q Query, given: &BTreeSet<&'q str>) -> BTreeSet<&'q str> {
+    let mut turning: BTreeSet<&str> = BTreeSet::new();
+    let mut bound: BTreeSet<&str> = given.clone();
+    for statement in &query.stmts {
+        match &statement.literal {
+            Literal::SomeVars { vars, .. } => turning.extend(vars.iter().map(|span| span.text())),
+            Literal::SomeIn { key, value, .. } => {
+                key.iter().map(|key| &**key).chain([&**value]).for_each(|name| own_variables(name, &mut turning));
+            }
+            Literal::Expr { expr, .. } => {
+                let Expr::AssignExpr { lhs, rhs, .. } = &**expr else { continue };
+                let mut from = BTreeSet::new();
+                own_variables(rhs, &mut from);
+                let mut loops = from.iter().any(|name| turning.contains(name));
+                // `list[_]`, and `list[n]` where nothing has given `n` before.
+                walk(rhs, &mut |expr| {
+                    if let Expr::RefBrack { index, .. } = expr {
+                        loops |= variable(index).is_some_and(|name| name == "_" || !bound.contains(name));
+                    }
+                    !matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. })
+                });
+                let names = if loops { &mut turning } else { &mut bound };
+                own_variables(lhs, names);
+            }
+            Literal::NotExpr { .. } | Literal::Every { .. } => {}
+        }
+    }
+    turning
+}
+
+/// Variables of an expression, without those inside comprehensions, which have turns of their own.
+fn own_variables<'e>(expr: &'e Expr, names: &mut BTreeSet<&'e str>) {
+    walk(expr, &mut |expr| {
+        names.extend(variable(expr));
+        !matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. })
+    });
 }

@@ -280,6 +280,13 @@ fn rules_that_would_never_do_what_they_say_are_refused() {
         ("nobody_asks if startwith(input.request.path, \"a\")", "fix: did you mean `startswith`?"),
         ("f(x) := 1 if x > 3\n\ndefault f(x) := 2", "a default of a function is not supported"),
         ("default all := [x | some x in [1]]\n\nall := [] if input.time.hour > 3", "a comprehension as a default"),
+        ("first := x if some x in input.request.segments", "has `x` in it, which a loop gives"),
+        (
+            "first := {\"a\": y} if {\n\tx = input.request.segments[_]\n\ty := lower(x)\n}",
+            "has `y` in it, which a loop gives",
+        ),
+        ("f(list) := list[i] if {\n\tsome i\n\tlist[i] == \"a\"\n}", "has `i` in it, which a loop gives"),
+        ("all.of[x] := 1 if some x in input.request.segments", "a variable beside other parts"),
     ] {
         let found = lint(rule);
         assert!(found.contains(said), "{rule}: {found}");
@@ -299,6 +306,20 @@ fn what_is_refused_is_where_it_is_written() {
         let text = format!("{head}deny contains {{\"reason\": \"x-late\"}} if {name}\n\n{rules}");
         let found = refused(&shipped(&[("custom/own.rego", &text), ("reasons.yaml", "reasons: {x-late: too late}")]));
         assert!(found.contains(line) && found.contains(said), "{rules}: {found}");
+    }
+}
+
+#[test]
+fn values_that_no_loop_gives_are_fine() {
+    for rules in [
+        "first := min(all)\n\nall contains x if some x in input.request.segments",
+        "n := count([x | some x in input.request.segments])",
+        "by_name[x] := 1 if some x in input.request.segments",
+        "f(list, n) := list[n]",
+        "seen := true if {\n\tsome x in input.request.segments\n\tx == \"a\"\n}",
+        "last := input.request.segments[n] if n := count(input.request.segments) - 1",
+    ] {
+        fine(rules);
     }
 }
 

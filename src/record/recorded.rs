@@ -1,4 +1,4 @@
-//! What a record says of the input, as policy saw it: the other direction of what [`super::entry`] writes.
+//! What a record says of the input, as policy saw it: the other direction of what is written.
 //!
 //! A record has times as text, and some values as keyed hashes. The times are turned back to the nanosecond; the hashes stay what
 //! they are, and [`masked`] names the facts that have such.

@@ -88,8 +88,17 @@ fn units(rule: &Rule, hit: &BTreeSet<u32>) -> Vec<(u32, bool)> {
         }
         RuleHead::Set { span, key, .. } => (span, key.as_ref()),
     };
-    let value = value.map_or_else(|| lines(span), |value| *lines(span).start()..=*lines(value.span()).end());
-    found.push((*value.start(), reached(&value)));
+    match (value, bodies.first()) {
+        // It has no value that would show when it is given, as an `else` has not.
+        (None, Some(body)) if bodies.iter().any(|body| body.is_else) => {
+            let last = body.query.stmts.last().is_some_and(|statement| reached(&lines(&statement.span)));
+            found.push((*lines(span).start(), last));
+        }
+        (value, _) => {
+            let whole = value.map_or_else(|| lines(span), |value| *lines(span).start()..=*lines(value.span()).end());
+            found.push((*whole.start(), reached(&whole)));
+        }
+    }
     for body in bodies {
         let mut own = Vec::new();
         statements(&body.query, &mut |statement| own.push(unit(lines(&statement.span))));
