@@ -154,9 +154,14 @@ macro_rules! reasons {
                     Custom(_)
                         | OperationNotGranted
                         | CredentialNotGranted
+                        | MethodNotGranted
+                        | TlsTooWeak
                         | NetworkNotAllowed
                         | GrantNotStarted
                         | GrantExpired
+                        | OutsideSchedule
+                        | ContentLengthMissing
+                        | ContentTooLarge
                         | PolicyDenied
                         | PolicyUndefined
                         | PolicyError

@@ -382,3 +382,26 @@ fn terms_as_long_as_a_file_end_no_process() {
     let found = lint(&format!("q if {{\n\tx0 := input.partner.id\n{names}\tnot x1999 == 1\n}}"));
     assert!(found.contains("`x0` may be undefined"), "{}", &found[..300]);
 }
+
+/// A replay asks the candidate about denials that policy gave, and about no others.
+#[test]
+fn what_the_library_says_is_known_to_be_said_by_policy() {
+    // The floor sees to these before policy is asked.
+    let floor = [
+        "credential-expired",
+        "credential-not-active",
+        "credential-not-yet-valid",
+        "engagement-ended",
+        "engagement-not-started",
+        "partner-not-active",
+    ];
+    let mut count = 0;
+    for (path, text) in &shipped(&[]).files {
+        for name in text.lines().filter_map(|line| line.strip_prefix("denials contains \"")?.split('"').next()) {
+            let reason = Reason::parse(name).unwrap_or_else(|| panic!("{path}: {name}"));
+            assert!(reason.is_of_policy() != floor.contains(&name), "{path}: {name}");
+            count += 1;
+        }
+    }
+    assert!(count > 12, "only {count}");
+}

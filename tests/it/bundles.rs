@@ -19,6 +19,8 @@ struct Office {
 impl Office {
     fn new() -> Self {
         let (setup, folder) = Setup::new().own_policies();
+        // No part of a policy that is served.
+        std::fs::remove_dir_all(folder.join("examples")).unwrap();
         std::fs::write(folder.join("custom/late.rego"), RULE).unwrap();
         std::fs::write(folder.join("custom/limits.yaml"), "limits: {until: 18, factor: 1.50, name: 'Öl <b>&'}\n")
             .unwrap();
@@ -171,7 +173,7 @@ fn policy_goes_through_a_bundle_and_gnu_tar_and_comes_back() {
     let shipped: Vec<String> = files(&office.folder)
         .into_iter()
         .filter(|name| name.ends_with(".rego") && !name.ends_with("_test.rego"))
-        .chain([".manifest", "custom/data.json", "reasons.yaml"].map(str::to_owned))
+        .chain([".manifest", "custom/data.json", "partnergate/conditions.yaml", "reasons.yaml"].map(str::to_owned))
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
         .collect();
