@@ -9,6 +9,7 @@ use super::{Exit, Form, bundle, complain, say};
 use crate::config::{Config, read_policy_folder};
 use crate::document::{Problem, Problems};
 use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
+use crate::record::is_plain;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -72,6 +73,19 @@ fn read(config: &Path, folder: Option<&Path>) -> Result<PolicySource, Problems> 
         Some(folder) => read_policy_folder(folder),
         None => Config::load(config).and_then(Config::with_kept_policy).map(|config| config.policy().clone()),
     }
+}
+
+/// One line of what may come from anywhere: what a terminal would obey is written out.
+fn tell(text: &str) {
+    let mut line = String::with_capacity(text.len());
+    for sign in text.chars() {
+        if is_plain(sign) || sign == '\t' {
+            line.push(sign);
+        } else {
+            line.extend(sign.escape_unicode());
+        }
+    }
+    say(&line);
 }
 
 fn check(config: &Path, folder: Option<&Path>, form: Form) -> Exit {

@@ -126,7 +126,7 @@ impl Policy {
     }
 
     /// `{"allow": bool, "reasons": [code…], "grant": id}`; anything else denies.
-    fn read(&self, value: &Value) -> Verdict {
+    pub(super) fn read(&self, value: &Value) -> Verdict {
         let error =
             |what: &str| deny(Reason::PolicyError, Some(format!("the decision is not of the agreed form: {what}")));
         if is_larger_than(value, MAX_RESULT) {

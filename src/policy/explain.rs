@@ -23,6 +23,8 @@ const HOUR: i64 = 3_600_000_000_000;
 #[derive(Clone, Debug)]
 pub struct Explanation {
     pub verdict: Verdict,
+    /// What the interpreter, which the rules are followed on, says instead, where that is something else.
+    pub interpreter: Option<Verdict>,
     /// What decided, and what it depends on.
     pub decision: RuleSaid,
     /// For a denial: where each of its reasons comes from.
@@ -83,6 +85,10 @@ fn explain_here(policy: &Policy, input: &Value) -> Result<Explanation, Problems>
         decision: looking.rule(ENTRYPOINT, DEPTH, &mut BTreeSet::new()),
         reasons: Vec::new(),
         allowed_if: Vec::new(),
+        interpreter: match looking.engine.eval_rule(ENTRYPOINT.to_owned()) {
+            Ok(value) => Some(policy.read(&value)).filter(|said| *said != verdict),
+            Err(_) => None,
+        },
         verdict,
     };
     if let Verdict::Deny { reasons, .. } = &explanation.verdict {

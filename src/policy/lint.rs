@@ -41,6 +41,7 @@ pub(super) fn look(files: &[File], declared: &BTreeMap<Arc<str>, String>, proble
             looked.fact(&import.refr, &HashMap::new(), problems);
         }
     }
+    wildcards(files, problems);
     for (file, rule) in all(files) {
         let looked = Looked { file, rules: &rules, declared };
         looked.defaults(rule, problems);
@@ -52,6 +53,7 @@ pub(super) fn look(files: &[File], declared: &BTreeMap<Arc<str>, String>, proble
         looked.absent(rule, problems);
         for query in queries(rule) {
             looked.negations(query, problems);
+            looked.indexed(query, problems);
         }
     }
 }
@@ -199,6 +201,26 @@ impl Looked<'_> {
                 let reason =
                     format!("`{path}` is a set, which is there even when it is empty: `not {path}` never holds");
                 problems.push(self.wrong(expr.span(), reason, Some(&format!("write `count({path}) == 0`"))));
+            }
+        }
+    }
+
+    /// In `every`, both engines take `list[key]` that is absent for one that holds, or for one that does not, other than Rego.
+    fn indexed(&self, query: &Query, problems: &mut Problems) {
+        for statement in &query.stmts {
+            let Literal::Every { query, .. } = &statement.literal else { continue };
+            for expr in query.stmts.iter().flat_map(expressions) {
+                walk(expr, &mut |expr| {
+                    let computed = matches!(expr, Expr::RefBrack { index, .. } if text(index).is_none());
+                    if computed {
+                        let reason = "a value is looked up by a key of the loop inside `every`, where the serving engine carries on \
+                                      when it is absent";
+                        let fix = "loop over the values themselves, or count those that are good: `count([k | some k in keys; …]) \
+                                   == count(keys)`";
+                        problems.push(self.wrong(expr.span(), reason.into(), Some(fix)));
+                    }
+                    !computed
+                });
             }
         }
     }
@@ -504,6 +526,26 @@ fn asked(query: &Query) -> Asked<'_> {
         }
     }
     asked
+}
+
+/// `not list[_] == x` would be "some is not" here; Rego refuses it, because nothing says which one is meant.
+pub(super) fn wildcards(files: &[File], problems: &mut Problems) {
+    for (file, rule) in all(files) {
+        for statement in queries(rule).into_iter().flat_map(|query| &query.stmts) {
+            let Literal::NotExpr { expr, .. } = &statement.literal else { continue };
+            walk(expr, &mut |inner| {
+                let any = matches!(inner, Expr::RefBrack { index, .. } if variable(index) == Some("_"));
+                if any {
+                    let (line, column) = place(inner.span());
+                    let reason = "`[_]` below `not` does not say whether one or all are meant".to_owned();
+                    let fix =
+                        "write `every x in list { … }`, or `not x in list`, or give the rule that finds one a name";
+                    problems.push(at(&file.path, line, column, reason, Some(fix)));
+                }
+                !matches!(inner, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. }) && !any
+            });
+        }
+    }
 }
 
 /// Names of a query that have another value in each turn of a loop.

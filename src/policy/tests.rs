@@ -287,6 +287,18 @@ fn rules_that_would_never_do_what_they_say_are_refused() {
         ),
         ("f(list) := list[i] if {\n\tsome i\n\tlist[i] == \"a\"\n}", "has `i` in it, which a loop gives"),
         ("all.of[x] := 1 if some x in input.request.segments", "a variable beside other parts"),
+        (
+            "labelled if {\n\tevery k in [\"a\", \"b\"] {\n\t\tinput.partner.labels[k] == \"1\"\n\t}\n}",
+            "own.rego:7:3: a value is looked up by a key of the loop inside `every`",
+        ),
+        (
+            "bare if {\n\tevery k in [\"a\"] {\n\t\tnot input.partner.labels[k]\n\t}\n}",
+            "a value is looked up by a key of the loop inside `every`",
+        ),
+        (
+            "clean if not input.source.networks[_] == \"tor\"",
+            "`[_]` below `not` does not say whether one or all are meant",
+        ),
     ] {
         let found = lint(rule);
         assert!(found.contains(said), "{rule}: {found}");
@@ -315,6 +327,8 @@ fn values_that_no_loop_gives_are_fine() {
         "first := min(all)\n\nall contains x if some x in input.request.segments",
         "n := count([x | some x in input.request.segments])",
         "by_name[x] := 1 if some x in input.request.segments",
+        "good if {\n\tevery k, v in input.partner.labels {\n\t\tk != v\n\t\tinput.partner[\"id\"] != v\n\t}\n}",
+        "none if count([x | some x in input.source.networks]) == 0",
         "f(list, n) := list[n]",
         "seen := true if {\n\tsome x in input.request.segments\n\tx == \"a\"\n}",
         "last := input.request.segments[n] if n := count(input.request.segments) - 1",

@@ -63,6 +63,12 @@ pub(super) fn is_masked(text: &str) -> bool {
     text.strip_prefix("h:").is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// Whether a terminal shows a character and nothing else: no control, bidirectional or invisible one.
+pub fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// Text from outside, made safe for a line that people read in a terminal: control, bidirectional and other invisible
 /// characters are written as `\u{…}`, and the length is capped.
 pub fn printable(text: &str) -> String {
@@ -72,12 +78,10 @@ pub fn printable(text: &str) -> String {
             out.push('…');
             break;
         }
-        let hidden = c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-        if hidden {
-            out.extend(c.escape_unicode());
-        } else {
+        if is_plain(c) {
             out.push(c);
+        } else {
+            out.extend(c.escape_unicode());
         }
     }
     out

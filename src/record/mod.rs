@@ -25,7 +25,7 @@ pub use entry::{
     SuppressedEntry, UpstreamEntry,
 };
 pub use event::{Labels, opa_event};
-pub use mask::{Include, Mask, printable};
+pub use mask::{Include, Mask, is_plain, printable};
 pub use metrics::{Metrics, Outcome, metrics_reference};
 pub use output::Sink;
 pub use rotate::Rotation;

@@ -3,6 +3,7 @@
 //! A record has times as text, and some values as keyed hashes. The times are turned back to the nanosecond; the hashes stay what
 //! they are, and [`masked`] names the facts that have such.
 
+use super::mask::is_masked;
 use crate::document::parse_time;
 use crate::policy::CONTRACT_VERSION;
 use serde_json::Value;
@@ -49,12 +50,13 @@ fn instant(object: Option<&mut Value>, from: &str, to: &str) -> Result<(), Strin
     Ok(())
 }
 
-/// Facts of an input that are keyed hashes in it, as dotted paths: what policy saw there is not known.
+/// Facts of an input that are not what policy saw, as dotted paths: keyed hashes (also within a path), addresses that were cut
+/// to their network, and texts that were cut or had characters written out.
 pub fn masked(input: &Value) -> Vec<String> {
     let (mut found, mut waiting) = (Vec::new(), vec![("input".to_owned(), input)]);
     while let Some((path, value)) = waiting.pop() {
         match value {
-            Value::String(text) if super::mask::is_masked(text) => found.push(path),
+            Value::String(text) if is_other(&path, text) => found.push(path),
             Value::Array(list) => waiting.extend(list.iter().map(|value| (path.clone(), value))),
             Value::Object(object) => {
                 waiting.extend(object.iter().map(|(key, value)| (format!("{path}.{key}"), value)));
@@ -65,4 +67,10 @@ pub fn masked(input: &Value) -> Vec<String> {
     found.sort();
     found.dedup();
     found
+}
+
+fn is_other(path: &str, text: &str) -> bool {
+    let hashed = || text.match_indices("h:").any(|(at, _)| text.get(at..at + 34).is_some_and(is_masked));
+    let network = path == "input.source.ip" && text.contains('/');
+    is_masked(text) || hashed() || network || text.ends_with('…') || text.contains("\\u{")
 }

@@ -10,6 +10,7 @@ use crate::reason::Reason;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Decision ids that are kept of each change.
@@ -102,16 +103,16 @@ impl Replayed {
 /// What of a line is needed to tell what it is.
 #[derive(Deserialize)]
 struct Line<'l> {
+    #[serde(borrow, default)]
+    kind: Cow<'l, str>,
+    #[serde(borrow, default)]
+    decision_id: Cow<'l, str>,
+    #[serde(borrow, default)]
+    result: Cow<'l, str>,
+    #[serde(borrow, default)]
+    reason: Option<Cow<'l, str>>,
     #[serde(default)]
-    kind: &'l str,
-    #[serde(default)]
-    decision_id: &'l str,
-    #[serde(default)]
-    result: &'l str,
-    #[serde(default)]
-    reason: Option<&'l str>,
-    #[serde(default)]
-    reasons: Vec<&'l str>,
+    reasons: Vec<String>,
     #[serde(borrow, default)]
     input: Option<&'l RawValue>,
 }
@@ -140,11 +141,15 @@ impl<'p> Replay<'p> {
             found.others += 1;
             return;
         };
-        let (Some(input), "request" | "stream-cut") = (line.input, line.kind) else {
+        if !matches!(&*line.kind, "request" | "stream-cut") {
             found.others += 1;
             return;
-        };
+        }
         found.decisions += 1;
+        let Some(input) = line.input else {
+            found.not_replayable.entry("it has no `input`".into()).or_default().add(&line.decision_id);
+            return;
+        };
         let before = match was(&line) {
             Ok(before) => before,
             Err(Untouched::Floor) => {
@@ -152,7 +157,7 @@ impl<'p> Replay<'p> {
                 return;
             }
             Err(Untouched::Unclear(why)) => {
-                found.not_replayable.entry(why).or_default().add(line.decision_id);
+                found.not_replayable.entry(why).or_default().add(&line.decision_id);
                 return;
             }
         };
@@ -161,7 +166,7 @@ impl<'p> Replay<'p> {
         let facts = match input {
             Ok(facts) => facts,
             Err(why) => {
-                found.not_replayable.entry(why).or_default().add(line.decision_id);
+                found.not_replayable.entry(why).or_default().add(&line.decision_id);
                 return;
             }
         };
@@ -169,7 +174,7 @@ impl<'p> Replay<'p> {
             recorded::masked(&facts).into_iter().find(|path| self.looks_at.iter().any(|fact| overlap(fact, path)));
         if let Some(path) = hidden {
             let why = format!("the policy looks at `{path}`, which is a hash in the record");
-            found.not_replayable.entry(why).or_default().add(line.decision_id);
+            found.not_replayable.entry(why).or_default().add(&line.decision_id);
             return;
         }
         let text = |pointer: &str| facts.pointer(pointer).and_then(Value::as_str).unwrap_or("-").to_owned();
@@ -194,7 +199,7 @@ impl<'p> Replay<'p> {
             (Some(before), Some(after)) => (Kind::OtherReason, format!("{before} → {after}")),
         };
         let change = Change { kind, partner, operation, reason };
-        found.changes.entry(change).or_default().add(line.decision_id);
+        found.changes.entry(change).or_default().add(&line.decision_id);
     }
 }
 
@@ -206,25 +211,21 @@ enum Untouched {
 
 /// What policy said in a record: the first reason of its denial, or none where it allowed.
 fn was(line: &Line<'_>) -> Result<Option<String>, Untouched> {
-    // A stream that was cut had been allowed; what ended it may be policy or not.
-    match (line.result, line.reason) {
-        ("allow" | "aborted" | "error", _) if line.kind == "request" => Ok(None),
-        ("deny", Some(first)) => {
-            let all = if line.reasons.is_empty() { vec![first] } else { line.reasons.clone() };
-            // That a grant was revoked is added to what policy says.
-            let said = all.into_iter().find(|name| *name != Reason::GrantRevoked.as_str());
-            match said.map(|name| (name, Reason::parse(name))) {
-                Some((name, None)) => Ok(Some(name.to_owned())),
-                Some((name, Some(reason))) if reason.is_of_policy() => match reason {
-                    Reason::PolicyTimeout | Reason::PolicyInstructionLimit => {
-                        Err(Untouched::Unclear(format!("it was denied as `{name}`")))
-                    }
-                    _ => Ok(Some(name.to_owned())),
-                },
-                _ => Err(Untouched::Floor),
-            }
-        }
-        _ => Err(Untouched::Floor),
+    let unclear = |why: String| Err(Untouched::Unclear(why));
+    match &*line.result {
+        "allow" | "aborted" | "error" if line.kind == "request" => return Ok(None),
+        "deny" => {}
+        other => return unclear(format!("its result is `{}`", other.escape_debug())),
+    }
+    let first = line.reason.iter().map(|reason| &**reason);
+    // That a grant was revoked is added to what policy says.
+    let mut all =
+        line.reasons.iter().map(String::as_str).chain(first).filter(|name| *name != Reason::GrantRevoked.as_str());
+    let Some(name) = all.next() else { return unclear("it is denied without a reason".into()) };
+    match Reason::parse(name) {
+        Some(Reason::PolicyTimeout | Reason::PolicyInstructionLimit) => unclear(format!("it was denied as `{name}`")),
+        Some(reason) if !reason.is_of_policy() => Err(Untouched::Floor),
+        _ => Ok(Some(name.to_owned())),
     }
 }
 
@@ -239,4 +240,85 @@ fn first(verdict: Verdict) -> Option<String> {
 fn overlap(a: &str, b: &str) -> bool {
     let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{EngineKind, PolicyLimits, PolicySource};
+    use std::time::Duration;
+
+    const RULES: &str = "package partnergate\n\nimport rego.v1\n\ndefault decision := {\"allow\": true, \"reasons\": [], \"grant\": \"g\"}\n\n\
+                         decision := {\"allow\": false, \"reasons\": [\"grant-expired\"]} if";
+
+    fn replayed(rule: &str, lines: &[&str]) -> Replayed {
+        let files = vec![("partnergate/d.rego".to_owned(), format!("{RULES} {rule}\n"))];
+        let limits = PolicyLimits { time: Duration::from_secs(5), instructions: 100_000 };
+        let policy =
+            Policy::compile(&PolicySource { files }, EngineKind::Rvm, limits).unwrap_or_else(|p| panic!("{p}"));
+        let (replay, mut found) = (Replay::new(&policy, None), Replayed::default());
+        lines.iter().for_each(|line| replay.line(line.as_bytes(), &mut found));
+        found
+    }
+
+    fn line(result: &str, input: &str) -> String {
+        format!("{{\"kind\":\"request\",\"decision_id\":\"1\",{result},\"input\":{{\"version\":1,{input}}}}}")
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_called_the_same() {
+        let hash = "h:0123456789abcdef0123456789abcdef";
+        let allow = "\"result\":\"allow\"";
+        for (rule, line, why) in [
+            (
+                "startswith(input.request.path, \"/x/7\")",
+                line(allow, &format!("\"request\":{{\"path\":\"/x/{hash}\"}}")),
+                "input.request.path",
+            ),
+            (
+                "input.source.ip == \"192.0.2.7\"",
+                line(allow, "\"source\":{\"ip\":\"192.0.2.0/24\"}"),
+                "input.source.ip",
+            ),
+            ("count(input.request.host) > 600", line(allow, "\"request\":{\"host\":\"aaa…\"}"), "input.request.host"),
+            (
+                "count(input.request.host) > 6",
+                line(allow, "\"request\":{\"host\":\"a\\\\u{1b}\"}"),
+                "input.request.host",
+            ),
+            ("input.version == 2", line("\"result\":\"frobnicate\"", "\"source\":{}"), "its result is `frobnicate`"),
+            ("input.version == 2", line("\"result\":\"deny\"", "\"source\":{}"), "without a reason"),
+            ("input.version == 2", "{\"kind\":\"request\",\"result\":\"allow\"}".to_owned(), "it has no `input`"),
+            ("input.version == 2", line(allow, "\"time\":{\"now\":\"yesterday\"}"), "its `now` is not a time"),
+        ] {
+            let found = replayed(rule, &[&line]);
+            let whys: Vec<&String> = found.not_replayable.keys().collect();
+            assert!(
+                found.same == 0 && found.decisions == 1 && whys.len() == 1 && whys[0].contains(why),
+                "{line}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn decisions_are_compared_by_their_outcome_and_first_reason() {
+        let denied = |reason: &str| line(&format!("\"result\":\"deny\",\"reason\":\"{reason}\""), "\"source\":{}");
+        let lines = [
+            line("\"result\":\"allow\"", "\"source\":{}"),
+            denied("grant-expired"),
+            denied("network-not-allowed"),
+            denied("x-own"),
+            denied("lockdown"),
+            // Escapes in what is taken from the line.
+            line("\"result\":\"allow\"", "\"source\":{}").replace("\"1\"", "\"\\u0031\""),
+            "{\"kind\":\"handshake\"}".to_owned(),
+            "no JSON".to_owned(),
+        ];
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let found = replayed("input.version == 1", &lines);
+        assert_eq!((found.decisions, found.same, found.others), (6, 2, 2), "{found:?}");
+        assert_eq!((found.count(Kind::NewlyDenied), found.count(Kind::OtherReason)), (2, 2), "{found:?}");
+        let found = replayed("input.version == 2", &lines);
+        assert_eq!((found.same, found.count(Kind::NewlyAllowed)), (3, 3), "{found:?}");
+    }
 }

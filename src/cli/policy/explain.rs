@@ -1,7 +1,7 @@
 //! `partnergate policy explain`: why a decision is what it is, for a person.
 
 use super::super::{Exit, Form, say};
-use super::{read, refused};
+use super::{read, refused, tell};
 use crate::config::Config;
 use crate::document::Problems;
 use crate::policy::explain::{Explanation, RuleSaid, explain};
@@ -133,45 +133,63 @@ fn text(asked: &Asked, explanation: &Explanation) {
     if let Some(record) = &asked.record {
         let (result, time) = (text_at(record, "/result"), text_at(record, "/time"));
         let reason = record["reason"].as_str().map(|reason| format!(", {reason}")).unwrap_or_default();
-        say(&format!("recorded: {result}{reason} at {time}, policy {}", text_at(record, "/snapshot/policy")));
+        tell(&format!("recorded: {result}{reason} at {time}, policy {}", text_at(record, "/snapshot/policy")));
         let masked = recorded::masked(&asked.input);
         if !masked.is_empty() {
-            say(&format!("          hashes in the record, and so here: {}", masked.join(", ")));
+            tell(&format!("          hashes in the record, and so here: {}", masked.join(", ")));
         }
     }
     match &explanation.verdict {
-        Verdict::Allow { grant } => say(&format!("policy:   allowed by the grant {grant}")),
+        Verdict::Allow { grant } => tell(&format!("policy:   allowed by the grant {grant}")),
         Verdict::Deny { reasons, detail } => {
             let reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
             let detail = detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
-            say(&format!("policy:   denied: {}{detail}", reasons.join(", ")));
+            tell(&format!("policy:   denied: {}{detail}", reasons.join(", ")));
         }
     }
-    say("\nhow it came to that:");
+    if let Some(other) = &explanation.interpreter {
+        let other = match other {
+            Verdict::Allow { .. } => "allows",
+            Verdict::Deny { .. } => "denies, or denies for other reasons",
+        };
+        tell(&format!(
+            "          the interpreter {other}: the engines differ on this policy, and what follows is the interpreter's"
+        ));
+    }
+    tell("");
+    tell("how it came to that:");
     rule(&explanation.decision, 1);
     if let Verdict::Deny { .. } = explanation.verdict {
-        say("\nwhere the reasons come from:");
+        tell("");
+        tell("where the reasons come from:");
         for (reason, places) in &explanation.reasons {
             if places.is_empty() {
-                say(&format!("  {reason}"));
+                tell(&format!("  {reason}"));
             }
             for held in places {
-                say(&format!("  {reason}  {}:{}", held.file, held.line));
+                tell(&format!("  {reason}  {}:{}", held.file, held.line));
                 for (condition, seen) in &held.conditions {
-                    say(&format!("    holds: {}", first(condition)));
+                    tell(&format!("    holds: {}", first(condition)));
                     values(seen, 3);
                 }
             }
         }
         if explanation.allowed_if.is_empty() {
-            say("\nno change of one or two facts was found under which it would be allowed");
+            tell("");
+            tell(
+                "no network, time, state, operation or credential, alone or two together, was found to make it allowed",
+            );
         } else {
-            say("\nit would be allowed if (each was tried on its own):");
+            tell("");
+            tell("it would be allowed if (each was tried on its own):");
             for changes in explanation.allowed_if.iter().take(MOST) {
-                say(&format!("  {}", changes.join(", and ")));
+                tell(&format!("  {}", changes.join(", and ")));
             }
             if explanation.allowed_if.len() > MOST {
-                say(&format!("  … and {} more; all of them with `--output json`", explanation.allowed_if.len() - MOST));
+                tell(&format!(
+                    "  … and {} more; all of them with `--output json`",
+                    explanation.allowed_if.len() - MOST
+                ));
             }
         }
     }
@@ -185,16 +203,21 @@ fn facts(input: &Value) {
         texts.join(", ")
     };
     let at = |pointer: &str| text_at(input, pointer);
-    say(&format!("partner:  {} ({}), networks {}", at("/partner/id"), at("/partner/state"), list("/partner/networks")));
-    say(&format!(
+    tell(&format!(
+        "partner:  {} ({}), networks {}",
+        at("/partner/id"),
+        at("/partner/state"),
+        list("/partner/networks")
+    ));
+    tell(&format!(
         "with:     credential {} ({}), {}",
         at("/credential/id"),
         at("/credential/state"),
         at("/credential/subject")
     ));
     let path = at("/request/path");
-    say(&format!("asks:     {} {path}, operation {}", at("/request/method"), at("/request/operation")));
-    say(&format!("from:     {}, in the networks {}", at("/source/ip"), list("/source/networks")));
+    tell(&format!("asks:     {} {path}, operation {}", at("/request/method"), at("/request/operation")));
+    tell(&format!("from:     {}, in the networks {}", at("/source/ip"), list("/source/networks")));
     let now = input.pointer("/time/now_ns").and_then(Value::as_i64).map(crate::clock::UnixNanos);
     let local = |part: &str| text_at(input, &format!("/time/local/{part}"));
     let now = now.map_or_else(|| "-".to_owned(), |now| now.to_string());
@@ -202,7 +225,7 @@ fn facts(input: &Value) {
         Some(_) => format!(", where the partner is {} {}:{:0>2}", local("weekday"), local("hour"), local("minute")),
         None => String::new(),
     };
-    say(&format!("at:       {now}{wall}"));
+    tell(&format!("at:       {now}{wall}"));
 }
 
 fn text_at(value: &Value, pointer: &str) -> String {
@@ -217,12 +240,12 @@ fn rule(said: &RuleSaid, depth: usize) {
     let margin = "  ".repeat(depth);
     let name = said.name.strip_prefix("data.").unwrap_or(&said.name);
     let value = said.value.as_deref().unwrap_or("undefined");
-    say(&format!("{margin}{name} is {value}"));
+    tell(&format!("{margin}{name} is {value}"));
     for body in &said.bodies {
         match &body.failure {
-            None => say(&format!("{margin}  {}:{} holds", body.file, body.line)),
+            None => tell(&format!("{margin}  {}:{} holds", body.file, body.line)),
             Some(Failure { line, statement, seen, .. }) => {
-                say(&format!("{margin}  {}:{line} does not hold: {}", body.file, first(statement)));
+                tell(&format!("{margin}  {}:{line} does not hold: {}", body.file, first(statement)));
                 values(seen, depth + 2);
             }
         }
@@ -236,7 +259,7 @@ fn values(seen: &Seen, depth: usize) {
     let margin = "  ".repeat(depth);
     for (part, values) in seen {
         let values = if values.is_empty() { "absent".to_owned() } else { values.join(", or ") };
-        say(&format!("{margin}{} is {values}", first(part)));
+        tell(&format!("{margin}{} is {values}", first(part)));
     }
 }
 
@@ -279,6 +302,7 @@ fn told(asked: &Asked, explanation: &Explanation) -> Value {
         "trace": rule_told(&explanation.decision),
         "reasons": reasons,
         "allowed_if": explanation.allowed_if,
+        "engines_differ": explanation.interpreter.is_some(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! `partnergate policy replay`: what a policy would have decided otherwise.
 
 use super::super::{Exit, Form, complain, say};
-use super::refused;
+use super::{refused, tell};
 use crate::config::read_policy_folder;
 use crate::document::Problems;
 use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
@@ -146,21 +146,21 @@ fn text(found: &Replayed, took: Duration) {
         rows.sort_by(|a, b| {
             (a.0.kind, std::cmp::Reverse(a.1.count), a.0).cmp(&(b.0.kind, std::cmp::Reverse(b.1.count), b.0))
         });
-        say(&format!(
+        tell(&format!(
             "{:<13} {:>9}  {:<20} {:<28} {:<28} {}",
             "change", "count", "partner", "operation", "reason", "such as"
         ));
         for (Change { kind, partner, operation, reason }, examples) in rows {
             let example = examples.ids.first().map(String::as_str).unwrap_or_default();
             let (kind, count) = (kind.as_str(), examples.count);
-            say(&format!("{kind:<13} {count:>9}  {partner:<20} {operation:<28} {reason:<28} {example}"));
+            tell(&format!("{kind:<13} {count:>9}  {partner:<20} {operation:<28} {reason:<28} {example}"));
         }
     }
     for (why, examples) in &found.not_replayable {
-        say(&format!("not replayable: {} ({}): {why}", examples.count, examples.ids.join(", ")));
+        tell(&format!("not replayable: {} ({}): {why}", examples.count, examples.ids.join(", ")));
     }
     let unclear: u64 = found.not_replayable.values().map(|examples| examples.count).sum();
-    say(&format!(
+    tell(&format!(
         "{} decisions in {:.1} s: {} the same, {} newly denied, {} newly allowed, {} denied for another reason, {unclear} not \
          replayable; {} other lines",
         found.decisions,

@@ -1,7 +1,7 @@
 //! `partnergate policy test`: the Rego tests of a policy folder, and what they cover.
 
 use super::super::{Exit, complain, say};
-use super::{read, refused};
+use super::{read, refused, tell};
 use crate::policy::PolicySource;
 use crate::policy::testing::{self, Coverage, Engines, Options, Outcome, Test, Tested};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
@@ -156,7 +156,7 @@ fn pretty(tested: &Tested, args: &Args, took: Duration) {
             continue;
         }
         if file != test.file {
-            say(&format!("{}:", test.file));
+            tell(&format!("{}:", test.file));
             file = &test.file;
         }
         let word = match (&test.outcome, test.failed()) {
@@ -165,17 +165,17 @@ fn pretty(tested: &Tested, args: &Args, took: Duration) {
             (_, true) => "FAIL",
             (_, false) => "PASS",
         };
-        say(&format!("  {}: {word} ({}) at line {}", test.full_name(), time(test.took), test.line));
+        tell(&format!("  {}: {word} ({}) at line {}", test.full_name(), time(test.took), test.line));
         for line in details(test) {
-            say(&format!("      {line}"));
+            tell(&format!("      {line}"));
         }
         if args.verbose || test.failed() {
             for print in &test.prints {
-                say(&format!("      printed {print}"));
+                tell(&format!("      printed {print}"));
             }
         }
         if let (true, Engines::Interpreter(why)) = (args.verbose || args.strict, &test.engines) {
-            say(&format!("      on the interpreter only: {why}"));
+            tell(&format!("      on the interpreter only: {why}"));
         }
     }
     let count = |wanted: &dyn Fn(&Test) -> bool| tested.tests.iter().filter(|test| wanted(test)).count();
@@ -192,16 +192,16 @@ fn pretty(tested: &Tested, args: &Args, took: Duration) {
     sum.push_str(&format!("  ({both} on both engines, {alone} on the interpreter only, {})", time(took)));
     if let Some(coverage) = &tested.coverage {
         let (yes, no) = coverage.lines();
-        say(&format!("coverage: {:.2} % ({yes} of {} lines)", coverage.percent(), yes + no));
+        tell(&format!("coverage: {:.2} % ({yes} of {} lines)", coverage.percent(), yes + no));
         for file in coverage.files.iter().filter(|file| !file.not_covered.is_empty()) {
             let lines: Vec<String> = ranges(&file.not_covered)
                 .into_iter()
                 .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
                 .collect();
-            say(&format!("  {}: {:.2} %, not reached: {}", file.path, file.percent(), lines.join(", ")));
+            tell(&format!("  {}: {:.2} %, not reached: {}", file.path, file.percent(), lines.join(", ")));
         }
     }
-    say(&sum);
+    tell(&sum);
 }
 
 /// What there is to say of a test that did not pass.

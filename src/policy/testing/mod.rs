@@ -12,7 +12,7 @@ pub use cover::{Coverage, FileCoverage};
 
 use super::probe::{self, Failure, shown};
 use super::syntax::{self, File, place};
-use super::{ENTRYPOINT, FileKind, Policy, PolicyLimits, PolicySource, at, file_kind, on_large_stack, program};
+use super::{ENTRYPOINT, FileKind, Policy, PolicyLimits, PolicySource, at, file_kind, lint, on_large_stack, program};
 use crate::document::Problems;
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -137,6 +137,16 @@ fn run_here(source: &PolicySource, options: &Options<'_>) -> Result<Tested, Prob
     }
     let files = syntax::files(&mut engine);
     let found = find(&files, options.wanted, &mut problems);
+    lint::wildcards(&files, &mut problems);
+    let names = Names::of(&files);
+    if let Some(function) = names.endless() {
+        problems.file(
+            "policies",
+            format!("the function `{function}` comes back to itself: recursion is not supported"),
+            None,
+        );
+        return Err(problems);
+    }
     if let Err(e) = names_hold(&mut engine) {
         problems.push(program::located("policies", &e));
     }
@@ -145,7 +155,7 @@ fn run_here(source: &PolicySource, options: &Options<'_>) -> Result<Tested, Prob
     }
 
     let (mut tests, mut plans) = (Vec::new(), Vec::new());
-    let (names, mut count) = (Names::of(&files), 0);
+    let mut count = 0;
     for Found { at, rule, test } in found {
         let turned = match test.outcome {
             Outcome::Skipped => Err("it is skipped".to_owned()),

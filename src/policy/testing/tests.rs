@@ -187,6 +187,25 @@ fn tests_that_would_not_say_what_they_seem_to_are_refused() {
 }
 
 #[test]
+fn what_only_seems_to_be_the_same_is_run_by_itself() {
+    // Two inputs that differ in a space alone.
+    let test = one(
+        "test_x if {\n\tinput.a == \"x y\" with input as {\"a\": \"x y\"}\n\tinput.a == \"xy\" with input as {\"a\": \"xy\"}\n}",
+    );
+    assert!(test.passed() && test.engines == Engines::Both, "{test:?}");
+}
+
+#[test]
+fn functions_without_end_and_what_is_unclear_are_refused() {
+    let said = refused("f(x) := f(x + 1)\n\ntest_x if f(1)");
+    assert!(said.contains("`data.partnergate.custom_test.f` comes back to itself"), "{said}");
+    let said = refused("f(x) := g(x)\n\ng(x) := h if h := f(x)\n\ntest_x if f(1)");
+    assert!(said.contains("comes back to itself"), "{said}");
+    let said = refused("test_x if not [1, 2, 3][_] == 3");
+    assert!(said.contains("custom/own_test.rego:8:15: `[_]` below `not`"), "{said}");
+}
+
+#[test]
 fn a_test_that_is_to_be_written_is_skipped() {
     let test = one("todo_test_x if false");
     assert!(test.outcome == Outcome::Skipped && !test.passed() && !test.failed(), "{test:?}");

@@ -161,6 +161,26 @@ impl Names {
         false
     }
 
+    /// A function that comes back to itself, which would end the process.
+    pub fn endless(&self) -> Option<&str> {
+        let below = |name: &str| -> Vec<&String> {
+            let uses = self.rules.get(name).into_iter().flat_map(|uses| &uses.data);
+            uses.flat_map(|path| self.rules.keys().filter(move |rule| overlap(rule, path))).collect()
+        };
+        self.functions.iter().map(String::as_str).find(|function| {
+            let (mut seen, mut waiting) = (BTreeSet::new(), below(function));
+            while let Some(name) = waiting.pop() {
+                if name == function {
+                    return true;
+                }
+                if seen.insert(name) {
+                    waiting.extend(below(name));
+                }
+            }
+            false
+        })
+    }
+
     /// What a `with` replaces, and which rules make way for it.
     fn target(&self, file: &File, with: &WithModifier) -> Result<(Target, BTreeSet<Replaced>), String> {
         let text = written(with.refr.span());
@@ -456,10 +476,7 @@ fn groups<'t>(names: &Names, file: &File, statements: &[(usize, &'t LiteralStmt)
         let mods = statement.with_mods.iter();
         let texts: Vec<(String, String)> =
             mods.map(|with| (written(with.refr.span()).to_owned(), replacement(with).to_owned())).collect();
-        let plain = |texts: &[(String, String)]| -> Vec<String> {
-            texts.iter().map(|(to, value)| format!("{to} {value}").split_whitespace().collect()).collect()
-        };
-        if let Some(group) = groups.iter_mut().find(|group| plain(&group.written) == plain(&texts)) {
+        if let Some(group) = groups.iter_mut().find(|group| group.written == texts) {
             group.statements.push((*place, statement));
             continue;
         }
