@@ -6,7 +6,7 @@
 
 use super::probe::{self, Failure, Seen};
 use super::syntax::{self, File, expressions, name, place, reference, text};
-use super::{ENTRYPOINT, EngineKind, Policy, PolicyLimits, PolicySource, Verdict, on_large_stack};
+use super::{ENTRYPOINT, EngineKind, Policy, PolicyLimits, PolicySource, Verdict, on_large_stack, program};
 use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::reason::Reason;
@@ -107,8 +107,7 @@ struct Looking<'f> {
 impl<'f> Looking<'f> {
     fn new(files: &'f [File], policy: &Policy, input: &Value) -> Result<Looking<'f>, String> {
         let made = |with_values: &dyn Fn(&File) -> bool| -> Result<Engine, String> {
-            let mut engine = Engine::new();
-            engine.set_strict_builtin_errors(false);
+            let mut engine = program::engine();
             engine.set_gather_prints(true);
             for (nth, file) in files.iter().enumerate() {
                 let mut text = file.module.package.span.source.get_contents().clone();

@@ -5,7 +5,8 @@
 //! not.
 
 use super::syntax::{
-    AssignOp, File, Key, LiteralStmt, dotted, expressions, heads, name, place, queries, reference, text, variable, walk,
+    AssignOp, File, Key, LiteralStmt, declared, dotted, expressions, heads, name, parameters, place, queries,
+    reference, text, variable, walk,
 };
 use super::{at, builtins, contract};
 use crate::document::{Problem, Problems, nearest};
@@ -127,7 +128,7 @@ impl Looked<'_> {
             let Some(value) = assign.map(|assign| &assign.value) else { continue };
             let turning = turning(&body.query, &given);
             let mut used = BTreeSet::new();
-            own_variables(value, &mut used);
+            variables(value, &mut used);
             if let Some(name) = used.iter().find(|name| turning.contains(*name)) {
                 let reason = format!(
                     "this value has `{name}` in it, which a loop gives: where two turns of it differ, the serving engine takes the \
@@ -236,7 +237,7 @@ impl Looked<'_> {
         }
         // Names that are bound to a part of the input, in the order of the text. What is declared more than once in a rule, or
         // is a parameter, may be something else elsewhere in it, and is not followed.
-        let declared = declared(rule);
+        let declared = counted(rule);
         known.retain(|name, _| !declared.contains_key(name.as_str()));
         let once = |name: &str| declared.get(name) == Some(&1);
         for query in queries(rule) {
@@ -421,38 +422,14 @@ fn variables<'e>(expr: &'e Expr, found: &mut BTreeSet<&'e str>) {
     });
 }
 
-/// How often each name is declared in a rule: as a parameter, by `some`, `every` or `:=`.
-fn declared(rule: &Rule) -> HashMap<&str, usize> {
-    let mut names: Vec<&str> = Vec::new();
-    let mut add = |expr| {
-        let mut found = BTreeSet::new();
-        variables(expr, &mut found);
-        names.extend(found);
-    };
-    let mut spans: Vec<&Span> = Vec::new();
-    if let Rule::Spec { head: RuleHead::Func { args, .. }, .. } = rule {
-        // Twice: a parameter is never followed.
-        args.iter().chain(args).for_each(|arg| add(arg));
-    }
-    for query in queries(rule) {
-        for statement in &query.stmts {
-            match &statement.literal {
-                Literal::SomeVars { vars, .. } => spans.extend(vars),
-                Literal::SomeIn { key, value, .. } => key.iter().map(|key| &**key).chain([&**value]).for_each(&mut add),
-                Literal::Every { key, value, .. } => spans.extend(key.iter().chain([value]).chain([value])),
-                Literal::Expr { expr, .. } => {
-                    if let Expr::AssignExpr { lhs, .. } = &**expr {
-                        add(lhs);
-                    }
-                }
-                Literal::NotExpr { .. } => {}
-            }
-        }
-    }
-    names.extend(spans.into_iter().map(Span::text));
+/// How often each name is declared in a rule. Parameters count twice, since they are never followed.
+fn counted(rule: &Rule) -> HashMap<&str, usize> {
     let mut counts = HashMap::new();
-    for name in names {
+    for name in declared(rule) {
         *counts.entry(name).or_default() += 1;
+    }
+    if let Rule::Spec { head: RuleHead::Func { .. }, .. } = rule {
+        parameters(rule).into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
     }
     counts
 }
@@ -556,12 +533,12 @@ fn turning<'q>(query: &'q Query, given: &BTreeSet<&'q str>) -> BTreeSet<&'q str>
         match &statement.literal {
             Literal::SomeVars { vars, .. } => turning.extend(vars.iter().map(|span| span.text())),
             Literal::SomeIn { key, value, .. } => {
-                key.iter().map(|key| &**key).chain([&**value]).for_each(|name| own_variables(name, &mut turning));
+                key.iter().map(|key| &**key).chain([&**value]).for_each(|name| variables(name, &mut turning));
             }
             Literal::Expr { expr, .. } => {
                 let Expr::AssignExpr { lhs, rhs, .. } = &**expr else { continue };
                 let mut from = BTreeSet::new();
-                own_variables(rhs, &mut from);
+                variables(rhs, &mut from);
                 let mut loops = from.iter().any(|name| turning.contains(name));
                 // `list[_]`, and `list[n]` where nothing has given `n` before.
                 walk(rhs, &mut |expr| {
@@ -571,18 +548,10 @@ fn turning<'q>(query: &'q Query, given: &BTreeSet<&'q str>) -> BTreeSet<&'q str>
                     !matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. })
                 });
                 let names = if loops { &mut turning } else { &mut bound };
-                own_variables(lhs, names);
+                variables(lhs, names);
             }
             Literal::NotExpr { .. } | Literal::Every { .. } => {}
         }
     }
     turning
-}
-
-/// Variables of an expression, without those inside comprehensions, which have turns of their own.
-fn own_variables<'e>(expr: &'e Expr, names: &mut BTreeSet<&'e str>) {
-    walk(expr, &mut |expr| {
-        names.extend(variable(expr));
-        !matches!(expr, Expr::ArrayCompr { .. } | Expr::SetCompr { .. } | Expr::ObjectCompr { .. })
-    });
 }

@@ -24,6 +24,7 @@ pub use conditions::{ConditionType, WrongCondition};
 pub use contract::facts;
 pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
 pub use probe::{Failure, Seen};
+pub(crate) use syntax::overlap;
 pub use wanted::Wanted;
 
 use crate::document::{self, Node, Problem, Problems, Severity, Value as Doc};
@@ -134,8 +135,7 @@ impl Policy {
         if problems.has_errors() {
             return Err(problems);
         }
-        let mut engine = Engine::new();
-        engine.set_strict_builtin_errors(false);
+        let mut engine = program::engine();
         let data = read_data(source, &mut problems);
         let mut reasons = Declarations::default();
         let mut conditions = Conditions::default();
@@ -161,8 +161,7 @@ impl Policy {
             return Err(problems);
         }
         if let Some(texts) = syntax::spelled_out(&files) {
-            engine = Engine::new();
-            engine.set_strict_builtin_errors(false);
+            engine = program::engine();
             for (path, text) in &texts {
                 program::add(&mut engine, path, text, &mut problems);
             }

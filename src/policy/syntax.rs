@@ -241,6 +241,12 @@ pub(super) fn reference(expr: &Expr) -> Option<(&str, Vec<Key<'_>>)> {
     }
 }
 
+/// Whether one of two dotted paths lies on the other.
+pub(crate) fn overlap(a: &str, b: &str) -> bool {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// A reference by fixed names only, as a dotted path.
 pub(super) fn dotted(expr: &Expr) -> Option<String> {
     let (root, keys) = reference(expr)?;
@@ -293,7 +299,7 @@ pub(super) fn spelled_out(files: &[File]) -> Option<Vec<(String, String)>> {
     let texts: Vec<(String, String, bool)> = files
         .iter()
         .map(|file| {
-            let own = declared(file);
+            let own: BTreeSet<&str> = file.module.policy.iter().flat_map(|rule| declared(rule)).collect();
             let packages: BTreeMap<&str, &str> = file
                 .imports
                 .iter()
@@ -377,34 +383,40 @@ fn root_span(expr: &Expr) -> Option<&Span> {
     }
 }
 
-/// Names that a file gives to values of its own.
-fn declared(file: &File) -> BTreeSet<&str> {
-    fn all<'e>(expr: &'e Expr, names: &mut BTreeSet<&'e str>) {
-        walk(expr, &mut |expr| {
-            names.extend(variable(expr));
-            true
-        });
-    }
-    let mut names = BTreeSet::new();
-    for rule in &file.module.policy {
-        if let Rule::Spec { head: RuleHead::Func { args, .. }, .. } = &**rule {
-            args.iter().for_each(|arg| all(arg, &mut names));
-        }
-        for statement in queries(rule).into_iter().flat_map(|query| &query.stmts) {
-            match &statement.literal {
-                Literal::SomeVars { vars, .. } => names.extend(vars.iter().map(|span| span.text())),
-                Literal::SomeIn { key, value, .. } => key.iter().chain([value]).for_each(|expr| all(expr, &mut names)),
-                Literal::Every { key, value, .. } => names.extend(key.iter().chain([value]).map(|span| span.text())),
-                Literal::Expr { expr, .. } => {
-                    if let Expr::AssignExpr { op: AssignOp::ColEq, lhs, .. } = &**expr {
-                        all(lhs, &mut names);
-                    }
+/// Names that a rule gives to values of its own, each as often as it does: as a parameter, by `some`, `every`, `:=` or `=`.
+pub(super) fn declared(rule: &Rule) -> Vec<&str> {
+    let mut names = parameters(rule);
+    for statement in queries(rule).into_iter().flat_map(|query| &query.stmts) {
+        match &statement.literal {
+            Literal::SomeVars { vars, .. } => names.extend(vars.iter().map(Span::text)),
+            Literal::SomeIn { key, value, .. } => key.iter().chain([value]).for_each(|expr| given(expr, &mut names)),
+            Literal::Every { key, value, .. } => names.extend(key.iter().chain([value]).map(Span::text)),
+            Literal::Expr { expr, .. } => {
+                if let Expr::AssignExpr { lhs, .. } = &**expr {
+                    given(lhs, &mut names);
                 }
-                Literal::NotExpr { .. } => {}
             }
+            Literal::NotExpr { .. } => {}
         }
     }
     names
+}
+
+/// Names of a function's parameters.
+pub(super) fn parameters(rule: &Rule) -> Vec<&str> {
+    let mut names = Vec::new();
+    if let Rule::Spec { head: RuleHead::Func { args, .. }, .. } = rule {
+        args.iter().for_each(|arg| given(arg, &mut names));
+    }
+    names
+}
+
+/// The names that a pattern gives. What `a.b` or `f(x)` stands for is there already.
+fn given<'e>(pattern: &'e Expr, names: &mut Vec<&'e str>) {
+    walk(pattern, &mut |expr| {
+        names.extend(variable(expr));
+        matches!(expr, Expr::Var { .. } | Expr::Array { .. } | Expr::Object { .. })
+    });
 }
 
 /// What a rule is called from anywhere.

@@ -5,7 +5,7 @@
 //! that the record has only as a hash is not judged, and counted with why.
 
 use super::recorded;
-use crate::policy::{Policy, Verdict};
+use crate::policy::{Policy, Verdict, overlap};
 use crate::reason::Reason;
 use serde::Deserialize;
 use serde_json::Value;
@@ -234,12 +234,6 @@ fn first(verdict: Verdict) -> Option<String> {
         Verdict::Allow { .. } => None,
         Verdict::Deny { reasons, .. } => Some(reasons.first().unwrap_or(&Reason::PolicyDenied).to_string()),
     }
-}
-
-/// Whether one of two paths lies on the other.
-fn overlap(a: &str, b: &str) -> bool {
-    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
-    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 #[cfg(test)]

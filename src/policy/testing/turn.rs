@@ -4,8 +4,8 @@
 //! where its statements hold, or why there are none. A test holds where all of its twins do.
 
 use super::super::syntax::{
-    AssignOp, File, Key, LiteralStmt, domain, dotted, expressions, heads, name, reference, replacement, variable, walk,
-    without_with, written,
+    AssignOp, File, Key, LiteralStmt, domain, dotted, expressions, heads, name, overlap, reference, replacement,
+    variable, walk, without_with, written,
 };
 use regorus::unstable::{Expr, Literal, Query, Rule, RuleHead, WithModifier};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -241,12 +241,6 @@ impl Target {
             Target::Input(_) => None,
         }
     }
-}
-
-/// Whether one of two paths lies on the other.
-fn overlap(a: &str, b: &str) -> bool {
-    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
-    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Expressions of a statement, with those of the query of an `every`.
