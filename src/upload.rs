@@ -27,7 +27,7 @@ const NAME: &str = "upload";
 pub struct UploadSettings {
     pub url: String,
     pub tls: HttpTls,
-    /// Sent as a bearer token.
+    /// Sent as `Authorization`.
     pub token: Option<HeaderValue>,
     pub labels: Labels,
     /// Bytes of records in one batch, before they are packed.

@@ -122,21 +122,14 @@ pub(super) fn read(
         };
     }
     let token = match section.node("token") {
-        None => None,
-        Some(_) if !https => {
-            problems.push(at("token")?.error("would be sent where it can be read", Some("use an https URL")));
+        Some(node) if !https => {
+            let fix = Some("use an https URL");
+            problems.push(node.error("policy.bundle.token", "would be sent where it can be read", fix));
             None
         }
-        Some(_) => {
-            let (shown, secret) = reader.secret(&at("token")?, section.text("token")?, problems)?;
-            let token = String::from_utf8(secret).map(|text| text.trim().to_owned()).unwrap_or_default();
-            if token.is_empty() || token.contains(|sign: char| sign.is_whitespace() || sign.is_control()) {
-                problems.push(at("token")?.error(format!("`{shown}` holds no token"), None));
-            }
-            Some(token)
-        }
+        _ => reader.bearer(section, "policy.bundle", problems)?,
     };
-    let tls = reader.http_tls(section, "policy.bundle", problems)?;
+    let tls = reader.client_tls(section, "policy.bundle", problems)?;
     let url: Option<http::Uri> = source.parse().ok();
     if url.is_none_or(|url| url.authority().is_none_or(|a| a.as_str().contains('@') || a.host().is_empty())) {
         let fix = "write it like `https://bundles.example.com/partnergate.tar.gz`";

@@ -4,6 +4,7 @@ use crate::disk::{self, NoSecret, Stamp, Watched, plain};
 use crate::document::{Node, Problem, Problems, SecretRef, Section, parse_secret};
 use crate::fetch::HttpTls;
 use crate::policy::PolicySource;
+use http::HeaderValue;
 use ring::digest;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -124,8 +125,9 @@ impl Reader {
         found.map_err(|NoSecret { reason, fix }| problems.push(at.error(reason, fix.as_deref()))).ok()
     }
 
-    /// `ca`, `client_chain` and `client_key` of a section that is at `key`: whom a server must be, and who asks it.
-    pub(super) fn http_tls(&mut self, section: Section<'_>, key: &str, problems: &mut Problems) -> Option<HttpTls> {
+    /// `ca`, `client_chain` and `client_key` of a section that is at `key`: whom a server must be that the gateway calls, and who
+    /// the gateway is to it.
+    pub(super) fn client_tls(&mut self, section: Section<'_>, key: &str, problems: &mut Problems) -> Option<HttpTls> {
         let at = |name: &str| Some(At { node: section.node(name)?, key: format!("{key}.{name}") });
         let ca = match (at("ca"), section.text("ca")) {
             (Some(at), Some(file)) => Some(self.certificates(&at, file, problems)?),
@@ -149,6 +151,27 @@ impl Reader {
             }
         };
         Some(HttpTls { ca, client })
+    }
+
+    /// `token` of a section that is at `key`, as the field that it is sent in. The outer `None` where it cannot be used.
+    pub(super) fn bearer(
+        &mut self,
+        section: Section<'_>,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Option<Option<HeaderValue>> {
+        let (Some(node), Some(reference)) = (section.node("token"), section.text("token")) else { return Some(None) };
+        let at = At { node, key: format!("{key}.token") };
+        let (place, bytes) = self.secret(&at, reference, problems)?;
+        let token = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+        let visible = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+        let field = visible.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten();
+        let Some(mut field) = field else {
+            problems.push(at.error(format!("`{place}` holds no token: one line of visible characters"), None));
+            return None;
+        };
+        field.set_sensitive(true);
+        Some(Some(field))
     }
 
     /// The DER key of a PEM, checked against its certificate. `file` is where it came from.

@@ -20,7 +20,7 @@ use crate::approval::FourEyes;
 use crate::clock::UnixNanos;
 use crate::disk::Watched;
 use crate::document::{self, Node, Problems, Section};
-use crate::fetch::FetchSettings;
+use crate::fetch::{FetchSettings, HttpTls};
 use crate::gateway::BodyLimits;
 use crate::identity::is_signed_by;
 use crate::listen::{ListenLimits, TlsSettings};
@@ -537,38 +537,16 @@ fn upstream(name: &str, section: Section<'_>, reader: &mut Reader, problems: &mu
 }
 
 fn upstream_tls(name: &str, section: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Option<UpstreamTls> {
-    let at = |key: &str| format!("upstreams.{name}.tls.{key}");
+    let at = format!("upstreams.{name}.tls");
     let server_name = section.text("server_name")?.to_owned();
     if Host::parse(&server_name).is_err() {
         problems.push(section.node("server_name")?.error(
-            at("server_name"),
+            format!("{at}.server_name"),
             format!("`{server_name}` is not a host name"),
             None,
         ));
     }
-    let ca = match (section.node("ca"), section.text("ca")) {
-        (Some(node), Some(file)) => Some(reader.certificates(&At { node, key: at("ca") }, file, problems)?),
-        _ => None,
-    };
-    let client = match (section.node("client_chain"), section.node("client_key")) {
-        (None, None) => None,
-        (Some(chain), Some(key)) => {
-            let (chain_file, key_file) = (chain.text()?, key.text()?);
-            let (chain, key) = (At { node: chain, key: at("client_chain") }, At { node: key, key: at("client_key") });
-            let chain_der = reader.certificates(&chain, chain_file, problems)?;
-            let (key_file, key_pem) = reader.secret(&key, key_file, problems)?;
-            let key_der = reader.matched_key(&key, &chain_der, (&key_file, &key_pem), problems)?;
-            Some((chain_der, key_der))
-        }
-        (Some(node), None) => {
-            problems.push(node.error(at("client_chain"), "needs `client_key` beside it", None));
-            None
-        }
-        (None, Some(node)) => {
-            problems.push(node.error(at("client_key"), "needs `client_chain` beside it", None));
-            None
-        }
-    };
+    let HttpTls { ca, client } = reader.client_tls(section, &at, problems)?;
     Some(UpstreamTls { server_name, ca, client })
 }
 

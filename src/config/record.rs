@@ -6,7 +6,7 @@ use crate::document::{Problems, Section};
 use crate::fetch::HttpTls;
 use crate::record::{Include, Rotation, Sink};
 use crate::upload::UploadSettings;
-use http::{HeaderValue, Uri};
+use http::Uri;
 use std::path::Path;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,19 +89,8 @@ fn upload(section: Section<'_>, reader: &mut Reader, problems: &mut Problems) ->
         problems.push(at("url")?.error(format!("`{url}` is no URL of a server"), fix));
         return None;
     }
-    let tls = reader.http_tls(section, "record.upload", problems)?;
-    let token = match (at("token"), section.text("token")) {
-        (Some(at), Some(reference)) => {
-            let (place, bytes) = reader.secret(&at, reference, problems)?;
-            let Some(mut token) = bearer(&bytes) else {
-                problems.push(at.error(format!("`{place}` holds no token: one line of visible characters"), None));
-                return None;
-            };
-            token.set_sensitive(true);
-            Some(token)
-        }
-        _ => None,
-    };
+    let tls = reader.client_tls(section, "record.upload", problems)?;
+    let token = reader.bearer(section, "record.upload", problems)?;
     if scheme == Some("http") && (token.is_some() || tls != HttpTls::default()) {
         let reason = "`http` sends what is in records, and the token, for everybody to read";
         problems.push(at("url")?.error(reason, Some("write `https`")));
@@ -118,12 +107,6 @@ fn upload(section: Section<'_>, reader: &mut Reader, problems: &mut Problems) ->
         spool_size: u64::try_from(section.size("spool_size")).unwrap_or(u64::MAX),
         on_failure: when_full(section.text("on_failure")),
     })
-}
-
-fn bearer(bytes: &[u8]) -> Option<HeaderValue> {
-    let token = std::str::from_utf8(bytes).ok()?.trim();
-    let visible = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-    visible.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten()
 }
 
 fn when_full(text: Option<&str>) -> WhenFull {

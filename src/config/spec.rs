@@ -15,6 +15,27 @@ const fn millis(min: u64, max: u64) -> Kind {
     Kind::Duration { min: Duration::from_millis(min), max: Duration::from_millis(max) }
 }
 
+/// Whom a server must be that the gateway calls.
+const SERVER_CA: Field = Field {
+    key: "ca",
+    kind: Kind::Path,
+    presence: Optional("tls/internal-ca.pem"),
+    doc: "PEM bundle of the CAs that may issue the server's certificate; the platform's trust store when absent.",
+};
+/// Who the gateway is to it.
+const CLIENT_CHAIN: Field = Field {
+    key: "client_chain",
+    kind: Kind::Path,
+    presence: Optional("tls/gateway.pem"),
+    doc: "Client certificate chain of the gateway, for servers that want one.",
+};
+const CLIENT_KEY: Field = Field {
+    key: "client_key",
+    kind: Kind::Secret,
+    presence: Optional("file:tls/gateway.key"),
+    doc: "Its private key, as a reference.",
+};
+
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
 
@@ -502,24 +523,9 @@ static UPSTREAM_TLS: &[Field] = &[
         presence: Required("billing.internal"),
         doc: "Name that the endpoint's certificate must be for; also sent as SNI.",
     },
-    Field {
-        key: "ca",
-        kind: Kind::Path,
-        presence: Optional("tls/internal-ca.pem"),
-        doc: "PEM bundle of the CAs that may issue it; the platform's trust store when absent.",
-    },
-    Field {
-        key: "client_chain",
-        kind: Kind::Path,
-        presence: Optional("tls/gateway.pem"),
-        doc: "Client certificate chain of the gateway, for endpoints that want one.",
-    },
-    Field {
-        key: "client_key",
-        kind: Kind::Secret,
-        presence: Optional("file:tls/gateway.key"),
-        doc: "Its private key, as a reference.",
-    },
+    SERVER_CA,
+    CLIENT_CHAIN,
+    CLIENT_KEY,
 ];
 
 static UPSTREAM_TIMEOUTS: &[Field] = &[
@@ -729,24 +735,9 @@ static BUNDLE: &[Field] = &[
         presence: Optional("1h"),
         doc: "How long a URL may be silent or have a bundle that is refused, and the last good one be served, until `/readyz` is 503. Without it, for ever.",
     },
-    Field {
-        key: "ca",
-        kind: Kind::Path,
-        presence: Optional("tls/internal-ca.pem"),
-        doc: "PEM bundle of the CAs that may issue the server's certificate; the platform's trust store when absent.",
-    },
-    Field {
-        key: "client_chain",
-        kind: Kind::Path,
-        presence: Optional("tls/gateway.pem"),
-        doc: "Client certificate chain of the gateway, for servers that want one.",
-    },
-    Field {
-        key: "client_key",
-        kind: Kind::Secret,
-        presence: Optional("file:tls/gateway.key"),
-        doc: "Its private key, as a reference.",
-    },
+    SERVER_CA,
+    CLIENT_CHAIN,
+    CLIENT_KEY,
     Field {
         key: "token",
         kind: Kind::Secret,
@@ -889,30 +880,15 @@ static UPLOAD: &[Field] = &[
         presence: Required("https://collector.example.com/logs"),
         doc: "Where batches go with `POST`. What is answered with 2xx has arrived; everything else is sent again. `http` is for a server on this machine, and goes with neither token nor certificates.",
     },
-    Field {
-        key: "ca",
-        kind: Kind::Path,
-        presence: Optional("tls/internal-ca.pem"),
-        doc: "PEM file of the CAs that the server's certificate may be issued by; the platform's trust store when absent.",
-    },
+    SERVER_CA,
     Field {
         key: "token",
         kind: Kind::Secret,
         presence: Optional("file:upload.token"),
         doc: "Sent as `Authorization: Bearer`, as a reference.",
     },
-    Field {
-        key: "client_chain",
-        kind: Kind::Path,
-        presence: Optional("tls/gateway.pem"),
-        doc: "Client certificate chain of the gateway, for a server that wants one.",
-    },
-    Field {
-        key: "client_key",
-        kind: Kind::Secret,
-        presence: Optional("file:tls/gateway.key"),
-        doc: "Its private key, as a reference.",
-    },
+    CLIENT_CHAIN,
+    CLIENT_KEY,
     Field {
         key: "labels",
         kind: Kind::Labels,

@@ -11,6 +11,7 @@ use crate::disk;
 use crate::policy::bundle::{Bundle, BundleLimits, Verification};
 use crate::record::Metrics;
 use bytes::Bytes;
+use http::HeaderValue;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -38,8 +39,8 @@ pub struct BundleSettings {
     pub max_size: usize,
     pub verification: Verification,
     pub tls: HttpTls,
-    /// Sent as `Authorization: Bearer`.
-    pub token: Option<String>,
+    /// Sent as `Authorization`.
+    pub token: Option<HeaderValue>,
     /// How long it may go badly until nobody is to be sent here any more.
     pub stale_after: Option<Duration>,
 }
@@ -328,7 +329,7 @@ async fn ask(http: &Http, settings: &BundleSettings, label: Option<&Label>) -> A
         accept: "application/gzip, application/vnd.openpolicyagent.bundles, */*",
         etag: label.and_then(|label| label.etag.as_deref()),
         modified: label.and_then(|label| label.modified.as_deref()),
-        token: settings.token.as_deref(),
+        token: settings.token.as_ref(),
         max_size: settings.max_size,
     };
     let answer = match tokio::time::timeout(settings.timeout, http.get(question)).await {

@@ -38,7 +38,7 @@ pub(super) struct Question<'a> {
     pub accept: &'static str,
     pub etag: Option<&'a str>,
     pub modified: Option<&'a str>,
-    pub token: Option<&'a str>,
+    pub token: Option<&'a HeaderValue>,
     pub max_size: usize,
 }
 
@@ -131,9 +131,7 @@ impl Http {
             request = request.header(IF_MODIFIED_SINCE, modified);
         }
         if let Some(token) = token {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "the token is no token")?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
+            request = request.header(AUTHORIZATION, token);
         }
         let request = request.body(Full::default()).map_err(|e| e.to_string())?;
         let answer = self.client.request(request).await.map_err(|e| causes(&e))?;
