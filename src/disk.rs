@@ -10,6 +10,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// The end of the name of a file that is not whole yet.
+const HALF: &str = "half";
+
 /// The bytes of a file, at most `max`.
 ///
 /// # Errors
@@ -93,11 +96,24 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    let half = path.with_extension("half");
+    let half = half_of(path);
     let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&half)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(half, path)
+}
+
+/// Where a file is written before it takes its place: beside it, and in the way of no other.
+pub fn half_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(HALF);
+    name.into()
+}
+
+/// Whether a file has yet to take its place, or never did.
+pub fn is_half(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == HALF)
 }
 
 /// Makes a new file, for this user only.

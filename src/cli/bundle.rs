@@ -156,7 +156,7 @@ fn finish(outcome: Result<(Value, String), Not>, form: Form) -> Exit {
 
 fn write(file: &Path, bytes: &[u8]) -> Result<(), Not> {
     // Not a secret: whoever serves it has to read it.
-    let half = file.with_extension("half");
+    let half = disk::half_of(file);
     let written = std::fs::write(&half, bytes).and_then(|()| std::fs::rename(&half, file));
     written.map_err(|e| Not::Written(format!("`{}`: {}", file.display(), disk::plain(&e))))
 }

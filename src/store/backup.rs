@@ -7,7 +7,7 @@
 
 use super::{HISTORY_KEY, SCHEMA, Store, StoreError, history, meta, read_only, table};
 use crate::clock::UnixNanos;
-use crate::disk::{self, plain};
+use crate::disk::{self, Stamp, Watched, plain};
 use crate::history::Cause;
 use crate::operator::Operators;
 use crate::registry::{Registry, find_grant};
@@ -25,6 +25,8 @@ const MANIFEST: &str = "manifest.json";
 /// Of the manifest.
 const FORM: u32 = 1;
 const MAX_MANIFEST: usize = 16 * 1024 * 1024;
+/// How often a folder is copied that changes meanwhile.
+const TRIES: usize = 100;
 
 /// What a copy is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +104,7 @@ pub async fn backup(at: &Path, beside: &[&str], to: &Path, now: UnixNanos) -> Re
     let mut files = BTreeMap::from([(name, digest_of(&copy)?)]);
     let folder = at.parent().unwrap_or(Path::new("."));
     for name in beside {
-        copy_all(&folder.join(name), to, name, &mut files)?;
+        files.extend(copy_all(&folder.join(name), to, name)?);
     }
     let read = read_back(&copy).await?;
     let manifest = Manifest {
@@ -385,21 +387,40 @@ fn digest_of(path: &Path) -> Result<String, BackupError> {
     }
 }
 
-/// A file, or a folder with all that is in it; nothing where there is none.
-fn copy_all(from: &Path, to: &Path, name: &str, files: &mut BTreeMap<String, String>) -> Result<(), BackupError> {
-    if from.is_dir() {
-        let mut entries: Vec<_> =
-            std::fs::read_dir(from).map_err(failed(from))?.flatten().map(|entry| entry.path()).collect();
-        entries.sort();
-        for path in entries {
-            copy_all(&path, to, &format!("{name}/{}", file_name(&path)), files)?;
+/// A file, or a folder with all that is in it as of one moment; nothing where there is none. Returns the digest of each
+/// file by its path in the copy.
+fn copy_all(from: &Path, to: &Path, name: &str) -> Result<BTreeMap<String, String>, BackupError> {
+    let in_copy = |path: &Path| match path.strip_prefix(from) {
+        Ok(inside) if !inside.as_os_str().is_empty() => format!("{name}/{}", inside.display()),
+        _ => name.to_owned(),
+    };
+    for _ in 0..TRIES {
+        let before = files_of(from);
+        let copied = before.keys().map(|path| {
+            let (name, copy) = (in_copy(path), to.join(in_copy(path)));
+            copy_file(path, &copy)?;
+            Ok((name, digest_of(&copy)?))
+        });
+        let copied: Result<_, BackupError> = copied.collect();
+        // A gateway that kept something meanwhile may have taken away what belongs to what is copied.
+        if files_of(from) == before {
+            return copied;
         }
-    } else if from.is_file() {
-        let copy = to.join(name);
-        copy_file(from, &copy)?;
-        files.insert(name.to_owned(), digest_of(&copy)?);
+        before.keys().for_each(|path| drop(std::fs::remove_file(to.join(in_copy(path)))));
     }
-    Ok(())
+    Err(BackupError::File { path: from.display().to_string(), reason: "changes faster than it can be copied".into() })
+}
+
+/// The files of a folder, and of those in it, that are whole.
+fn files_of(path: &Path) -> Watched {
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.flat_map(|entry| files_of(&entry.path())).collect()
+    } else if path.is_file() && !disk::is_half(path) {
+        Watched::from([(path.to_owned(), Stamp::of(path))])
+    } else {
+        Watched::new()
+    }
 }
 
 /// Whole or not at all.
@@ -408,7 +429,7 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), BackupError> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
     }
     let mut source = File::open(from).map_err(failed(from))?;
-    let half = to.with_extension("half");
+    let half = disk::half_of(to);
     let mut copy =
         File::options().create(true).truncate(true).write(true).mode(0o600).open(&half).map_err(failed(&half))?;
     io::copy(&mut source, &mut copy).map_err(failed(&half))?;

@@ -105,14 +105,14 @@ impl Store {
     }
 
     /// The number of the next revocation list: larger than any before, also where the database was taken back from a copy,
-    /// because time goes on.
+    /// because time goes on: more milliseconds than lists.
     ///
     /// # Errors
     /// The database failed.
     pub async fn next_list_number(&self, now: UnixNanos) -> Result<u64, StoreError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let last = meta(&mut tx, LIST_NUMBER).await?.unwrap_or(0);
-        let next = last.saturating_add(1).max(i64::try_from(now.seconds()).unwrap_or(i64::MAX));
+        let next = last.saturating_add(1).max(now.0 / 1_000_000);
         set_meta(&mut tx, LIST_NUMBER, next).await?;
         tx.commit().await?;
         Ok(u64::try_from(next).unwrap_or(0))

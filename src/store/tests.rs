@@ -1,5 +1,7 @@
+use super::backup::{BackupError, backup, verify_backup};
 use super::table::BATCH;
 use super::*;
+use crate::disk;
 use crate::document::Problems;
 use crate::history::{Actor, Event, Fault, Way};
 use crate::name::{CredentialId, Environment, OperatorName};
@@ -494,4 +496,46 @@ impl conformance::Place for Folder {
 #[tokio::test]
 async fn sqlite_does_what_a_store_does() {
     conformance::all(|| Folder(tempfile::tempdir().unwrap())).await;
+}
+
+#[tokio::test]
+async fn what_a_gateway_keeps_while_it_is_copied_is_copied_as_of_one_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, copies) = (dir.path().join("state"), dir.path().join("copies"));
+    let database = state.join("partnergate.db");
+    std::fs::create_dir(&state).unwrap();
+    Store::open(&database, NOW).await.unwrap().close().await;
+    let kept = state.join("crl");
+    let folder = kept.clone();
+    let keep = move |n: usize| {
+        for end in ["crl", "json"] {
+            disk::replace(&folder.join("a").with_extension(end), n.to_string().as_bytes()).unwrap();
+        }
+    };
+    keep(0);
+    // What was being written when a gateway was killed, under the name that is next, and one of before.
+    for name in ["a.half", "a.crl.half"] {
+        std::fs::write(kept.join(name), "").unwrap();
+    }
+    let copied = async |n: usize| {
+        let to = copies.join(n.to_string());
+        let manifest = backup(&database, &["crl", "policy"], &to, NOW).await?;
+        assert_eq!(verify_backup(&to, "partnergate.db").await.unwrap(), manifest);
+        assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["crl/a.crl", "crl/a.json", "partnergate.db"]);
+        let read = |name: &str| std::fs::read_to_string(to.join("crl").join(name)).unwrap().parse::<usize>().unwrap();
+        let (list, label) = (read("a.crl"), read("a.json"));
+        // The label is written behind its list.
+        assert!(list == label || list == label + 1, "a label of another list: {list} {label}");
+        Ok::<usize, BackupError>(list)
+    };
+    assert_eq!(copied(0).await.unwrap(), 0);
+    let writer = std::thread::spawn(move || (1..200).for_each(keep));
+    let mut tried = 0;
+    while !writer.is_finished() {
+        tried += 1;
+        if let Err(e) = copied(tried).await {
+            assert!(e.to_string().contains("changes faster"), "{e}");
+        }
+    }
+    assert_eq!(copied(tried + 1).await.unwrap(), 199);
 }
