@@ -147,6 +147,7 @@ fn world(partners: usize) -> World {
         operations: vec![(route, openapi::load("api.yaml", OPENAPI, None, &mut problems))],
         policy: policy(),
         policy_bundle: None,
+        candidate: None,
         policy_engine: EngineKind::Rvm,
         // Longer than the default, which is held in real time: a machine that does something else for 10 ms is no fault.
         policy_limits: PolicyLimits { time: Duration::from_secs(1), instructions: 25_000 },

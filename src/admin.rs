@@ -15,6 +15,7 @@ mod anchors;
 mod answer;
 mod approvals;
 mod caller;
+mod candidate;
 mod credentials;
 mod grants;
 mod history;
@@ -34,6 +35,7 @@ mod suspend;
 pub use anchors::{AnchorCall, DenyCall};
 pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
+pub use candidate::PromoteCall;
 pub use credentials::RotateCall;
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
@@ -115,6 +117,7 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/networks/{name}", get(networks::show))
         .api_route("/v1/usage", get(registry::usage))
         .api_route("/v1/status", get(status::status))
+        .api_route("/v1/policy/candidate", get(candidate::show))
         .api_route("/v1/approvals", get(approvals::list))
         .api_route("/v1/approvals/{id}", get(approvals::show))
         .api_route("/v1/operators", get(operators::list))
@@ -139,6 +142,7 @@ fn calls() -> (Router<Shared>, Value) {
     let approves = ApiRouter::new()
         .api_route("/v1/approvals/{id}/approve", post(approvals::approve))
         .api_route("/v1/approvals/{id}/reject", post(approvals::reject))
+        .api_route("/v1/policy/candidate/promote", post(candidate::promote))
         .api_route("/v1/grants/{id}/review", post(grants::review))
         .api_route("/v1/partners/{id}/review", post(partners::review))
         .api_route("/v1/partners/{id}/credentials/{credential}/issue", post(issue::issue))
@@ -159,6 +163,7 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/anchors/{name}/undeny", post(anchors::undeny))
         .api_route("/v1/lockdown/on", post(lockdown::on))
         .api_route("/v1/lockdown/off", post(lockdown::off))
+        .api_route("/v1/policy/candidate/rollback", post(candidate::roll_back))
         .api_route("/v1/reload", post(status::reload));
     let governs = ApiRouter::new()
         .api_route("/v1/operators", post(operators::add))

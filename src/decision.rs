@@ -12,7 +12,7 @@ use crate::identity::{MatchKind, Peer, Svid};
 use crate::name::{GrantId, PartnerId, UpstreamName};
 use crate::operation::{Operation, OperationId, Resolved, RouteId};
 use crate::partner::{Credential, CredentialState, Grant, PartnerRecord, PartnerState, Phase};
-use crate::policy::{Facts, LastVerdict, Verdict};
+use crate::policy::{Facts, LastVerdict, Policy, Verdict};
 use crate::reason::Reason;
 use crate::registry::{Resolution, find_grant};
 use crate::request::{CanonicalRequest, RequestFacts, UpgradeWanted};
@@ -165,6 +165,21 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
             None => deny((vec![Reason::RecordUnavailable], None), true),
         },
     }
+}
+
+/// What would be decided were this the policy, on the same snapshot otherwise. Opens nothing, and keeps no place for a record.
+///
+/// # Errors
+/// The reasons for which it would be denied, and the detail for the operator.
+pub fn decide_under(
+    policy: &Policy,
+    snapshot: &Snapshot,
+    peer: &Peer,
+    request: &RequestFacts,
+) -> Result<GrantId, Refused> {
+    let situation = Situation::of(snapshot, peer, request);
+    let who = standing_as(snapshot, peer, request.now, &situation.resolution)?;
+    judge(&who, request, &situation, |facts| policy.decide(facts, &snapshot.values)).map(|allowed| allowed.grant)
 }
 
 /// Whom the floor carries at `now`, whatever is asked for.

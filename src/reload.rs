@@ -9,6 +9,7 @@ mod apply;
 mod approve;
 mod bundle;
 mod calls;
+mod candidate;
 mod copies;
 mod deny;
 mod edit;
@@ -26,6 +27,7 @@ mod switch;
 pub use apply::{Applied, Apply, Authority, Binding, Wanted};
 pub use approve::{Decided, Verdicted};
 pub use bundle::{PolicyBundle, best};
+pub use candidate::{CandidateState, PromotionState};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Subject, Whose};
 pub use grants::{Mark, Marked};
@@ -51,9 +53,10 @@ use crate::listen::{TlsSlot, told};
 use crate::material::MaterialFiles;
 use crate::name::{AnchorName, PartnerId};
 use crate::operator::Operators;
+use crate::policy::Promotion;
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
-use crate::snapshot::{Snapshot, Sources};
+use crate::snapshot::Snapshot;
 use crate::store::{PlanLine, Store, StoreError};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
@@ -170,6 +173,8 @@ pub struct Publisher {
     bundle: BundleFetcher,
     /// What of it is in use.
     policy_bundle: ArcSwapOption<BundleConfig>,
+    /// What decides in the place of the configured policy.
+    promotion: ArcSwapOption<Promotion>,
     failing: ArcSwapOption<Failing>,
     operators: ArcSwap<Operators>,
     /// What is live and not in the database.
@@ -225,9 +230,11 @@ impl Publisher {
             outside = Outside::read(&files, &fetcher, &registry, &outside.reading.material);
         }
         let bundle = BundleFetcher::new(&config.state_dir, clock.clone(), metrics.clone());
+        let promotion = store.promotion().await?;
         let build = |config: &Config| {
             let material = outside.reading.material.clone();
-            Snapshot::build(Sources { material, ..config.sources(registry.clone()) }, None, clock.now())
+            let sources = candidate::sources(config, registry.clone(), material, promotion.as_ref());
+            Snapshot::build(sources, None, clock.now())
         };
         let (snapshot, warnings) = bundle::build(&bundle, &mut config, None, build).await?;
         let policy_bundle = ArcSwapOption::from(config.bundle.clone().map(Arc::new));
@@ -251,6 +258,7 @@ impl Publisher {
             fetcher,
             bundle,
             policy_bundle,
+            promotion: ArcSwapOption::empty(),
             failing,
             operators,
             unsaved: Mutex::new(unsaved),
@@ -266,7 +274,9 @@ impl Publisher {
         };
         log_warnings(&config.warnings);
         log_warnings(&warnings);
+        publisher.promotion_is(promotion);
         publisher.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
+        publisher.end_promotion(config.policy()).await;
         publisher.taken(outside, None).await;
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
@@ -395,7 +405,9 @@ impl Publisher {
         let outside = Outside::read(&self.files, &self.fetcher, &registry, before.as_deref().unwrap_or(&nothing));
         let build = |config: &Config| {
             let material = outside.reading.material.clone();
-            Snapshot::build(Sources { material, ..config.sources(registry.clone()) }, previous, self.clock.now())
+            let promotion = self.promotion.load();
+            let sources = candidate::sources(config, registry.clone(), material, promotion.as_deref());
+            Snapshot::build(sources, previous, self.clock.now())
         };
         let (snapshot, warnings) = bundle::build(&self.bundle, &mut config, Some(running), build).await?;
         for key in config.needs_restart(&self.started) {
@@ -404,6 +416,7 @@ impl Publisher {
         log_warnings(&config.warnings);
         log_warnings(&warnings);
         self.publish(snapshot, Some(&config), Concerns::Everybody, Instant::now()).await?;
+        self.end_promotion(config.policy()).await;
         self.taken(outside, before.as_deref()).await;
         self.admin_tls.store(config.admin.tls.clone());
         self.enrolling.store(Arc::new(config.enrol.clone()));
@@ -421,7 +434,8 @@ impl Publisher {
         let registry = self.over(self.store.load().await?).await?;
         tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
         let outside = Outside::read(&self.files, &self.fetcher, &registry, &live.snapshot.material);
-        let sources = Sources { material: outside.reading.material.clone(), ..running.sources(registry) };
+        let material = outside.reading.material.clone();
+        let sources = candidate::sources(running, registry, material, self.promotion.load().as_deref());
         let (snapshot, _) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         self.publish(snapshot, None, Concerns::Everybody, Instant::now()).await?;
         self.taken(outside, Some(&live.snapshot.material)).await;
@@ -511,6 +525,10 @@ impl Publisher {
         m.policy_bundle_info.reset();
         if let Some(revision) = &snapshot.revision.bundle {
             m.policy_bundle_info.with_label_values(&[&**revision]).set(1);
+        }
+        m.candidate_ok.reset();
+        if let Some(candidate) = &snapshot.candidate {
+            m.candidate_ok.with_label_values::<&str>(&[]).set(i64::from(candidate.good().is_some()));
         }
         m.policy_since.set(snapshot.policy_since.seconds() as f64);
         m.snapshot_built.set(snapshot.built.seconds() as f64);

@@ -11,7 +11,7 @@ use crate::name::{AnchorName, ApprovalId, CredentialId, Environment, GrantId, Pa
 use crate::operation::OperationId;
 use crate::partner::{Grant, GrantState, Offboarding, PartnerRecord, REVIEW_DUE, Suspension};
 use crate::registry::Registry;
-use crate::reload::{Failing, PolicyBundle, Rotation};
+use crate::reload::{Failing, PolicyBundle, PromotionState, Rotation};
 use crate::snapshot::Snapshot;
 use crate::store::emergency_document;
 use axum::extract::State;
@@ -41,6 +41,8 @@ pub(super) struct StatusAnswer {
     snapshot: Revisions,
     /// The bundle that the policy comes in; null where it is a folder.
     policy_bundle: Option<PolicyBundle>,
+    /// The candidate that decides in the place of the configured policy; null where none does.
+    policy_promotion: Option<PromotionState>,
     last_reload: LastReload,
     /// How many there are.
     partners: usize,
@@ -384,6 +386,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<StatusAnswer>
             config: s.revision.config.to_string(),
         },
         policy_bundle: publisher.policy_bundle(),
+        policy_promotion: publisher.promotion(),
         last_reload: LastReload::of(publisher.failing().as_deref()),
         partners: s.registry.partner_count(),
         lockdowns: lockdowns.collect(),

@@ -216,6 +216,10 @@ fn show(event: &Event, of_grant: Option<&str>) {
                 say(&format!("    {short}{more}"));
             }
         }
+        (None, Some(made), None) if noun == "promotion" => {
+            let text = |key: &str| made.get(key).and_then(Value::as_str).unwrap_or_default();
+            say(&format!("    policy {} in the place of {}", text("revision"), text("over")));
+        }
         (None, Some(_), Some(id)) => say(&format!("    grant {id} was made")),
         (Some(_), None, Some(id)) => say(&format!("    grant {id} was removed")),
         _ => {}

@@ -1,10 +1,12 @@
-//! `partnergate policy …`: what a security team does with the policy folder by itself, without a gateway.
+//! `partnergate policy …`: what a security team does with the policy folder by itself, and with the candidate of a gateway.
 
+mod candidate;
 mod explain;
 mod replay;
 mod test;
 
 use super::check::document;
+use super::client::Gateway;
 use super::{Exit, Form, bundle, complain, say};
 use crate::config::{Config, read_policy_folder};
 use crate::document::{Problem, Problems};
@@ -38,6 +40,8 @@ enum Command {
     Test(test::Args),
     /// Say why a decision is what it is: which rules held, which condition failed and what it saw, and what would be allowed.
     Explain(explain::Args),
+    /// What the candidate would change on live traffic; promote it, roll back.
+    Candidate(candidate::Args),
     /// Decide recorded decisions again under another policy, and say which change.
     Replay(replay::Args),
     /// Make an OPA bundle of a policy folder that passes `policy check`: its Rego, `reasons.yaml` and `conditions.yaml` as
@@ -55,15 +59,17 @@ impl Args {
     }
 }
 
-pub(super) fn run(config: &Path, args: &Args) -> Exit {
-    match &args.command {
-        Command::Check { folder, form } => check(config, folder.as_deref(), *form),
-        Command::Test(args) => test::run(config, args),
-        Command::Explain(args) => explain::run(config, args),
-        Command::Replay(args) => replay::run(args),
-        Command::Build(args) => bundle::build(args),
-        Command::Sign(args) => bundle::sign(args),
-        Command::Verify(args) => bundle::verify(args),
+pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
+    let config = gateway.config.as_path();
+    match args.command {
+        Command::Check { folder, form } => check(config, folder.as_deref(), form),
+        Command::Test(args) => test::run(config, &args),
+        Command::Explain(args) => explain::run(config, &args),
+        Command::Candidate(args) => candidate::run(gateway, args).await,
+        Command::Replay(args) => replay::run(&args),
+        Command::Build(args) => bundle::build(&args),
+        Command::Sign(args) => bundle::sign(&args),
+        Command::Verify(args) => bundle::verify(&args),
     }
 }
 

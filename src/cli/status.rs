@@ -38,6 +38,14 @@ fn show(value: &Value) {
     say(&format!("  registry     revision {}, {} partners", snapshot["registry"], value["partners"]));
     say(&format!("  policy       {}", text(&snapshot["policy"])));
     policy_bundle(&value["policy_bundle"], &text(&snapshot["policy_since"]));
+    let promoted = &value["policy_promotion"];
+    if promoted.is_object() {
+        let (author, at, reason) = (text(&promoted["author"]), text(&promoted["at"]), text(&promoted["reason"]));
+        say(&format!(
+            "  PROMOTED     it is the candidate, by {author} since {at}, over {}: {reason}",
+            text(&promoted["over"])
+        ));
+    }
     say(&format!("  config       {}", text(&snapshot["config"])));
     say(&format!("  trust        generation {}", snapshot["trust"]));
     if value["last_reload"]["ok"].as_bool() == Some(false) {

@@ -202,7 +202,7 @@ impl Reader {
 
     /// Every file below the policy folder, but for the examples, which are there to be copied from.
     pub(super) fn policy_folder(&mut self, folder: &Path, problems: &mut Problems) -> PolicySource {
-        const FIX: &str = "set `policy.dir` to the folder that holds `partnergate/`";
+        const FIX: &str = "name the folder that holds `partnergate/`";
         let root = self.resolve(folder);
         let mut found = Vec::new();
         if !root.is_dir() {

@@ -31,7 +31,7 @@ use crate::policy::{EngineKind, PolicyLimits, PolicySource};
 use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
-use crate::snapshot::{RequestSettings, ServerCertificateSource, Snapshot, Sources};
+use crate::snapshot::{CandidateSource, RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
 use files::{At, Reader};
 use ipnet::IpNet;
@@ -80,6 +80,7 @@ pub struct Config {
     pub bundle: Option<BundleConfig>,
     policy_engine: EngineKind,
     policy_limits: PolicyLimits,
+    candidate: Option<CandidateSource>,
     request: RequestSettings,
     certificates: Vec<ServerCertificateSource>,
     revision: Arc<str>,
@@ -128,6 +129,11 @@ impl Config {
     /// The policy as it was read.
     pub fn policy(&self) -> &PolicySource {
         &self.policy
+    }
+
+    /// The candidate as it was read, where nothing was wrong with that.
+    pub fn candidate_source(&self) -> Option<&PolicySource> {
+        self.candidate.as_ref()?.policy.as_ref().ok()
     }
 
     /// Takes the policy out of a bundle that has come.
@@ -247,6 +253,7 @@ impl Config {
             policy_bundle: self.bundle.as_ref().and_then(|b| b.known.as_ref()).map(|known| known.revision.clone()),
             policy_engine: self.policy_engine,
             policy_limits: self.policy_limits,
+            candidate: self.candidate.clone(),
             request: self.request.clone(),
             certificates: self.certificates.clone(),
             registry,
@@ -355,6 +362,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
                 .map_or((None, PolicySource::default()), |(bundle, source)| (Some(bundle), source))
         }
     };
+    let candidate = policy.has("candidate").then(|| candidate(policy.section("candidate"), reader));
     let addresses = |texts: Vec<String>| texts.iter().filter_map(|t| t.parse().ok()).collect::<Vec<SocketAddr>>();
     Some(Config {
         environment: Environment::parse(root.text("environment")?).ok()?,
@@ -427,6 +435,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             time: policy.duration("time_limit"),
             instructions: policy.count("instruction_limit"),
         },
+        candidate,
         request: RequestSettings {
             head: HeadLimits { max_bytes: request.size("max_head"), max_fields: request.count("max_fields") },
             policy_headers,
@@ -436,6 +445,19 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         watched: Watched::new(),
         warnings: Problems::new(),
     })
+}
+
+/// The folder of a candidate is not the gateway's own: what is wrong with it is kept for whoever asks.
+fn candidate(section: Section<'_>, reader: &mut Reader) -> CandidateSource {
+    let (folder, mut found) = (Path::new(section.text("dir").unwrap_or_default()), Problems::new());
+    let source = reader.policy_folder(folder, &mut found);
+    let percent = |key: &str| u8::try_from(section.integer(key)).unwrap_or(1);
+    CandidateSource {
+        place: reader.resolve(folder).display().to_string(),
+        policy: if found.has_errors() { Err(found) } else { Ok(source) },
+        sample_percent: percent("sample_percent"),
+        cpu_percent: percent("cpu_percent"),
+    }
 }
 
 fn approval(section: Section<'_>) -> ApprovalConfig {

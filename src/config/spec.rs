@@ -660,6 +660,12 @@ static POLICY: &[Field] = &[
         doc: "An OPA bundle with the policy, instead of `dir`. See `docs/bundles.md`.",
     },
     Field {
+        key: "candidate",
+        kind: Kind::Table(CANDIDATE),
+        presence: Optional(""),
+        doc: "A second policy that is evaluated on live requests and decides nothing. See `docs/policy.md`.",
+    },
+    Field {
         key: "engine",
         kind: Kind::Choice(&["rvm", "interpreter"]),
         presence: Default("rvm"),
@@ -682,6 +688,27 @@ static POLICY: &[Field] = &[
         kind: Kind::List(&Kind::Text),
         presence: Optional("[\"x-api-version\"]"),
         doc: "Request fields that policy and records may see. Never put secrets here.",
+    },
+];
+
+static CANDIDATE: &[Field] = &[
+    Field {
+        key: "dir",
+        kind: Kind::Path,
+        presence: Required("policies-next"),
+        doc: "Its folder, of the same form as `policy.dir`. What is wrong with it is a warning.",
+    },
+    Field {
+        key: "sample_percent",
+        kind: Kind::Integer { min: 1, max: 100 },
+        presence: Default("100"),
+        doc: "How many of a hundred decisions it is evaluated on.",
+    },
+    Field {
+        key: "cpu_percent",
+        kind: Kind::Integer { min: 1, max: 100 },
+        presence: Default("10"),
+        doc: "How much of one processor that may take; decisions beyond it are skipped and counted.",
     },
 ];
 

@@ -126,6 +126,7 @@ impl World {
             operations: vec![(billing, operations)],
             policy: self.policy.clone(),
             policy_bundle: None,
+            candidate: None,
             policy_engine: EngineKind::Rvm,
             policy_limits: self.limits,
             request: RequestSettings {

@@ -10,6 +10,7 @@ mod cut;
 mod forward;
 mod inflight;
 mod open;
+mod preview;
 mod progress;
 mod read;
 mod refusal;
@@ -18,6 +19,7 @@ pub use certificate::{ChainField, byte_sequence};
 pub use cut::{Cut, Signal};
 pub use inflight::Connection;
 pub use open::{Concerns, Open, Registered};
+pub use preview::{Preview, Tally};
 pub use progress::{PROGRESS, Progress};
 pub use refusal::{Refused, problem_document};
 
@@ -115,6 +117,11 @@ impl Gateway {
         let before = Instant::now();
         let decision = decision::decide(&snapshot, &connection.peer, flight.request(), self.recorder.slots());
         self.recorder.metrics().decision_seconds.observe(before.elapsed().as_secs_f64());
+        let denied = match &decision {
+            Decision::Allow(_) => None,
+            Decision::Deny(denial) => Some(denial.reasons.as_slice()),
+        };
+        self.open.preview.offer(&snapshot, connection, flight.stream(), denied);
         match decision {
             Decision::Allow(permit) => {
                 let too_large =

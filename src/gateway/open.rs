@@ -7,7 +7,7 @@
 //! for longer than a [`SLICE`].
 
 use super::cut::{Cut, Ending, Enforcement};
-use super::{Connection, Live, Progress};
+use super::{Connection, Live, Preview, Progress};
 use crate::clock::{Clock, UnixNanos};
 use crate::decision::{self, Situation};
 use crate::name::{AnchorName, GrantId, PartnerId};
@@ -107,6 +107,8 @@ pub struct Open {
     pub live: Arc<ArcSwapOption<Live>>,
     pub recorder: Recorder,
     pub clock: Arc<Clock>,
+    /// What a candidate would have said.
+    pub preview: Preview,
     /// Something is due earlier than was thought.
     sooner: Notify,
     /// The last change, as long as it is being enforced.
@@ -135,7 +137,9 @@ impl Drop for Registered {
 
 impl Open {
     pub fn new(live: Arc<ArcSwapOption<Live>>, recorder: Recorder, clock: Arc<Clock>) -> Self {
-        Open { index: Mutex::default(), live, recorder, clock, sooner: Notify::new(), enforcing: Mutex::default() }
+        let preview = Preview::start(recorder.clone());
+        let (index, sooner, enforcing) = (Mutex::default(), Notify::new(), Mutex::default());
+        Open { index, live, recorder, clock, preview, sooner, enforcing }
     }
 
     /// How many connections of a partner are open.

@@ -16,6 +16,7 @@ mod input;
 mod lint;
 mod probe;
 mod program;
+mod promotion;
 mod syntax;
 pub mod testing;
 mod wanted;
@@ -24,6 +25,7 @@ pub use conditions::{ConditionType, WrongCondition};
 pub use contract::facts;
 pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
 pub use probe::{Failure, Seen};
+pub use promotion::Promotion;
 pub(crate) use syntax::overlap;
 pub use wanted::Wanted;
 
@@ -46,6 +48,18 @@ pub const ENTRYPOINT: &str = "data.partnergate.decision";
 pub struct PolicySource {
     /// Path relative to the folder (with `/`) and text, sorted by path.
     pub files: Vec<(String, String)>,
+}
+
+impl PolicySource {
+    /// SHA-256 over the files, as hex: what a record names.
+    pub fn revision(&self) -> Arc<str> {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in self.files.iter().flat_map(|(path, text)| [path, text]) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        hex::encode(context.finish()).into()
+    }
 }
 
 /// Bounds on one evaluation.
@@ -181,7 +195,7 @@ impl Policy {
             limits,
             input: InputPlan::of(&Wanted::by(source)),
             looks_at: syntax::facts(&files),
-            revision: revision(source),
+            revision: source.revision(),
             reasons,
             conditions,
             identity: Arc::new(()),
@@ -318,17 +332,6 @@ fn read_reasons(reasons: &mut Declarations<String>, path: &str, text: &str, prob
         }
         value.text().map(str::to_owned)
     });
-}
-
-fn revision(source: &PolicySource) -> Arc<str> {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for (path, text) in &source.files {
-        for part in [path, text] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part.as_bytes());
-        }
-    }
-    hex::encode(context.finish()).into()
 }
 
 /// A problem at a line of a policy file.

@@ -1,6 +1,7 @@
 //! Record version 1: the JSON of one line. Within the version only additions.
 
 use super::mask::{Mask, printable};
+use super::replay::Change;
 use crate::clock::UnixNanos;
 use crate::decision::Situation;
 use crate::history::Checkpoint;
@@ -34,6 +35,7 @@ pub enum Kind {
     StreamOpen,
     StreamCut,
     Suppressed,
+    Candidate,
     History,
 }
 
@@ -46,6 +48,7 @@ impl Kind {
             Kind::StreamOpen => "stream-open",
             Kind::StreamCut => "stream-cut",
             Kind::Suppressed => "suppressed",
+            Kind::Candidate => "candidate",
             Kind::History => "history",
         }
     }
@@ -57,6 +60,7 @@ pub enum Entry<'a> {
     Handshake(HandshakeEntry<'a>),
     Malformed(MalformedEntry<'a>),
     Suppressed(SuppressedEntry),
+    Candidate(CandidateEntry<'a>),
     History(HistoryEntry<'a>),
 }
 
@@ -149,6 +153,22 @@ pub struct SuppressedEntry {
     pub of: Kind,
 }
 
+/// A decision that the candidate would have made otherwise.
+pub struct CandidateEntry<'a> {
+    pub time: UnixNanos,
+    /// The id of the decision.
+    pub decision: &'a str,
+    pub change: &'a Change,
+    /// The first reason of its denial; nothing where it was allowed.
+    pub reason: Option<&'a Reason>,
+    /// The grant that it would be allowed by, or the reasons and the detail of the denial.
+    pub would: Result<&'a GrantId, (&'a [Reason], Option<&'a str>)>,
+    /// The candidate's revision.
+    pub policy: &'a str,
+    /// Of what was decided on.
+    pub revision: &'a Revision,
+}
+
 /// A copy of what the registry's history has: whoever alters it there cannot alter it here as well.
 pub enum HistoryEntry<'a> {
     /// The text of an event.
@@ -166,6 +186,7 @@ impl Entry<'_> {
             Entry::Handshake(_) => Kind::Handshake,
             Entry::Malformed(_) => Kind::Malformed,
             Entry::Suppressed(_) => Kind::Suppressed,
+            Entry::Candidate(_) => Kind::Candidate,
             Entry::History(_) => Kind::History,
         }
     }
@@ -177,6 +198,7 @@ impl Entry<'_> {
             Entry::Handshake(entry) => out.extend(entry.to_json(mask)),
             Entry::Malformed(entry) => out.extend(entry.to_json(mask)),
             Entry::Suppressed(entry) => out.extend(entry.to_json()),
+            Entry::Candidate(entry) => out.extend(entry.to_json()),
             Entry::History(entry) => out.extend(entry.to_json()),
         }
     }
@@ -216,6 +238,13 @@ struct RevisionLine<'a> {
     bundle: Option<&'a str>,
     trust: u64,
     config: &'a str,
+}
+
+impl<'a> RevisionLine<'a> {
+    fn of(revision: &'a Revision) -> Self {
+        let Revision { registry, policy, bundle, trust, config } = revision;
+        RevisionLine { registry: *registry, policy, bundle: bundle.as_deref(), trust: *trust, config }
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -313,13 +342,7 @@ impl RequestEntry<'_> {
             code: primary.map(|r| r.code().as_str()),
             detail: self.detail.map(printable),
             grant: self.grant.map(GrantId::as_str),
-            snapshot: RevisionLine {
-                registry: revision.registry,
-                policy: &revision.policy,
-                bundle: revision.bundle.as_deref(),
-                trust: revision.trust,
-                config: &revision.config,
-            },
+            snapshot: RevisionLine::of(revision),
             status: self.status,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
@@ -479,6 +502,42 @@ impl SuppressedEntry {
             "of": self.of.as_str(),
             "result": "deny",
         }))
+    }
+}
+
+impl CandidateEntry<'_> {
+    fn to_json(&self) -> Vec<u8> {
+        let (result, grant, reasons, detail) = match self.would {
+            Ok(grant) => ("allow", Some(grant.as_str()), None, None),
+            Err((reasons, detail)) => {
+                let reasons: Vec<&str> = reasons.iter().map(Reason::as_str).collect();
+                ("deny", None, Some(reasons), detail.map(printable))
+            }
+        };
+        let would = [
+            ("result", Some(json!(result))),
+            ("grant", grant.map(|grant| json!(grant))),
+            ("reasons", reasons.map(|reasons| json!(reasons))),
+            ("detail", detail.map(|detail| json!(detail))),
+            ("policy", Some(json!(self.policy))),
+        ];
+        let would: Map<String, Value> =
+            would.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        let mut record = json!({
+            "time": self.time.to_string(),
+            "decision_id": self.decision,
+            "kind": Kind::Candidate.as_str(),
+            "partner": self.change.partner,
+            "operation": self.change.operation,
+            "change": self.change.kind.as_str(),
+            "result": if self.reason.is_some() { "deny" } else { "allow" },
+            "candidate": would,
+            "snapshot": RevisionLine::of(self.revision),
+        });
+        if let (Some(reason), Some(record)) = (self.reason, record.as_object_mut()) {
+            record.insert("reason".into(), json!(reason.as_str()));
+        }
+        line(record)
     }
 }
 

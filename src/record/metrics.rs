@@ -1,5 +1,6 @@
 //! Every metric, in one table. Labels come from configured ids and from our own lists, never from a request.
 
+use super::replay::Kind;
 use crate::clock::UnixNanos;
 use crate::reason::Reason;
 use prometheus::{
@@ -35,6 +36,29 @@ impl Outcome {
             Outcome::Failed => "failed",
             Outcome::Aborted => "aborted",
             Outcome::Cut => "cut",
+        }
+    }
+}
+
+/// What became of a decision that a candidate was to be evaluated on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreviewOutcome<'a> {
+    Same,
+    /// Of a partner, on an operation.
+    Change(Kind, &'a str, &'a str),
+    /// The candidate could not decide within its limits.
+    Failed,
+    /// There was no time left for it.
+    Skipped,
+}
+
+impl PreviewOutcome<'_> {
+    fn as_str(self) -> &'static str {
+        match self {
+            PreviewOutcome::Same => "same",
+            PreviewOutcome::Change(kind, ..) => kind.as_str(),
+            PreviewOutcome::Failed => "failed",
+            PreviewOutcome::Skipped => "skipped",
         }
     }
 }
@@ -167,7 +191,7 @@ metrics! {
     registry_ok: IntGauge("partnergate_registry_last_update_successful", "1 when the last change of the registry is live, 0 when the last good one was kept.");
     records_written: IntCounter("partnergate_records_written_total", "Records written to the sink.");
     records_lost: IntCounter("partnergate_records_lost_total", "Records that could not be kept.");
-    records_suppressed: IntCounterVec("partnergate_handshake_records_suppressed_total", "Records that were not written because of record.handshakes_per_second, by kind (handshake, malformed).", labels ["kind"]);
+    records_suppressed: IntCounterVec("partnergate_handshake_records_suppressed_total", "Records that were not written because of record.handshakes_per_second, by kind (handshake, malformed, candidate).", labels ["kind"]);
     records_unclean_start: IntGauge("partnergate_records_unclean_start", "1 when the gateway found at its start that it had not ended in order, or that records were missing: a `records-lost` line says since where.");
     record_slots_free: IntGauge("partnergate_record_slots_free", "Records that can still wait to be written.");
     record_waiting_bytes: IntGauge("partnergate_record_waiting_bytes", "Size of the records that wait to be written.");
@@ -192,6 +216,12 @@ metrics! {
     policy_bundle_success: GaugeVec("partnergate_policy_bundle_last_success_timestamp_seconds", "When the server of the policy bundle was last asked and what it has is what decides; absent where it never was.", labels []);
     policy_bundle_fetches: IntCounterVec("partnergate_policy_bundle_fetches_total", "Questions to the URL of the policy bundle, by result (activated, unchanged, refused, failed): refused is a bundle whose policy is not good, failed all that is no verified bundle.", labels ["result"]);
     policy_since: Gauge("partnergate_policy_activated_timestamp_seconds", "Since when the policy that decides has done so in this process.");
+    candidate_ok: IntGaugeVec("partnergate_policy_candidate_good", "1 when the candidate of the policy can be evaluated, 0 when something is wrong with it; absent where there is none.", labels []);
+    candidate_would_allow: IntCounterVec("partnergate_policy_candidate_would_allow_total", "Denied requests that the candidate would allow, by partner and operation.", labels ["partner", "operation"]);
+    candidate_would_deny: IntCounterVec("partnergate_policy_candidate_would_deny_total", "Allowed requests that the candidate would deny, by partner and operation.", labels ["partner", "operation"]);
+    candidate_decisions: IntCounterVec("partnergate_policy_candidate_decisions_total", "Decisions that the candidate was to be evaluated on, by outcome (same, newly-allowed, newly-denied, other-reason, failed, skipped): failed is one that it could not make within its limits, skipped one that there was no time left for.", labels ["outcome"]);
+    candidate_seconds: Histogram("partnergate_policy_candidate_duration_seconds", "Time to decide one request by the candidate, aside from all requests.", buckets DECISION_SECONDS);
+    promoted: IntGauge("partnergate_policy_promoted", "1 while a candidate that was promoted decides in the place of the configured policy.");
     chain_omitted: IntCounter("partnergate_client_cert_chain_omitted_total", "Requests forwarded without Client-Cert-Chain because the chain is too large for a header field.");
     xfcc_omitted: IntCounter("partnergate_xfcc_omitted_total", "Requests forwarded without X-Forwarded-Client-Cert because the certificate's names are too large for a header field.");
     credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);
@@ -214,6 +244,21 @@ impl Metrics {
             let (partner, operation) = if within { (partner, operation) } else { (OTHER, OTHER) };
             self.partner_operations.with_label_values(&[partner, operation, outcome.as_str()]).inc();
         }
+    }
+
+    /// Counts what a candidate came to.
+    pub fn previewed(&self, outcome: PreviewOutcome<'_>) {
+        self.candidate_decisions.with_label_values(&[outcome.as_str()]).inc();
+        let PreviewOutcome::Change(kind, partner, operation) = outcome else { return };
+        let counter = match kind {
+            Kind::NewlyAllowed => &self.candidate_would_allow,
+            Kind::NewlyDenied => &self.candidate_would_deny,
+            Kind::OtherReason => return,
+        };
+        let pair = format!("{partner} {operation}");
+        let within = self.label(&self.bound.previews, &pair) == pair;
+        let (partner, operation) = if within { (partner, operation) } else { (OTHER, OTHER) };
+        counter.with_label_values(&[partner, operation]).inc();
     }
 
     /// Counts a client that came under an anchor.
@@ -280,6 +325,8 @@ struct SeriesBound {
     partners: Family,
     /// Partner and operation.
     pairs: Family,
+    /// The same, of what a candidate would change.
+    previews: Family,
     operations: Family,
     anchors: Family,
 }
@@ -302,6 +349,7 @@ impl SeriesBound {
             // And open connections.
             partners: of(outcomes + 1),
             pairs: of(outcomes),
+            previews: of(2),
             operations: of(histogram),
             // Handshakes and open connections.
             anchors: of(2),

@@ -21,12 +21,12 @@ mod writer;
 
 pub use checkpoint::{RecordCheckpoint, RecordEnd, RecordsLost};
 pub use entry::{
-    Alert, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, Presented, RequestEntry,
-    SuppressedEntry, UpstreamEntry,
+    Alert, CandidateEntry, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, Presented,
+    RequestEntry, SuppressedEntry, UpstreamEntry,
 };
 pub use event::{Labels, opa_event};
 pub use mask::{Include, Mask, is_plain, printable};
-pub use metrics::{Metrics, Outcome, metrics_reference};
+pub use metrics::{Metrics, Outcome, PreviewOutcome, metrics_reference};
 pub use output::Sink;
 pub use rotate::Rotation;
 pub use spool::{Spool, SpoolOptions, Waiting, backoff};
@@ -49,6 +49,8 @@ pub const RECORD_SCHEMA: &str = "partnergate.record/1";
 
 /// Partners, and certificates, whose part of a record is kept ready.
 const PREBUILT: usize = 10_000;
+/// Records whose number somebody else sets.
+const SUPPRESSIBLE: [Kind; 3] = [Kind::Handshake, Kind::Malformed, Kind::Candidate];
 /// How often it is looked whether there is room for what can wait.
 const ROOM_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -70,10 +72,11 @@ pub struct Recorder {
     spool: Option<Arc<Spool>>,
 }
 
-/// A flood of strangers must not suppress what is known of partners.
+/// A flood of strangers must not suppress what is known of partners, nor a candidate either.
 struct Bounds {
     handshakes: Bound,
     malformed: Bound,
+    candidate: Bound,
 }
 
 /// How records are kept.
@@ -83,7 +86,8 @@ pub struct RecordOptions {
     /// Bytes that may wait, about: what is in flight comes on top.
     pub max_bytes: usize,
     pub when_full: WhenFull,
-    /// Records of refused handshakes per second, and as many of malformed requests; ten times that at once.
+    /// Records of refused handshakes per second, as many of malformed requests, and as many of what a candidate would change;
+    /// ten times that at once.
     pub per_second: u32,
     pub mask: Mask,
     pub writer: WriterOptions,
@@ -102,8 +106,8 @@ impl Recorder {
         let spool = spool.transpose()?.map(Arc::new);
         let writer = Writer::start(options.writer, spool.clone(), metrics.clone())?;
         let bound = || Bound::new(options.per_second, Instant::now());
-        let bounds = Bounds { handshakes: bound(), malformed: bound() };
-        for kind in [Kind::Handshake, Kind::Malformed] {
+        let bounds = Bounds { handshakes: bound(), malformed: bound(), candidate: bound() };
+        for kind in SUPPRESSIBLE {
             // There from the start, so that an alert sees the first rise.
             metrics.records_suppressed.with_label_values(&[kind.as_str()]).inc_by(0);
         }
@@ -162,7 +166,7 @@ impl Recorder {
     /// Writes how many records were suppressed since the last one that was written, if any: when a flood ends, no
     /// further one may come for long.
     pub fn tell_suppressed(&self, now: UnixNanos) {
-        for of in [Kind::Handshake, Kind::Malformed] {
+        for of in SUPPRESSIBLE {
             let Some(bound) = self.bounds.of(of) else { continue };
             let suppressed = bound.take_suppressed();
             let entry = Entry::Suppressed(SuppressedEntry { time: now, of });
@@ -232,6 +236,7 @@ impl Bounds {
         match kind {
             Kind::Handshake => Some(&self.handshakes),
             Kind::Malformed => Some(&self.malformed),
+            Kind::Candidate => Some(&self.candidate),
             Kind::Request | Kind::StreamOpen | Kind::StreamCut | Kind::Suppressed | Kind::History => None,
         }
     }

@@ -67,7 +67,7 @@ impl Kind {
 }
 
 impl Examples {
-    fn add(&mut self, id: &str) {
+    pub fn add(&mut self, id: &str) {
         self.count += 1;
         if self.ids.len() < EXAMPLES {
             self.ids.push(id.to_owned());

@@ -116,13 +116,16 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
         id: id.into(),
         detail: String::new(),
     };
-    let Commit { changes, operators, approvals, reports, certificates, enrolments, passed } = commit;
+    let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, passed } = commit;
     let mut all = lines(registry, changes);
     all.extend(operators.iter().map(|one| line("change", "operator", one.name.as_str())));
     all.extend(approvals.iter().map(|one| line("change", "approval", one.id.as_str())));
     all.extend(reports.iter().map(|one| line("create", "report", one.partner.as_str())));
     all.extend(certificates.iter().map(|one| line("create", "certificate", one.serial.as_str())));
     all.extend(enrolments.iter().map(|one| line("change", "enrolment", &one.id)));
+    all.extend(
+        promotions.iter().map(|one| line(if one.0.is_some() { "change" } else { "remove" }, "promotion", "policy")),
+    );
     all.extend(passed.iter().map(|one| line(one.verb.as_str(), "partner", one.partner.as_str())));
     all
 }

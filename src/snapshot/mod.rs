@@ -4,8 +4,10 @@
 //! and reload all come through here, so that what one accepts no other refuses. Must never: do I/O; return a snapshot
 //! that is only partly valid.
 
+mod candidate;
 mod certificates;
 
+pub use candidate::{Candidate, CandidateSource};
 pub use certificates::{ServerCertificate, ServerCertificateSource};
 
 use crate::clock::UnixNanos;
@@ -36,6 +38,8 @@ pub struct Sources {
     pub policy_bundle: Option<Arc<str>>,
     pub policy_engine: EngineKind,
     pub policy_limits: PolicyLimits,
+    /// What is to be previewed.
+    pub candidate: Option<CandidateSource>,
     pub request: RequestSettings,
     pub certificates: Vec<ServerCertificateSource>,
     pub registry: Registry,
@@ -71,6 +75,8 @@ pub struct Snapshot {
     pub trust: Arc<Trust>,
     pub material: Arc<Material>,
     pub policy: Arc<Policy>,
+    /// A policy that is only previewed.
+    pub candidate: Option<Arc<Candidate>>,
     pub routes: Arc<Routes>,
     pub operations: Arc<Operations>,
     pub certificates: Arc<Vec<ServerCertificate>>,
@@ -140,6 +146,14 @@ impl Snapshot {
             problems.sort();
             return Err(problems);
         };
+        let candidate = sources.candidate.map(|source| {
+            let before = previous.and_then(|p| p.candidate.as_deref());
+            let how = (sources.policy_engine, sources.policy_limits);
+            Arc::new(Candidate::build(source, before, policy.revision(), how))
+        });
+        if let Some(candidate) = &candidate {
+            candidate.warn(&mut problems);
+        }
         let revision = Revision {
             registry: sources.registry.revision(),
             policy: policy.revision().clone(),
@@ -159,6 +173,7 @@ impl Snapshot {
             trust,
             material: sources.material,
             policy: Arc::new(policy),
+            candidate,
             routes: Arc::new(routes),
             operations: Arc::new(operations),
             certificates,
@@ -207,6 +222,7 @@ impl Snapshot {
             trust,
             material: material.unwrap_or_else(|| self.material.clone()),
             policy: self.policy.clone(),
+            candidate: self.candidate.clone(),
             routes: self.routes.clone(),
             operations: self.operations.clone(),
             certificates: self.certificates.clone(),

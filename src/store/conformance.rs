@@ -57,6 +57,7 @@ async fn events(store: &Store) -> Vec<Event> {
 /// All of it, one after another, each on a database of its own.
 pub(super) async fn all<P: Place>(fresh: impl Fn() -> P) {
     what_is_committed_is_there_after_a_restart(&fresh()).await;
+    promotion_stands_until_it_is_taken_back(&fresh()).await;
     what_conflicts_writes_nothing(&fresh()).await;
     every_change_has_its_event_and_the_chain_is_good(&fresh()).await;
     use_adds_up(&fresh()).await;
@@ -300,6 +301,34 @@ async fn numbers_of_lists_only_grow(place: &impl Place) {
     }
     store.close().await;
     assert!(place.open().await.next_list_number(NOW).await.unwrap() > last);
+}
+
+async fn promotion_stands_until_it_is_taken_back(place: &impl Place) {
+    let promotion = |over: &str| Promotion {
+        revision: "ab".into(),
+        over: over.into(),
+        author: "alice".into(),
+        at: NOW,
+        reason: "x".into(),
+        files: [("custom/a.rego".to_owned(), "package a\n".to_owned())].into(),
+    };
+    let store = place.open().await;
+    assert_eq!(store.promotion().await.unwrap(), None);
+    let put = async |store: &Store, promotion: Option<Promotion>| {
+        let commit = Commit { promotions: &[Promoted(promotion)], ..Commit::default() };
+        assert_eq!(store.commit_all(0, commit, &cause("x"), NOW).await.unwrap(), 0, "the registry is what it was");
+    };
+    put(&store, Some(promotion("cd"))).await;
+    put(&store, Some(promotion("ef"))).await;
+    store.close().await;
+    let store = place.open().await;
+    assert_eq!(store.promotion().await.unwrap(), Some(promotion("ef")), "one at most");
+    put(&store, None).await;
+    assert_eq!(store.promotion().await.unwrap(), None);
+    let told: Vec<(Verb, String)> = events(&store).await.into_iter().map(|event| (event.verb, event.noun)).collect();
+    let verbs = [Verb::Create, Verb::Change, Verb::Remove].map(|verb| (verb, "promotion".to_owned()));
+    assert_eq!(told, verbs);
+    store.verify_history().await.unwrap().unwrap();
 }
 
 async fn operators_begin_once(place: &impl Place) {

@@ -37,6 +37,7 @@ use crate::issue::{Enrolment, Issued};
 use crate::name::{AnchorName, NetworkName, PartnerId};
 use crate::operator::Operator;
 use crate::partner::{Anchor, Lockdown, Locked, Network, Report};
+use crate::policy::Promotion;
 use crate::registry::{Change, Reading, Registry};
 use futures::TryStreamExt;
 use history::Told;
@@ -52,12 +53,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 8;
+const SCHEMA: i64 = 9;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
-const MIGRATIONS: [&[&str]; SCHEMA as usize] = [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED];
+const MIGRATIONS: [&[&str]; SCHEMA as usize] =
+    [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED, PROMOTIONS];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -125,6 +127,10 @@ const ISSUING: &[&str] = &[
 const USED: &[&str] =
     &["CREATE TABLE IF NOT EXISTS used_certificate (fingerprint TEXT PRIMARY KEY, first_ns INTEGER NOT NULL)"];
 
+/// The policy that decides in the place of the configured one: one at most.
+const PROMOTIONS: &[&str] =
+    &["CREATE TABLE IF NOT EXISTS promotion (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the database `{path}` cannot be used: {source}")]
@@ -164,6 +170,10 @@ pub enum StoreError {
 /// One that verifies the history leaves the others for changes and what is asked meanwhile.
 const CONNECTIONS: u32 = 4;
 
+/// The policy that decides in the place of the configured one from now on, or that none does any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promoted(pub Option<Promotion>);
+
 /// What is written together.
 #[derive(Clone, Copy, Default)]
 pub struct Commit<'a> {
@@ -173,6 +183,7 @@ pub struct Commit<'a> {
     pub reports: &'a [Report],
     pub certificates: &'a [Issued],
     pub enrolments: &'a [Enrolment],
+    pub promotions: &'a [Promoted],
     /// What only the history has.
     pub passed: &'a [Passed],
 }
@@ -321,6 +332,18 @@ impl Store {
         })
     }
 
+    /// The policy that decides in the place of the configured one.
+    ///
+    /// # Errors
+    /// The database failed, or the document cannot be read.
+    pub async fn promotion(&self) -> Result<Option<Promotion>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let mut found = None;
+        let known = |id: &str| Ok::<_, String>(id.to_owned());
+        documents(&mut tx, table::PROMOTIONS.all, known, |promotion| found = Some(promotion)).await?;
+        Ok(found)
+    }
+
     /// Writes `changes` as one revision, and with them the events that tell of them. Returns the revision.
     ///
     /// # Errors
@@ -353,7 +376,7 @@ impl Store {
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        let Commit { changes, operators, approvals, reports, certificates, enrolments, passed } = commit;
+        let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, passed } = commit;
         let next = if changes.is_empty() { found } else { found + 1 };
         let mut end = history::own_end(&mut tx, signer).await?;
         let told = Told { cause, now, revision: next };
@@ -363,6 +386,7 @@ impl Store {
         table::put(&mut tx, reports, &told, &mut end).await?;
         table::put(&mut tx, certificates, &told, &mut end).await?;
         table::put(&mut tx, enrolments, &told, &mut end).await?;
+        table::put(&mut tx, promotions, &told, &mut end).await?;
         history::tell_of(&mut tx, passed, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;

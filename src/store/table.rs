@@ -1,7 +1,7 @@
 //! The tables of documents: one row for each noun, written together with the events that tell of it.
 
 use super::history::{self, Told};
-use super::{StoreError, Tx};
+use super::{Promoted, StoreError, Tx};
 use crate::approval::Approval;
 use crate::history::End;
 use crate::issue::{Enrolment, Issued};
@@ -51,9 +51,22 @@ pub(super) static LOCKDOWNS: Table = table!("lockdown", "id");
 pub(super) static REPORTS: Table = table!("report", "id");
 static CERTIFICATES: Table = table!("certificate", "id");
 static ENROLMENTS: Table = table!("enrolment", "id");
+pub(super) static PROMOTIONS: Table = table!("promotion", "id");
+/// The one that there is.
+const POLICY: &str = "policy";
 
-pub(super) static TABLES: [&Table; 9] =
-    [&PARTNERS, &NETWORKS, &ANCHORS, &OPERATORS, &APPROVALS, &LOCKDOWNS, &REPORTS, &CERTIFICATES, &ENROLMENTS];
+pub(super) static TABLES: [&Table; 10] = [
+    &PARTNERS,
+    &NETWORKS,
+    &ANCHORS,
+    &OPERATORS,
+    &APPROVALS,
+    &LOCKDOWNS,
+    &REPORTS,
+    &CERTIFICATES,
+    &ENROLMENTS,
+    &PROMOTIONS,
+];
 
 /// Whether there is this table. A database that was written by an older version, and is looked at only, lacks some.
 pub(super) async fn exists(tx: &mut Tx<'_>, name: &str) -> Result<bool, StoreError> {
@@ -97,6 +110,20 @@ impl Kept for Change {
             Change::Anchor(_, doc) => serde_json::to_string(doc),
             Change::Lockdown(_, doc) => serde_json::to_string(doc),
         }
+    }
+}
+
+impl Kept for Promoted {
+    fn id(&self) -> &str {
+        POLICY
+    }
+
+    fn place(&self) -> (&'static Table, bool) {
+        (&PROMOTIONS, self.0.is_none())
+    }
+
+    fn document(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&self.0)
     }
 }
 

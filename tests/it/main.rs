@@ -14,6 +14,7 @@
 mod answers;
 mod approvals;
 mod bundles;
+mod candidate;
 mod conditions;
 mod crl;
 mod database;

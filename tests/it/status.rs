@@ -62,7 +62,7 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 }
 
 /// Name, type and labels of each metric in `docs/metrics.md`.
-fn documented() -> BTreeMap<String, (String, Vec<String>)> {
+pub fn documented() -> BTreeMap<String, (String, Vec<String>)> {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
     let rows = page.lines().filter(|l| l.starts_with("| `"));
     rows.map(|row| {
@@ -176,9 +176,11 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
             assert_eq!(got, wanted, "{name}");
         }
     }
-    // Nobody has moved the clock, nobody enrols here, and the policy is in a folder: see `served_bundles.rs`.
+    // Nobody has moved the clock, nobody enrols here, and the policy is in a folder and has no candidate: see
+    // `served_bundles.rs` and `candidate.rs`.
     let rare = ["partnergate_clock_steps_total", "partnergate_enrolments_total"];
-    let is_rare = |name: &str| rare.contains(&name) || name.starts_with("partnergate_policy_bundle_");
+    let elsewhere = ["partnergate_policy_bundle_", "partnergate_policy_candidate_"];
+    let is_rare = |name: &str| rare.contains(&name) || elsewhere.iter().any(|start| name.starts_with(start));
     for name in documented.keys().filter(|n| !is_rare(n)) {
         assert!(found.contains_key(name), "`{name}` is documented, and is not there after traffic of every kind");
     }
@@ -260,7 +262,10 @@ fn nothing_that_a_client_chooses_becomes_a_label() {
                     "upstream" => any(value, &["api", "other"]),
                     "protocol" => any(value, &["h2", "http/1.1"]),
                     "anchor" => any(value, &["acme-ca", "globex-ca"]),
-                    "kind" => any(value, &["handshake", "malformed", "server-certificate", "anchor", "credential"]),
+                    "kind" => any(
+                        value,
+                        &["handshake", "malformed", "candidate", "server-certificate", "anchor", "credential"],
+                    ),
                     "credential" => any(value, &["acme-client", "globex-client"]),
                     "sink" => any(value, &["stdout", "file", "upload"]),
                     "le" | "policy" | "config" | "version" | "file" | "state" | "result" | "direction" | "within" => {

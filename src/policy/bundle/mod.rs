@@ -213,7 +213,7 @@ pub fn build(source: &PolicySource, revision: Option<&str>, tests: Tests) -> Res
         }
     }
     let source = PolicySource { files: texts.into_iter().collect() };
-    let own: Arc<str> = super::revision(&source);
+    let own: Arc<str> = source.revision();
     let metadata = json!({METADATA: {"contract": CONTRACT_VERSION, "version": env!("CARGO_PKG_VERSION")}});
     let manifest = Manifest {
         revision: revision.map_or_else(|| own.to_string(), str::to_owned),

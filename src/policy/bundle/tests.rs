@@ -137,7 +137,7 @@ fn a_built_bundle_is_the_same_bytes_again_and_reads_as_the_same_policy() {
     assert_eq!(read.source.files[1].1, r#"{"factor":1.5,"hours":{"from":8,"to":18},"names":["ä","b"]}"#);
     assert_eq!(read.manifest, manifest);
     // Without another name for it, the revision is what records name the policy by.
-    assert_eq!(manifest.revision, *super::super::revision(&read.source));
+    assert_eq!(manifest.revision, *read.source.revision());
     let (with, manifest) = build(&policy, Some("2026-11-30"), Tests::With).unwrap();
     assert_eq!(manifest.revision, "2026-11-30");
     assert_eq!(manifest.roots, ["calendar", "custom", "partnergate", "partnergate_test"]);

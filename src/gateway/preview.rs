@@ -1,0 +1,236 @@
+//! The candidate on live traffic: what another policy would have said to what was decided.
+//!
+//! In: decisions, after they were made. Out: counts by partner, operation and reason, and a record of each difference.
+//! Must never: change a response or keep one waiting; take more of a processor than the config gives it; call what was
+//! not judged the same.
+
+use super::inflight::Connection;
+use super::open::Stream;
+use crate::clock::UnixNanos;
+use crate::decision::{self, Situation};
+use crate::reason::Reason;
+use crate::record::replay::{Change, Examples, Kind};
+use crate::record::{CandidateEntry, Entry, PreviewOutcome, Recorder};
+use crate::snapshot::{Candidate, Snapshot};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Decisions that may wait to be looked at.
+const WAITING: usize = 1024;
+/// Changes that are told apart; what is over that is only counted.
+const MOST: usize = 10_000;
+/// The thread rests once it owes this much.
+const NAP: Duration = Duration::from_millis(5);
+/// Naps without a decision after which it waits to be woken.
+const PATIENCE: u32 = 200;
+
+/// A decision that policy had a say in.
+struct Decided {
+    snapshot: Arc<Snapshot>,
+    connection: Arc<Connection>,
+    stream: Arc<Stream>,
+    /// The first reason of the denial; nothing where it was allowed.
+    before: Option<Reason>,
+}
+
+/// What has been seen of one candidate beside one policy.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Revisions of the policy that decides, and of the candidate.
+    pub of: Option<(Arc<str>, Arc<str>)>,
+    /// When it was begun.
+    pub since: UnixNanos,
+    /// When the last snapshot that it is of was built.
+    built: UnixNanos,
+    pub same: u64,
+    pub changes: BTreeMap<Change, Examples>,
+    /// Changes that are in none of these.
+    pub untold: u64,
+    /// Decisions that the candidate could not make within its limits.
+    pub failed: u64,
+    /// Decisions that there was no time left for.
+    pub skipped: u64,
+}
+
+impl Tally {
+    /// Whether this is still the one for a snapshot; one of before is told nothing more.
+    fn is_of(&mut self, snapshot: &Snapshot, candidate: &Arc<str>, now: UnixNanos) -> bool {
+        let of = (snapshot.revision.policy.clone(), candidate.clone());
+        if self.of.as_ref() == Some(&of) {
+            self.built = self.built.max(snapshot.built);
+            return true;
+        }
+        if snapshot.built < self.built {
+            return false;
+        }
+        *self = Tally { of: Some(of), since: now, built: snapshot.built, ..Tally::default() };
+        true
+    }
+}
+
+/// See the module.
+pub struct Preview {
+    waiting: SyncSender<Decided>,
+    tally: Arc<Mutex<Tally>>,
+    recorder: Recorder,
+}
+
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a decision is one of those that are looked at: always the same answer for the same one.
+fn is_sampled(candidate: &Candidate, id: &str) -> bool {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(id);
+    candidate.sample_percent >= 100 || hash % 100 < u64::from(candidate.sample_percent)
+}
+
+/// The first reason of a denial that policy gave; that a grant was revoked is added to what policy says.
+fn first(reasons: &[Reason]) -> &Reason {
+    reasons.iter().find(|reason| **reason != Reason::GrantRevoked).unwrap_or(&Reason::PolicyDenied)
+}
+
+fn is_late(reason: &Reason) -> bool {
+    matches!(reason, Reason::PolicyTimeout | Reason::PolicyInstructionLimit)
+}
+
+impl Preview {
+    /// Starts the thread that candidates are evaluated on.
+    pub fn start(recorder: Recorder) -> Preview {
+        let (waiting, next) = sync_channel(WAITING);
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (seen, writes) = (tally.clone(), recorder.clone());
+        // Without it, all is skipped and counted.
+        if let Err(e) = std::thread::Builder::new().name("candidate".into()).spawn(move || work(&next, &seen, &writes))
+        {
+            tracing::error!(error = %e, "no thread for candidates of the policy");
+        }
+        Preview { waiting, tally, recorder }
+    }
+
+    /// What has been seen so far.
+    pub fn seen(&self) -> Tally {
+        lock(&self.tally).clone()
+    }
+
+    /// A decision was made. `denied` has its reasons.
+    pub(super) fn offer(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        connection: &Arc<Connection>,
+        stream: &Arc<Stream>,
+        denied: Option<&[Reason]>,
+    ) {
+        let Some(candidate) = snapshot.candidate.as_deref() else { return };
+        let Some(policy) = candidate.to_preview() else { return };
+        let before = denied.map(|reasons| first(reasons).clone());
+        // What the floor denies no policy opens, and what took too long says nothing of the policy.
+        if before.as_ref().is_some_and(|reason| !reason.is_of_policy() || is_late(reason))
+            || !is_sampled(candidate, &stream.request.id)
+        {
+            return;
+        }
+        let (snapshot, connection, stream) = (snapshot.clone(), connection.clone(), stream.clone());
+        let decided = Decided { snapshot, connection, stream, before };
+        if self.waiting.try_send(decided).is_err() {
+            self.recorder.metrics().previewed(PreviewOutcome::Skipped);
+            let mut tally = lock(&self.tally);
+            if tally.of.as_ref().is_some_and(|(_, candidate)| candidate == policy.revision()) {
+                tally.skipped += 1;
+            }
+        }
+    }
+}
+
+fn work(next: &Receiver<Decided>, tally: &Mutex<Tally>, recorder: &Recorder) {
+    let (mut owed, mut idle) = (Duration::ZERO, 0);
+    loop {
+        // As long as decisions come, it is looked for them: waking a thread would be for the one who decides to pay.
+        let decided = match next.try_recv() {
+            Ok(decided) => decided,
+            Err(TryRecvError::Empty) if idle < PATIENCE => {
+                idle += 1;
+                std::thread::sleep(NAP);
+                continue;
+            }
+            Err(_) => match next.recv() {
+                Ok(decided) => decided,
+                Err(_) => return,
+            },
+        };
+        idle = 0;
+        let began = Instant::now();
+        if catch_unwind(AssertUnwindSafe(|| look_at(&decided, tally, recorder))).is_err() {
+            recorder.metrics().panics.inc();
+        }
+        let share =
+            decided.snapshot.candidate.as_ref().map_or(100, |candidate| u32::from(candidate.cpu_percent.max(1)));
+        owed += began.elapsed() * 100_u32.saturating_sub(share) / share;
+        // Before the thread rests: what it holds may be the last of a snapshot.
+        drop(decided);
+        if owed >= NAP {
+            std::thread::sleep(std::mem::take(&mut owed));
+        }
+    }
+}
+
+fn look_at(decided: &Decided, tally: &Mutex<Tally>, recorder: &Recorder) {
+    let Decided { snapshot, connection, stream, before } = decided;
+    let Some(policy) = snapshot.candidate.as_ref().and_then(|candidate| candidate.to_preview()) else { return };
+    let request = &stream.request;
+    let began = Instant::now();
+    let after = decision::decide_under(policy, snapshot, &connection.peer, request);
+    let metrics = recorder.metrics();
+    metrics.candidate_seconds.observe(began.elapsed().as_secs_f64());
+    let would = after.as_ref().err().map(|(reasons, _)| first(reasons));
+    let (kind, reason) = match (before, would) {
+        _ if would.is_some_and(is_late) => {
+            metrics.previewed(PreviewOutcome::Failed);
+            let mut tally = lock(tally);
+            if tally.is_of(snapshot, policy.revision(), request.now) {
+                tally.failed += 1;
+            }
+            return;
+        }
+        (None, None) => (None, String::new()),
+        (Some(before), Some(would)) if before == would => (None, String::new()),
+        (Some(before), None) => (Some(Kind::NewlyAllowed), before.to_string()),
+        (None, Some(would)) => (Some(Kind::NewlyDenied), would.to_string()),
+        (Some(before), Some(would)) => (Some(Kind::OtherReason), format!("{before} → {would}")),
+    };
+    let Some(kind) = kind else {
+        metrics.previewed(PreviewOutcome::Same);
+        let mut tally = lock(tally);
+        if tally.is_of(snapshot, policy.revision(), request.now) {
+            tally.same += 1;
+        }
+        return;
+    };
+    let situation = Situation::of(snapshot, &connection.peer, request);
+    let partner = situation.partner().map_or("unknown", |(record, _)| record.partner.id.as_str());
+    let operation = situation.operation.as_ref().map_or("-", |resolved| resolved.operation.id.as_str());
+    metrics.previewed(PreviewOutcome::Change(kind, partner, operation));
+    let change = Change { kind, partner: partner.to_owned(), operation: operation.to_owned(), reason };
+    recorder.write_unreserved(&Entry::Candidate(CandidateEntry {
+        time: request.now,
+        decision: &request.id,
+        change: &change,
+        reason: before.as_ref(),
+        would: after.as_ref().map_err(|(reasons, detail)| (reasons.as_slice(), detail.as_deref())),
+        policy: policy.revision(),
+        revision: &snapshot.revision,
+    }));
+    let mut tally = lock(tally);
+    if !tally.is_of(snapshot, policy.revision(), request.now) {
+        return;
+    }
+    if tally.changes.len() < MOST || tally.changes.contains_key(&change) {
+        tally.changes.entry(change).or_default().add(&request.id);
+    } else {
+        tally.untold += 1;
+    }
+}

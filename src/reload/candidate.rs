@@ -1,0 +1,286 @@
+//! The candidate of the policy: what it would change, putting it in the place of the configured policy, and taking that back.
+//!
+//! In: what operators want. Out: a snapshot with another policy, published like any other change, and an event of it. Must
+//! never: promote another candidate than the one that was looked at; keep a promotion against a configured policy that has
+//! changed since.
+
+use super::{ChangeError, Publisher, aside, interrupted, log_warnings, not_live};
+use crate::config::Config;
+use crate::document::Problems;
+use crate::gateway::{Concerns, Tally};
+use crate::history::{Actor, Cause, Way};
+use crate::policy::{PolicySource, Promotion};
+use crate::record::replay::{Change, Kind};
+use crate::registry::Registry;
+use crate::snapshot::{Snapshot, Sources};
+use crate::store::{Commit, Promoted};
+use crate::trust::Material;
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Largest policy that is promoted.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// The policy that decides, the candidate, and what that would change.
+#[derive(Serialize, JsonSchema)]
+pub struct CandidateState {
+    /// The revision of the policy that decides.
+    policy: String,
+    /// Null where that is the configured one.
+    promotion: Option<PromotionState>,
+    /// Null where the config has none.
+    candidate: Option<CandidateSeen>,
+}
+
+/// A candidate that decides in the place of the configured policy.
+#[derive(Serialize, JsonSchema)]
+pub struct PromotionState {
+    revision: String,
+    /// Of the configured policy.
+    over: String,
+    author: String,
+    at: String,
+    reason: String,
+}
+
+/// The candidate, and what it came to.
+#[derive(Serialize, JsonSchema)]
+struct CandidateSeen {
+    /// Its folder.
+    place: String,
+    /// Null where something is wrong with it.
+    revision: Option<String>,
+    /// What is wrong with it.
+    problems: Vec<String>,
+    /// It is what decides already, so that there is nothing to preview.
+    decides: bool,
+    sample_percent: u8,
+    cpu_percent: u8,
+    /// Since when it has been evaluated beside this policy; null where it has not been yet.
+    since: Option<String>,
+    same: u64,
+    newly_allowed: u64,
+    newly_denied: u64,
+    other_reason: u64,
+    /// Decisions that it could not make within its limits.
+    failed: u64,
+    /// Decisions that there was no time left for.
+    skipped: u64,
+    changes: Vec<ChangeRow>,
+    /// Decisions that change in a way of which `changes` has no row: it has 10,000.
+    untold: u64,
+}
+
+/// Decisions that change in one way.
+#[derive(Serialize, JsonSchema)]
+struct ChangeRow {
+    /// `newly-allowed`, `newly-denied` or `other-reason`.
+    change: &'static str,
+    count: u64,
+    partner: String,
+    operation: String,
+    /// The first reason of the denial, or both where both are one.
+    reason: String,
+    /// Ids of decisions.
+    examples: Vec<String>,
+}
+
+impl CandidateSeen {
+    fn of(snapshot: &Snapshot, tally: Tally) -> Option<CandidateSeen> {
+        let candidate = snapshot.candidate.as_ref()?;
+        let revision = candidate.good().map(|policy| policy.revision().clone());
+        // What was seen of another one says nothing of this.
+        let of = revision.clone().map(|revision| (snapshot.revision.policy.clone(), revision));
+        let tally = if tally.of == of && of.is_some() { tally } else { Tally::default() };
+        let count = |kind: Kind| {
+            let of_kind = tally.changes.iter().filter(|(change, _)| change.kind == kind);
+            of_kind.map(|(_, examples)| examples.count).sum()
+        };
+        Some(CandidateSeen {
+            place: candidate.place.clone(),
+            revision: revision.map(|revision| revision.to_string()),
+            problems: candidate.policy.as_ref().err().map(lines).unwrap_or_default(),
+            decides: candidate.decides,
+            sample_percent: candidate.sample_percent,
+            cpu_percent: candidate.cpu_percent,
+            since: tally.of.as_ref().map(|_| tally.since.to_string()),
+            same: tally.same,
+            newly_allowed: count(Kind::NewlyAllowed),
+            newly_denied: count(Kind::NewlyDenied),
+            other_reason: count(Kind::OtherReason),
+            failed: tally.failed,
+            skipped: tally.skipped,
+            untold: tally.untold,
+            changes: tally
+                .changes
+                .into_iter()
+                .map(|(change, examples)| row(change, examples.count, examples.ids))
+                .collect(),
+        })
+    }
+}
+
+fn row(Change { kind, partner, operation, reason }: Change, count: u64, examples: Vec<String>) -> ChangeRow {
+    ChangeRow { change: kind.as_str(), count, partner, operation, reason, examples }
+}
+
+fn lines(problems: &Problems) -> Vec<String> {
+    problems.errors().map(ToString::to_string).collect()
+}
+
+/// What a snapshot is made of: the policy that was promoted, as long as that stands, in the place of the configured one.
+pub(super) fn sources(
+    config: &Config,
+    registry: Registry,
+    material: Arc<Material>,
+    promotion: Option<&Promotion>,
+) -> Sources {
+    let sources = Sources { material, ..config.sources(registry) };
+    match promotion.filter(|promotion| promotion.stands(&sources.policy)) {
+        Some(promotion) => Sources { policy: promotion.source(), policy_bundle: None, ..sources },
+        None => sources,
+    }
+}
+
+impl Publisher {
+    /// The candidate, and what has been seen of it.
+    pub fn candidate(&self) -> Option<CandidateState> {
+        let live = self.live.load_full()?;
+        let candidate = CandidateSeen::of(&live.snapshot, self.open.preview.seen());
+        let policy = live.snapshot.revision.policy.to_string();
+        Some(CandidateState { policy, promotion: self.promotion(), candidate })
+    }
+
+    /// What decides in the place of the configured policy.
+    pub fn promotion(&self) -> Option<PromotionState> {
+        self.promotion.load().as_ref().map(|promotion| PromotionState {
+            revision: promotion.revision.to_string(),
+            over: promotion.over.to_string(),
+            author: promotion.author.clone(),
+            at: promotion.at.to_string(),
+            reason: promotion.reason.clone(),
+        })
+    }
+
+    /// Puts the candidate in the place of the policy that decides. `revision` is of the one that was looked at, or begins
+    /// as that does.
+    ///
+    /// # Errors
+    /// There is none, it is another one, or it does not fit the registry; nothing was changed.
+    pub async fn promote(self: &Arc<Self>, revision: String, cause: Cause) -> Result<CandidateState, ChangeError> {
+        let this = self.clone();
+        aside(async move { this.promote_now(&revision, &cause).await })
+            .await
+            .unwrap_or_else(|e| Err(interrupted("policy", &e)))
+    }
+
+    async fn promote_now(&self, revision: &str, cause: &Cause) -> Result<CandidateState, ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let Some(candidate) = &live.snapshot.candidate else {
+            return Err(not_so("there is no candidate", Some("name its folder in `policy.candidate.dir`")).into());
+        };
+        let policy = candidate.policy.as_ref().map_err(|problems| ChangeError::Invalid(problems.clone()))?;
+        if !policy.revision().starts_with(revision) {
+            return Err(ChangeError::Stale);
+        }
+        if candidate.decides {
+            return Err(not_so("the candidate is what decides already", None).into());
+        }
+        let Some(source) = running.candidate_source() else { return Err(ChangeError::Stale) };
+        if source.revision() != *policy.revision() {
+            return Err(ChangeError::Stale);
+        }
+        let bytes: usize = source.files.iter().map(|(path, text)| path.len() + text.len()).sum();
+        if bytes > MAX_BYTES {
+            let reason = format!(
+                "the candidate has {bytes} bytes, and what is promoted is kept in the history: {MAX_BYTES} at most"
+            );
+            return Err(not_so(&reason, Some("put it into the place of the configured policy")).into());
+        }
+        let promotion = Promotion {
+            revision: source.revision(),
+            over: running.policy().revision(),
+            author: cause.actor.name.clone(),
+            at: self.clock.now(),
+            reason: cause.reason.clone().unwrap_or_default(),
+            files: source.files.iter().cloned().collect(),
+        };
+        self.decide_by(&running, Some(promotion), cause).await
+    }
+
+    /// Takes a promotion back: the configured policy decides again.
+    ///
+    /// # Errors
+    /// There is none, or the configured policy does not fit the registry; nothing was changed.
+    pub async fn roll_back(self: &Arc<Self>, cause: Cause) -> Result<CandidateState, ChangeError> {
+        let this = self.clone();
+        let done = aside(async move {
+            let running = this.state.lock().await;
+            this.catch_up(&running).await?;
+            if this.promotion.load().is_none() {
+                return Err(not_so("no candidate is promoted: the configured policy decides", None).into());
+            }
+            this.decide_by(&running, None, &cause).await
+        });
+        done.await.unwrap_or_else(|e| Err(interrupted("policy", &e)))
+    }
+
+    /// Database first, then requests.
+    async fn decide_by(
+        &self,
+        running: &Config,
+        promotion: Option<Promotion>,
+        cause: &Cause,
+    ) -> Result<CandidateState, ChangeError> {
+        let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
+        let (registry, material) = (live.snapshot.registry.clone(), live.snapshot.material.clone());
+        let sources = sources(running, registry, material, promotion.as_ref());
+        let (snapshot, warnings) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
+        let promoted = [Promoted(promotion)];
+        let commit = Commit { promotions: &promoted, ..Commit::default() };
+        self.commit_and_publish(&live, None, commit, cause).await?;
+        let [Promoted(promotion)] = promoted;
+        let policy = snapshot.revision.policy.clone();
+        let what = if promotion.is_some() { "the candidate is promoted" } else { "the promotion is taken back" };
+        self.promotion_is(promotion);
+        self.publish(snapshot, None, Concerns::Everybody, Instant::now()).await?;
+        log_warnings(&warnings);
+        let (author, reason) = (&cause.actor.name, cause.reason.as_deref().unwrap_or_default());
+        tracing::warn!(%policy, author, reason, "{what}");
+        self.candidate().ok_or_else(|| not_live().into())
+    }
+
+    /// Ends a promotion over a configured policy that is another one by now. What is live has it already.
+    pub(super) async fn end_promotion(&self, configured: &PolicySource) {
+        let Some(promotion) = self.promotion.load_full().filter(|promotion| !promotion.stands(configured)) else {
+            return;
+        };
+        self.promotion_is(None);
+        let same = promotion.revision == configured.revision();
+        let reason =
+            if same { "the configured policy is the promoted one" } else { "the configured policy has changed" };
+        tracing::warn!(promoted = %promotion.revision, "the promotion is over: {reason}");
+        let cause = Cause::new(Actor::user("partnergate", None, Way::Gateway), Some(reason.to_owned()), None);
+        let commit = Commit { promotions: &[Promoted(None)], ..Commit::default() };
+        let Some(live) = self.live.load_full() else { return };
+        // What is still in the database then ends at the next start.
+        if let Err(e) = self.commit_and_publish(&live, None, commit, &cause).await {
+            tracing::error!(error = %e, "the end of a promotion is not in the database");
+        }
+    }
+
+    pub(super) fn promotion_is(&self, promotion: Option<Promotion>) {
+        self.metrics.promoted.set(i64::from(promotion.is_some()));
+        self.promotion.store(promotion.map(Arc::new));
+    }
+}
+
+fn not_so(reason: &str, fix: Option<&str>) -> Problems {
+    let mut problems = Problems::new();
+    problems.file("policy", reason, fix);
+    problems
+}
