@@ -80,6 +80,7 @@ fn world(partners: usize) -> World {
         };
         let record = PartnerRecord {
             partner: Partner {
+                observe: Default::default(),
                 id: id.clone(),
                 name: format!("Partner {n}"),
                 owner: "team".into(),

@@ -35,6 +35,7 @@ pub struct Permit {
     operation: OperationId,
     upstream: UpstreamName,
     until: UnixNanos,
+    observed: Vec<Reason>,
     slot: Slot,
 }
 
@@ -58,6 +59,11 @@ impl Permit {
     /// When the clock alone ends what was allowed: certificate, engagement or grant, whichever is first.
     pub fn until(&self) -> UnixNanos {
         self.until
+    }
+
+    /// Custom denials that do not count, because the partner is only observed.
+    pub fn observed(&self) -> &[Reason] {
+        &self.observed
     }
 
     pub fn slot(&self) -> &Slot {
@@ -160,6 +166,7 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
                 operation: allowed.operation,
                 upstream: allowed.upstream,
                 until: allowed.until,
+                observed: allowed.observed,
                 slot,
             }),
             None => deny((vec![Reason::RecordUnavailable], None), true),
@@ -255,6 +262,7 @@ struct Allowed {
     operation: OperationId,
     upstream: UpstreamName,
     until: UnixNanos,
+    observed: Vec<Reason>,
 }
 
 /// Reasons by precedence, and the detail for the operator.
@@ -293,8 +301,9 @@ fn judge(
     let operation = resolved.operation;
     upgrade_is_served(operation, &request.upgrade).map_err(one)?;
     match policy(&facts) {
-        Verdict::Allow { grant } => {
+        Verdict::Allow { grant, observed } => {
             let mut allowed = check_grant(snapshot, record, credential, operation, route, &grant, now)?;
+            allowed.observed = observed;
             allowed.until = allowed.until.min(until);
             Ok(allowed)
         }
@@ -423,6 +432,7 @@ fn check_grant(
         operation: operation.id.clone(),
         upstream: route.upstream.clone(),
         until: grant.period.ends.unwrap_or(UnixNanos(i64::MAX)),
+        observed: Vec::new(),
     })
 }
 

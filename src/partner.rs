@@ -118,6 +118,9 @@ pub struct Partner {
     pub engagement: Period,
     /// Where the partner may call from. Empty denies every address; `any` must be written.
     pub networks: Vec<NetworkName>,
+    /// Reasons of custom rules that are only observed, and until when. What they would deny is recorded and not denied.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub observe: BTreeMap<String, UnixNanos>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proofing: Option<Box<Proofing>>,
     /// How sensitive what it sees is, in the words of our side.
@@ -362,6 +365,7 @@ mod tests {
             networks: Vec::new(),
             contact: None,
             proofing: None,
+            observe: BTreeMap::new(),
             data_classification: None,
             review: None,
             offboarding: None,

@@ -7,6 +7,8 @@
 #     allow    boolean
 #     reasons  sorted array of reason codes, empty when allowed
 #     grant    id of the grant that permits the request, only when allowed
+#     observed custom denials of which this partner is only observed, only when
+#              allowed in spite of them
 #
 #   Who may call at all is in standing.rego, what may be called in scope.rego, from
 #   where in network.rego and until when in expiry.rego. What a grant asks for beyond
@@ -23,7 +25,7 @@ import rego.v1
 
 # Two things shape this package.
 #
-# It denies by default. The only way to an allow is the one body below, and a
+# It denies by default. The only way to an allow is through permitted, and a
 # required fact that is absent makes it fail. The types of the facts are the
 # gateway's to keep: Rego orders values of all types, so a text in the place of a
 # time would be later than every time.
@@ -31,7 +33,7 @@ import rego.v1
 # It runs on every request, so the allowed path is short: facts are bound once,
 # conditions are written out rather than called, and the reasons of a denial are
 # worked out only after the allow has failed. Because of that a condition is
-# written twice, once here or in usable_grants and once as a denial. The two
+# written twice, once in permitted or usable_grants and once as a denial. The two
 # cannot disagree in the dangerous direction: a denial that is missing changes
 # the reason (to policy-undefined), never the outcome.
 
@@ -43,15 +45,13 @@ import rego.v1
 default decision := {"allow": false, "reasons": ["policy-undefined"]}
 
 # METADATA
-# title: Decision
+# title: Permitted but for custom rules
 # description: |
-#   Allowed when partner and credential are in good standing, the engagement is
-#   running, no custom rule denies and at least one grant is usable; otherwise
-#   denied with every reason that applies.
-# entrypoint: true
+#   The grant that permits the request: partner and credential are in good
+#   standing, the engagement is running and at least one grant is usable.
 # custom:
 #   related: [NHI5:2025, PR.AA-05]
-decision := {"allow": true, "reasons": [], "grant": grant} if {
+permitted := grant if {
 	now := input.time.now_ns
 	partner := input.partner
 	credential := input.credential
@@ -67,15 +67,34 @@ decision := {"allow": true, "reasons": [], "grant": grant} if {
 	not partner.engagement.starts_ns > now
 	not partner.engagement.ends_ns <= now
 
-	# Equal to the empty set and nothing else: a malformed custom denial denies too.
-	data.partnergate.custom.deny == set()
-
 	# When several grants fit, the smallest id is named, so that the same request
 	# always gives the same record. Without a usable grant min is undefined. That
 	# is asked, not left to the assignment: regorus' virtual machine carries on
 	# after an assignment from an undefined value, where other engines stop.
 	grant := min(usable_grants)
 	grant != ""
+}
+
+# METADATA
+# title: Decision
+# description: |
+#   Allowed when the request is permitted and no custom rule denies, or each that
+#   does is one of which this partner is only observed; otherwise denied with
+#   every reason that applies.
+# entrypoint: true
+# custom:
+#   related: [NHI5:2025, PR.AA-05]
+decision := {"allow": true, "reasons": [], "grant": permitted} if {
+	# Equal to the empty set and nothing else: a malformed custom denial denies too.
+	data.partnergate.custom.deny == set()
+	permitted != ""
+} else := {"allow": true, "reasons": [], "grant": permitted, "observed": observed} if {
+	permitted != ""
+
+	# One without a reason, or with another one, keeps all of them in force.
+	enforced_denials == set()
+	observed := sort({denial.reason | some denial in data.partnergate.custom.deny})
+	observed != []
 } else := {"allow": false, "reasons": reasons} if {
 	reasons := sort(denials)
 	reasons != []

@@ -53,6 +53,8 @@ pub(super) struct StatusAnswer {
     suspended: Vec<SuspendedRow>,
     /// Partners whose end is set and has not come.
     offboarding: Vec<EndingRow>,
+    /// Custom rules that are only observed with a partner.
+    observed: Vec<ObservedRow>,
     reviews_due: Vec<DueRow>,
     /// Keys that were seen under credentials of more than one id.
     shared_keys: Vec<SharedKeyRow>,
@@ -142,6 +144,26 @@ fn suspended(registry: &Registry) -> Vec<SuspendedRow> {
         at: s.at.to_string(),
     };
     stopped.map(row).collect()
+}
+
+/// A custom rule that does not count for a partner yet.
+#[derive(Serialize, JsonSchema)]
+struct ObservedRow {
+    partner: PartnerId,
+    /// The reason that it denies with.
+    reason: String,
+    until: String,
+}
+
+fn observed(registry: &Registry, now: UnixNanos) -> Vec<ObservedRow> {
+    let row = |id: &PartnerId, (reason, until): (&String, &UnixNanos)| ObservedRow {
+        partner: id.clone(),
+        reason: reason.clone(),
+        until: until.to_string(),
+    };
+    let open = registry.partners().filter(|r| !r.partner.is_closed());
+    let all = open.flat_map(|r| r.partner.observe.iter().map(|one| (&r.partner.id, one)));
+    all.filter(|(_, (_, until))| **until > now).map(|(id, one)| row(id, one)).collect()
 }
 
 /// A partner whose end is set.
@@ -321,6 +343,7 @@ impl OutgoingRow {
 struct Looked {
     suspended: Vec<SuspendedRow>,
     offboarding: Vec<EndingRow>,
+    observed: Vec<ObservedRow>,
     reviews_due: Vec<DueRow>,
     emergencies: Vec<EmergencyRow>,
     approvals: Vec<WaitingRow>,
@@ -341,6 +364,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<StatusAnswer>
         Ok(Looked {
             suspended: suspended(&of.snapshot.registry),
             offboarding: ending(&of.snapshot.registry),
+            observed: observed(&of.snapshot.registry, now),
             reviews_due: due
                 .iter()
                 .map(|(record, due)| DueRow {
@@ -394,6 +418,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<StatusAnswer>
         unsaved_switches: publisher.metrics().unsaved_switches.get(),
         suspended: looked.suspended,
         offboarding: looked.offboarding,
+        observed: looked.observed,
         reviews_due: looked.reviews_due,
         shared_keys: looked.shared_keys,
         rotations: looked.rotations,

@@ -28,6 +28,11 @@ pub(super) fn of_partner(before: Option<&Partner>, after: &Partner) -> Vec<Strin
             Some(_) => {}
         }
     }
+    for (reason, until) in &after.observe {
+        if before.observe.get(reason).is_none_or(|was| was < until) {
+            widens.push(format!("is only observed for `{reason}` until {until}"));
+        }
+    }
     seen(&mut widens, "labels", before.labels != after.labels);
     seen(&mut widens, "a time zone", before.time_zone != after.time_zone);
     widens

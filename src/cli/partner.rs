@@ -345,6 +345,9 @@ fn show(value: &Value) {
         let verb = if offboarding["closed"].is_null() { "ENDS" } else { "ENDED" };
         say(&format!("  {verb:<11} {} by {author}: {reason}", time(&offboarding["ends"], "")));
     }
+    for (reason, until) in partner["observe"].as_object().into_iter().flatten() {
+        say(&format!("  observed    {reason} does not count until {}", time(until, "")));
+    }
     let contact = partner["contact"].as_str().map(|c| format!(" ({c})")).unwrap_or_default();
     say(&format!("  owner       {}{contact}", text(&partner["owner"])));
     if let Some(classification) = partner["data_classification"].as_str() {

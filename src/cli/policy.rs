@@ -2,6 +2,7 @@
 
 mod candidate;
 mod explain;
+mod observe;
 mod replay;
 mod test;
 
@@ -42,6 +43,11 @@ enum Command {
     Explain(explain::Args),
     /// What the candidate would change on live traffic; promote it, roll back.
     Candidate(candidate::Args),
+    /// Let a custom rule only be observed with a partner for a while: what it would deny is recorded, and not denied. Nothing
+    /// else is ever only observed. It waits for another operator's approval.
+    Observe(observe::Observe),
+    /// Let such a rule count for the partner, at once.
+    Enforce(observe::Enforce),
     /// Decide recorded decisions again under another policy, and say which change.
     Replay(replay::Args),
     /// Make an OPA bundle of a policy folder that passes `policy check`: its Rego, `reasons.yaml` and `conditions.yaml` as
@@ -66,6 +72,8 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Test(args) => test::run(config, &args),
         Command::Explain(args) => explain::run(config, &args),
         Command::Candidate(args) => candidate::run(gateway, args).await,
+        Command::Observe(args) => observe::observe(gateway, args).await,
+        Command::Enforce(args) => observe::enforce(gateway, args).await,
         Command::Replay(args) => replay::run(&args),
         Command::Build(args) => bundle::build(&args),
         Command::Sign(args) => bundle::sign(&args),

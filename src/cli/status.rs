@@ -81,6 +81,10 @@ fn show(value: &Value) {
         let (id, author, reason) = (text(&o["partner"]), text(&o["author"]), text(&o["reason"]));
         say(&format!("  offboarding  {id} by {author} ends at {}: {reason}", text(&o["ends"])));
     }
+    for o in value["observed"].as_array().into_iter().flatten() {
+        let (id, reason) = (text(&o["partner"]), text(&o["reason"]));
+        say(&format!("  observed     {reason} does not count for {id} until {}", text(&o["until"])));
+    }
     for r in value["reviews_due"].as_array().into_iter().flatten() {
         let (id, owner, due) = (text(&r["partner"]), text(&r["owner"]), text(&r["due"]));
         say(&format!("  REVIEW DUE   of {id} (owner {owner}) since {due}: `partnergate partner review {id}`"));

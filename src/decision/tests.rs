@@ -301,6 +301,7 @@ fn record(id: &str, leaf: &[u8], grants: Vec<Grant>) -> PartnerRecord {
             networks: network_names(&["dc1"]),
             contact: None,
             proofing: None,
+            observe: Default::default(),
             data_classification: None,
             review: None,
             offboarding: None,

@@ -276,6 +276,7 @@ impl InFlight {
             self.live = ending.live.clone();
         }
         let (mut reasons, mut detail, mut grant, mut partner) = (Vec::new(), None, None, None);
+        let mut observed = Vec::new();
         let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
             Verdict::Undecided => {
@@ -289,6 +290,7 @@ impl InFlight {
             Verdict::Allowed(permit) => {
                 grant = Some(permit.grant().clone());
                 partner = Some(permit.partner().clone());
+                observed = permit.observed().to_vec();
                 Some(permit.into_slot())
             }
         };
@@ -345,6 +347,9 @@ impl InFlight {
         if let (Some(_), Some(reason)) = (cut, reasons.first()) {
             metrics.streams_cut.with_label_values(&[reason.as_str()]).inc();
         }
+        for reason in &observed {
+            metrics.observed(partner.map_or("unknown", PartnerId::as_str), reason);
+        }
         metrics.request_time(operation.map(OperationId::as_str), took);
         let entry = Entry::Request(RequestEntry {
             kind: if cut.is_some() { Kind::StreamCut } else { Kind::Request },
@@ -355,6 +360,7 @@ impl InFlight {
             situation: &situation,
             result,
             reasons: &reasons,
+            observed: &observed,
             detail: detail.as_deref(),
             grant: grant.as_ref(),
             status: self.status,

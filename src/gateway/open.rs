@@ -281,6 +281,7 @@ impl Open {
             situation: &situation,
             result: "allow",
             reasons: &[],
+            observed: &[],
             detail: None,
             grant: Some(grant),
             status,

@@ -74,6 +74,7 @@ pub(super) static INPUT: Shape = Table(&[
             ("engagement", PERIOD),
             ("networks", FACTS),
             ("grants", List(&GRANT)),
+            ("observe", List(&Table(&[("reason", Fact), ("until_ns", Fact)]))),
         ]),
     ),
     (

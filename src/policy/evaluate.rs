@@ -125,7 +125,7 @@ impl Policy {
         }
     }
 
-    /// `{"allow": bool, "reasons": [code…], "grant": id}`; anything else denies.
+    /// `{"allow": bool, "reasons": [code…], "grant": id, "observed": [code…]}`; anything else denies.
     pub(super) fn read(&self, value: &Value) -> Verdict {
         let error =
             |what: &str| deny(Reason::PolicyError, Some(format!("the decision is not of the agreed form: {what}")));
@@ -137,12 +137,13 @@ impl Policy {
             Value::Object(object) => object,
             _ => return error("not an object"),
         };
-        let (mut allow, mut reasons, mut grant) = (None, None, None);
+        let (mut allow, mut reasons, mut grant, mut observed) = (None, None, None, None);
         for (key, value) in object.iter() {
             match key {
                 Value::String(k) if &**k == "allow" => allow = Some(value),
                 Value::String(k) if &**k == "reasons" => reasons = Some(value),
                 Value::String(k) if &**k == "grant" => grant = Some(value),
+                Value::String(k) if &**k == "observed" => observed = Some(value),
                 _ => {}
             }
         }
@@ -159,7 +160,13 @@ impl Policy {
                     return error("`allow` is true and there are reasons against it");
                 }
                 match grant {
-                    Some(Value::String(id)) => Verdict::Allow { grant: id.clone() },
+                    Some(Value::String(id)) => match observed.map(|observed| self.read_reasons(Some(observed))) {
+                        None => Verdict::Allow { grant: id.clone(), observed: Vec::new() },
+                        Some(Verdict::Deny { reasons, .. }) if reasons.iter().all(is_custom) => {
+                            Verdict::Allow { grant: id.clone(), observed: reasons }
+                        }
+                        Some(_) => error("`observed` is no list of declared reasons of custom rules"),
+                    },
                     _ => deny(Reason::GrantNotValid, Some("allowed without naming a grant".into())),
                 }
             }
@@ -197,6 +204,10 @@ impl Policy {
             detail: undeclared.map(|name| format!("undeclared reason `{}`", name.escape_debug())),
         }
     }
+}
+
+fn is_custom(reason: &Reason) -> bool {
+    matches!(reason, Reason::Custom(_))
 }
 
 /// Whether there are more than `most` values and bytes of text in it; looks at no more than that.

@@ -123,10 +123,10 @@ keys! {
     credentials "credentials", dns "dns", email "email", ends_ns "ends_ns", engagement "engagement", environment
     "environment", fingerprint_sha256 "fingerprint_sha256", grants "grants", hour "hour", https "https", id "id", ip
     "ip", issuer "issuer", key "key", kind "kind", labels "labels", local "local", minute "minute", name "name",
-    networks "networks", not_after_ns "not_after_ns", not_before_ns "not_before_ns", now_ns "now_ns", operations
-    "operations", owner "owner", partner "partner", request "request", san "san", serial "serial", sni "sni", source
+    networks "networks", not_after_ns "not_after_ns", not_before_ns "not_before_ns", now_ns "now_ns", observe "observe",
+    operations "operations", owner "owner", partner "partner", reason "reason", request "request", san "san", serial "serial", sni "sni", source
     "source", spki_sha256 "spki_sha256", starts_ns "starts_ns", state "state", subject "subject", time "time",
-    time_zone "time_zone", tls "tls", trust_anchor "trust_anchor", uri "uri", version "version", weekday "weekday",
+    time_zone "time_zone", tls "tls", trust_anchor "trust_anchor", until_ns "until_ns", uri "uri", version "version", weekday "weekday",
     x509 "x509",
     get "GET", head "HEAD", post "POST", put "PUT", delete "DELETE", patch "PATCH", options "OPTIONS",
     monday "monday", tuesday "tuesday", wednesday "wednesday", thursday "thursday", friday "friday",
@@ -368,7 +368,7 @@ fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
         out.insert(k.conditions.clone(), Value::from(conditions));
         Value::from(out)
     });
-    object([
+    let mut out: Object = [
         (&k.id, Value::from(partner.id.as_str())),
         (&k.name, Value::from(partner.name.as_str())),
         (&k.state, Value::from(partner.standing().as_str())),
@@ -378,7 +378,17 @@ fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
         (&k.engagement, Value::from(engagement)),
         (&k.networks, texts(&partner.networks)),
         (&k.grants, Value::from(grants.collect::<Vec<_>>())),
-    ])
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.clone(), value))
+    .collect();
+    if !partner.observe.is_empty() {
+        let observe = partner.observe.iter().map(|(reason, until)| {
+            object([(&k.reason, Value::from(reason.as_str())), (&k.until_ns, Value::from(until.0))])
+        });
+        out.insert(k.observe.clone(), Value::from(observe.collect::<Vec<_>>()));
+    }
+    out.into_value()
 }
 
 fn credential_value(credential: &Credential, peer: &Peer) -> Value {

@@ -100,7 +100,11 @@ pub enum EngineKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The id of the grant that permits the request, as policy named it.
-    Allow { grant: Arc<str> },
+    Allow {
+        grant: Arc<str>,
+        /// Custom denials that do not count, because the partner is only observed.
+        observed: Vec<Reason>,
+    },
     /// At least one reason, the first by precedence first.
     Deny { reasons: Vec<Reason>, detail: Option<String> },
 }
@@ -238,6 +242,11 @@ impl Policy {
     /// Declared custom reasons and what they mean: with the built-in ones, all that may become a metric label.
     pub fn custom_reasons(&self) -> impl Iterator<Item = (&Arc<str>, &str)> {
         self.reasons.iter().map(|(name, meaning)| (name, meaning.as_str()))
+    }
+
+    /// Whether this is a declared custom reason.
+    pub fn declares(&self, name: &str) -> bool {
+        self.reasons.contains_key(name)
     }
 
     /// Checks the conditions of a grant against what the policy folder declares: its keys, and that each value means

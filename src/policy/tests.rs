@@ -38,7 +38,7 @@ fn input(json: &str) -> Value {
 
 fn reasons(verdict: Verdict) -> Vec<String> {
     match verdict {
-        Verdict::Allow { grant } => panic!("allowed by {grant}"),
+        Verdict::Allow { grant, .. } => panic!("allowed by {grant}"),
         Verdict::Deny { reasons, .. } => reasons.iter().map(ToString::to_string).collect(),
     }
 }
@@ -172,7 +172,7 @@ fn a_new_policy_takes_the_place_of_the_old_one_on_the_same_thread() {
     let allow = compile(&only("decision := {\"allow\": true, \"grant\": \"g\"}")).unwrap();
     let deny = compile(&only("decision := {\"allow\": false, \"reasons\": [\"grant-expired\"]}")).unwrap();
     for _ in 0..3 {
-        assert_eq!(allow.evaluate(input("{}")), Verdict::Allow { grant: "g".into() });
+        assert_eq!(allow.evaluate(input("{}")), Verdict::Allow { grant: "g".into(), observed: Vec::new() });
         assert_eq!(reasons(deny.evaluate(input("{}"))), ["grant-expired"]);
     }
 }

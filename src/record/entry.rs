@@ -76,6 +76,8 @@ pub struct RequestEntry<'a> {
     /// `allow` or `deny`; or `aborted` and `error` for an allowed request that did not end well.
     pub result: &'static str,
     pub reasons: &'a [Reason],
+    /// Custom denials that did not count, because the partner is only observed.
+    pub observed: &'a [Reason],
     pub detail: Option<&'a str>,
     pub grant: Option<&'a GrantId>,
     /// The status that was sent; 0 when none was.
@@ -215,6 +217,8 @@ struct RequestLine<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    observed: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -339,6 +343,7 @@ impl RequestEntry<'_> {
             } else {
                 Vec::new()
             },
+            observed: self.observed.iter().map(Reason::as_str).collect(),
             code: primary.map(|r| r.code().as_str()),
             detail: self.detail.map(printable),
             grant: self.grant.map(GrantId::as_str),
@@ -615,7 +620,7 @@ fn partner_json(record: &PartnerRecord, snapshot: &Snapshot) -> Value {
         out.insert("conditions".into(), json!(grant.conditions));
         Value::Object(out)
     });
-    json!({
+    let mut document = json!({
         "id": partner.id,
         "name": partner.name,
         "state": partner.standing().as_str(),
@@ -625,7 +630,13 @@ fn partner_json(record: &PartnerRecord, snapshot: &Snapshot) -> Value {
         "engagement": engagement,
         "networks": partner.networks,
         "grants": grants.collect::<Vec<_>>(),
-    })
+    });
+    if let (false, Some(object)) = (partner.observe.is_empty(), document.as_object_mut()) {
+        let observe =
+            partner.observe.iter().map(|(reason, until)| json!({"reason": reason, "until": until.to_string()}));
+        object.insert("observe".into(), observe.collect());
+    }
+    document
 }
 
 fn credential_json(credential: Option<&Credential>, peer: &Peer, mask: &Mask) -> Value {

@@ -145,6 +145,7 @@ metrics! {
     requests: IntCounterVec("partnergate_requests_total", "Requests that were decided, by partner and outcome (allowed, denied, failed, aborted, cut). Requests without a known partner have the partner `unknown`.", labels ["partner", "outcome"]);
     partner_operations: IntCounterVec("partnergate_partner_operation_requests_total", "Requests by partner, operation and outcome; only with metrics.partner_operation.", labels ["partner", "operation", "outcome"]);
     denials: IntCounterVec("partnergate_denials_total", "Denied requests by reason; a request counts once, under its first reason.", labels ["reason"]);
+    observed: IntCounterVec("partnergate_observed_denials_total", "Allowed requests that a custom rule would have denied and that is only observed with the partner, by partner and reason.", labels ["partner", "reason"]);
     malformed: IntCounterVec("partnergate_malformed_total", "Requests refused before they could be decided, by reason.", labels ["reason"]);
     request_seconds: HistogramVec("partnergate_request_duration_seconds", "Time from the request head to the end of the response, by operation.", labels ["operation"], buckets SECONDS);
     decision_seconds: Histogram("partnergate_decision_duration_seconds", "Time to decide one request.", buckets DECISION_SECONDS);
@@ -244,6 +245,13 @@ impl Metrics {
             let (partner, operation) = if within { (partner, operation) } else { (OTHER, OTHER) };
             self.partner_operations.with_label_values(&[partner, operation, outcome.as_str()]).inc();
         }
+    }
+
+    /// Counts a denial that is only observed.
+    pub fn observed(&self, partner: &str, reason: &Reason) {
+        let pair = format!("{partner} {}", reason.as_str());
+        let partner = if self.label(&self.bound.previews, &pair) == pair { partner } else { OTHER };
+        self.observed.with_label_values(&[partner, reason.as_str()]).inc();
     }
 
     /// Counts what a candidate came to.

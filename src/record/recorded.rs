@@ -37,6 +37,9 @@ pub fn facts(mut input: Value) -> Result<Value, String> {
         instant(Some(&mut *grant), "starts", "starts_ns")?;
         instant(Some(grant), "ends", "ends_ns")?;
     }
+    for one in input.pointer_mut("/partner/observe").and_then(Value::as_array_mut).into_iter().flatten() {
+        instant(Some(one), "until", "until_ns")?;
+    }
     Ok(input)
 }
 

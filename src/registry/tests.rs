@@ -59,6 +59,7 @@ fn partner(id: &str, credentials: &[(&str, &str, Match)]) -> Change {
         .collect();
     credentials.sort_by(|a, b| a.id.cmp(&b.id));
     let partner = Partner {
+        observe: Default::default(),
         id: id.clone(),
         name: "n".into(),
         owner: "o".into(),

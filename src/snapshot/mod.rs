@@ -236,9 +236,14 @@ impl Snapshot {
     }
 }
 
-/// What a partner's grants need of policy and operations. An operation that is gone from the documents is a warning:
+/// What a partner and its grants need of policy and operations. An operation that is gone from the documents is a warning:
 /// the grant then simply covers less, and an API document may not make the gateway refuse to start.
 fn check_record(record: &PartnerRecord, policy: &Policy, operations: &Operations, problems: &mut Problems) {
+    for reason in record.partner.observe.keys().filter(|name| !policy.declares(name)) {
+        let reason =
+            format!("`{}` is only observed for `{reason}`, which the policy does not declare", record.partner.id);
+        problems.warning("registry", "", reason, Some("take it out, or declare the reason in `reasons.yaml`"));
+    }
     for grant in &record.grants {
         for wrong in policy.check_conditions(&grant.conditions) {
             let key = format!("partners.{}.grants.{}.conditions", record.partner.id, grant.id);

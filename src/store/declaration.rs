@@ -140,6 +140,7 @@ impl Reader<'_> {
             engagement: engaged,
             networks: networks(section),
             contact: section.text("contact").map(str::to_owned),
+            observe: self.observed(section, &path),
             proofing: below(section, "proofing", proofing),
             data_classification: section.text("data_classification").map(str::to_owned),
             review: section.has("review_every").then(|| {
@@ -149,6 +150,27 @@ impl Reader<'_> {
             offboarding: below(section, "offboarding", offboarding),
         };
         Some(PartnerRecord { partner, credentials, grants })
+    }
+
+    /// Reasons of custom rules: what a grant or the floor denies is never only observed.
+    fn observed(&mut self, section: Section<'_>, path: &str) -> BTreeMap<String, UnixNanos> {
+        let Some(node) = section.node("observe") else { return BTreeMap::new() };
+        let mut observed = BTreeMap::new();
+        for (key, until) in node.entries() {
+            let reason = key.text().unwrap_or_default();
+            if !reason.starts_with("x-") {
+                let fix = "name the reason of a custom rule, as `reasons.yaml` declares it";
+                let why = format!(
+                    "`{}` is not the reason of a custom rule: nothing else can be only observed",
+                    reason.escape_debug()
+                );
+                self.problems.push(key.error(format!("{path}.observe.{reason}"), why, Some(fix)));
+            }
+            if let Some(until) = until.text().and_then(|text| document::parse_time(text).ok()) {
+                observed.insert(reason.to_owned(), UnixNanos(until));
+            }
+        }
+        observed
     }
 
     fn credential(&mut self, id: &str, section: Section<'_>, path: &str) -> Option<Credential> {

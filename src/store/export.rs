@@ -240,6 +240,11 @@ pub fn own_document(partner: &Partner) -> Value {
     if let Some(contact) = &partner.contact {
         object.insert("contact".into(), json!(contact));
     }
+    if !partner.observe.is_empty() {
+        let observe: Map<String, Value> =
+            partner.observe.iter().map(|(reason, until)| (reason.clone(), json!(until.to_string()))).collect();
+        object.insert("observe".into(), observe.into());
+    }
     if let Some(Proofing { method, by, at }) = partner.proofing.as_deref() {
         object.insert("proofing".into(), json!({"method": method, "by": by, "at": at.to_string()}));
     }

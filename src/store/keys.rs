@@ -224,6 +224,12 @@ static PARTNER: &[Field] = &[
         doc: "Where it may call from; `any` must be written.",
     },
     Field {
+        key: "observe",
+        kind: Kind::Map(&Kind::Time),
+        presence: Optional("x-weekend"),
+        doc: "Reasons of custom rules that are only observed with it, and until when: what they would deny is recorded, and not denied. Asking for one needs approval.",
+    },
+    Field {
         key: "proofing",
         kind: Kind::Table(PROOFING),
         presence: Optional(""),

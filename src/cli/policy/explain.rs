@@ -140,7 +140,12 @@ fn text(asked: &Asked, explanation: &Explanation) {
         }
     }
     match &explanation.verdict {
-        Verdict::Allow { grant } => tell(&format!("policy:   allowed by the grant {grant}")),
+        Verdict::Allow { grant, observed } => {
+            tell(&format!("policy:   allowed by the grant {grant}"));
+            for reason in observed {
+                tell(&format!("          {reason} is only observed with this partner, and would deny it"));
+            }
+        }
         Verdict::Deny { reasons, detail } => {
             let reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
             let detail = detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
@@ -270,7 +275,11 @@ fn first(text: &str) -> &str {
 
 fn told(asked: &Asked, explanation: &Explanation) -> Value {
     let verdict = match &explanation.verdict {
-        Verdict::Allow { grant } => json!({"result": "allow", "grant": &**grant}),
+        Verdict::Allow { grant, observed } if observed.is_empty() => json!({"result": "allow", "grant": &**grant}),
+        Verdict::Allow { grant, observed } => {
+            let observed: Vec<&str> = observed.iter().map(|reason| reason.as_str()).collect();
+            json!({"result": "allow", "grant": &**grant, "observed": observed})
+        }
         Verdict::Deny { reasons, detail } => {
             let reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
             json!({"result": "deny", "reasons": reasons, "detail": detail})

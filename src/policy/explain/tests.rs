@@ -58,7 +58,7 @@ fn explained(change: impl FnOnce(&mut Json)) -> Explanation {
 fn reasons(explanation: &Explanation) -> Vec<&str> {
     match &explanation.verdict {
         Verdict::Deny { reasons, .. } => reasons.iter().map(Reason::as_str).collect(),
-        Verdict::Allow { grant } => panic!("allowed by {grant}"),
+        Verdict::Allow { grant, .. } => panic!("allowed by {grant}"),
     }
 }
 
@@ -75,7 +75,7 @@ fn failures(said: &RuleSaid) -> Vec<(String, Failure)> {
 #[test]
 fn an_allow_names_the_body_that_held() {
     let said = explained(|_| ());
-    assert_eq!(said.verdict, Verdict::Allow { grant: "g-items".into() });
+    assert_eq!(said.verdict, Verdict::Allow { grant: "g-items".into(), observed: Vec::new() });
     let [body] = said.decision.bodies.as_slice() else { panic!("{:?}", said.decision) };
     assert!(body.failure.is_none() && body.file == "partnergate/decision.rego", "{body:?}");
     assert!(said.allowed_if.is_empty() && said.reasons.is_empty());

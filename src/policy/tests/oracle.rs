@@ -305,7 +305,7 @@ impl Case {
 
 fn said(policy: &Policy, case: &Case) -> Result<String, BTreeSet<String>> {
     match policy.evaluate(case.input()) {
-        Verdict::Allow { grant } => Ok(grant.to_string()),
+        Verdict::Allow { grant, .. } => Ok(grant.to_string()),
         Verdict::Deny { reasons, .. } => Err(reasons.iter().map(ToString::to_string).collect()),
     }
 }
