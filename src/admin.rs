@@ -16,6 +16,7 @@ mod answer;
 mod approvals;
 mod caller;
 mod credentials;
+mod explain;
 mod grants;
 mod history;
 mod issue;
@@ -35,6 +36,7 @@ pub use anchors::{AnchorCall, DenyCall};
 pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
 pub use credentials::RotateCall;
+pub use explain::{ExplainCall, HeaderCall};
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use issue::{EnrolCall, IssueCall, ListCall, OrderCall};
@@ -119,6 +121,7 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/approvals/{id}", get(approvals::show))
         .api_route("/v1/operators", get(operators::list))
         .api_route("/v1/operators/{name}", get(operators::show))
+        .api_route("/v1/policy/explain", post(explain::explain))
         .api_route("/v1/openapi.json", get(openapi::show));
     let looks_back =
         ApiRouter::new().api_route("/v1/history", get(history::list)).api_route("/v1/audit", get(history::audit));

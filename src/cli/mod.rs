@@ -235,7 +235,7 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Serve => serve::run(path).await,
             Command::Check(args) => check::run(path, &args).await,
-            Command::Policy(args) => policy::run(path, &args),
+            Command::Policy(args) => policy::run(gateway, &args).await,
             Command::Config(args) => config::run(&args),
             Command::Apply(args) => apply::run(gateway, &args).await,
             Command::Plan(args) => apply::run(gateway, &args.into()).await,

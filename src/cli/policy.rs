@@ -5,6 +5,7 @@ mod replay;
 mod test;
 
 use super::check::document;
+use super::client::Gateway;
 use super::{Exit, Form, bundle, complain, say};
 use crate::config::{Config, read_policy_folder};
 use crate::document::{Problem, Problems};
@@ -37,7 +38,9 @@ enum Command {
     /// Run the Rego tests of a policy folder, on the engine that serves as well as on the interpreter.
     Test(test::Args),
     /// Say why a decision is what it is: which rules held, which condition failed and what it saw, and what would be allowed.
-    Explain(explain::Args),
+    /// Of a request that nobody has sent (`--partner` or `--cert`) the gateway says it, on what is live; of a decision that was
+    /// recorded or an input that is written down, the folder.
+    Explain(Box<explain::Args>),
     /// Decide recorded decisions again under another policy, and say which change.
     Replay(replay::Args),
     /// Make an OPA bundle of a policy folder that passes `policy check`: its Rego, `reasons.yaml` and `conditions.yaml` as
@@ -55,11 +58,12 @@ impl Args {
     }
 }
 
-pub(super) fn run(config: &Path, args: &Args) -> Exit {
+pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
+    let config = &gateway.config;
     match &args.command {
         Command::Check { folder, form } => check(config, folder.as_deref(), *form),
         Command::Test(args) => test::run(config, args),
-        Command::Explain(args) => explain::run(config, args),
+        Command::Explain(args) => explain::run(gateway, args).await,
         Command::Replay(args) => replay::run(args),
         Command::Build(args) => bundle::build(args),
         Command::Sign(args) => bundle::sign(args),

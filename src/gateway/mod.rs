@@ -13,6 +13,7 @@ mod open;
 mod progress;
 mod read;
 mod refusal;
+mod suppose;
 
 pub use certificate::{ChainField, byte_sequence};
 pub use cut::{Cut, Signal};
@@ -20,6 +21,7 @@ pub use inflight::Connection;
 pub use open::{Concerns, Open, Registered};
 pub use progress::{PROGRESS, Progress};
 pub use refusal::{Refused, problem_document};
+pub use suppose::SupposedRequest;
 
 use crate::clock::Clock;
 use crate::decision::{self, Decision};
@@ -39,7 +41,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use read::{is_bodyless, is_grpc, read};
+use read::{Arrival, is_bodyless, is_grpc, read};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -101,7 +103,8 @@ impl Gateway {
         };
         let snapshot = live.snapshot.clone();
         let (head, bodyless) = (session.req_header(), is_bodyless(session));
-        let request = match read(head, bodyless, connection, &snapshot.request, id.clone(), self.clock.now()) {
+        let arrival = Arrival { source: connection.source, tls: &connection.tls, http2: connection.http2 };
+        let request = match read(head, bodyless, &arrival, &snapshot.request, id.clone(), self.clock.now()) {
             Ok(request) => request,
             Err(refusal) => {
                 self.malformed(connection, &snapshot, &id, &refusal);
