@@ -283,6 +283,16 @@ fn recorded_as(asked: &Asked) {
     if !masked.is_empty() {
         tell(&format!("          hashes in the record, and so here: {}", masked.join(", ")));
     }
+    let hidden = hidden(record);
+    if !hidden.is_empty() {
+        tell(&format!("          masked in the record, and so here: {}", hidden.join(", ")));
+    }
+}
+
+/// What rules of `package system.log` have done to a record.
+fn hidden(record: &Value) -> Vec<String> {
+    let lists = [record.get("erased"), record.get("masked")].into_iter().flatten().filter_map(Value::as_array);
+    recorded::hidden(lists.flatten().filter_map(Value::as_str))
 }
 
 /// What the policy says, and why.
@@ -416,7 +426,7 @@ fn document(asked: &Asked, told: &Told) -> Value {
     let mut all = json!({
         "input": asked.input,
         "record": asked.record,
-        "masked": asked.record.as_ref().map(|_| recorded::masked(&asked.input)),
+        "masked": asked.record.as_ref().map(|record| [recorded::masked(&asked.input), hidden(record)].concat()),
     });
     if let (Some(all), Value::Object(told)) = (all.as_object_mut(), json!(told)) {
         all.extend(told);
