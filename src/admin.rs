@@ -17,6 +17,7 @@ mod approvals;
 mod caller;
 mod candidate;
 mod credentials;
+mod explain;
 mod grants;
 mod history;
 mod issue;
@@ -37,6 +38,7 @@ pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
 pub use caller::user_name;
 pub use candidate::PromoteCall;
 pub use credentials::RotateCall;
+pub use explain::{ExplainCall, HeaderCall};
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use issue::{EnrolCall, IssueCall, ListCall, OrderCall};
@@ -122,6 +124,7 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/approvals/{id}", get(approvals::show))
         .api_route("/v1/operators", get(operators::list))
         .api_route("/v1/operators/{name}", get(operators::show))
+        .api_route("/v1/policy/explain", post(explain::explain))
         .api_route("/v1/openapi.json", get(openapi::show));
     let looks_back =
         ApiRouter::new().api_route("/v1/history", get(history::list)).api_route("/v1/audit", get(history::audit));

@@ -4,8 +4,10 @@
 //! grant, a live identity and a place for the record; block, lock or do I/O. [`Permit`] has no public constructor.
 
 mod slots;
+mod suppose;
 
 pub use slots::{Slot, Slots, WhenFull};
+pub use suppose::{Supposed, Supposition, suppose};
 
 use crate::clock::UnixNanos;
 use crate::identity::{MatchKind, Peer, Svid};
@@ -107,17 +109,16 @@ pub struct Situation<'a> {
 
 impl<'a> Situation<'a> {
     pub fn of(snapshot: &'a Snapshot, peer: &Peer, request: &'a RequestFacts) -> Self {
+        Self::as_of(snapshot, snapshot.registry.resolve(peer), request)
+    }
+
+    fn as_of(snapshot: &'a Snapshot, resolution: Resolution<'a>, request: &'a RequestFacts) -> Self {
         let route = snapshot.routes.find(&request.canonical.host, &request.canonical.path);
         let operation = match route {
             Found::Route(route) => route.operations.and_then(|id| operation_of(snapshot, id, &request.canonical)),
             Found::NoPath | Found::NoHost => None,
         };
-        Situation {
-            resolution: snapshot.registry.resolve(peer),
-            networks: snapshot.registry.networks_of(request.source.ip()),
-            route,
-            operation,
-        }
+        Situation { resolution, networks: snapshot.registry.networks_of(request.source.ip()), route, operation }
     }
 
     pub fn partner(&self) -> Option<(&'a Arc<PartnerRecord>, &'a Credential)> {
@@ -276,36 +277,56 @@ fn judge(
     policy: impl FnOnce(&Facts<'_>) -> Verdict,
 ) -> Result<Allowed, Refused> {
     let Standing { snapshot, peer, now, record, credential, until } = *who;
-    let one = |reason: Reason| (vec![reason], None);
-    let route = match situation.route {
-        Found::Route(route) => Some(route),
-        Found::NoPath => None,
-        Found::NoHost => return Err(one(Reason::HostMismatch)),
-    };
-    let facts = Facts {
+    let facts = facts_of(snapshot, (record, credential), Some(peer), request, situation, now);
+    let mut allowed = judge_facts(snapshot, &facts, situation, policy)?;
+    allowed.until = allowed.until.min(until);
+    Ok(allowed)
+}
+
+fn facts_of<'a>(
+    snapshot: &'a Snapshot,
+    (record, credential): (&'a Arc<PartnerRecord>, &'a Credential),
+    peer: Option<&'a Peer>,
+    request: &'a RequestFacts,
+    situation: &'a Situation<'a>,
+    now: UnixNanos,
+) -> Facts<'a> {
+    Facts {
         environment: &snapshot.environment,
         record,
         credential,
         peer,
         networks: &situation.networks,
         operation: situation.operation.as_ref(),
-        route: route.map(|r| r.name.as_str()),
+        route: situation.route.route().map(|r| r.name.as_str()),
         request,
         now,
-    };
-    let (Some(route), Some(resolved)) = (route, &situation.operation) else {
+    }
+}
+
+fn judge_facts(
+    snapshot: &Snapshot,
+    facts: &Facts<'_>,
+    situation: &Situation<'_>,
+    policy: impl FnOnce(&Facts<'_>) -> Verdict,
+) -> Result<Allowed, Refused> {
+    let Facts { record, credential, request, now, .. } = *facts;
+    let one = |reason: Reason| (vec![reason], None);
+    if situation.route == Found::NoHost {
+        return Err(one(Reason::HostMismatch));
+    }
+    let (Some(route), Some(resolved)) = (situation.route.route(), &situation.operation) else {
         // Policy is asked all the same, so that the time of the answer does not tell which operations there are.
-        let _ = policy(&facts);
-        return Err(one(if route.is_none() { Reason::RouteUnknown } else { Reason::OperationUnknown }));
+        let _ = policy(facts);
+        let reason = if situation.route == Found::NoPath { Reason::RouteUnknown } else { Reason::OperationUnknown };
+        return Err(one(reason));
     };
     let operation = resolved.operation;
     upgrade_is_served(operation, &request.upgrade).map_err(one)?;
-    match policy(&facts) {
+    match policy(facts) {
         Verdict::Allow { grant, observed } => {
-            let mut allowed = check_grant(snapshot, record, credential, operation, route, &grant, now)?;
-            allowed.observed = observed;
-            allowed.until = allowed.until.min(until);
-            Ok(allowed)
+            let allowed = check_grant(snapshot, record, credential, operation, route, &grant, now)?;
+            Ok(Allowed { observed, ..allowed })
         }
         Verdict::Deny { mut reasons, detail } => {
             if reasons.contains(&Reason::OperationNotGranted) {
@@ -347,6 +368,13 @@ fn floor<'a>(
     if now >= peer.leaf.not_after {
         return Err(Reason::CredentialExpired);
     }
+    let until = registered(record, credential, now)?;
+    let until = until.into_iter().fold(snapshot.trust.good_until(peer, anchor), UnixNanos::min);
+    Ok(Standing { snapshot, peer, now, record, credential, until })
+}
+
+/// What of the floor is about the registry alone. Returns when the clock ends it.
+fn registered(record: &PartnerRecord, credential: &Credential, now: UnixNanos) -> Result<Option<UnixNanos>, Reason> {
     // Its credentials are revoked as well; that it is over says more.
     if record.partner.is_closed() {
         return Err(Reason::EngagementEnded);
@@ -362,11 +390,7 @@ fn floor<'a>(
     }
     let engagement = record.partner.engaged();
     match engagement.phase(now) {
-        Phase::Live => {
-            let until = snapshot.trust.good_until(peer, anchor);
-            let until = [engagement.ends, credential.ends].into_iter().flatten().fold(until, UnixNanos::min);
-            Ok(Standing { snapshot, peer, now, record, credential, until })
-        }
+        Phase::Live => Ok([engagement.ends, credential.ends].into_iter().flatten().min()),
         Phase::NotStarted => Err(Reason::EngagementNotStarted),
         Phase::Ended => Err(Reason::EngagementEnded),
     }

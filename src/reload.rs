@@ -506,6 +506,8 @@ impl Publisher {
         self.gauges(&snapshot);
         let trust = before.as_ref().is_some_and(|b| b.snapshot.revision.trust != snapshot.revision.trust);
         let concerns = if trust { Concerns::Trust } else { concerns };
+        // Before anything is decided by it.
+        self.open.recorder.mask_by(snapshot.policy.log().cloned());
         self.live.store(Some(Arc::new(Live { snapshot: Arc::new(snapshot), upstreams, proxies })));
         self.open.enforce(concerns, since);
         if let Some(before) = before {

@@ -58,6 +58,15 @@ pub enum Found<'a> {
     NoHost,
 }
 
+impl<'a> Found<'a> {
+    pub fn route(self) -> Option<&'a Route> {
+        match self {
+            Found::Route(route) => Some(route),
+            Found::NoPath | Found::NoHost => None,
+        }
+    }
+}
+
 impl Routes {
     /// Two routes with the same host and prefix are a problem.
     pub fn build(routes: Vec<Route>, problems: &mut Problems) -> Routes {

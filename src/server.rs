@@ -324,6 +324,7 @@ fn start_recorder(config: &Config, clock: &Arc<Clock>, metrics: &Arc<Metrics>) -
             max_size: upload.spool_size,
             when_full: upload.on_failure,
         }),
+        labels: config.record.upload.as_ref().map(|upload| upload.labels.clone()).unwrap_or_default(),
     };
     Recorder::start(options, metrics.clone())
         .map_err(|source| StartError::Io { what: format!("record.output {:?}", config.record.sinks), source })

@@ -18,7 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Calls that do something else than change the registry.
-pub(super) const NO_DRY_RUN: &[&str] = &["/v1/reload", "/v1/bootstrap", "/v1/ca/order", "/v1/ca/list"];
+pub(super) const NO_DRY_RUN: &[&str] =
+    &["/v1/reload", "/v1/bootstrap", "/v1/ca/order", "/v1/ca/list", "/v1/policy/explain"];
+
+/// Calls that change nothing, whatever their method.
+const ONLY_LOOKS: &[&str] = &["/v1/policy/explain"];
 
 /// Calls that change something and are not in the history by what they change there.
 const ELSEWHERE: &[&str] = &["/v1/reload", "/v1/ca/order"];
@@ -135,10 +139,11 @@ pub(super) async fn recognised(
         Ok(dry_run) => dry_run,
         Err(reason) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &reason, Vec::new()),
     };
-    if dry_run && NO_DRY_RUN.contains(&request.uri().path()) {
+    let only_looks = ONLY_LOOKS.contains(&&*path);
+    if dry_run && !only_looks && NO_DRY_RUN.contains(&request.uri().path()) {
         return problem(StatusCode::UNPROCESSABLE_ENTITY, "this call has no dry run", Vec::new());
     }
-    let changes = !method.is_safe() && !dry_run;
+    let changes = !method.is_safe() && !dry_run && !only_looks;
     request.extensions_mut().insert(Caller { dry_run, ..caller });
     let response = next.run(request).await;
     let status = response.status().as_u16();

@@ -40,7 +40,9 @@ enum Command {
     /// Run the Rego tests of a policy folder, on the engine that serves as well as on the interpreter.
     Test(test::Args),
     /// Say why a decision is what it is: which rules held, which condition failed and what it saw, and what would be allowed.
-    Explain(explain::Args),
+    /// Of a request that nobody has sent (`--partner` or `--cert`) the gateway says it, on what is live; of a decision that was
+    /// recorded or an input that is written down, the folder.
+    Explain(Box<explain::Args>),
     /// What the candidate would change on live traffic; promote it, roll back.
     Candidate(candidate::Args),
     /// Let a custom rule only be observed with a partner for a while: what it would deny is recorded, and not denied. Nothing
@@ -70,7 +72,7 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
     match args.command {
         Command::Check { folder, form } => check(config, folder.as_deref(), form),
         Command::Test(args) => test::run(config, &args),
-        Command::Explain(args) => explain::run(config, &args),
+        Command::Explain(args) => explain::run(gateway, &args).await,
         Command::Candidate(args) => candidate::run(gateway, args).await,
         Command::Observe(args) => observe::observe(gateway, args).await,
         Command::Enforce(args) => observe::enforce(gateway, args).await,

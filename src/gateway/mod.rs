@@ -14,6 +14,7 @@ mod preview;
 mod progress;
 mod read;
 mod refusal;
+mod suppose;
 
 pub use certificate::{ChainField, byte_sequence};
 pub use cut::{Cut, Signal};
@@ -22,6 +23,7 @@ pub use open::{Concerns, Open, Registered};
 pub use preview::{Preview, Tally};
 pub use progress::{PROGRESS, Progress};
 pub use refusal::{Refused, problem_document};
+pub use suppose::SupposedRequest;
 
 use crate::clock::Clock;
 use crate::decision::{self, Decision};
@@ -41,7 +43,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use read::{is_bodyless, is_grpc, read};
+use read::{Arrival, is_bodyless, is_grpc, read};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -103,7 +105,8 @@ impl Gateway {
         };
         let snapshot = live.snapshot.clone();
         let (head, bodyless) = (session.req_header(), is_bodyless(session));
-        let request = match read(head, bodyless, connection, &snapshot.request, id.clone(), self.clock.now()) {
+        let arrival = Arrival { source: connection.source, tls: &connection.tls, http2: connection.http2 };
+        let request = match read(head, bodyless, &arrival, &snapshot.request, id.clone(), self.clock.now()) {
             Ok(request) => request,
             Err(refusal) => {
                 self.malformed(connection, &snapshot, &id, &refusal);

@@ -1,15 +1,23 @@
 //! A request's facts, from the head that pingora has parsed: what could be read in two ways is refused.
 
-use super::{Connection, forward};
+use super::forward;
 use crate::clock::UnixNanos;
 use crate::operation::parse_upgrade;
 use crate::reason::Reason;
-use crate::request::{Refusal, RequestFacts, UpgradeWanted, canonicalise};
+use crate::request::{Refusal, RequestFacts, TlsFacts, UpgradeWanted, canonicalise};
 use crate::snapshot::RequestSettings;
 use http::{HeaderMap, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// How a request has come.
+pub(super) struct Arrival<'a> {
+    pub source: SocketAddr,
+    pub tls: &'a Arc<TlsFacts>,
+    pub http2: bool,
+}
 
 /// Whether the head says that no body follows. In HTTP/1 one is announced by its length or its coding (RFC 9112 section
 /// 6.3); in HTTP/2 the head ends the stream (RFC 9113 section 8.1).
@@ -30,20 +38,20 @@ pub(super) fn is_bodyless(session: &Session) -> bool {
 pub(super) fn read(
     head: &RequestHeader,
     bodyless: bool,
-    connection: &Connection,
+    arrival: &Arrival<'_>,
     settings: &RequestSettings,
     id: Arc<str>,
     now: UnixNanos,
 ) -> Result<RequestFacts, Refusal> {
     check_fields(&head.headers, settings.head.max_fields)?;
-    if connection.http2 && head.uri.scheme_str().is_some_and(|s| s != "https") {
+    if arrival.http2 && head.uri.scheme_str().is_some_and(|s| s != "https") {
         return Err(Refusal::new(Reason::HeadMalformed, "`:scheme` is not `https`"));
     }
-    if !connection.http2 && speaks_grpc(head) {
+    if !arrival.http2 && speaks_grpc(head) {
         return Err(Refusal::new(Reason::HeadMalformed, "gRPC is spoken over HTTP/2 only"));
     }
-    let host = host_of(head, connection.http2)?;
-    let canonical = canonicalise(&head.method, head.raw_path(), Some(host), connection.tls.sni.as_deref())?;
+    let host = host_of(head, arrival.http2)?;
+    let canonical = canonicalise(&head.method, head.raw_path(), Some(host), arrival.tls.sni.as_deref())?;
     let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
     let content_length = match (lengths.next(), lengths.next()) {
         (None, _) => bodyless.then_some(0),
@@ -64,8 +72,8 @@ pub(super) fn read(
     Ok(RequestFacts {
         id,
         canonical,
-        source: connection.source,
-        tls: connection.tls.clone(),
+        source: arrival.source,
+        tls: arrival.tls.clone(),
         headers,
         content_length,
         upgrade: upgrade_of(head),

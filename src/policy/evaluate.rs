@@ -1,8 +1,9 @@
 //! One evaluation within its limits, and the reading of what it returned.
 
-use super::{ENTRYPOINT, EngineKind, Policy, Verdict};
+use super::{ENTRYPOINT, EngineKind, Policy, PolicyLimits, Verdict};
 use crate::reason::Reason;
 use regorus::rvm::RegoVM;
+use regorus::rvm::program::Program;
 use regorus::rvm::vm::VmError;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
@@ -32,11 +33,75 @@ const GROWING: &[&str] = &[
     "union",
 ];
 /// Largest decision that is read, in values and bytes of text together.
-const MAX_RESULT: usize = 16 * 1024;
+pub(super) const MAX_RESULT: usize = 16 * 1024;
 
-enum Machine {
+/// What evaluates, within limits.
+pub(super) enum Machine {
     Rvm(Box<RegoVM>),
     Interpreter(Box<Engine>),
+}
+
+/// Why there is no value.
+pub(super) enum Stopped {
+    Time,
+    Instructions,
+    Error(String),
+}
+
+impl Machine {
+    /// One for a program, with the same rules in `engine`.
+    pub(super) fn new(
+        kind: EngineKind,
+        (program, engine): (&Arc<Program>, &Engine),
+        data: &Value,
+        limits: PolicyLimits,
+    ) -> Self {
+        let grows = program.builtin_info_table.iter().any(|b| GROWING.contains(&b.name.as_str()));
+        let check_interval = if grows { NonZeroU32::MIN } else { CHECK_INTERVAL };
+        let timer = ExecutionTimerConfig { limit: limits.time, check_interval };
+        match kind {
+            EngineKind::Rvm => {
+                let mut vm = RegoVM::new();
+                vm.load_program(program.clone());
+                // Checked when the policy was compiled; a machine without data denies.
+                let _ = vm.set_data(data.clone());
+                vm.set_max_instructions(limits.instructions);
+                vm.set_execution_timer_config(Some(timer));
+                Machine::Rvm(Box::new(vm))
+            }
+            EngineKind::Interpreter => {
+                let mut engine = engine.clone();
+                engine.set_execution_timer_config(timer);
+                Machine::Interpreter(Box::new(engine))
+            }
+        }
+    }
+
+    /// What a rule comes to on an input.
+    pub(super) fn ask(&mut self, rule: &str, input: Value) -> Result<Value, Stopped> {
+        match self {
+            Machine::Rvm(vm) => {
+                vm.set_input(input);
+                let outcome = vm.execute_entry_point_by_name(rule);
+                // The input holds what one partner sent; it does not stay in the machine.
+                vm.set_input(Value::Undefined);
+                outcome.map_err(|e| match e {
+                    VmError::TimeLimitExceeded { .. } => Stopped::Time,
+                    VmError::InstructionLimitExceeded { .. } => Stopped::Instructions,
+                    e => Stopped::Error(e.to_string()),
+                })
+            }
+            Machine::Interpreter(engine) => {
+                engine.set_input(input);
+                let outcome = engine.eval_rule(rule.to_owned());
+                engine.set_input(Value::Undefined);
+                outcome.map_err(|e| match e.to_string() {
+                    text if text.contains("time limit") => Stopped::Time,
+                    text => Stopped::Error(text),
+                })
+            }
+        }
+    }
 }
 
 thread_local! {
@@ -61,25 +126,7 @@ impl Policy {
     }
 
     fn machine(&self) -> Machine {
-        let grows = self.program.builtin_info_table.iter().any(|b| GROWING.contains(&b.name.as_str()));
-        let check_interval = if grows { NonZeroU32::MIN } else { CHECK_INTERVAL };
-        let timer = ExecutionTimerConfig { limit: self.limits.time, check_interval };
-        match self.kind {
-            EngineKind::Rvm => {
-                let mut vm = RegoVM::new();
-                vm.load_program(self.program.clone());
-                // Checked when the policy was compiled; a machine without data denies.
-                let _ = vm.set_data(self.data.clone());
-                vm.set_max_instructions(self.limits.instructions);
-                vm.set_execution_timer_config(Some(timer));
-                Machine::Rvm(Box::new(vm))
-            }
-            EngineKind::Interpreter => {
-                let mut engine = self.engine.clone();
-                engine.set_execution_timer_config(timer);
-                Machine::Interpreter(Box::new(engine))
-            }
-        }
+        Machine::new(self.kind, (&self.program, &self.engine), &self.data, self.limits)
     }
 
     /// Runs the policy. A run over the time limit is tried once more: on a busy machine the thread may have been without
@@ -99,29 +146,11 @@ impl Policy {
     }
 
     fn execute(&self, machine: &mut Machine, input: Value) -> Verdict {
-        match machine {
-            Machine::Rvm(vm) => {
-                vm.set_input(input);
-                let outcome = vm.execute_entry_point_by_name(ENTRYPOINT);
-                // The input holds what one partner sent; it does not stay in the machine.
-                vm.set_input(Value::Undefined);
-                match outcome {
-                    Ok(value) => self.read(&value),
-                    Err(VmError::TimeLimitExceeded { .. }) => deny(Reason::PolicyTimeout, None),
-                    Err(VmError::InstructionLimitExceeded { .. }) => deny(Reason::PolicyInstructionLimit, None),
-                    Err(e) => deny(Reason::PolicyError, Some(e.to_string())),
-                }
-            }
-            Machine::Interpreter(engine) => {
-                engine.set_input(input);
-                let outcome = engine.eval_rule(ENTRYPOINT.to_owned());
-                engine.set_input(Value::Undefined);
-                match outcome {
-                    Ok(value) => self.read(&value),
-                    Err(e) if e.to_string().contains("time limit") => deny(Reason::PolicyTimeout, None),
-                    Err(e) => deny(Reason::PolicyError, Some(e.to_string())),
-                }
-            }
+        match machine.ask(ENTRYPOINT, input) {
+            Ok(value) => self.read(&value),
+            Err(Stopped::Time) => deny(Reason::PolicyTimeout, None),
+            Err(Stopped::Instructions) => deny(Reason::PolicyInstructionLimit, None),
+            Err(Stopped::Error(e)) => deny(Reason::PolicyError, Some(e)),
         }
     }
 
@@ -211,7 +240,7 @@ fn is_custom(reason: &Reason) -> bool {
 }
 
 /// Whether there are more than `most` values and bytes of text in it; looks at no more than that.
-fn is_larger_than(value: &Value, most: usize) -> bool {
+pub(super) fn is_larger_than(value: &Value, most: usize) -> bool {
     let (mut size, mut waiting) = (0_usize, vec![value]);
     while let Some(value) = waiting.pop() {
         size += 1;

@@ -4,6 +4,10 @@
 //! did not hold and what those saw, and changes of single facts under which it would be an allow. Each of these was tried: what is
 //! said of it is what the policy said. Must never: decide anything; what serves is not touched.
 
+mod told;
+
+pub use told::{BodyTold, ConditionTold, FailureTold, GiverTold, ReasonTold, RuleTold, SeenTold, Told, VerdictTold};
+
 use super::probe::{self, Failure, Seen};
 use super::syntax::{self, File, expressions, name, place, reference, text};
 use super::{ENTRYPOINT, EngineKind, Policy, PolicyLimits, PolicySource, Verdict, on_large_stack, program};
@@ -11,13 +15,19 @@ use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::reason::Reason;
 use regorus::unstable::{Expr, Literal, Rule, RuleHead};
+use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
 
 /// Rules below rules that are followed.
 const DEPTH: usize = 4;
 /// In nanoseconds.
 const HOUR: i64 = 3_600_000_000_000;
+/// How long one rule may be looked into, and how often it is asked whether that is over.
+const RULE_LIMIT: ExecutionTimerConfig =
+    ExecutionTimerConfig { limit: Duration::from_secs(1), check_interval: NonZeroU32::MIN.saturating_add(63) };
 
 /// Why a decision is what it is.
 #[derive(Clone, Debug)]
@@ -31,6 +41,8 @@ pub struct Explanation {
     pub reasons: Vec<(Reason, Vec<Held>)>,
     /// For a denial: single changes, or two together where no single one is enough, under which the policy allows.
     pub allowed_if: Vec<Vec<String>>,
+    /// Whether there was time for all of it.
+    pub complete: bool,
 }
 
 /// A rule, and how far its bodies came.
@@ -68,15 +80,26 @@ pub struct Held {
 /// # Errors
 /// The policy is not good, or cannot be looked into.
 pub fn explain(source: &PolicySource, input: &Value, limits: PolicyLimits) -> Result<Explanation, Problems> {
-    let policy = Policy::compile(source, EngineKind::Rvm, limits)?;
-    on_large_stack(|| explain_here(&policy, input))?
+    Policy::compile(source, EngineKind::Rvm, limits)?.explain(input, None)
 }
 
-fn explain_here(policy: &Policy, input: &Value) -> Result<Explanation, Problems> {
+impl Policy {
+    /// Explains what this policy decides on an input. Nothing further is looked into after `until`, so that it ends not much
+    /// later.
+    ///
+    /// # Errors
+    /// The policy cannot be looked into.
+    pub fn explain(&self, input: &Value, until: Option<Instant>) -> Result<Explanation, Problems> {
+        on_large_stack(|| explain_here(self, input, until))?
+    }
+}
+
+fn explain_here(policy: &Policy, input: &Value, until: Option<Instant>) -> Result<Explanation, Problems> {
     let mut problems = Problems::new();
     let mut engine = policy.engine.clone();
     let files = syntax::files(&mut engine);
-    let mut looking = Looking::new(&files, policy, input).map_err(|e| {
+    let until = Until { until, passed: false };
+    let mut looking = Looking::new(&files, policy, input, until).map_err(|e| {
         problems.file("policies", format!("the rules cannot be looked into: {e}"), None);
         problems
     })?;
@@ -90,25 +113,45 @@ fn explain_here(policy: &Policy, input: &Value) -> Result<Explanation, Problems>
             Err(_) => None,
         },
         verdict,
+        complete: true,
     };
     if let Verdict::Deny { reasons, .. } = &explanation.verdict {
         explanation.reasons = reasons.iter().map(|reason| (reason.clone(), looking.denials(reason))).collect();
-        explanation.allowed_if = changes(policy, input);
+        explanation.allowed_if = changes(policy, input, &mut looking.until);
     }
+    explanation.complete = !looking.until.passed;
     Ok(explanation)
+}
+
+/// When somebody does not wait any longer.
+struct Until {
+    until: Option<Instant>,
+    /// Something was left out for it.
+    passed: bool,
+}
+
+impl Until {
+    fn is_over(&mut self) -> bool {
+        self.passed |= self.until.is_some_and(|until| Instant::now() >= until);
+        self.passed
+    }
 }
 
 /// The bodies of all rules, with an engine that has a rule for each of their statements.
 struct Looking<'f> {
     files: &'f [File],
     engine: Engine,
+    until: Until,
 }
 
 impl<'f> Looking<'f> {
-    fn new(files: &'f [File], policy: &Policy, input: &Value) -> Result<Looking<'f>, String> {
+    fn new(files: &'f [File], policy: &Policy, input: &Value, until: Until) -> Result<Looking<'f>, String> {
         let made = |with_values: &dyn Fn(&File) -> bool| -> Result<Engine, String> {
             let mut engine = program::engine();
             engine.set_gather_prints(true);
+            if until.until.is_some() {
+                engine.set_execution_timer_config(RULE_LIMIT);
+            }
             for (nth, file) in files.iter().enumerate() {
                 let mut text = file.module.package.span.source.get_contents().clone();
                 for (mark, body) in bodies(nth, file) {
@@ -134,7 +177,7 @@ impl<'f> Looking<'f> {
                 .collect();
             made(&|file| good.contains(file.path.as_str()))
         })?;
-        Ok(Looking { files, engine })
+        Ok(Looking { files, engine, until })
     }
 
     /// The definitions of a rule, with their files and their places in those.
@@ -159,6 +202,9 @@ impl<'f> Looking<'f> {
             let Rule::Spec { bodies, head, .. } = rule else { continue };
             let complete = matches!(head, RuleHead::Compr { .. });
             for (n, body) in bodies.iter().enumerate() {
+                if self.until.is_over() {
+                    return said;
+                }
                 let mark = mark(nth, at, n);
                 let failure = probe::failure(&mut self.engine, &file.package, &mark, body);
                 let (line, _) = place(if n == 0 { rule_span(rule) } else { &body.span });
@@ -222,6 +268,9 @@ impl<'f> Looking<'f> {
                 }
                 for (n, body) in bodies.iter().enumerate() {
                     let mark = mark(nth, at, n);
+                    if self.until.is_over() {
+                        return held;
+                    }
                     if probe::failure(&mut self.engine, &file.package, &mark, body).is_some() {
                         continue;
                     }
@@ -278,7 +327,7 @@ impl Change {
 }
 
 /// Single changes under which the policy allows; two together where there is none.
-fn changes(policy: &Policy, input: &Value) -> Vec<Vec<String>> {
+fn changes(policy: &Policy, input: &Value, until: &mut Until) -> Vec<Vec<String>> {
     let candidates = candidates(input);
     let allows = |changes: &[&Change]| {
         let mut changed = input.clone();
@@ -286,9 +335,12 @@ fn changes(policy: &Policy, input: &Value) -> Vec<Vec<String>> {
         matches!(policy.evaluate(changed), Verdict::Allow { .. })
     };
     // Those after `from` that are enough, with what is changed already.
-    let enough = |with: Option<&Change>, from: usize| {
+    let mut enough = |with: Option<&Change>, from: usize| {
         let (mut found, mut hour) = (Vec::new(), false);
         for change in candidates.iter().skip(from) {
+            if until.is_over() {
+                break;
+            }
             let both: Vec<&Change> = with.into_iter().chain([change]).collect();
             if !(change.hour && hour) && allows(&both) {
                 hour |= change.hour;

@@ -6,7 +6,7 @@
 
 use super::wanted::Wanted;
 use crate::clock::{UnixNanos, Zone};
-use crate::identity::Peer;
+use crate::identity::{Match, Peer};
 use crate::name::Environment;
 use crate::operation::Resolved;
 use crate::partner::{Credential, PartnerRecord, Period};
@@ -30,7 +30,9 @@ pub struct Facts<'a> {
     pub environment: &'a Environment,
     pub record: &'a Arc<PartnerRecord>,
     pub credential: &'a Credential,
-    pub peer: &'a Peer,
+    /// `None` where it is only supposed that somebody comes with the credential: what its certificate says is then absent,
+    /// but for what the credential is matched by, and the certificate is taken to be valid.
+    pub peer: Option<&'a Peer>,
     /// Names of the networks that hold the source address, sorted.
     pub networks: &'a [&'a str],
     pub operation: Option<&'a Resolved<'a, 'a>>,
@@ -250,7 +252,11 @@ impl Facts<'_> {
         put(&k.version, Value::from(CONTRACT_VERSION));
         put(&k.environment, cache.environment_value.clone());
         put(&k.partner, cache.partner(self.record));
-        put(&k.credential, cache.credential(self.record, self.credential, self.peer));
+        let credential = match self.peer {
+            Some(peer) => cache.credential(self.record, self.credential, peer),
+            None => supposed_credential(self.credential, self.now),
+        };
+        put(&k.credential, credential);
         put(&k.source, plan.source.value(self));
         put(&k.request, plan.request.value(self));
         put(&k.time, cache.time(self.now, &self.record.partner.time_zone, plan.wall));
@@ -424,4 +430,34 @@ fn credential_value(credential: &Credential, peer: &Peer) -> Value {
         ),
         (&k.trust_anchor, Value::from(peer.anchor.as_str())),
     ])
+}
+
+/// How long a certificate that nobody has is taken to be valid around the moment that is asked about, in nanoseconds.
+const SUPPOSED: i64 = 366 * 86_400_000_000_000;
+
+/// What is known of a certificate that a credential would accept.
+fn supposed_credential(credential: &Credential, now: UnixNanos) -> Value {
+    let k = &*KEYS;
+    let mut out = Object::new();
+    let mut put = |key: &Value, value: Value| out.insert(key.clone(), value);
+    put(&k.id, Value::from(credential.id.as_str()));
+    put(&k.kind, k.x509.clone());
+    put(&k.state, Value::from(credential.state.as_str()));
+    put(&k.labels, labels(&credential.labels));
+    put(&k.trust_anchor, Value::from(credential.anchor.as_str()));
+    put(&k.not_before_ns, Value::from(now.0.saturating_sub(SUPPOSED)));
+    put(&k.not_after_ns, Value::from(now.0.saturating_add(SUPPOSED)));
+    match &credential.matching {
+        Match::FingerprintSha256(fingerprint) => put(&k.fingerprint_sha256, Value::from(fingerprint.to_string())),
+        Match::SpkiSha256(spki) => put(&k.spki_sha256, Value::from(spki.to_string())),
+        Match::IssuerSerial { issuer, serial } => {
+            put(&k.issuer, Value::from(issuer.to_string()));
+            put(&k.serial, Value::from(serial.as_str()))
+        }
+        Match::Uri(uri) => put(&k.san, object([(&k.uri, texts([uri]))])),
+        Match::Dns(dns) => put(&k.san, object([(&k.dns, texts([dns]))])),
+        Match::Subject(subject) => put(&k.subject, Value::from(subject.to_string())),
+        Match::OrganizationId(_) => None,
+    };
+    out.into_value()
 }

@@ -25,8 +25,11 @@ struct Rules {
     sets: BTreeSet<String>,
 }
 
-/// Looks at every rule of files that are served.
-pub(super) fn look(files: &[File], declared: &BTreeMap<Arc<str>, String>, problems: &mut Problems) {
+/// Looks at every rule of files that are served. `declared` are the reasons that rules of decisions may give; `None` for rules
+/// whose input is another document than the contract's.
+pub(super) fn look(files: &[File], declared: Option<&BTreeMap<Arc<str>, String>>, problems: &mut Problems) {
+    let none = BTreeMap::new();
+    let (decides, declared) = (declared.is_some(), declared.unwrap_or(&none));
     let mut rules = Rules::default();
     for (file, rule) in all(files) {
         let Some(name) = name(file, rule) else { continue };
@@ -36,7 +39,7 @@ pub(super) fn look(files: &[File], declared: &BTreeMap<Arc<str>, String>, proble
             _ => {}
         }
     }
-    for file in files {
+    for file in files.iter().filter(|_| decides) {
         let looked = Looked { file, rules: &rules, declared };
         for import in &file.module.imports {
             looked.fact(&import.refr, &HashMap::new(), problems);
@@ -48,9 +51,11 @@ pub(super) fn look(files: &[File], declared: &BTreeMap<Arc<str>, String>, proble
         looked.defaults(rule, problems);
         looked.names(rule, problems);
         looked.looped(rule, problems);
-        looked.reasons(rule, problems);
         looked.calls(rule, problems);
-        looked.facts(rule, problems);
+        if decides {
+            looked.reasons(rule, problems);
+            looked.facts(rule, problems);
+        }
         looked.absent(rule, problems);
         for query in queries(rule) {
             looked.negations(query, problems);

@@ -14,6 +14,7 @@ mod evaluate;
 pub mod explain;
 mod input;
 mod lint;
+mod log;
 mod probe;
 mod program;
 mod promotion;
@@ -24,6 +25,7 @@ mod wanted;
 pub use conditions::{ConditionType, WrongCondition};
 pub use contract::facts;
 pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
+pub use log::{LogMachine, LogRules, MaskFailure, MaskOp, MaskRule, Masking};
 pub use probe::{Failure, Seen};
 pub use promotion::Promotion;
 pub(crate) use syntax::overlap;
@@ -130,6 +132,8 @@ pub struct Policy {
     reasons: BTreeMap<Arc<str>, String>,
     /// Declared condition keys of grants, and their types.
     conditions: Conditions,
+    /// What is masked in records, where there are rules for that.
+    log: Option<Arc<LogRules>>,
     /// Makes a thread's cached machine of an earlier policy recognisable.
     identity: Arc<()>,
 }
@@ -147,14 +151,17 @@ impl Policy {
 
     fn compile_here(source: &PolicySource, kind: EngineKind, limits: PolicyLimits) -> Result<Policy, Problems> {
         let mut problems = Problems::new();
+        let revision = source.revision();
         for (path, text) in source.files.iter().filter(|(path, _)| path.ends_with(".rego")) {
             syntax::readable(path, text, &mut problems);
         }
         if problems.has_errors() {
             return Err(problems);
         }
-        let mut engine = program::engine();
         let data = read_data(source, &mut problems);
+        // They are compiled by themselves: their input is another one.
+        let (logs, source) = (log::of_log(source, true), &log::of_log(source, false));
+        let mut engine = program::engine();
         let mut reasons = Declarations::default();
         let mut conditions = Conditions::default();
         // What is shipped first, so that a name that clashes with it is found where it can be changed.
@@ -173,7 +180,8 @@ impl Policy {
         }
         let reasons = reasons.into_values();
         let files = syntax::files(&mut engine);
-        lint::look(&files, &reasons, &mut problems);
+        lint::look(&files, Some(&reasons), &mut problems);
+        log::named_otherwise(&files, &mut problems);
         if problems.has_errors() {
             problems.sort();
             return Err(problems);
@@ -187,7 +195,9 @@ impl Policy {
         if let Err(e) = engine.add_data(data.clone()) {
             problems.file("policy data", format!("cannot be used: {e}"), None);
         }
-        let Some(program) = program::compile(&mut engine, source, &data, &mut problems) else { return Err(problems) };
+        let compiled = program::compile(&mut engine, source, &data, &[ENTRYPOINT], &mut problems);
+        let log = LogRules::compile(&logs, &data, kind, limits, &mut problems).map(Arc::new);
+        let Some(program) = compiled else { return Err(problems) };
         if problems.has_errors() {
             return Err(problems);
         }
@@ -199,7 +209,8 @@ impl Policy {
             limits,
             input: InputPlan::of(&Wanted::by(source)),
             looks_at: syntax::facts(&files),
-            revision: source.revision(),
+            revision,
+            log,
             reasons,
             conditions,
             identity: Arc::new(()),
@@ -233,6 +244,11 @@ impl Policy {
     /// Facts that its rules look at, as dotted paths from `input`; a path stands for all that is below it.
     pub fn looks_at(&self) -> &[String] {
         &self.looks_at
+    }
+
+    /// What is masked in records, where the folder has rules for that.
+    pub fn log(&self) -> Option<&Arc<LogRules>> {
+        self.log.as_ref()
     }
 
     pub fn engine_kind(&self) -> EngineKind {

@@ -37,19 +37,21 @@ fn in_package(package: &str, root: &str) -> bool {
     package.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Compiles for the entry point and checks the result.
+/// Compiles for these rules, of which there is at least one, and checks the result.
 pub(super) fn compile(
     engine: &mut Engine,
     source: &PolicySource,
     data: &Value,
+    entrypoints: &[&str],
     problems: &mut Problems,
 ) -> Option<Arc<Program>> {
     let folder = source.files.iter().map(|(p, _)| p.as_str()).find(|p| p.ends_with(".rego")).unwrap_or("policies");
-    let entrypoint: Rc<str> = ENTRYPOINT.into();
+    let first = entrypoints.first().copied().unwrap_or(ENTRYPOINT);
+    let entrypoint: Rc<str> = first.into();
     let compiled = match engine.compile_with_entrypoint(&entrypoint) {
         Ok(compiled) => compiled,
         Err(e) if e.to_string().contains("not a valid rule path") => {
-            let reason = format!("no file has the rule `{ENTRYPOINT}`, which decides every request");
+            let reason = format!("no file has the rule `{first}`, which decides every request");
             problems.push(at(
                 folder,
                 0,
@@ -64,7 +66,7 @@ pub(super) fn compile(
             return None;
         }
     };
-    let program = match Compiler::compile_from_policy(&compiled, &[ENTRYPOINT]) {
+    let program = match Compiler::compile_from_policy(&compiled, entrypoints) {
         Ok(program) => program,
         Err(e) => {
             let (file, line, column) = match &e.span {

@@ -3,6 +3,7 @@
 //! In: the line of a record. Out: the event, or nothing for lines that are no decision. Must never: show what the record
 //! does not.
 
+use super::masking::Marks;
 use serde_json::{Map, Value, json};
 
 /// What the event of every record has besides.
@@ -14,9 +15,18 @@ const KIND: &[u8] = b"\"kind\":\"";
 
 /// Whether there is an event of this line. Before the first `kind` of a line stands nothing that comes from outside.
 pub(super) fn is_decision(line: &[u8]) -> bool {
+    is_of(line, DECISIONS)
+}
+
+/// The same, or the first of two records of a decision.
+pub(super) fn has_facts(line: &[u8]) -> bool {
+    is_decision(line) || is_of(line, &["stream-open"])
+}
+
+fn is_of(line: &[u8], kinds: &[&str]) -> bool {
     let Some(at) = line.windows(KIND.len()).position(|window| window == KIND) else { return false };
     let rest = line.get(at + KIND.len()..).unwrap_or_default();
-    DECISIONS.iter().any(|kind| rest.starts_with(kind.as_bytes()) && rest.get(kind.len()) == Some(&b'"'))
+    kinds.iter().any(|kind| rest.starts_with(kind.as_bytes()) && rest.get(kind.len()) == Some(&b'"'))
 }
 
 /// Whether a decision was one against the request. Behind its `result` a line has no other.
@@ -28,13 +38,18 @@ pub(super) fn is_denial(line: &[u8]) -> bool {
 
 /// The event of a line.
 pub fn opa_event(line: &[u8], labels: &Labels) -> Option<Value> {
-    let mut record: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    event_of(serde_json::from_slice(line).ok()?, labels)
+}
+
+/// The event of a record.
+pub(super) fn event_of(mut record: Map<String, Value>, labels: &Labels) -> Option<Value> {
     let text = |record: &Map<String, Value>, key: &str| record.get(key).and_then(Value::as_str).map(str::to_owned);
     let (node, boot, kind) = (text(&record, "node")?, text(&record, "boot")?, text(&record, "kind")?);
     let seq = record.get("seq")?.as_u64()?;
     let input = record.remove("input").unwrap_or_else(|| json!({}));
     let result = text(&record, "result")?;
-    let decided = matches!(kind.as_str(), "request" | "stream-cut");
+    let decided = matches!(kind.as_str(), "request" | "stream-cut" | "stream-open");
+    let marks = Marks::taken(&mut record);
 
     let mut all: Map<String, Value> = labels.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     all.extend([
@@ -61,7 +76,7 @@ pub fn opa_event(line: &[u8], labels: &Labels) -> Option<Value> {
     }
     let path = if decided { "partnergate/decision".to_owned() } else { format!("partnergate/{kind}") };
     event.insert("path".into(), path.into());
-    let masked = masked(&input);
+    let hashes = masked(&input);
     if let Some(ip) = input.pointer("/source/ip") {
         event.insert("requested_by".into(), ip.clone());
     }
@@ -89,15 +104,20 @@ pub fn opa_event(line: &[u8], labels: &Labels) -> Option<Value> {
     }
     verdict.insert("outcome".into(), record.into());
     event.insert("result".into(), verdict.into());
-    if !masked.is_empty() {
-        event.insert("masked".into(), json!(masked));
+    let mut event = Value::Object(event);
+    let (erased, masked) = marks.applied(&mut event, hashes);
+    let Value::Object(event_map) = &mut event else { return None };
+    for (key, paths) in [("erased", erased), ("masked", masked)] {
+        if !paths.is_empty() {
+            event_map.insert(key.into(), json!(paths));
+        }
     }
-    event.insert("timestamp".into(), timestamp?);
+    event_map.insert("timestamp".into(), timestamp?);
     if !timers.is_empty() {
-        event.insert("metrics".into(), timers.into());
+        event_map.insert("metrics".into(), timers.into());
     }
-    event.insert("req_id".into(), json!(seq));
-    Some(event.into())
+    event_map.insert("req_id".into(), json!(seq));
+    Some(event)
 }
 
 /// JSON pointers to what is written as a hash, or not in full.

@@ -199,6 +199,7 @@ metrics! {
     record_sink_errors: IntCounterVec("partnergate_record_sink_errors_total", "Failed writes to a record sink (stdout, file, upload), also those that are tried again.", labels ["sink"]);
     record_sink_dropped: IntCounterVec("partnergate_record_sink_dropped_total", "Records that a sink (stdout, file, upload) will never have.", labels ["sink"]);
     record_sink_lag: GaugeVec("partnergate_record_sink_lag_seconds", "How long the oldest record that a sink (stdout, file, upload) does not have yet has waited for it, as of the last try; 0 when it has all.", labels ["sink"]);
+    record_masks: IntCounterVec("partnergate_record_masks_total", "Records that rules of `package system.log` did something with: `masked`, `dropped` (not uploaded), `failed` (written without their facts, because the rules failed).", labels ["outcome"]);
     record_spool_bytes: IntGauge("partnergate_record_spool_bytes", "Size of the records that wait on the disk for record.upload.");
     clock_steps: IntCounterVec("partnergate_clock_steps_total", "Steps of the system clock by direction (forward, back).", labels ["direction"]);
     panics: IntCounter("partnergate_panics_total", "Panics that were caught; each costs the request, or the handshake, that it happened in.");

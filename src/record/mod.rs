@@ -9,6 +9,7 @@ mod checkpoint;
 mod entry;
 mod event;
 mod mask;
+mod masking;
 mod metrics;
 mod output;
 pub mod recorded;
@@ -37,7 +38,9 @@ pub use writer::WriterOptions;
 use crate::clock::UnixNanos;
 use crate::decision::{Slot, Slots, WhenFull};
 use crate::history::Checkpoint;
+use crate::policy::LogRules;
 use bound::Bound;
+use masking::{LiveRules, Masker};
 use std::cell::Cell;
 use std::io::Write;
 use std::sync::Arc;
@@ -70,6 +73,7 @@ pub struct Recorder {
     usage: Arc<UsageLog>,
     bounds: Arc<Bounds>,
     spool: Option<Arc<Spool>>,
+    rules: LiveRules,
 }
 
 /// A flood of strangers must not suppress what is known of partners, nor a candidate either.
@@ -93,6 +97,8 @@ pub struct RecordOptions {
     pub writer: WriterOptions,
     /// Where decisions wait for an upload, if there is one.
     pub spool: Option<SpoolOptions>,
+    /// What the events of an upload have besides; rules of `package system.log` see it too.
+    pub labels: Labels,
 }
 
 impl Recorder {
@@ -104,7 +110,9 @@ impl Recorder {
         let slots = Slots::new(options.capacity, options.max_bytes, options.when_full);
         let spool = options.spool.map(|spool| Spool::open(spool, slots.clone(), metrics.clone()));
         let spool = spool.transpose()?.map(Arc::new);
-        let writer = Writer::start(options.writer, spool.clone(), metrics.clone())?;
+        let rules = LiveRules::default();
+        let masker = Masker::new(rules.clone(), options.labels, metrics.clone());
+        let writer = Writer::start(options.writer, spool.clone(), masker, metrics.clone())?;
         let bound = || Bound::new(options.per_second, Instant::now());
         let bounds = Bounds { handshakes: bound(), malformed: bound(), candidate: bound() };
         for kind in SUPPRESSIBLE {
@@ -120,7 +128,13 @@ impl Recorder {
             metrics,
             usage: Arc::new(UsageLog::new()),
             spool,
+            rules,
         })
+    }
+
+    /// From now on, lines are written as these rules say.
+    pub fn mask_by(&self, rules: Option<Arc<LogRules>>) {
+        self.rules.store(rules);
     }
 
     pub fn slots(&self) -> &Slots {

@@ -72,6 +72,17 @@ pub fn masked(input: &Value) -> Vec<String> {
     found
 }
 
+/// The same of what rules of `package system.log` have taken out of a record or replaced in it, by the JSON pointers that the
+/// record has of that.
+pub fn hidden<'p>(pointers: impl IntoIterator<Item = &'p str>) -> Vec<String> {
+    let dotted = |pointer: &str| {
+        let parts = pointer.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~"));
+        // A place in a list is no part of the name of a fact.
+        parts.filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
+    };
+    pointers.into_iter().map(dotted).collect()
+}
+
 fn is_other(path: &str, text: &str) -> bool {
     let hashed = || text.match_indices("h:").any(|(at, _)| text.get(at..at + 34).is_some_and(is_masked));
     let network = path == "input.source.ip" && text.contains('/');

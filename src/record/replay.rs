@@ -115,6 +115,11 @@ struct Line<'l> {
     reasons: Vec<String>,
     #[serde(borrow, default)]
     input: Option<&'l RawValue>,
+    /// By rules of `package system.log`.
+    #[serde(default)]
+    erased: Vec<String>,
+    #[serde(default)]
+    masked: Vec<String>,
 }
 
 /// A policy that decisions are replayed under.
@@ -174,6 +179,12 @@ impl<'p> Replay<'p> {
             recorded::masked(&facts).into_iter().find(|path| self.looks_at.iter().any(|fact| overlap(fact, path)));
         if let Some(path) = hidden {
             let why = format!("the policy looks at `{path}`, which is a hash in the record");
+            found.not_replayable.entry(why).or_default().add(&line.decision_id);
+            return;
+        }
+        let hidden = recorded::hidden(line.erased.iter().chain(&line.masked).map(String::as_str));
+        if let Some(path) = hidden.iter().find(|path| self.looks_at.iter().any(|fact| overlap(fact, path))) {
+            let why = format!("the policy looks at `{path}`, which is masked in the record");
             found.not_replayable.entry(why).or_default().add(&line.decision_id);
             return;
         }

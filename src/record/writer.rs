@@ -5,6 +5,7 @@
 //! nothing stands unsigned for longer than that either; signing is the thread's work and no request's.
 
 use super::checkpoint::{Chain, RecordEnd, RecordsLost};
+use super::masking::Masker;
 use super::metrics::Metrics;
 use super::output::{Output, Sink};
 use super::rotate::Rotation;
@@ -75,6 +76,7 @@ impl Writer {
     pub(super) fn start(
         options: WriterOptions,
         spool: Option<Arc<Spool>>,
+        masker: Masker,
         metrics: Arc<Metrics>,
     ) -> io::Result<Writer> {
         let quoted = |s: &str| serde_json::Value::from(s).to_string();
@@ -114,7 +116,7 @@ impl Writer {
             );
             shared.append(&lost_line(lost, &clock), None);
         }
-        let mut thread_of = Thread { shared: shared.clone(), outputs, spool, chain, clock, metrics };
+        let mut thread_of = Thread { shared: shared.clone(), outputs, spool, masker, chain, clock, metrics };
         let thread = std::thread::Builder::new().name("record-writer".into()).spawn(move || thread_of.run())?;
         Ok(Writer { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -211,6 +213,7 @@ struct Thread {
     shared: Arc<Shared>,
     outputs: Vec<Output>,
     spool: Option<Arc<Spool>>,
+    masker: Masker,
     chain: Chain,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
@@ -231,9 +234,13 @@ impl Thread {
         let mut spare: Vec<u8> = Vec::new();
         loop {
             let Some(mut batch) = self.next(&mut spare) else { continue };
+            let masked = self.masker.masked(&batch.bytes);
             // First: it takes what there is at once, and another sink may have to be waited for.
             if let Some(spool) = &self.spool {
-                spool.append(&batch.bytes);
+                spool.append(masked.as_ref().map_or(&batch.bytes, |masked| &masked.upload));
+            }
+            if let Some(masked) = masked {
+                batch.bytes = masked.lines;
             }
             let checkpoint = self.chain.close(&batch.bytes, batch.seq, self.clock.now(), batch.last);
             batch.bytes.extend(checkpoint);

@@ -203,6 +203,24 @@ impl Trust {
     /// # Errors
     /// The reason that a record of the refused handshake carries.
     pub fn verify(&self, chain: &[CertificateDer<'_>], now: UnixNanos) -> Result<Peer, Fault> {
+        let (peer, anchor) = self.path(chain, now)?;
+        anchor.rules.note_places(&peer);
+        anchor.rules.check(&peer, now)?;
+        Ok(peer)
+    }
+
+    /// The same for a chain that nobody has come with: it is not asked where its revocation lists are.
+    ///
+    /// # Errors
+    /// As [`Trust::verify`].
+    pub fn suppose(&self, chain: &[CertificateDer<'_>], now: UnixNanos) -> Result<Peer, Fault> {
+        let (peer, anchor) = self.path(chain, now)?;
+        anchor.rules.check(&peer, now)?;
+        Ok(peer)
+    }
+
+    /// The peer, and the anchor that its path ends in, whatever the anchor has against it.
+    fn path(&self, chain: &[CertificateDer<'_>], now: UnixNanos) -> Result<(Peer, &Trusted), Fault> {
         let Some((leaf_der, rest)) = chain.split_first() else {
             return Err(Fault::new(Reason::CertificateMissing, "no certificate was sent"));
         };
@@ -269,9 +287,7 @@ impl Trust {
             });
         }
         let peer = Peer::new(leaf, intermediates, anchor.name.clone(), anchor.spki_sha256, self.generation);
-        anchor.rules.note_places(&peer);
-        anchor.rules.check(&peer, now)?;
-        Ok(peer)
+        Ok((peer, anchor))
     }
 
     /// Whether a peer that was verified earlier would still be trusted: for every request.

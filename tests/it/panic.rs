@@ -111,6 +111,7 @@ impl House {
                 clock: Arc::new(Clock::new()),
             },
             spool: None,
+            labels: Vec::new(),
         };
         let recorder = Recorder::start(options, metrics.clone()).unwrap();
         let (clock, live, tls) = (Arc::new(Clock::new()), Arc::new(ArcSwapOption::empty()), Arc::new(TlsSlot::new()));

@@ -266,3 +266,91 @@ fn recorded_decisions_are_explained_and_replayed() {
     let finished = gate.cli(&["policy", "replay", "--log", "/nonexistent", "--candidate", folder.to_str().unwrap()]);
     assert!(finished.exit == Some(1) && finished.stderr.contains("/nonexistent"), "{}", finished.stderr);
 }
+
+/// What would come of it is said by the gateway, on what is live, and leaves nothing behind.
+#[test]
+fn a_request_that_nobody_has_sent_is_explained_on_what_is_live() {
+    let gate = Setup::new().set("policy.headers", vec!["x-case"]).start();
+    gate.settle();
+    let decided = "partnergate_decision_duration_seconds_count";
+    let (records, decisions, asked) = (gate.records().len(), gate.metric(decided), gate.upstream.connections().len());
+    let explain = |more: &[&str]| gate.cli(&[&["policy", "explain"], more].concat());
+    let told = |more: &[&str]| -> Value {
+        serde_json::from_str(&explain(&[more, &["--output", "json"]].concat()).ok()).unwrap()
+    };
+    let acme = ["--partner", "acme", "--from", "127.0.0.1", "--path"];
+    let cert = gate.acme.chain_file.to_str().unwrap();
+
+    // Allowed, by the credential and by a certificate.
+    let answer = told(&[&acme[..], &["/items/7?page=2", "--header", "X-Case: a", "--header", "X-Other: b"]].concat());
+    assert_eq!((&answer["result"], &answer["grant"]), (&json!("allow"), &json!("acme-items")), "{answer}");
+    assert_eq!(answer["policy"]["decision"], json!({"result": "allow", "grant": "acme-items"}));
+    let request = &answer["input"]["request"];
+    assert_eq!((&request["operation"], &request["params"]), (&json!("items.read"), &json!({"id": "7"})));
+    assert_eq!((&request["query"], &request["headers"]), (&json!({"page": ["2"]}), &json!({"x-case": ["a"]})));
+    let credential = &answer["input"]["credential"];
+    assert_eq!(credential["san"], json!({"uri": ["spiffe://acme.example/client"]}));
+    assert_eq!(credential["fingerprint_sha256"], Value::Null);
+    assert!(answer["left_out"][0].as_str().unwrap().starts_with("whether a certificate of `acme-client` is believed"));
+    assert_eq!(answer["assumed"][0], json!(format!("host {HOST}")), "{answer}");
+    let answer = told(&["--cert", cert, "--from", "127.0.0.1", "--path", "/items"]);
+    assert_eq!((&answer["result"], &answer["left_out"]), (&json!("allow"), &json!([])), "{answer}");
+    assert_eq!(answer["input"]["credential"]["fingerprint_sha256"], json!(gate.acme.fingerprint()));
+
+    // Denied, and why, in words.
+    let said = explain(&[&acme[..], &["/items/7", "--method", "DELETE"]].concat()).ok();
+    for shown in [
+        "asks:     DELETE /items/7, operation items.delete\n",
+        "verdict:  denied by the policy: operation-not-granted\n",
+        "the partner is told `not-permitted`\n",
+        "  operation-not-granted  partnergate/scope.rego:",
+        "  the grant `acme-items` had the operation `items.delete`\n",
+    ] {
+        assert!(said.contains(shown), "no {shown:?} in {said}");
+    }
+    let denied = |more: &[&str], by: &str, reason: &str| {
+        let answer = told(more);
+        assert_eq!((&answer["decided_by"], &answer["reasons"][0]), (&json!(by), &json!(reason)), "{answer}");
+        answer
+    };
+    let answer = denied(&["--partner", "acme", "--path", "/items"], "policy", "network-not-allowed");
+    assert!(answer["policy"]["allowed_if"] == json!([["the call came from the network `loopback`"]]), "{answer}");
+    let answer = denied(&[&acme[..], &["/items/7", "--method", "PATCH"]].concat(), "route", "operation-unknown");
+    assert_eq!(answer["detail"], json!("the route `api` has operations of this path for GET, DELETE only"));
+    denied(&[&acme[..], &["/nothing"]].concat(), "route", "operation-unknown");
+    denied(&[&acme[..], &["/items", "--host", "other.test"]].concat(), "route", "host-mismatch");
+    denied(&[&acme[..], &["/items//7"]].concat(), "head", "target-not-canonical");
+    denied(&[&acme[..], &["/items", "--at", "2100-01-01T00:00:00Z"]].concat(), "floor", "engagement-ended");
+    denied(&["--cert", cert, "--path", "/items", "--at", "2100-01-01T00:00:00Z"], "handshake", "certificate-expired");
+    let stranger = gate.pki.client(&gate.acme_ca, "stranger", |_| ());
+    let stranger = stranger.chain_file.to_str().unwrap();
+    let answer = denied(&["--cert", stranger, "--path", "/items"], "floor", "identity-unknown");
+    assert_eq!((&answer["input"], &answer["policy"]), (&Value::Null, &Value::Null));
+    gate.cli(&["partner", "suspend", "acme", "--reason", "test"]).ok();
+    let answer = denied(&[&acme[..], &["/items"]].concat(), "floor", "partner-not-active");
+    assert_eq!(answer["policy"]["allowed_if"], json!([["the partner were active"]]), "{answer}");
+
+    // What cannot be asked.
+    for (more, wrong) in [
+        (&["--partner", "nobody", "--path", "/"][..], "partner: there is no `nobody`"),
+        (&["--path", "/items"], "partner: say who sends it"),
+        (&["--partner", "acme", "--path", "/", "--credential", "c"], "has no `c`, but `acme-client` (active)"),
+        (&["--partner", "acme", "--path", "/", "--at", "2030-01-01"], "is a date without a time"),
+        (&["--partner", "acme", "--path", "/", "--cipher", "X"], "cipher: `X` is none of TLS 1.3: TLS_AES_"),
+        (&["--partner", "globex", "--cert", cert, "--path", "/"], "it is `acme-client` of `acme`"),
+        (&["--cert", "/nonexistent", "--path", "/"], "--cert: `/nonexistent`"),
+    ] {
+        let finished = explain(more);
+        assert!(finished.exit == Some(3) && finished.stderr.contains(wrong), "{more:?}: {}", finished.stderr);
+    }
+    // A key beside the certificate stays here.
+    let both = gate.dir.path().join("both.pem");
+    let text = |file: &Path| std::fs::read_to_string(file).unwrap();
+    std::fs::write(&both, text(&gate.acme.key_file) + &text(&gate.acme.chain_file)).unwrap();
+    told(&["--cert", both.to_str().unwrap(), "--path", "/items"]);
+
+    // Nothing of all this was a request.
+    assert_eq!(gate.records().len(), records);
+    assert_eq!((gate.metric(decided), gate.upstream.connections().len()), (decisions, asked));
+    assert!(!gate.cli(&["history", "calls", "--output", "json"]).ok().contains("policy/explain"));
+}

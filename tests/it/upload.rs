@@ -450,3 +450,81 @@ fn upload_that_cannot_be_meant_is_refused_with_its_place() {
         assert!(exit == Some(3) && log.contains(said), "{said}: {log}");
     }
 }
+
+/// Masks hold in every sink, drops and masks of the result in the upload alone; what cannot be masked has no facts.
+#[test]
+fn rules_of_system_log_mask_records_and_leave_out_uploads() {
+    let (base, folder) = Setup::new().own_policies();
+    let collector = Collector::start(base.dir.path(), &[]);
+    let rules = folder.join("system/log.rego");
+    fs::create_dir(folder.join("system")).unwrap();
+    let write = |more: &str| fs::write(&rules, format!("package system.log\n\nimport rego.v1\n\n{more}\n")).unwrap();
+    write(
+        r#"mask contains "/input/request/query/token"
+mask contains {"op": "upsert", "path": "/input/source/ip", "value": "elsewhere"} if input.labels.team == "api"
+mask contains "/result/outcome/upstream"
+mask contains "/nowhere/at/all" if input.input.request.operation == "items.create"
+drop if input.input.request.operation == "items.list"
+"#,
+    );
+    let include = json!({"query": ["token", "page"]});
+    let base = base.set("record.include", include);
+    let gate = setup(&collector, base, &json!({"labels": {"team": "api"}})).start();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    let mut call = |head: &str, body: &str| {
+        conn.request(format!("{head} HTTP/1.1\r\nHost: api.partner.test\r\n{body}\r\n")).expect(200).id().to_owned()
+    };
+    let dropped = call("GET /items", "");
+    let masked = call("GET /items/7?token=secret&page=2", "");
+    let failed = call("POST /items", "Content-Length: 0\r\n");
+    collector.await_ids(&[masked.clone(), failed.clone()]);
+    await_empty(&gate);
+
+    // In the file, all of them, with what was decided.
+    let record = gate.record_of(&dropped);
+    assert_eq!((&record["result"], &record["input"]["source"]["ip"]), (&json!("allow"), &json!("elsewhere")));
+    let record = gate.record_of(&masked);
+    assert_eq!(record["input"]["request"]["query"], json!({"page": ["2"]}), "{record}");
+    assert_eq!(
+        (&record["erased"], &record["masked"]),
+        (&json!(["/input/request/query/token"]), &json!(["/input/source/ip"]))
+    );
+    assert!(record["upstream"]["address"].is_string() && record.get("result_masks").is_none(), "{record}");
+    let record = gate.record_of(&failed);
+    assert_eq!((&record["input"], &record["result"]), (&Value::Null, &json!("allow")), "{record}");
+    let stub = json!({"failure": "wrong-form", "partner": "acme", "credential": "acme-client"});
+    assert_eq!(record["mask_failed"], stub);
+    assert!(!gate.records_text().contains("secret"));
+    gate.await_log("`mask` has the path `/nowhere/at/all`");
+
+    // Elsewhere, what was not dropped.
+    let events = collector.events();
+    let of = |id: &str| events.iter().find(|event| event["decision_id"] == id);
+    assert!(of(&dropped).is_none());
+    let event = of(&masked).unwrap();
+    assert_eq!(event["input"]["request"]["query"], json!({"page": ["2"]}));
+    assert_eq!(event["erased"], json!(["/input/request/query/token", "/result/outcome/upstream"]));
+    assert!(event["masked"].as_array().unwrap().contains(&json!("/input/source/ip")), "{event}");
+    assert_eq!((&event["result"]["allow"], &event["result"]["outcome"]["upstream"]), (&json!(true), &Value::Null));
+    assert!(event.as_object().unwrap().keys().all(|field| FIELDS.contains(&field.as_str())), "{event}");
+    assert_eq!(of(&failed).unwrap()["result"]["outcome"]["mask_failed"], stub);
+    let count = |outcome: &str| gate.metric(&format!("partnergate_record_masks_total{{outcome=\"{outcome}\"}}"));
+    assert_eq!((count("masked"), count("dropped"), count("failed")), (2.0, 1.0, 1.0));
+
+    // Signed as it stands there, and replayable where nothing that policy looks at was taken.
+    assert!(gate.cli(&["audit", "verify"]).ok().contains("good: "));
+    let said = gate.cli(&["policy", "explain", "--decision", &masked]).ok();
+    assert!(said.contains("masked in the record, and so here: input.request.query.token, input.source.ip\n"), "{said}");
+
+    // A rule that cannot be used is refused with its place, and the one that is live stays.
+    write("mask contains \"/input/x\" if http.send({}).status == 1");
+    let check = gate.cli(&["policy", "check", folder.to_str().unwrap()]);
+    assert!(check.exit == Some(3) && check.stderr.contains("system/log.rego:5"), "{}", check.stderr);
+    assert_eq!(gate.cli(&["reload"]).exit, Some(3));
+    // One that is good is live with a reload.
+    write("mask contains \"/input\"");
+    gate.cli(&["reload"]).ok();
+    let all = ask(&gate, 1);
+    assert_eq!(gate.record_of(&all[0])["input"], Value::Null);
+    collector.await_ids(&all);
+}

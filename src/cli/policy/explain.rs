@@ -1,15 +1,23 @@
 //! `partnergate policy explain`: why a decision is what it is, for a person.
 
-use super::super::{Exit, Form, say};
+use super::super::client::{Gateway, ask};
+use super::super::{Exit, Form, complain, say};
 use super::{read, refused, tell};
+use crate::admin::{ExplainCall, HeaderCall};
 use crate::config::Config;
+use crate::disk;
 use crate::document::Problems;
-use crate::policy::explain::{Explanation, RuleSaid, explain};
-use crate::policy::{Failure, PolicyLimits, PolicySource, Seen, Verdict};
+use crate::identity::certificate_pem;
+use crate::policy::explain::{RuleTold, SeenTold, Told, VerdictTold, explain};
+use crate::policy::{PolicyLimits, PolicySource};
 use crate::record::{Sink, recorded};
+use http::Method;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,14 +25,17 @@ use std::time::Duration;
 const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_secs(5), instructions: 10_000_000 };
 /// Changes that are shown.
 const MOST: usize = 12;
+/// Largest file of certificates.
+const MAX_CHAIN: usize = 1024 * 1024;
 
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["input", "decision", "path"])))]
 pub(super) struct Args {
     /// The folder that holds `partnergate/`; that of the config when absent.
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", conflicts_with = "path")]
     folder: Option<PathBuf>,
     /// The input to decide on, as JSON of contract version 1; `-` for standard input.
-    #[arg(long, value_name = "FILE", required_unless_present = "decision", conflicts_with = "decision")]
+    #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// A decision that was recorded, by its id (what the partner has as `X-Request-Id`).
     #[arg(long, value_name = "ID")]
@@ -33,7 +44,51 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "decision")]
     log: Vec<PathBuf>,
     #[command(flatten)]
+    supposed: Supposed,
+    #[command(flatten)]
     form: Form,
+}
+
+/// A request that nobody has sent.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "A request that nobody has sent")]
+struct Supposed {
+    /// Who would send it.
+    #[arg(long, value_name = "ID", requires = "path")]
+    partner: Option<String>,
+    /// With which of its credentials; the only one that is accepted when absent.
+    #[arg(long, value_name = "ID", requires = "path")]
+    credential: Option<String>,
+    /// With which certificate, in PEM, with its intermediates. Without one, what is asked of certificates is left out.
+    #[arg(long, value_name = "FILE", requires = "path")]
+    cert: Option<PathBuf>,
+    /// GET when absent.
+    #[arg(long, requires = "path")]
+    method: Option<String>,
+    /// Path and query, as they would be sent.
+    #[arg(long)]
+    path: Option<String>,
+    /// The only one that serves the path when absent.
+    #[arg(long, requires = "path")]
+    host: Option<String>,
+    /// The address that it would come from.
+    #[arg(long, value_name = "IP", requires = "path")]
+    from: Option<IpAddr>,
+    /// When, in RFC 3339; now when absent.
+    #[arg(long, value_name = "TIME", requires = "path")]
+    at: Option<String>,
+    /// A header field, as `Name: value`; may be repeated.
+    #[arg(long = "header", value_name = "FIELD", requires = "path")]
+    headers: Vec<String>,
+    /// Bytes of its body; none when absent.
+    #[arg(long, value_name = "BYTES", requires = "path")]
+    content_length: Option<u64>,
+    /// 1.3 when absent.
+    #[arg(long, value_name = "VERSION", value_parser = ["1.2", "1.3"], requires = "path")]
+    tls: Option<String>,
+    /// IANA name of the cipher suite.
+    #[arg(long, value_name = "NAME", requires = "path")]
+    cipher: Option<String>,
 }
 
 /// What is explained.
@@ -43,21 +98,26 @@ struct Asked {
     record: Option<Value>,
 }
 
-pub(super) fn run(config: &Path, args: &Args) -> Exit {
-    let json = args.form.is_json();
+pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
+    if let Some(path) = &args.supposed.path {
+        return supposed(gateway, &args.supposed, path, args.form).await;
+    }
+    let (config, json) = (&gateway.config, args.form.is_json());
     let done = read(config, args.folder.as_deref()).map_err(|problems| (problems, PolicySource::default()));
     let done = done.and_then(|source| {
         let asked = asked(config, args).map_err(|problems| (problems, source.clone()))?;
         let input = regorus::Value::from(asked.input.clone());
         let explanation = explain(&source, &input, LIMITS).map_err(|problems| (problems, source))?;
-        Ok((asked, explanation))
+        Ok((asked, Told::from(&explanation)))
     });
     match done {
-        Ok((asked, explanation)) => {
+        Ok((asked, told)) => {
             if json {
-                say(&told(&asked, &explanation).to_string());
+                say(&document(&asked, &told).to_string());
             } else {
-                text(&asked, &explanation);
+                facts(&asked.input);
+                recorded_as(&asked);
+                policy(&told);
             }
             Exit::Done
         }
@@ -65,6 +125,92 @@ pub(super) fn run(config: &Path, args: &Args) -> Exit {
             refused(&problems, &source, json);
             Exit::Problems
         }
+    }
+}
+
+/// Asks the gateway.
+async fn supposed(gateway: &Gateway, args: &Supposed, path: &str, form: Form) -> Exit {
+    let call = match call(args, path) {
+        Ok(call) => json!(call),
+        Err(reason) => {
+            complain(&reason);
+            return Exit::Problems;
+        }
+    };
+    // There is nothing that it could change.
+    let answer = ask(gateway, Method::POST, "/v1/policy/explain", Some(&call)).await;
+    form.show(answer, supposed_text)
+}
+
+fn call(args: &Supposed, path: &str) -> Result<ExplainCall, String> {
+    let header = |line: &String| {
+        let (name, value) = line.split_once(':').ok_or(format!("--header: `{line}` is not `Name: value`"))?;
+        Ok(HeaderCall { name: name.trim().to_owned(), value: value.trim().to_owned() })
+    };
+    Ok(ExplainCall {
+        partner: args.partner.clone(),
+        credential: args.credential.clone(),
+        certificate: args.cert.as_deref().map(certificates).transpose()?,
+        method: args.method.clone().unwrap_or_else(|| "GET".into()),
+        path: path.to_owned(),
+        host: args.host.clone(),
+        from: args.from.map(|from| from.to_string()),
+        at: args.at.clone(),
+        headers: args.headers.iter().map(header).collect::<Result<_, String>>()?,
+        content_length: args.content_length,
+        tls: args.tls.clone(),
+        cipher: args.cipher.clone(),
+    })
+}
+
+/// The certificates of a file, and nothing else of it: a key may lie beside them.
+fn certificates(file: &Path) -> Result<String, String> {
+    let wrong = |reason: String| format!("--cert: `{}` {reason}", file.display());
+    let pem = disk::read(file, MAX_CHAIN).map_err(&wrong)?;
+    let all: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let all = all.map_err(|e| wrong(format!("is no PEM: {e}")))?;
+    if all.is_empty() {
+        return Err(wrong("contains no certificates in PEM".into()));
+    }
+    Ok(all.iter().map(|der| certificate_pem(der)).collect())
+}
+
+/// An answer of the gateway, for people.
+fn supposed_text(answer: &Value) {
+    let at = |pointer: &str| text_at(answer, pointer);
+    let list = |pointer: &str| -> Vec<&str> {
+        answer.pointer(pointer).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    if let Some(input) = answer.get("input").filter(|input| input.is_object()) {
+        facts(input);
+    }
+    let assumed = list("/assumed");
+    if !assumed.is_empty() {
+        tell(&format!("assumed:  {}", assumed.join("; ")));
+    }
+    for left_out in list("/left_out") {
+        tell(&format!("left out: {left_out}"));
+    }
+    if at("/result") == "allow" {
+        tell(&format!("verdict:  allowed by the grant {}", at("/grant")));
+    } else {
+        let detail = answer.get("detail").and_then(Value::as_str);
+        let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+        let by = match at("/decided_by").as_str() {
+            "handshake" => "in the handshake",
+            "head" => "before it is decided",
+            "floor" => "by the floor, below every policy",
+            "route" => "by what is served",
+            "grant" => "since the grant that the policy names is none for this",
+            _ => "by the policy",
+        };
+        tell(&format!("verdict:  denied {by}: {}{detail}", list("/reasons").join(", ")));
+        tell(&format!("          {}", at("/meaning")));
+        tell(&format!("          the partner is told `{}`", at("/code")));
+    }
+    let told = answer.get("policy").filter(|told| told.is_object()).cloned();
+    if let Some(told) = told.and_then(|told| serde_json::from_value::<Told>(told).ok()) {
+        policy(&told);
     }
 }
 
@@ -128,75 +274,82 @@ fn find(path: &Path, id: &str) -> std::io::Result<Option<Value>> {
     Ok(found)
 }
 
-fn text(asked: &Asked, explanation: &Explanation) {
-    facts(&asked.input);
-    if let Some(record) = &asked.record {
-        let (result, time) = (text_at(record, "/result"), text_at(record, "/time"));
-        let reason = record["reason"].as_str().map(|reason| format!(", {reason}")).unwrap_or_default();
-        tell(&format!("recorded: {result}{reason} at {time}, policy {}", text_at(record, "/snapshot/policy")));
-        let masked = recorded::masked(&asked.input);
-        if !masked.is_empty() {
-            tell(&format!("          hashes in the record, and so here: {}", masked.join(", ")));
-        }
+fn recorded_as(asked: &Asked) {
+    let Some(record) = &asked.record else { return };
+    let (result, time) = (text_at(record, "/result"), text_at(record, "/time"));
+    let reason = record["reason"].as_str().map(|reason| format!(", {reason}")).unwrap_or_default();
+    tell(&format!("recorded: {result}{reason} at {time}, policy {}", text_at(record, "/snapshot/policy")));
+    let masked = recorded::masked(&asked.input);
+    if !masked.is_empty() {
+        tell(&format!("          hashes in the record, and so here: {}", masked.join(", ")));
     }
-    match &explanation.verdict {
-        Verdict::Allow { grant, observed } => {
+    let hidden = hidden(record);
+    if !hidden.is_empty() {
+        tell(&format!("          masked in the record, and so here: {}", hidden.join(", ")));
+    }
+}
+
+/// What rules of `package system.log` have done to a record.
+fn hidden(record: &Value) -> Vec<String> {
+    let lists = [record.get("erased"), record.get("masked")].into_iter().flatten().filter_map(Value::as_array);
+    recorded::hidden(lists.flatten().filter_map(Value::as_str))
+}
+
+/// What the policy says, and why.
+fn policy(told: &Told) {
+    match &told.decision {
+        VerdictTold::Allow { grant, observed } => {
             tell(&format!("policy:   allowed by the grant {grant}"));
             for reason in observed {
                 tell(&format!("          {reason} is only observed with this partner, and would deny it"));
             }
         }
-        Verdict::Deny { reasons, detail } => {
-            let reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
+        VerdictTold::Deny { reasons, detail } => {
             let detail = detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
             tell(&format!("policy:   denied: {}{detail}", reasons.join(", ")));
         }
     }
-    if let Some(other) = &explanation.interpreter {
-        let other = match other {
-            Verdict::Allow { .. } => "allows",
-            Verdict::Deny { .. } => "denies, or denies for other reasons",
-        };
-        tell(&format!(
-            "          the interpreter {other}: the engines differ on this policy, and what follows is the interpreter's"
-        ));
+    if told.engines_differ {
+        tell("          the interpreter decides something else: what follows is the interpreter's");
     }
     tell("");
     tell("how it came to that:");
-    rule(&explanation.decision, 1);
-    if let Verdict::Deny { .. } = explanation.verdict {
+    rule(&told.trace, 1);
+    if let VerdictTold::Deny { .. } = told.decision {
+        denied(told);
+    }
+    if !told.complete {
         tell("");
-        tell("where the reasons come from:");
-        for (reason, places) in &explanation.reasons {
-            if places.is_empty() {
-                tell(&format!("  {reason}"));
-            }
-            for held in places {
-                tell(&format!("  {reason}  {}:{}", held.file, held.line));
-                for (condition, seen) in &held.conditions {
-                    tell(&format!("    holds: {}", first(condition)));
-                    values(seen, 3);
-                }
+        tell("there was no time for all of it: what is missing here was not looked at");
+    }
+}
+
+fn denied(told: &Told) {
+    tell("");
+    tell("where the reasons come from:");
+    for reason in &told.reasons {
+        if reason.rules.is_empty() {
+            tell(&format!("  {}", reason.reason));
+        }
+        for held in &reason.rules {
+            tell(&format!("  {}  {}:{}", reason.reason, held.file, held.row));
+            for condition in &held.conditions {
+                tell(&format!("    holds: {}", first(&condition.text)));
+                values(&condition.seen, 3);
             }
         }
-        if explanation.allowed_if.is_empty() {
-            tell("");
-            tell(
-                "no network, time, state, operation or credential, alone or two together, was found to make it allowed",
-            );
-        } else {
-            tell("");
-            tell("it would be allowed if (each was tried on its own):");
-            for changes in explanation.allowed_if.iter().take(MOST) {
-                tell(&format!("  {}", changes.join(", and ")));
-            }
-            if explanation.allowed_if.len() > MOST {
-                tell(&format!(
-                    "  … and {} more; all of them with `--output json`",
-                    explanation.allowed_if.len() - MOST
-                ));
-            }
-        }
+    }
+    tell("");
+    if told.allowed_if.is_empty() {
+        tell("no network, time, state, operation or credential, alone or two together, was found to make it allowed");
+        return;
+    }
+    tell("it would be allowed if (each was tried on its own):");
+    for changes in told.allowed_if.iter().take(MOST) {
+        tell(&format!("  {}", changes.join(", and ")));
+    }
+    if told.allowed_if.len() > MOST {
+        tell(&format!("  … and {} more; all of them with `--output json`", told.allowed_if.len() - MOST));
     }
 }
 
@@ -241,17 +394,18 @@ fn text_at(value: &Value, pointer: &str) -> String {
     }
 }
 
-fn rule(said: &RuleSaid, depth: usize) {
+fn rule(said: &RuleTold, depth: usize) {
     let margin = "  ".repeat(depth);
-    let name = said.name.strip_prefix("data.").unwrap_or(&said.name);
+    let name = said.rule.strip_prefix("data.").unwrap_or(&said.rule);
     let value = said.value.as_deref().unwrap_or("undefined");
     tell(&format!("{margin}{name} is {value}"));
     for body in &said.bodies {
-        match &body.failure {
-            None => tell(&format!("{margin}  {}:{} holds", body.file, body.line)),
-            Some(Failure { line, statement, seen, .. }) => {
-                tell(&format!("{margin}  {}:{line} does not hold: {}", body.file, first(statement)));
-                values(seen, depth + 2);
+        match &body.failed_at {
+            None => tell(&format!("{margin}  {}:{} holds", body.file, body.row)),
+            Some(failure) => {
+                let (file, row) = (&body.file, failure.row);
+                tell(&format!("{margin}  {file}:{row} does not hold: {}", first(&failure.text)));
+                values(&failure.seen, depth + 2);
             }
         }
         for below in &body.rules {
@@ -260,11 +414,11 @@ fn rule(said: &RuleSaid, depth: usize) {
     }
 }
 
-fn values(seen: &Seen, depth: usize) {
+fn values(seen: &[SeenTold], depth: usize) {
     let margin = "  ".repeat(depth);
-    for (part, values) in seen {
+    for SeenTold { expression, values } in seen {
         let values = if values.is_empty() { "absent".to_owned() } else { values.join(", or ") };
-        tell(&format!("{margin}{} is {values}", first(part)));
+        tell(&format!("{margin}{} is {values}", first(expression)));
     }
 }
 
@@ -273,63 +427,14 @@ fn first(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-fn told(asked: &Asked, explanation: &Explanation) -> Value {
-    let verdict = match &explanation.verdict {
-        Verdict::Allow { grant, observed } if observed.is_empty() => json!({"result": "allow", "grant": &**grant}),
-        Verdict::Allow { grant, observed } => {
-            let observed: Vec<&str> = observed.iter().map(|reason| reason.as_str()).collect();
-            json!({"result": "allow", "grant": &**grant, "observed": observed})
-        }
-        Verdict::Deny { reasons, detail } => {
-            let reasons: Vec<&str> = reasons.iter().map(|reason| reason.as_str()).collect();
-            json!({"result": "deny", "reasons": reasons, "detail": detail})
-        }
-    };
-    let reasons: Vec<Value> = explanation
-        .reasons
-        .iter()
-        .map(|(reason, places)| {
-            let places: Vec<Value> = places
-                .iter()
-                .map(|held| {
-                    let conditions: Vec<Value> = held
-                        .conditions
-                        .iter()
-                        .map(|(text, parts)| json!({"text": text, "seen": seen(parts)}))
-                        .collect();
-                    json!({"file": held.file, "row": held.line, "conditions": conditions})
-                })
-                .collect();
-            json!({"reason": reason.as_str(), "rules": places})
-        })
-        .collect();
-    json!({
+fn document(asked: &Asked, told: &Told) -> Value {
+    let mut all = json!({
         "input": asked.input,
         "record": asked.record,
-        "masked": asked.record.as_ref().map(|_| recorded::masked(&asked.input)),
-        "decision": verdict,
-        "trace": rule_told(&explanation.decision),
-        "reasons": reasons,
-        "allowed_if": explanation.allowed_if,
-        "engines_differ": explanation.interpreter.is_some(),
-    })
-}
-
-fn seen(seen: &Seen) -> Vec<Value> {
-    seen.iter().map(|(part, values)| json!({"expression": part, "values": values})).collect()
-}
-
-fn rule_told(said: &RuleSaid) -> Value {
-    let bodies: Vec<Value> = said
-        .bodies
-        .iter()
-        .map(|body| {
-            let failure = body.failure.as_ref().map(|failure| {
-                json!({"row": failure.line, "col": failure.column, "text": failure.statement, "seen": seen(&failure.seen)})
-            });
-            let rules: Vec<Value> = body.rules.iter().map(rule_told).collect();
-            json!({"file": body.file, "row": body.line, "holds": failure.is_none(), "failed_at": failure, "rules": rules})
-        })
-        .collect();
-    json!({"rule": said.name, "value": said.value, "bodies": bodies})
+        "masked": asked.record.as_ref().map(|record| [recorded::masked(&asked.input), hidden(record)].concat()),
+    });
+    if let (Some(all), Value::Object(told)) = (all.as_object_mut(), json!(told)) {
+        all.extend(told);
+    }
+    all
 }

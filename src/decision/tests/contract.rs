@@ -50,7 +50,7 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
         environment: &snapshot.environment,
         record: &record,
         credential: &record.credentials[0],
-        peer,
+        peer: Some(peer),
         networks,
         operation: situation.operation.as_ref(),
         route: match situation.route {
