@@ -16,14 +16,16 @@ mod input;
 mod lint;
 mod probe;
 mod program;
+mod schema;
 mod syntax;
 pub mod testing;
 mod wanted;
 
 pub use conditions::{ConditionType, WrongCondition};
-pub use contract::facts;
-pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
+pub use contract::{CONTRACT_VERSION, Line, facts, lines};
+pub use input::{Facts, InputPlan, ValueCache, weekday_name};
 pub use probe::{Failure, Seen};
+pub use schema::{DECISION, decision_schema, input_schema};
 pub(crate) use syntax::overlap;
 pub use wanted::Wanted;
 
@@ -345,4 +347,4 @@ fn at(file: &str, line: u32, column: u32, reason: String, fix: Option<&str>) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
