@@ -63,9 +63,10 @@ decision := {"allow": true, "reasons": [], "grant": grant} if {
 	credential.not_before_ns <= now
 	now < credential.not_after_ns
 
-	# An engagement may be open on either side: only an end that is present counts.
-	not partner.engagement.starts_ns > now
-	not partner.engagement.ends_ns <= now
+	# An engagement may be open on either side: only an end that is present counts. An
+	# absent one is given a value, since below "not" engines differ on it.
+	object.get(partner, ["engagement", "starts_ns"], now) <= now
+	object.get(partner, ["engagement", "ends_ns"], now + 1) > now
 
 	# Equal to the empty set and nothing else: a malformed custom denial denies too.
 	data.partnergate.custom.deny == set()
