@@ -512,6 +512,8 @@ impl Publisher {
         if let Some(revision) = &snapshot.revision.bundle {
             m.policy_bundle_info.with_label_values(&[&**revision]).set(1);
         }
+        m.policy_engine_info.reset();
+        m.policy_engine_info.with_label_values(&[snapshot.policy.engine_kind().as_str()]).set(1);
         m.policy_since.set(snapshot.policy_since.seconds() as f64);
         m.snapshot_built.set(snapshot.built.seconds() as f64);
         m.partners.set(count(snapshot.registry.partner_count()));

@@ -130,13 +130,7 @@ const fn always(key: &'static str, shape: Shape, source: Source, meaning: &'stat
 }
 
 /// A fact that may be absent.
-const fn sometimes(
-    key: &'static str,
-    shape: Shape,
-    source: Source,
-    when: &'static str,
-    meaning: &'static str,
-) -> Fact {
+const fn sometimes(key: &'static str, shape: Shape, source: Source, when: &'static str, meaning: &'static str) -> Fact {
     Fact { key, shape, source, when: Some(when), meaning }
 }
 
@@ -158,7 +152,12 @@ pub(super) static INPUT: Shape = Table(&[
 const PARTNER: &[Fact] = &[
     always("id", Text, Registry, "Its id"),
     always("name", Text, Registry, "Its name, for people"),
-    always("state", OneOf(PartnerState::NAMES), Registry, "Where it stands; the floor lets only `active` come this far"),
+    always(
+        "state",
+        OneOf(PartnerState::NAMES),
+        Registry,
+        "Where it stands; the floor lets only `active` come this far",
+    ),
     always("owner", Text, Registry, "Who answers for it on our side"),
     always("labels", Open(&Text), Registry, "Labels that operators have given it; empty where there are none"),
     always("time_zone", Text, Registry, "IANA name of its time zone; `UTC` where none is set"),
@@ -180,13 +179,23 @@ const GRANT: &[Fact] = &[
     sometimes("credentials", TEXTS, Registry, "the grant names credentials", "Ids of the credentials it is limited to"),
     sometimes("starts_ns", Whole, Registry, "the grant has a beginning", "First instant of the grant"),
     sometimes("ends_ns", Whole, Registry, "the grant has an end", "First instant after the grant"),
-    always("conditions", Open(&Condition), Registry, "Its conditions, as declared in `conditions.yaml`; empty where there are none"),
+    always(
+        "conditions",
+        Open(&Condition),
+        Registry,
+        "Its conditions, as declared in `conditions.yaml`; empty where there are none",
+    ),
 ];
 
 const CREDENTIAL: &[Fact] = &[
     always("id", Text, Registry, "Its id"),
     always("kind", OneOf(&["x509"]), Registry, "What it is: a client certificate"),
-    always("state", OneOf(CredentialState::NAMES), Registry, "Where it stands; the floor lets only `active` come this far"),
+    always(
+        "state",
+        OneOf(CredentialState::NAMES),
+        Registry,
+        "Where it stands; the floor lets only `active` come this far",
+    ),
     always("labels", Open(&Text), Registry, "Labels that operators have given it; empty where there are none"),
     always("fingerprint_sha256", Text, Certificate, "SHA-256 of the certificate, in hex"),
     always("spki_sha256", Text, Certificate, "SHA-256 of its public key (SubjectPublicKeyInfo), in hex"),
@@ -213,7 +222,12 @@ const KEY: &[Fact] = &[
 ];
 
 const SOURCE: &[Fact] = &[
-    always("ip", Text, Connection, "Address of the client; behind a trusted load balancer the one that its PROXY header names"),
+    always(
+        "ip",
+        Text,
+        Connection,
+        "Address of the client; behind a trusted load balancer the one that its PROXY header names",
+    ),
     always("port", Within(0, 65_535), Connection, "Port of the client"),
     always("networks", TEXTS, Connection, "Names of all networks that hold the address, sorted, `any` among them"),
 ];
@@ -231,13 +245,29 @@ const REQUEST: &[Fact] = &[
     always("host", Text, Request, "Host in lower case, without port"),
     always("path", Text, Request, "Path, undecoded"),
     always("segments", TEXTS, Request, "The path between its slashes, undecoded"),
-    always("query", Open(&TEXTS), Request, "Query, key → values in their order, undecoded; a key without `=` has the value \"\""),
-    always("headers", Headers(&TEXTS), Config, "Header fields that `policy.headers` lists, name in lower case → values in their order"),
+    always(
+        "query",
+        Open(&TEXTS),
+        Request,
+        "Query, key → values in their order, undecoded; a key without `=` has the value \"\"",
+    ),
+    always(
+        "headers",
+        Headers(&TEXTS),
+        Config,
+        "Header fields that `policy.headers` lists, name in lower case → values in their order",
+    ),
     sometimes("operation", Text, Config, AN_OPERATION, "Id of the operation"),
     sometimes("params", Open(&Text), Config, AN_OPERATION, "Parameters of its path template, undecoded"),
     sometimes("tags", TEXTS, Config, AN_OPERATION, "Tags of the operation"),
     sometimes("route", Text, Config, "a route serves host and path", "Name of the route"),
-    sometimes("content_length", COUNT, Request, "there is no body, or it says its length", "Bytes of the body, as stated; 0 where there is none"),
+    sometimes(
+        "content_length",
+        COUNT,
+        Request,
+        "there is no body, or it says its length",
+        "Bytes of the body, as stated; 0 where there is none",
+    ),
 ];
 
 const AN_OPERATION: &str = "method and path are a known operation";

@@ -84,6 +84,16 @@ pub enum EngineKind {
     Interpreter,
 }
 
+impl EngineKind {
+    /// As `policy.engine` writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EngineKind::Rvm => "rvm",
+            EngineKind::Interpreter => "interpreter",
+        }
+    }
+}
+
 /// What policy said. Neither form opens anything before `decision` has checked it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -191,6 +191,7 @@ metrics! {
     policy_bundle_ok: IntGaugeVec("partnergate_policy_bundle_last_fetch_successful", "1 when what the server of the policy bundle has is what decides, 0 when it is silent or its bundle was refused and the last good one is kept; absent where no URL is configured.", labels []);
     policy_bundle_success: GaugeVec("partnergate_policy_bundle_last_success_timestamp_seconds", "When the server of the policy bundle was last asked and what it has is what decides; absent where it never was.", labels []);
     policy_bundle_fetches: IntCounterVec("partnergate_policy_bundle_fetches_total", "Questions to the URL of the policy bundle, by result (activated, unchanged, refused, failed): refused is a bundle whose policy is not good, failed all that is no verified bundle.", labels ["result"]);
+    policy_engine_info: IntGaugeVec("partnergate_policy_engine_info", "1 for the engine that evaluates policy: `rvm`, or `interpreter` where `policy.engine` says so.", labels ["engine"]);
     policy_since: Gauge("partnergate_policy_activated_timestamp_seconds", "Since when the policy that decides has done so in this process.");
     chain_omitted: IntCounter("partnergate_client_cert_chain_omitted_total", "Requests forwarded without Client-Cert-Chain because the chain is too large for a header field.");
     xfcc_omitted: IntCounter("partnergate_xfcc_omitted_total", "Requests forwarded without X-Forwarded-Client-Cert because the certificate's names are too large for a header field.");

@@ -3,7 +3,7 @@
 use super::*;
 use std::path::{Path, PathBuf};
 
-const EXAMPLES: &[&str] =
+pub(super) const EXAMPLES: &[&str] =
     &["maintenance_freeze", "per_environment", "psd2_roles", "read_only_first_week", "tenant_paths"];
 
 fn policies() -> PathBuf {
