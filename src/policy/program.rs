@@ -219,7 +219,8 @@ fn check(places: &Places<'_>, problems: &mut Problems) {
     }
     if let Some(pc) = deeper_than(MAX_DEPTH, &calls) {
         let (file, line) = places.of(pc);
-        let reason = format!("from here rules lead to each other more than {MAX_DEPTH} deep: a request has no stack for it");
+        let reason =
+            format!("from here rules lead to each other more than {MAX_DEPTH} deep: a request has no stack for it");
         problems.push(at(&file, line, 0, reason, Some("put some of them together")));
     }
 }

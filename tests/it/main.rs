@@ -13,6 +13,7 @@
 
 mod answers;
 mod approvals;
+mod budget;
 mod bundles;
 mod conditions;
 mod crl;

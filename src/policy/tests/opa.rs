@@ -195,7 +195,7 @@ fn opa_decides_as_both_engines_do() {
     // Each rule of the examples has been heard, and so has an allow.
     let policy = compile(&with_examples(EXAMPLES)).unwrap();
     for outcome in policy.custom_reasons().map(|(name, _)| &**name).chain(["allowed"]) {
-        assert!(seen.get(outcome).is_some_and(|n| *n > 20), "{outcome}: {seen:?}");
+        assert!(seen.get(outcome).is_some_and(|n| *n >= 15), "{outcome}: {seen:?}");
     }
     let fits = fit(&decision_schema(), &decisions).unwrap();
     for (decision, fits) in decisions.iter().zip(fits) {
@@ -208,7 +208,9 @@ fn opa_passes_the_tests_of_library_and_examples() {
     for (source, folder, least) in [(shipped(&[]), "partnergate/", 150), (with_examples(EXAMPLES), "custom/", 60)] {
         let mut modules = Modules::of(&source);
         let mut tests = Vec::new();
-        for (_, text) in modules.files.iter().filter(|(path, _)| path.starts_with(folder) && path.ends_with("_test.rego")) {
+        for (_, text) in
+            modules.files.iter().filter(|(path, _)| path.starts_with(folder) && path.ends_with("_test.rego"))
+        {
             let package = text.lines().find_map(|line| line.strip_prefix("package ")).unwrap();
             let words = text.lines().filter_map(|line| line.split_whitespace().next());
             tests.extend(words.filter(|word| word.starts_with("test_")).map(|test| format!("data.{package}.{test}")));

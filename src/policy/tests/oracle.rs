@@ -385,7 +385,11 @@ fn a_rule_that_is_broken_is_found() {
         ("tls", "tls_versions[input.tls.version] >= tls_versions", "tls_versions[input.tls.version] > tls_versions"),
         ("tls", "input.tls.cipher in ciphers", "count(ciphers) > 0"),
         ("limits", "input.request.content_length <= most", "input.request.content_length < most"),
-        ("limits", "length_stated if input.request.content_length >= 0", "length_stated if input.request.content_length >= 1"),
+        (
+            "limits",
+            "length_stated if input.request.content_length >= 0",
+            "length_stated if input.request.content_length >= 1",
+        ),
         ("limits", "input.request.method in methods", "not input.request.method in methods"),
         ("conditions", "key == \"tls_ciphers\"", "key == \"tls_cipher\""),
         (
