@@ -72,9 +72,11 @@ fn a_rule_that_burns_its_budget_for_one_partner_leaves_the_others_theirs() {
             stop.store(true, Ordering::Release);
             beside
         });
-        let burnt = burnt.load(Ordering::Acquire);
-        assert!(burnt > 0);
-        assert_eq!(gate.metric(&format!("partnergate_denials_total{{reason=\"{reason}\"}}")), burnt as f64);
+        // On a busy machine the limit of time may come before that of instructions.
+        let denied = ["policy-instruction-limit", "policy-timeout"]
+            .map(|reason| gate.metric(&format!("partnergate_denials_total{{reason=\"{reason}\"}}")));
+        assert_eq!(denied[0] + denied[1], burnt.load(Ordering::Acquire) as f64, "{reason}");
+        assert!(gate.metric(&format!("partnergate_denials_total{{reason=\"{reason}\"}}")) > 0.0, "{reason}");
         assert_eq!(gate.metric("partnergate_requests_total{outcome=\"allowed\",partner=\"globex\"}"), 200.0);
         // At worst each waits for what every connection of the other has begun; four times over, for a busy machine.
         let (before, after) = (alone[alone.len() / 2], beside[beside.len() / 2]);
