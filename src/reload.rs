@@ -532,6 +532,8 @@ impl Publisher {
         if let Some(candidate) = &snapshot.candidate {
             m.candidate_ok.with_label_values::<&str>(&[]).set(i64::from(candidate.good().is_some()));
         }
+        m.policy_engine_info.reset();
+        m.policy_engine_info.with_label_values(&[snapshot.policy.engine_kind().as_str()]).set(1);
         m.policy_since.set(snapshot.policy_since.seconds() as f64);
         m.snapshot_built.set(snapshot.built.seconds() as f64);
         m.partners.set(count(snapshot.registry.partner_count()));

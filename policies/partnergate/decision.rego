@@ -63,9 +63,10 @@ permitted := grant if {
 	credential.not_before_ns <= now
 	now < credential.not_after_ns
 
-	# An engagement may be open on either side: only an end that is present counts.
-	not partner.engagement.starts_ns > now
-	not partner.engagement.ends_ns <= now
+	# An engagement may be open on either side: only an end that is present counts. An
+	# absent one is given a value, since below "not" engines differ on it.
+	object.get(partner, ["engagement", "starts_ns"], now) <= now
+	object.get(partner, ["engagement", "ends_ns"], now + 1) > now
 
 	# When several grants fit, the smallest id is named, so that the same request
 	# always gives the same record. Without a usable grant min is undefined. That

@@ -12,7 +12,7 @@ import rego.v1
 #   related: [NHI4:2025, PR.AA-03]
 denials contains "credential-not-yet-valid" if {
 	# Asked as "not valid", so that a missing time denies instead of passing.
-	not input.credential.not_before_ns <= input.time.now_ns
+	not credential_begun
 }
 
 # METADATA
@@ -22,8 +22,18 @@ denials contains "credential-not-yet-valid" if {
 #   related: [NHI7:2025, PR.AA-01, PR.AA-03]
 denials contains "credential-expired" if {
 	# A credential without an end is refused: it would outlive its owner.
-	not input.time.now_ns < input.credential.not_after_ns
+	not credential_lasts
 }
+
+# METADATA
+# title: Credential has become valid
+# description: Both times are there, and not_before_ns has come.
+credential_begun if input.credential.not_before_ns <= input.time.now_ns
+
+# METADATA
+# title: Credential is not over
+# description: Both times are there, and not_after_ns is still to come.
+credential_lasts if input.time.now_ns < input.credential.not_after_ns
 
 # METADATA
 # title: Engagement has not started

@@ -29,8 +29,13 @@ denials contains "content-length-missing" if {
 	# of HTTP. A request without a body has length 0.
 	some grant in rejected_grants
 	grant.conditions.max_content_length != null
-	not input.request.content_length >= 0
+	not length_stated
 }
+
+# METADATA
+# title: The request says the length of its body
+# description: 0 where there is no body.
+length_stated if input.request.content_length >= 0
 
 # METADATA
 # title: Body is too large

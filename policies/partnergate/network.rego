@@ -12,8 +12,13 @@ import rego.v1
 denials contains "network-not-allowed" if {
 	# Holds for the partner as a whole, whatever a grant says: a partner without
 	# networks reaches nothing.
-	not admitted_by(input.partner)
+	not partner_admits
 }
+
+# METADATA
+# title: The partner may call from here
+# description: There is a partner, and one of its networks holds the source address.
+partner_admits if admitted_by(input.partner)
 
 # METADATA
 # title: Source is outside the grant's networks

@@ -18,8 +18,7 @@ usable_grants contains id if {
 	partner_networks := input.partner.networks
 
 	# Without the time no period can be judged. Asked here because regorus' virtual
-	# machine carries on after an assignment from an undefined value, and "not"
-	# below would then hold.
+	# machine carries on after an assignment from an undefined value.
 	now > 0
 
 	# First the condition that rejects most grants. A request that matched no known
@@ -29,8 +28,8 @@ usable_grants contains id if {
 	id := grant.id
 
 	# A grant may be open on either side: only an end that is present counts.
-	not grant.starts_ns > now
-	not grant.ends_ns <= now
+	object.get(grant, "starts_ns", now) <= now
+	object.get(grant, "ends_ns", now + 1) > now
 
 	# A grant without a list is for every credential of the partner; an empty list
 	# is for none.
@@ -96,5 +95,10 @@ denials contains "operation-not-granted" if {
 denials contains "credential-not-granted" if {
 	# One partner has several credentials so that they can have different rights.
 	some grant in rejected_grants
-	not input.credential.id in object.get(grant, "credentials", [input.credential.id])
+	not for_credential(grant)
 }
+
+# METADATA
+# title: Grant is for this credential
+# description: It lists the credential, or none at all.
+for_credential(grant) if input.credential.id in object.get(grant, "credentials", [input.credential.id])

@@ -221,6 +221,8 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
+    pub const NAMES: &'static [&'static str] = &["rsa", "ec-p256", "ec-p384", "ec-p521", "ed25519", "dsa", "other"];
+
     pub fn as_str(self) -> &'static str {
         match self {
             KeyAlgorithm::Rsa => "rsa",

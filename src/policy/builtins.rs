@@ -44,7 +44,6 @@ pub(super) const ALLOWED: &[&str] = &[
     "is_string",
     "json.filter",
     "json.is_valid",
-    "json.marshal",
     "json.remove",
     "json.unmarshal",
     "lower",
@@ -97,6 +96,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("replace", "repeated, its result grows without bound; use `trim_prefix` or `split`"),
     ("strings.replace_n", "repeated, its result grows without bound"),
     ("regex.replace", "repeated, its result grows without bound"),
+    (
+        "json.marshal",
+        "a value in which another stands twice, and so on, is small, and its text is not; compare the values",
+    ),
     ("net.cidr_expand", "it lists every address of the network; use `net.cidr_contains` or `input.source.networks`"),
     ("rand.intn", "a decision that depends on chance cannot be replayed"),
     ("uuid.rfc4122", "a decision that depends on chance cannot be replayed"),

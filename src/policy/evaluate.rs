@@ -25,7 +25,6 @@ const GROWING: &[&str] = &[
     "concat",
     "glob.quote_meta",
     "hex.encode",
-    "json.marshal",
     "object.union",
     "object.union_n",
     "replace",

@@ -4,6 +4,7 @@
 //! forwarded. What stays the same over many requests (the partner, the credential) is built once and cached within a
 //! bound.
 
+use super::contract::CONTRACT_VERSION;
 use super::wanted::Wanted;
 use crate::clock::{UnixNanos, Zone};
 use crate::identity::{Match, Peer};
@@ -21,9 +22,6 @@ use regorus::Value;
 use regorus::value::Object;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
-
-/// Version of the input document; within it only additions.
-pub const CONTRACT_VERSION: i64 = 1;
 
 /// The facts of one decision, all from one snapshot.
 pub struct Facts<'a> {

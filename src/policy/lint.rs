@@ -314,7 +314,7 @@ impl Looked<'_> {
                 continue;
             };
             let shown = name.escape_debug();
-            if matches!(shape, Shape::Headers) && name.chars().any(char::is_uppercase) {
+            if matches!(shape, Shape::Headers(_)) && name.chars().any(char::is_uppercase) {
                 let reason = format!("names of header fields are in lower case: `{path}` has no `{shown}`");
                 problems.push(self.wrong(span, reason, Some(&format!("write `{}`", shown.to_string().to_lowercase()))));
                 return;
@@ -414,7 +414,7 @@ impl Looked<'_> {
     }
 
     fn always_there(&self, expr: &Expr) -> bool {
-        matches!(self.shape(expr, &HashMap::new()), Some(Shape::Open | Shape::Headers))
+        self.shape(expr, &HashMap::new()).is_some_and(Shape::is_open)
             && dotted(expr).is_some_and(|path| path.starts_with("input.") && !path.ends_with(".params"))
     }
 }

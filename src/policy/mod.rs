@@ -18,16 +18,18 @@ mod log;
 mod probe;
 mod program;
 mod promotion;
+mod schema;
 mod syntax;
 pub mod testing;
 mod wanted;
 
 pub use conditions::{ConditionType, WrongCondition};
-pub use contract::facts;
-pub use input::{CONTRACT_VERSION, Facts, InputPlan, ValueCache, weekday_name};
+pub use contract::{CONTRACT_VERSION, Line, facts, lines};
+pub use input::{Facts, InputPlan, ValueCache, weekday_name};
 pub use log::{LogMachine, LogRules, MaskFailure, MaskOp, MaskRule, Masking};
 pub use probe::{Failure, Seen};
 pub use promotion::Promotion;
+pub use schema::{DECISION, decision_schema, input_schema};
 pub(crate) use syntax::overlap;
 pub use wanted::Wanted;
 
@@ -96,6 +98,16 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Problem
 pub enum EngineKind {
     Rvm,
     Interpreter,
+}
+
+impl EngineKind {
+    /// As `policy.engine` writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EngineKind::Rvm => "rvm",
+            EngineKind::Interpreter => "interpreter",
+        }
+    }
 }
 
 /// What policy said. Neither form opens anything before `decision` has checked it.
@@ -373,4 +385,4 @@ fn at(file: &str, line: u32, column: u32, reason: String, fix: Option<&str>) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

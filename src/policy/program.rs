@@ -219,6 +219,45 @@ fn check(places: &Places<'_>, problems: &mut Problems) {
         let (file, line) = places.of(pc);
         problems.push(at(&file, line, 0, "this rule comes back to itself: recursion is not supported".into(), None));
     }
+    if let Some(pc) = deeper_than(MAX_DEPTH, &calls) {
+        let (file, line) = places.of(pc);
+        let reason =
+            format!("from here rules lead to each other more than {MAX_DEPTH} deep: a request has no stack for it");
+        problems.push(at(&file, line, 0, reason, Some("put some of them together")));
+    }
+}
+
+/// Rules that may lead to each other. Each takes up to 5 KiB of a stack of 2 MiB.
+const MAX_DEPTH: usize = 100;
+
+/// The place of a call with more than so many below it; nothing where calls come back to themselves.
+fn deeper_than(most: usize, calls: &[Vec<(usize, usize)>]) -> Option<usize> {
+    if !cycles(calls).is_empty() {
+        return None;
+    }
+    let mut depths: Vec<Option<usize>> = vec![None; calls.len()];
+    for start in 0..calls.len() {
+        // As below: an explicit stack.
+        let mut stack = vec![(start, 0usize)];
+        while let Some((rule, next)) = stack.pop() {
+            if let Some((callee, _)) = calls.get(rule).and_then(|calls| calls.get(next)) {
+                stack.push((rule, next + 1));
+                if depths.get(*callee) == Some(&None) {
+                    stack.push((*callee, 0));
+                }
+                continue;
+            }
+            let below = calls.get(rule).into_iter().flatten();
+            let deepest = below.filter_map(|(callee, pc)| Some((depths.get(*callee).copied()?? + 1, *pc))).max();
+            if let Some((_, pc)) = deepest.filter(|(depth, _)| *depth > most) {
+                return Some(pc);
+            }
+            if let Some(depth) = depths.get_mut(rule) {
+                *depth = Some(deepest.map_or(0, |(depth, _)| depth));
+            }
+        }
+    }
+    None
 }
 
 /// Places of calls that close a cycle.

@@ -1,6 +1,7 @@
 use super::*;
 
 mod library;
+pub(crate) mod opa;
 mod oracle;
 
 const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_millis(50), instructions: 25_000 };
@@ -87,12 +88,20 @@ fn data_files_appear_under_their_folder() {
     assert!(!reasons(policy.evaluate(input(r#"{"time": {"hour": 20, "now_ns": 1}}"#))).contains(&"x-night".to_owned()));
 }
 
+/// So many rules, each of which leads to the next.
+fn chain(length: usize) -> String {
+    let rules: String = (0..length).map(|n| format!("r{n} if not r{}\n", n + 1)).collect();
+    format!("decision := {{\"allow\": false}} if not r0\n{rules}r{length} if input.partner\n")
+}
+
 #[test]
 fn what_a_machine_would_not_survive_is_refused_at_load_with_its_place() {
     for (text, expected) in [
         ("decision := {", "p.rego:"),
         ("decision if a\na if b\nb if a", "recursion"),
         ("decision if f(1)\nf(x) if f(x + 1)", "recursion"),
+        (&*chain(101), "rules lead to each other more than 100 deep"),
+        ("decision := count(json.marshal(input))", "the builtin `json.marshal` is refused"),
         ("decision := count(1, 2, 3)", "takes 1 arguments, not 3"),
         (
             "decision := numbers.range(1, input.request.content_length)",
@@ -165,6 +174,86 @@ fn a_policy_without_end_is_stopped_by_its_limits() {
     }
     // The thread's machine is usable afterwards.
     assert_eq!(reasons(few.evaluate(input("{}"))), ["policy-undefined"]);
+}
+
+/// Evaluates on a stack as threads that serve have it.
+fn on_a_request(policy: &Policy, input: &Value) -> Vec<String> {
+    std::thread::scope(|scope| {
+        let serving = std::thread::Builder::new().stack_size(2 << 20);
+        serving.spawn_scoped(scope, || reasons(policy.evaluate(input.clone()))).unwrap().join().unwrap()
+    })
+}
+
+#[test]
+fn rules_as_deep_as_they_may_be_have_the_stack_for_it() {
+    for kind in [EngineKind::Rvm, EngineKind::Interpreter] {
+        let policy = Policy::compile(&only(&chain(99)), kind, LIMITS).unwrap_or_else(|p| panic!("{p}"));
+        let said = on_a_request(&policy, &input("{}"));
+        assert!(said == ["policy-denied"] || said == ["policy-undefined"], "{kind:?}: {said:?}");
+    }
+}
+
+/// Each would take far longer, or far more memory, than it is given.
+#[test]
+fn a_policy_that_asks_for_too_much_is_denied_within_its_limits() {
+    let rows: Vec<String> = (0..50_000).map(|n| format!("{{\"n\": {n}}}")).collect();
+    let data = format!("{{\"rows\": [{}], \"few\": [{}]}}", rows.join(","), rows[..17_000].join(","));
+    let facts = input(&format!("{{\"request\": {{\"path\": \"{}\"}}}}", "a".repeat(60_000)));
+    let budget = ["policy-instruction-limit", "policy-timeout"];
+    for (what, text, expected) in [
+        (
+            "huge data",
+            "decision := {\"allow\": false} if { some a in data.rows; some b in data.rows; a.n + b.n == -1 }",
+            &budget[..],
+        ),
+        (
+            "a result of many values",
+            "decision := {\"allow\": false, \"reasons\": [r.n | some r in data.few]}",
+            &["policy-result-too-large"],
+        ),
+        (
+            "a result of much text",
+            "decision := {\"allow\": false, \"reasons\": [input.request.path]}",
+            &["policy-result-too-large"],
+        ),
+        (
+            "a result that has itself in it twice, twenty times over",
+            &*format!(
+                "decision := {{\"allow\": false, \"reasons\": x20}} if {{\n\tx0 := [input.request.path]\n{}}}",
+                (1..=20).map(|n| format!("\tx{n} := [x{0}, x{0}]\n", n - 1)).collect::<String>()
+            ),
+            &["policy-result-too-large"],
+        ),
+        (
+            "a regex that is larger than the text it is written in",
+            "decision := {\"allow\": false} if regex.match(`(((a{1,200}){1,200}){1,200}){1,200}`, input.request.path)",
+            &["policy-error", "policy-undefined", "policy-timeout"],
+        ),
+        (
+            "a regex that others take exponential time for",
+            "decision := {\"allow\": false} if regex.match(`^(a+a+)+$`, concat(\"\", [input.request.path, \"b\"]))",
+            &["policy-undefined"],
+        ),
+        (
+            "a text that is doubled over and over",
+            &*format!(
+                "decision := {{\"allow\": false}} if {{\n\tx0 := input.request.path\n{}\tx40 != \"\"\n}}",
+                (1..=40).map(|n| format!("\tx{n} := concat(\"\", [x{0}, x{0}])\n", n - 1)).collect::<String>()
+            ),
+            &["policy-timeout"],
+        ),
+    ] {
+        let mut source = only(text);
+        source.files.push(("data.json".into(), data.clone()));
+        for kind in [EngineKind::Rvm, EngineKind::Interpreter] {
+            // Enough for what ends by its own means on a busy machine; what doubles has gigabytes after a second.
+            let time = Duration::from_millis(if what.contains("doubled") { 20 } else { 1_000 });
+            let limits = PolicyLimits { time, instructions: 100_000 };
+            let policy = Policy::compile(&source, kind, limits).unwrap_or_else(|p| panic!("{what}: {p}"));
+            let said = on_a_request(&policy, &facts);
+            assert!(said.len() == 1 && expected.contains(&said[0].as_str()), "{what}, {kind:?}: {said:?}");
+        }
+    }
 }
 
 #[test]

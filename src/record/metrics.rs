@@ -217,6 +217,7 @@ metrics! {
     policy_bundle_ok: IntGaugeVec("partnergate_policy_bundle_last_fetch_successful", "1 when what the server of the policy bundle has is what decides, 0 when it is silent or its bundle was refused and the last good one is kept; absent where no URL is configured.", labels []);
     policy_bundle_success: GaugeVec("partnergate_policy_bundle_last_success_timestamp_seconds", "When the server of the policy bundle was last asked and what it has is what decides; absent where it never was.", labels []);
     policy_bundle_fetches: IntCounterVec("partnergate_policy_bundle_fetches_total", "Questions to the URL of the policy bundle, by result (activated, unchanged, refused, failed): refused is a bundle whose policy is not good, failed all that is no verified bundle.", labels ["result"]);
+    policy_engine_info: IntGaugeVec("partnergate_policy_engine_info", "1 for the engine that evaluates policy: `rvm`, or `interpreter` where `policy.engine` says so.", labels ["engine"]);
     policy_since: Gauge("partnergate_policy_activated_timestamp_seconds", "Since when the policy that decides has done so in this process.");
     candidate_ok: IntGaugeVec("partnergate_policy_candidate_good", "1 when the candidate of the policy can be evaluated, 0 when something is wrong with it; absent where there is none.", labels []);
     candidate_would_allow: IntCounterVec("partnergate_policy_candidate_would_allow_total", "Denied requests that the candidate would allow, by partner and operation.", labels ["partner", "operation"]);

@@ -255,6 +255,11 @@ fn policy_that_doubles_its_memory_is_stopped_by_its_time_limit() {
     assert_eq!(answer.expect(503).code(), "unavailable");
     assert_eq!(gate.record_of(answer.id())["reason"], "policy-timeout");
     assert!(gate.process.lives(), "{}", gate.log());
+    // What it had at its peak, in KiB: nowhere near the end.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gate.process.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 512 << 10, "{peak} KiB");
     gate.upstream.assert_untouched();
 }
 

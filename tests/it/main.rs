@@ -13,6 +13,7 @@
 
 mod answers;
 mod approvals;
+mod budget;
 mod bundles;
 mod candidate;
 mod conditions;
@@ -33,6 +34,7 @@ mod identity;
 mod issue;
 mod lifecycle;
 mod lockdown;
+mod observe;
 mod offboarding;
 mod openapi;
 mod operators;

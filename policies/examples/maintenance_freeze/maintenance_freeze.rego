@@ -10,12 +10,12 @@ import rego.v1
 # custom:
 #   related: [PR.AA-05]
 deny contains {"reason": "x-maintenance-freeze"} if {
-	is_array(data.custom.maintenance_freeze.freezes)
+	freezes_listed
 	some freeze in data.custom.maintenance_freeze.freezes
 	not freeze_ahead(freeze)
 	not freeze_over(freeze)
 	freeze_concerns(freeze)
-	not input.request.method in data.custom.maintenance_freeze.methods
+	not freeze_lets_through
 }
 
 # METADATA
@@ -24,8 +24,18 @@ deny contains {"reason": "x-maintenance-freeze"} if {
 # custom:
 #   related: [NHI6:2025, PR.AA-05]
 deny contains {"reason": "x-maintenance-freeze"} if {
-	not is_array(data.custom.maintenance_freeze.freezes)
+	not freezes_listed
 }
+
+# METADATA
+# title: Freezes can be read
+# description: The data file has a list of them.
+freezes_listed if is_array(data.custom.maintenance_freeze.freezes)
+
+# METADATA
+# title: The request goes on during a freeze
+# description: Its method is one of those in the data file.
+freeze_lets_through if input.request.method in data.custom.maintenance_freeze.methods
 
 # METADATA
 # title: The freeze has not begun
@@ -41,7 +51,7 @@ freeze_over(freeze) if time.parse_rfc3339_ns(freeze.until) <= input.time.now_ns
 # title: The freeze concerns the operation
 # description: Without tags it concerns all of them.
 freeze_concerns(freeze) if {
-	not is_array(freeze.tags)
+	not is_array(object.get(freeze, "tags", null))
 } else if {
 	some tag in freeze.tags
 	tag in input.request.tags

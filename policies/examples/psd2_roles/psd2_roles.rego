@@ -15,7 +15,7 @@ import rego.v1
 #   related: [NHI5:2025, PR.AA-05]
 deny contains {"reason": "x-psd2-role-missing"} if {
 	some role in psd2_roles_wanted
-	not role in split(input.credential.labels.psd2_roles, " ")
+	not psd2_has(role)
 }
 
 # METADATA
@@ -29,6 +29,11 @@ deny contains {"reason": "x-psd2-identity-mismatch"} if {
 	count(psd2_roles_wanted) > 0
 	not psd2_identity_holds
 }
+
+# METADATA
+# title: The provider has the role
+# description: The label psd2_roles lists it.
+psd2_has(role) if role in split(input.credential.labels.psd2_roles, " ")
 
 # METADATA
 # title: Roles of PSD2 that the operation asks for
@@ -48,5 +53,10 @@ psd2_identity_holds if {
 	parts := split(input.credential.subject, ",")
 	some place, part in parts
 	split(part, "=") == ["organizationIdentifier", input.credential.labels.psd2_id]
-	not endswith(parts[place - 1], "\\")
+	not psd2_continued(parts, place)
 }
+
+# METADATA
+# title: The part goes on the value before it
+# description: The comma between them belongs to that value.
+psd2_continued(parts, place) if endswith(parts[place - 1], "\\")

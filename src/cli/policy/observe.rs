@@ -31,47 +31,36 @@ pub(in crate::cli) struct Enforce {
 
 pub(super) async fn observe(gateway: &Gateway, args: Observe) -> Exit {
     let Observe { partner, rule, until, asking } = args;
-    set(gateway, &partner, asking, |observed| {
-        observed.insert(rule, json!(until));
-        true
-    })
-    .await
+    match path(&partner) {
+        Ok(path) => set(gateway, &path, rule, json!(until), asking).await,
+        Err(exit) => exit,
+    }
 }
 
 pub(super) async fn enforce(gateway: &Gateway, args: Enforce) -> Exit {
     let Enforce { partner, rule, asking } = args;
-    let missing = format!("`{rule}` is not only observed with `{partner}`: it counts already");
-    set(gateway, &partner, asking, |observed| {
-        let was = observed.shift_remove(&rule).is_some();
-        if !was {
-            complain(&missing);
-        }
-        was
-    })
-    .await
-}
-
-/// Changes what is only observed with a partner; nothing where `change` says so.
-async fn set(
-    gateway: &Gateway,
-    partner: &str,
-    asking: Asking,
-    change: impl FnOnce(&mut Map<String, Value>) -> bool,
-) -> Exit {
-    let path = match edit::id("partner", partner) {
-        Ok(id) => format!("/v1/partners/{id}"),
+    let path = match path(&partner) {
+        Ok(path) => path,
         Err(exit) => return exit,
     };
     let there = match ask(gateway, Method::GET, &path, None).await {
         Ok(there) => there,
         Err(exit) => return exit,
     };
-    let mut observed = there.pointer("/partner/observe").and_then(Value::as_object).cloned().unwrap_or_default();
-    if !change(&mut observed) {
+    if there.pointer("/partner/observe").and_then(|observe| observe.get(&rule)).is_none() {
+        complain(&format!("`{rule}` is not only observed with `{partner}`: it counts already"));
         return Exit::Problems;
     }
-    let mut changes = Map::new();
-    // None of them any more is the absence of the key.
-    put(&mut changes, "observe", Some(if observed.is_empty() { Value::Null } else { observed.into() }));
-    edit::edit(gateway, Method::PATCH, &path, changes, None, asking).await
+    set(gateway, &path, rule, Value::Null, asking).await
+}
+
+fn path(partner: &str) -> Result<String, Exit> {
+    edit::id("partner", partner).map(|id| format!("/v1/partners/{id}"))
+}
+
+async fn set(gateway: &Gateway, path: &str, rule: String, until: Value, asking: Asking) -> Exit {
+    let (mut observe, mut changes) = (Map::new(), Map::new());
+    put(&mut observe, &rule, Some(until));
+    put(&mut changes, "observe", Some(observe));
+    edit::edit(gateway, Method::PATCH, path, changes, None, asking).await
 }

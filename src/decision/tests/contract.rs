@@ -81,15 +81,18 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
     parsed
 }
 
-#[test]
-fn a_full_input_is_exactly_contract_version_1() {
+/// A partner and a request of which every fact is there.
+fn full() -> World {
     let mut world = World::new();
+    world.policy.files.retain(|(path, _)| path != "reasons.yaml");
+    world.policy.files.push(("reasons.yaml".into(), "reasons: {x-weekend: not at weekends}\n".into()));
     world.acme.partner = Partner {
         name: "Acme Ltd".into(),
         labels: [("tier".to_owned(), "gold".to_owned())].into(),
         time_zone: Zone::parse("Asia/Kolkata").unwrap(),
         engagement: Period { starts: Some(UnixNanos(1)), ends: Some(UnixNanos(1_798_761_600_000_000_001)) },
         networks: network_names(&["dc1", "dc2"]),
+        observe: [("x-weekend".to_owned(), UnixNanos(NOW.0 + 9))].into(),
         ..world.acme.partner
     };
     world.acme.credentials[0].labels = [("use".to_owned(), "batch".to_owned())].into();
@@ -111,7 +114,20 @@ fn a_full_input_is_exactly_contract_version_1() {
         sni: Some("api.example".into()),
     });
     world.request.now = UnixNanos(NOW.0 + 7);
+    world
+}
 
+/// The same without all that may be absent.
+fn bare() -> World {
+    let mut world = World::new();
+    world.acme.partner.networks.clear();
+    world.request = request(Method::GET, "/", "api.example");
+    world
+}
+
+#[test]
+fn a_full_input_is_exactly_contract_version_1() {
+    let world = full();
     let expected = json!({
         "version": 1,
         "environment": "production",
@@ -124,6 +140,7 @@ fn a_full_input_is_exactly_contract_version_1() {
             "time_zone": "Asia/Kolkata",
             "engagement": {"starts_ns": 1, "ends_ns": 1_798_761_600_000_000_001_i64},
             "networks": ["dc1", "dc2"],
+            "observe": [{"reason": "x-weekend", "until_ns": NOW.0 + 9}],
             "grants": [{
                 "id": "acme-reads",
                 "owner": "payments",
@@ -203,11 +220,8 @@ fn a_full_input_is_exactly_contract_version_1() {
 
 #[test]
 fn facts_that_are_absent_are_absent_and_lists_that_are_empty_are_empty() {
-    let mut world = World::new();
-    world.acme.partner.networks.clear();
-    world.request = request(Method::GET, "/", "api.example");
-    let bare = Certificate { san: SanFacts::default(), ..leaf() };
-    let input = document(&world, &peer(bare), &["any"]);
+    let nameless = Certificate { san: SanFacts::default(), ..leaf() };
+    let input = document(&bare(), &peer(nameless), &["any"]);
 
     assert_eq!(input["partner"]["engagement"], json!({}));
     assert_eq!(input["partner"]["labels"], json!({}));
@@ -255,4 +269,75 @@ fn conditions_keep_their_types_and_every_digit() {
     world.acme.grants[0].conditions = serde_json::from_value(conditions.clone()).unwrap();
     let input = document(&world, &peer(leaf()), &["any"]);
     assert_eq!(input["partner"]["grants"][0]["conditions"], conditions);
+}
+
+/// Every place in a document, as the page about the input writes it, with a pointer to it.
+fn places(path: &str, pointer: &str, value: &serde_json::Value, found: &mut Vec<(String, String)>) {
+    match value {
+        serde_json::Value::Object(keys) => {
+            for (key, value) in keys {
+                let (path, pointer) = (format!("{path}.{key}"), format!("{pointer}/{key}"));
+                found.push((path.clone(), pointer.clone()));
+                places(&path, &pointer, value, found);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for (n, item) in items.iter().enumerate() {
+                places(&format!("{path}[_]"), &format!("{pointer}/{n}"), item, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn real_inputs_fit_the_schema_and_wrong_ones_do_not() {
+    let mut with_conditions = full();
+    with_conditions.policy.files.push((
+        "conditions.yaml".into(),
+        "conditions: {max_amount: integer, dry: boolean, tenants: text-list, note: text}\n".into(),
+    ));
+    let conditions = json!({"max_amount": i64::MIN, "dry": true, "tenants": ["a"], "note": "b"});
+    with_conditions.acme.grants[0].conditions = serde_json::from_value(conditions).unwrap();
+    let whole = document(&full(), &peer(leaf()), &["any", "dc1"]);
+    let mut documents = vec![
+        (whole.clone(), true, "as it is".to_owned()),
+        (document(&bare(), &peer(leaf()), &["any"]), true, "without what may be absent".to_owned()),
+        (document(&with_conditions, &peer(leaf()), &["any"]), true, "with conditions".to_owned()),
+    ];
+    let facts: std::collections::BTreeMap<String, bool> =
+        crate::policy::lines().into_iter().map(|line| (line.path, line.when == "always")).collect();
+    let mut all = Vec::new();
+    places("input", "", &whole, &mut all);
+    let known = all.iter().filter(|(path, _)| facts.contains_key(path)).count();
+    assert!(known >= facts.len(), "{known} of {}", facts.len());
+    for (path, pointer) in &all {
+        let (above, key) = pointer.rsplit_once('/').unwrap();
+        let mut less = whole.clone();
+        let above = less.pointer_mut(above).unwrap().as_object_mut().unwrap();
+        above.remove(key);
+        // What the contract does not name may be absent.
+        documents.push((less, facts.get(path) != Some(&true), format!("without {path}")));
+        for other in [json!(null), json!({"zzz": 1}), json!([{}]), json!(-1.5), json!("\u{1}")] {
+            let mut wrong = whole.clone();
+            let place = wrong.pointer_mut(pointer).unwrap();
+            // A text is one as any other, and conditions are as they are declared.
+            if (place.is_string() && other.is_string()) || (pointer.ends_with("/conditions") && other.is_object()) {
+                continue;
+            }
+            *place = other;
+            documents.push((wrong, false, format!("another {path}")));
+        }
+        if whole.pointer(pointer).unwrap().is_object() && !["labels", "query", "headers", "params"].contains(&key) {
+            let mut more = whole.clone();
+            more.pointer_mut(pointer).unwrap()["zzz"] = json!({});
+            documents.push((more, false, format!("more in {path}")));
+        }
+    }
+    assert!(documents.len() > 200, "{}", documents.len());
+    let inputs: Vec<serde_json::Value> = documents.iter().map(|(input, ..)| input.clone()).collect();
+    let Some(fits) = crate::policy::tests::opa::fit(&crate::policy::input_schema(), &inputs) else { return };
+    for ((input, expected, what), fits) in documents.iter().zip(fits) {
+        assert_eq!(fits, *expected, "{what}: {input:#}");
+    }
 }

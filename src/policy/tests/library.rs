@@ -3,7 +3,7 @@
 use super::*;
 use std::path::{Path, PathBuf};
 
-const EXAMPLES: &[&str] =
+pub(super) const EXAMPLES: &[&str] =
     &["maintenance_freeze", "per_environment", "psd2_roles", "read_only_first_week", "tenant_paths"];
 
 fn policies() -> PathBuf {
@@ -260,4 +260,36 @@ fn reasons_are_declared_at_the_top_and_beside_the_rules_that_give_them() {
     // Elsewhere such a file is data.
     let data = shipped(&[("own/reasons.yaml", "x: 1\n")]);
     assert_eq!(compile(&data).err(), None);
+}
+
+/// On the interpreter as well, which takes such denials for an error.
+#[test]
+fn denial_without_a_reason_is_enforced_beside_one_that_is_only_observed() {
+    let rules = "package partnergate.custom\n\nimport rego.v1\n\ndeny contains {\"reason\": \"x-a\"} if input.version == 1\n\n\
+                 deny contains malformed if malformed := input.custom_denial\n";
+    let mut source = shipped(&[]);
+    source.files.retain(|(path, _)| path != "reasons.yaml");
+    source.files.push(("reasons.yaml".into(), "reasons: {x-a: a}\n".into()));
+    source.files.push(("custom/rule.rego".into(), rules.replace("input.custom_denial", "input.partner.labels")));
+    source.files.sort();
+    for kind in [EngineKind::Rvm, EngineKind::Interpreter] {
+        let policy = Policy::compile(&source, kind, LIMITS).unwrap_or_else(|p| panic!("{p}"));
+        let mut input = serde_json::json!({
+            "version": 1,
+            "partner": {
+                "id": "acme", "state": "active", "engagement": {}, "networks": ["any"],
+                "grants": [{"id": "g", "operations": ["o"], "conditions": {}}],
+                "observe": [{"reason": "x-a", "until_ns": 9}],
+            },
+            "credential": {"id": "c", "state": "active", "not_before_ns": 1, "not_after_ns": 9},
+            "source": {"networks": ["any"]},
+            "request": {"operation": "o"},
+            "time": {"now_ns": 5},
+        });
+        let verdict = policy.evaluate(input.clone().into());
+        assert!(matches!(&verdict, Verdict::Allow { observed, .. } if observed.len() == 1), "{kind:?}: {verdict:?}");
+        input["partner"]["labels"] = serde_json::json!({"code": "x-a"});
+        let verdict = policy.evaluate(input.into());
+        assert!(matches!(verdict, Verdict::Deny { .. }), "{kind:?}: {verdict:?}");
+    }
 }
