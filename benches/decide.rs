@@ -39,7 +39,7 @@ struct World {
     slots: Slots,
 }
 
-fn world(partners: usize) -> World {
+fn world(partners: usize, policy: PolicySource) -> World {
     let (ca_der, signer) = ca();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "client");
@@ -146,7 +146,7 @@ fn world(partners: usize) -> World {
             operations: None,
         }],
         operations: vec![(route, openapi::load("api.yaml", OPENAPI, None, &mut problems))],
-        policy: policy(),
+        policy,
         policy_bundle: None,
         candidate: None,
         policy_engine: EngineKind::Rvm,
@@ -195,21 +195,36 @@ fn ca() -> (Vec<u8>, Issuer<'static, KeyPair>) {
     (der, Issuer::new(params, key))
 }
 
-fn policy() -> PolicySource {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/partnergate");
-    let mut files: Vec<(String, String)> = std::fs::read_dir(root)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .map(|p| {
-            (format!("partnergate/{}", p.file_name().unwrap().to_str().unwrap()), std::fs::read_to_string(&p).unwrap())
-        })
-        .collect();
+/// Files of a folder, under a name. `PARTNERGATE_BENCH_POLICIES` is another folder than the shipped one, to be compared.
+fn folder(below: &str, name: &str) -> Vec<(String, String)> {
+    let shipped = || concat!(env!("CARGO_MANIFEST_DIR"), "/policies").to_owned();
+    let root = std::env::var("PARTNERGATE_BENCH_POLICIES").unwrap_or_else(|_| shipped());
+    let entries = std::fs::read_dir(std::path::Path::new(&root).join(below)).unwrap().map(|e| e.unwrap().path());
+    let file = |path: std::path::PathBuf| {
+        (format!("{name}/{}", path.file_name().unwrap().to_str().unwrap()), std::fs::read_to_string(path).unwrap())
+    };
+    entries.filter(|path| path.is_file()).map(file).collect()
+}
+
+fn library() -> PolicySource {
+    let mut files = folder("partnergate", "partnergate");
+    files.sort();
+    PolicySource { files }
+}
+
+/// The library with each example copied beside it.
+fn every_example() -> PolicySource {
+    let mut files = folder("partnergate", "partnergate");
+    for example in ["maintenance_freeze", "per_environment", "psd2_roles", "read_only_first_week", "tenant_paths"] {
+        files.extend(folder(&format!("examples/{example}"), &format!("custom/{example}")));
+    }
+    files.retain(|(path, _)| !path.ends_with(".md"));
     files.sort();
     PolicySource { files }
 }
 
 fn benches(c: &mut Criterion) {
-    let small = world(10);
+    let small = world(10, library());
     c.bench_function("certificate from der", |b| b.iter(|| Certificate::from_der(black_box(&small.leaf)).unwrap()));
     let limits = HeadLimits { max_bytes: 16_384, max_fields: 100 };
     c.bench_function("judge head", |b| b.iter(|| judge_head(black_box(HEAD), 0, &limits).unwrap()));
@@ -220,7 +235,7 @@ fn benches(c: &mut Criterion) {
         });
     });
     for partners in [10, 1_000, 100_000] {
-        let world = world(partners);
+        let world = world(partners, library());
         c.bench_function(&format!("resolve among {partners}"), |b| {
             b.iter(|| black_box(world.snapshot.registry.resolve(black_box(&world.peer))));
         });
@@ -231,6 +246,13 @@ fn benches(c: &mut Criterion) {
             });
         });
     }
+    let world = world(10, every_example());
+    c.bench_function("decide with every example", |b| {
+        b.iter(|| match decide(&world.snapshot, &world.peer, black_box(&world.request), &world.slots) {
+            Decision::Allow(permit) => permit,
+            Decision::Deny(denial) => panic!("{denial:?}"),
+        });
+    });
 }
 
 criterion_group!(all, benches);

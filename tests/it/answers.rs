@@ -1,7 +1,7 @@
 //! What the admin API answers, against the schemas of its OpenAPI document: each call once, and once as a dry run where it
 //! has one.
 
-use crate::harness::{Gate, python, run};
+use crate::harness::{Gate, copy_folder, python, run};
 use crate::issue::{Client, URI, onboard, with_ca};
 use serde_json::{Value, json};
 use std::fs;
@@ -206,6 +206,19 @@ fn approvals(calls: &mut Calls) {
     calls.lists();
 }
 
+fn policy(calls: &mut Calls) {
+    let seen = calls.get("/v1/policy/candidate");
+    let promotion = json!({"revision": seen["candidate"]["revision"], "reason": "x"});
+    calls.twice("POST", "/v1/policy/candidate/promote", &promotion);
+    calls.get("/v1/policy/candidate");
+    calls.get("/v1/status");
+    calls.twice("POST", "/v1/policy/candidate/rollback", &why());
+    calls.call("POST", "/v1/policy/explain", &json!({"partner": "acme", "method": "GET", "path": "/items"}));
+    let observed = json!({"set": {"observe": {"x-a": "2098-01-01T00:00:00Z"}}});
+    calls.call("PATCH", "/v1/partners/globex", &observed);
+    calls.get("/v1/status");
+}
+
 fn ends(calls: &mut Calls) {
     calls.twice("POST", "/v1/partners/acme/suspend", &why());
     calls.twice("POST", "/v1/partners/acme/resume", &why());
@@ -222,11 +235,15 @@ fn ends(calls: &mut Calls) {
 #[test]
 fn every_answer_is_as_its_schema_says() {
     let Some(python) = python(&["jsonschema_rs"]) else { return };
-    let gate = with_ca(false).start();
+    let (setup, policies) = with_ca(false).own_policies();
+    let next = setup.dir.path().join("next");
+    copy_folder(&policies, &next);
+    fs::write(next.join("custom/data.yaml"), "limit: 1\n").unwrap();
+    let gate = setup.set("policy.candidate", json!({"dir": next})).start();
     onboard(&gate);
     crate::grants::answer(&gate, "GET", "/items");
     let mut calls = Calls { gate, answers: Vec::new() };
-    for part in [registry, certificates, operators, approvals, ends] {
+    for part in [registry, certificates, operators, approvals, policy, ends] {
         part(&mut calls);
     }
     let (document, answers) = (calls.get("/v1/openapi.json"), Value::from(calls.answers));
