@@ -27,7 +27,7 @@ mod switch;
 pub use apply::{Applied, Apply, Authority, Binding, Wanted};
 pub use approve::{Decided, Verdicted};
 pub use bundle::{PolicyBundle, best};
-pub use candidate::{CandidateState, PromotionState};
+pub use candidate::{CandidateState, PromotionState, of_promotion};
 pub use deny::{Denial, no_anchor};
 pub use edit::{Edit, Edited, Place, Subject, Whose};
 pub use grants::{Mark, Marked};
@@ -56,7 +56,7 @@ use crate::operator::Operators;
 use crate::policy::Promotion;
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Sources};
 use crate::store::{PlanLine, Store, StoreError};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
@@ -175,6 +175,8 @@ pub struct Publisher {
     policy_bundle: ArcSwapOption<BundleConfig>,
     /// What decides in the place of the configured policy.
     promotion: ArcSwapOption<Promotion>,
+    /// Why one is over that the database still has.
+    promotion_ended: ArcSwapOption<String>,
     failing: ArcSwapOption<Failing>,
     operators: ArcSwap<Operators>,
     /// What is live and not in the database.
@@ -233,8 +235,9 @@ impl Publisher {
         let promotion = store.promotion().await?;
         let build = |config: &Config| {
             let material = outside.reading.material.clone();
-            let sources = candidate::sources(config, registry.clone(), material, promotion.as_ref());
-            Snapshot::build(sources, None, clock.now())
+            let sources = Sources { material, ..config.sources(registry.clone(), promotion.as_ref()) };
+            let standing = promotion.as_ref().filter(|promotion| promotion.stands(config.policy()));
+            Snapshot::build(sources, None, clock.now()).map_err(|problems| of_promotion(problems, standing))
         };
         let (snapshot, warnings) = bundle::build(&bundle, &mut config, None, build).await?;
         let policy_bundle = ArcSwapOption::from(config.bundle.clone().map(Arc::new));
@@ -259,6 +262,7 @@ impl Publisher {
             bundle,
             policy_bundle,
             promotion: ArcSwapOption::empty(),
+            promotion_ended: ArcSwapOption::empty(),
             failing,
             operators,
             unsaved: Mutex::new(unsaved),
@@ -406,8 +410,9 @@ impl Publisher {
         let build = |config: &Config| {
             let material = outside.reading.material.clone();
             let promotion = self.promotion.load();
-            let sources = candidate::sources(config, registry.clone(), material, promotion.as_deref());
-            Snapshot::build(sources, previous, self.clock.now())
+            let sources = Sources { material, ..config.sources(registry.clone(), promotion.as_deref()) };
+            let standing = promotion.as_deref().filter(|promotion| promotion.stands(config.policy()));
+            Snapshot::build(sources, previous, self.clock.now()).map_err(|problems| of_promotion(problems, standing))
         };
         let (snapshot, warnings) = bundle::build(&self.bundle, &mut config, Some(running), build).await?;
         for key in config.needs_restart(&self.started) {
@@ -435,7 +440,7 @@ impl Publisher {
         tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
         let outside = Outside::read(&self.files, &self.fetcher, &registry, &live.snapshot.material);
         let material = outside.reading.material.clone();
-        let sources = candidate::sources(running, registry, material, self.promotion.load().as_deref());
+        let sources = Sources { material, ..running.sources(registry, self.promotion.load().as_deref()) };
         let (snapshot, _) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         self.publish(snapshot, None, Concerns::Everybody, Instant::now()).await?;
         self.taken(outside, Some(&live.snapshot.material)).await;
@@ -561,6 +566,7 @@ impl Publisher {
             self.metrics.registry_ok.set(0);
             tracing::error!(error = %e, "the registry cannot be compared with the database");
         }
+        self.write_end_of_promotion().await;
         drop(state);
         let known = self.seen.lock().await.clone();
         let now = look_again(&known);

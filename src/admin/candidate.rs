@@ -9,14 +9,11 @@ use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Shortest beginning of a revision that names one.
-const SHORTEST: usize = 12;
-
 /// Body of `POST /v1/policy/candidate/promote`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromoteCall {
-    /// Of the candidate that was looked at, or its first 12 digits or more: another one is not promoted.
+    /// Of the candidate that was looked at, in full: another one is not promoted.
     pub revision: String,
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,9 +32,6 @@ pub(super) async fn promote(
 ) -> Change<CandidateState> {
     if call.reason.trim().is_empty() {
         return Err(wrong("a reason is needed: it is kept in the history"));
-    }
-    if call.revision.len() < SHORTEST {
-        return Err(wrong(&format!("`revision` must have at least the first {SHORTEST} digits of the candidate's")));
     }
     let cause = caller.cause(Some(&call.reason), call.ticket.as_ref());
     shared.publisher.promote(call.revision, cause).await.map_or_else(undone, done)

@@ -225,6 +225,8 @@ fn of_record(
     let waiting = split.waiting.len();
     let old = before.map(|b| &**b);
     let own = (old.map(|r| &r.partner), after.map(|r| &r.partner));
+    // Of a partner that waits itself and is new, nothing can be there before.
+    let all = all || (old.is_none() && after.is_some_and(|after| !after.partner.observe.is_empty()));
     let waits = |widens: Vec<String>, changed: bool| changed && (all || !widens.is_empty());
     if waits(own.1.map(|after| widening::of_partner(own.0, after)).unwrap_or_default(), own.0 != own.1) {
         let (id, before_sha256) = (id.clone(), own.0.and_then(digest));

@@ -10,9 +10,10 @@ use std::fmt::Display;
 /// Names that one sentence has; of more it says how many.
 const SHOWN: usize = 10;
 
-/// A partner without its credentials and grants. One that is new may do nothing yet.
+/// A partner without its credentials and grants. One that is new may do nothing yet; but what custom rules do not count for it is
+/// for somebody else to see.
 pub(super) fn of_partner(before: Option<&Partner>, after: &Partner) -> Vec<String> {
-    let Some(before) = before else { return Vec::new() };
+    let Some(before) = before else { return observed(None, after) };
     let mut widens = Vec::new();
     added(&mut widens, "may call from", &before.networks, &after.networks);
     period(&mut widens, "the engagement", &before.engagement, &after.engagement);
@@ -28,14 +29,19 @@ pub(super) fn of_partner(before: Option<&Partner>, after: &Partner) -> Vec<Strin
             Some(_) => {}
         }
     }
-    for (reason, until) in &after.observe {
-        if before.observe.get(reason).is_none_or(|was| was < until) {
-            widens.push(format!("is only observed for `{reason}` until {until}"));
-        }
-    }
+    widens.extend(observed(Some(before), after));
     seen(&mut widens, "labels", before.labels != after.labels);
     seen(&mut widens, "a time zone", before.time_zone != after.time_zone);
     widens
+}
+
+/// Custom rules that do not count for it, or longer than before.
+fn observed(before: Option<&Partner>, after: &Partner) -> Vec<String> {
+    let more = after
+        .observe
+        .iter()
+        .filter(|(reason, until)| before.and_then(|before| before.observe.get(*reason)).is_none_or(|was| was < *until));
+    more.map(|(reason, until)| format!("is only observed for `{reason}` until {until}")).collect()
 }
 
 /// A credential that is one certificate or one key needs nobody else as long as its partner may do nothing; whom a name

@@ -104,7 +104,7 @@ pub(super) async fn with_policy(mut config: Config) -> Result<(Config, Problems)
     let metrics = Metrics::new(config.max_series, false).map_err(|e| wrong(e.to_string()))?;
     let fetcher = BundleFetcher::new(&config.state_dir, clock.clone(), Arc::new(metrics));
     let first = fetcher.first(&settings).await.map_err(|e| wrong(e.to_string()))?;
-    let build = |config: &Config| Snapshot::build(config.sources(Registry::default()), None, clock.now());
+    let build = |config: &Config| Snapshot::build(config.sources(Registry::default(), None), None, clock.now());
     let (_, _, trouble) = best(&mut config, &first, build)?;
     if let Some(trouble) = trouble {
         let reason =

@@ -12,6 +12,7 @@ use crate::material::{MaterialFiles, Reading};
 use crate::partner::RevocationMode;
 use crate::record::Metrics;
 use crate::registry::Registry;
+use crate::reload::of_promotion;
 use crate::server::database_path;
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{PlanOptions, Store, parse_declaration, plan};
@@ -76,10 +77,11 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     };
     let database = database_path(&config.state_dir);
     let shown = database.display().to_string();
-    let (mut seen, mut used) = (HashMap::new(), HashMap::new());
+    let (mut seen, mut used, mut promotion) = (HashMap::new(), HashMap::new(), None);
     let registry = match Store::open_to_read(&database).await {
         Ok(Some(store)) => {
             seen = store.last_seen_expiry().await.map_err(|e| failed(&shown, e.to_string()))?;
+            promotion = store.promotion().await.map_err(|e| failed(&shown, e.to_string()))?;
             used = store.last_seen().await.map_err(|e| failed(&shown, e.to_string()))?;
             store.load().await.map_err(|e| failed(&shown, e.to_string()))?
         }
@@ -91,8 +93,10 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     let mut reading = material.read(&registry, &material.kept(&registry));
     let with = |registry: Registry, reading: &Reading| {
         let mut problems = reading.problems(|_| true);
-        let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
-        match Snapshot::build(sources, None, now) {
+        let sources = Sources { material: reading.material.clone(), ..config.sources(registry, promotion.as_ref()) };
+        let standing = promotion.as_ref().filter(|promotion| promotion.stands(config.policy()));
+        let built = Snapshot::build(sources, None, now);
+        match built.map_err(|problems| of_promotion(problems, standing)) {
             Ok(built) if !problems.has_errors() => Ok(built),
             Ok((_, warnings)) | Err(warnings) => {
                 problems.extend(warnings);

@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::history::Cause;
 use crate::operator::Role;
 use crate::server::{BESIDE_THE_DATABASE, KEPT_COPIES, database_path, lock_state_dir};
-use crate::store::{BackupError, Commit, DatabaseStatus, Manifest, Restore, Store, backup, restore, verify_backup};
+use crate::store::{
+    BackupError, Commit, DatabaseStatus, Manifest, Promoted, Restore, Store, backup, restore, verify_backup,
+};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +48,9 @@ enum Command {
     Import(import::Args),
     /// Add an operator with every role, with the gateway stopped: the way back in when nobody else has one.
     Operator(OperatorArgs),
+    /// Let the configured policy decide again in the place of the candidate that was promoted, with the gateway stopped. While it
+    /// runs, `policy candidate rollback` does it.
+    EndPromotion(EndPromotionArgs),
     /// Bring the tables to the version of this program, with the gateway stopped. `serve` does it too.
     Migrate {
         #[command(flatten)]
@@ -63,6 +68,14 @@ struct RestoreArgs {
     /// Also where it lets in again what was denied or suspended after the copy was made.
     #[arg(long)]
     forget_denials: bool,
+    #[command(flatten)]
+    why: Why,
+    #[command(flatten)]
+    form: Form,
+}
+
+#[derive(Debug, clap::Args)]
+struct EndPromotionArgs {
     #[command(flatten)]
     why: Why,
     #[command(flatten)]
@@ -119,6 +132,7 @@ pub(super) async fn run(path: &Path, dry_run: bool, args: Args) -> Exit {
         Command::Restore(args) => take_back(&state_dir, &args, now).await,
         Command::Import(args) => import::run(path, dry_run, &args).await,
         Command::Operator(args) => add_operator(&state_dir, args, now).await,
+        Command::EndPromotion(args) => end_promotion(&state_dir, args, now).await,
         Command::Migrate { form } => migrate(&state_dir, form, now).await,
     };
     outcome.unwrap_or_else(|exit| exit)
@@ -245,6 +259,27 @@ async fn add_operator(state_dir: &Path, args: OperatorArgs, now: UnixNanos) -> R
     store.commit_all(revision, commit, &cause, now).await.map_err(|e| fail(&e))?;
     store.close().await;
     Ok(show_with_token(json!(Shown::of(&operator, now, token)), keeper, args.form))
+}
+
+async fn end_promotion(state_dir: &Path, args: EndPromotionArgs, now: UnixNanos) -> Result<Exit, Exit> {
+    if args.why.reason.trim().is_empty() {
+        return Err(fail(&"a reason is needed: it is kept in the history"));
+    }
+    let _lock = lock_state_dir(state_dir).map_err(|e| fail(&e))?;
+    let store = Store::open(&database_path(state_dir), now).await.map_err(|e| fail(&e))?;
+    // Also where its files are not what they were.
+    let standing = store.promotion().await;
+    if matches!(standing, Ok(None)) {
+        complain("error: no candidate is promoted: the configured policy decides");
+        return Err(Exit::Problems);
+    }
+    let cause = Cause::new(this_user(), Some(args.why.reason), args.why.ticket);
+    let revision = store.revision().await.map_err(|e| fail(&e))?;
+    let commit = Commit { promotions: &[Promoted(None)], ..Commit::default() };
+    store.commit_all(revision, commit, &cause, now).await.map_err(|e| fail(&e))?;
+    store.close().await;
+    let was = standing.ok().flatten().map(|promotion| promotion.revision.to_string());
+    Ok(args.form.show(Ok(json!({"ended": was})), |_| say("the configured policy decides from the next start on")))
 }
 
 async fn migrate(state_dir: &Path, form: Form, now: UnixNanos) -> Result<Exit, Exit> {

@@ -67,7 +67,7 @@ pub(super) async fn run(path: &Path, dry_run: bool, args: &Args) -> Result<Exit,
     }
     let material = MaterialFiles::new(path, &config.state_dir);
     let reading = material.read(&registry, &material.kept(&registry));
-    let sources = Sources { material: reading.material.clone(), ..config.sources(registry) };
+    let sources = Sources { material: reading.material.clone(), ..config.sources(registry, None) };
     let (snapshot, _) = Snapshot::build(sources, None, now).map_err(|e| problems(&e))?;
     let declaration = parse_declaration(&files, &config.environment).map_err(|e| problems(&e))?;
     let me = this_user();
@@ -88,7 +88,7 @@ pub(super) async fn run(path: &Path, dry_run: bool, args: &Args) -> Result<Exit,
     if refused.has_errors() {
         return Err(problems(&refused));
     }
-    let sources = Sources { material: reading.material, ..config.sources(planned.next) };
+    let sources = Sources { material: reading.material, ..config.sources(planned.next, None) };
     Snapshot::build(sources, Some(&snapshot), now).map_err(|e| problems(&e))?;
     let cause =
         Cause { four_eyes: Some(Off::Off), ..Cause::new(me, args.because.reason.clone(), args.because.ticket.clone()) };

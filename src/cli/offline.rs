@@ -47,7 +47,8 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
             let material = MaterialFiles::new(&gateway.config, &config.state_dir);
             let material = material.read(&registry, &material.kept(&registry)).material;
             let (config, _) = with_policy(config).await.map_err(|e| fail(&e))?;
-            let sources = Sources { material, ..config.sources(registry) };
+            let promotion = store.promotion().await.map_err(|e| fail(&e))?;
+            let sources = Sources { material, ..config.sources(registry, promotion.as_ref()) };
             let (snapshot, _) = Snapshot::build(sources, None, Clock::new().now()).map_err(|e| fail(&e))?;
             serde_json::to_value(admin::export_document(&snapshot)).map_err(|e| fail(&e))?
         }

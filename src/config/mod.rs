@@ -27,7 +27,7 @@ use crate::listen::{ListenLimits, TlsSettings};
 use crate::name::{Environment, UpstreamName};
 use crate::operation::{Operation, OperationKind, RouteName, listed, openapi, parse_base_path};
 use crate::policy::bundle::Bundle;
-use crate::policy::{EngineKind, PolicyLimits, PolicySource};
+use crate::policy::{EngineKind, PolicyLimits, PolicySource, Promotion};
 use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
@@ -233,7 +233,7 @@ impl Config {
                 let has_policy = |c: &Config| c.policy.files.iter().any(|(path, _)| path.ends_with(".rego"));
                 let rest = config
                     .filter(has_policy)
-                    .map(|c| Snapshot::build(c.sources(Registry::default()), None, UnixNanos(0)));
+                    .map(|c| Snapshot::build(c.own_sources(Registry::default()), None, UnixNanos(0)));
                 if let Some(Err(more)) = rest {
                     more.errors().for_each(|p| problems.push(p.clone()));
                 }
@@ -243,8 +243,17 @@ impl Config {
         }
     }
 
-    /// The sources of a snapshot with this registry, without what is read for its anchors.
-    pub fn sources(&self, registry: Registry) -> Sources {
+    /// The sources of a snapshot with this registry, without what is read for its anchors; the policy that was promoted, as
+    /// long as that stands, in the place of the configured one.
+    pub fn sources(&self, registry: Registry, promotion: Option<&Promotion>) -> Sources {
+        let sources = self.own_sources(registry);
+        match promotion.filter(|promotion| promotion.stands(&sources.policy)) {
+            Some(promotion) => Sources { policy: promotion.source(), policy_bundle: None, ..sources },
+            None => sources,
+        }
+    }
+
+    fn own_sources(&self, registry: Registry) -> Sources {
         Sources {
             environment: self.environment.clone(),
             routes: self.routes.clone(),

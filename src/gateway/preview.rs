@@ -15,6 +15,7 @@ use crate::snapshot::{Candidate, Snapshot};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -56,6 +57,32 @@ pub struct Tally {
     pub skipped: u64,
 }
 
+/// What requests and the thread share. No request waits for the tally.
+#[derive(Default)]
+struct Shared {
+    tally: Mutex<Tally>,
+    /// Since the tally was begun.
+    skipped: AtomicU64,
+}
+
+impl Shared {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what became of a decision on a snapshot.
+    fn note(&self, snapshot: &Snapshot, candidate: &Arc<str>, now: UnixNanos, note: impl FnOnce(&mut Tally)) {
+        let mut tally = self.tally();
+        let before = tally.of.clone();
+        if tally.is_of(snapshot, candidate, now) {
+            if tally.of != before {
+                self.skipped.store(0, Ordering::Relaxed);
+            }
+            note(&mut tally);
+        }
+    }
+}
+
 impl Tally {
     /// Whether this is still the one for a snapshot; one of before is told nothing more.
     fn is_of(&mut self, snapshot: &Snapshot, candidate: &Arc<str>, now: UnixNanos) -> bool {
@@ -75,12 +102,8 @@ impl Tally {
 /// See the module.
 pub struct Preview {
     waiting: SyncSender<Decided>,
-    tally: Arc<Mutex<Tally>>,
+    shared: Arc<Shared>,
     recorder: Recorder,
-}
-
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a decision is one of those that are looked at: always the same answer for the same one.
@@ -102,19 +125,20 @@ impl Preview {
     /// Starts the thread that candidates are evaluated on.
     pub fn start(recorder: Recorder) -> Preview {
         let (waiting, next) = sync_channel(WAITING);
-        let tally = Arc::new(Mutex::new(Tally::default()));
-        let (seen, writes) = (tally.clone(), recorder.clone());
+        let shared = Arc::new(Shared::default());
+        let (seen, writes) = (shared.clone(), recorder.clone());
         // Without it, all is skipped and counted.
         if let Err(e) = std::thread::Builder::new().name("candidate".into()).spawn(move || work(&next, &seen, &writes))
         {
             tracing::error!(error = %e, "no thread for candidates of the policy");
         }
-        Preview { waiting, tally, recorder }
+        Preview { waiting, shared, recorder }
     }
 
     /// What has been seen so far.
     pub fn seen(&self) -> Tally {
-        lock(&self.tally).clone()
+        let tally = self.shared.tally().clone();
+        Tally { skipped: self.shared.skipped.load(Ordering::Relaxed), ..tally }
     }
 
     /// A decision was made. `denied` has its reasons.
@@ -126,7 +150,9 @@ impl Preview {
         denied: Option<&[Reason]>,
     ) {
         let Some(candidate) = snapshot.candidate.as_deref() else { return };
-        let Some(policy) = candidate.to_preview() else { return };
+        if candidate.to_preview().is_none() {
+            return;
+        }
         let before = denied.map(|reasons| first(reasons).clone());
         // What the floor denies no policy opens, and what took too long says nothing of the policy.
         if before.as_ref().is_some_and(|reason| !reason.is_of_policy() || is_late(reason))
@@ -138,16 +164,13 @@ impl Preview {
         let decided = Decided { snapshot, connection, stream, before };
         if self.waiting.try_send(decided).is_err() {
             self.recorder.metrics().previewed(PreviewOutcome::Skipped);
-            let mut tally = lock(&self.tally);
-            if tally.of.as_ref().is_some_and(|(_, candidate)| candidate == policy.revision()) {
-                tally.skipped += 1;
-            }
+            self.shared.skipped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-fn work(next: &Receiver<Decided>, tally: &Mutex<Tally>, recorder: &Recorder) {
-    let (mut owed, mut idle) = (Duration::ZERO, 0);
+fn work(next: &Receiver<Decided>, shared: &Shared, recorder: &Recorder) {
+    let (mut owed, mut idle, mut said) = (Duration::ZERO, 0, false);
     loop {
         // As long as decisions come, it is looked for them: waking a thread would be for the one who decides to pay.
         let decided = match next.try_recv() {
@@ -164,8 +187,16 @@ fn work(next: &Receiver<Decided>, tally: &Mutex<Tally>, recorder: &Recorder) {
         };
         idle = 0;
         let began = Instant::now();
-        if catch_unwind(AssertUnwindSafe(|| look_at(&decided, tally, recorder))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| look_at(&decided, shared, recorder))).is_err() {
             recorder.metrics().panics.inc();
+            recorder.metrics().previewed(PreviewOutcome::Failed);
+            let snapshot = &decided.snapshot;
+            if let Some(policy) = snapshot.candidate.as_ref().and_then(|candidate| candidate.to_preview()) {
+                shared.note(snapshot, policy.revision(), decided.stream.request.now, |tally| tally.failed += 1);
+            }
+            if !std::mem::replace(&mut said, true) {
+                tracing::error!("the candidate of the policy has panicked: it would deny such a request");
+            }
         }
         let share =
             decided.snapshot.candidate.as_ref().map_or(100, |candidate| u32::from(candidate.cpu_percent.max(1)));
@@ -178,7 +209,7 @@ fn work(next: &Receiver<Decided>, tally: &Mutex<Tally>, recorder: &Recorder) {
     }
 }
 
-fn look_at(decided: &Decided, tally: &Mutex<Tally>, recorder: &Recorder) {
+fn look_at(decided: &Decided, shared: &Shared, recorder: &Recorder) {
     let Decided { snapshot, connection, stream, before } = decided;
     let Some(policy) = snapshot.candidate.as_ref().and_then(|candidate| candidate.to_preview()) else { return };
     let request = &stream.request;
@@ -190,10 +221,7 @@ fn look_at(decided: &Decided, tally: &Mutex<Tally>, recorder: &Recorder) {
     let (kind, reason) = match (before, would) {
         _ if would.is_some_and(is_late) => {
             metrics.previewed(PreviewOutcome::Failed);
-            let mut tally = lock(tally);
-            if tally.is_of(snapshot, policy.revision(), request.now) {
-                tally.failed += 1;
-            }
+            shared.note(snapshot, policy.revision(), request.now, |tally| tally.failed += 1);
             return;
         }
         (None, None) => (None, String::new()),
@@ -204,10 +232,7 @@ fn look_at(decided: &Decided, tally: &Mutex<Tally>, recorder: &Recorder) {
     };
     let Some(kind) = kind else {
         metrics.previewed(PreviewOutcome::Same);
-        let mut tally = lock(tally);
-        if tally.is_of(snapshot, policy.revision(), request.now) {
-            tally.same += 1;
-        }
+        shared.note(snapshot, policy.revision(), request.now, |tally| tally.same += 1);
         return;
     };
     let situation = Situation::of(snapshot, &connection.peer, request);
@@ -224,13 +249,11 @@ fn look_at(decided: &Decided, tally: &Mutex<Tally>, recorder: &Recorder) {
         policy: policy.revision(),
         revision: &snapshot.revision,
     }));
-    let mut tally = lock(tally);
-    if !tally.is_of(snapshot, policy.revision(), request.now) {
-        return;
-    }
-    if tally.changes.len() < MOST || tally.changes.contains_key(&change) {
-        tally.changes.entry(change).or_default().add(&request.id);
-    } else {
-        tally.untold += 1;
-    }
+    shared.note(snapshot, policy.revision(), request.now, |tally| {
+        if tally.changes.len() < MOST || tally.changes.contains_key(&change) {
+            tally.changes.entry(change).or_default().add(&request.id);
+        } else {
+            tally.untold += 1;
+        }
+    });
 }

@@ -27,6 +27,7 @@ pub struct LogRules {
     data: Value,
     kind: EngineKind,
     limits: PolicyLimits,
+    revision: Arc<str>,
     /// Of the two that are asked, those that there are.
     rules: Vec<&'static str>,
 }
@@ -112,7 +113,12 @@ impl LogRules {
             problems.push(at(first, 0, 0, reason.into(), fix));
             return None;
         }
-        Some(LogRules { program, engine, data: data.clone(), kind, limits, rules })
+        Some(LogRules { program, engine, data: data.clone(), kind, limits, revision: source.revision(), rules })
+    }
+
+    /// SHA-256 over their files, as hex.
+    pub fn revision(&self) -> &Arc<str> {
+        &self.revision
     }
 
     fn compiled(

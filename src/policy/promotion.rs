@@ -17,7 +17,8 @@ pub struct Promotion {
     pub author: String,
     pub at: UnixNanos,
     pub reason: String,
-    /// Text by path.
+    /// Text by path. Kept apart: the revision vouches for it.
+    #[serde(skip)]
     pub files: BTreeMap<String, String>,
 }
 

@@ -3,13 +3,13 @@
 //! In: bundles that `fetch` has verified. Out: snapshots, published like any other change. Must never: leave the last
 //! good policy for one that does not make a whole snapshot; forget to say why it was not left.
 
-use super::{ChangeError, Publisher, aside, candidate, log_warnings};
+use super::{ChangeError, Publisher, aside, log_warnings};
 use crate::config::{BundleConfig, Config};
 use crate::document::Problems;
 use crate::fetch::{Asked, BundleFetcher, BundleSettings, Fetched, FetchedFrom, First};
 use crate::gateway::Concerns;
 use crate::policy::bundle::SignedBy;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Sources};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::Arc;
@@ -179,7 +179,7 @@ impl Publisher {
         config.take_bundle(&fetched.bundle);
         let material = live.snapshot.material.clone();
         let promotion = self.promotion.load();
-        let sources = candidate::sources(&config, live.snapshot.registry.clone(), material, promotion.as_deref());
+        let sources = Sources { material, ..config.sources(live.snapshot.registry.clone(), promotion.as_deref()) };
         let (snapshot, warnings) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         let (revision, policy) = (fetched.bundle.manifest.revision.clone(), snapshot.revision.policy.clone());
         self.publish(snapshot, None, Concerns::Everybody, since).await?;

@@ -9,12 +9,10 @@ use crate::config::Config;
 use crate::document::Problems;
 use crate::gateway::{Concerns, Tally};
 use crate::history::{Actor, Cause, Way};
-use crate::policy::{PolicySource, Promotion};
+use crate::policy::{Policy, PolicySource, Promotion};
 use crate::record::replay::{Change, Kind};
-use crate::registry::Registry;
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{Commit, Promoted};
-use crate::trust::Material;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::Arc;
@@ -56,6 +54,8 @@ struct CandidateSeen {
     problems: Vec<String>,
     /// It is what decides already, so that there is nothing to preview.
     decides: bool,
+    /// Its rules of `package system.log` are others than those that mask records now.
+    masks_differ: bool,
     sample_percent: u8,
     cpu_percent: u8,
     /// Since when it has been evaluated beside this policy; null where it has not been yet.
@@ -103,6 +103,7 @@ impl CandidateSeen {
             revision: revision.map(|revision| revision.to_string()),
             problems: candidate.policy.as_ref().err().map(lines).unwrap_or_default(),
             decides: candidate.decides,
+            masks_differ: candidate.good().is_some_and(|policy| masks(policy) != masks(&snapshot.policy)),
             sample_percent: candidate.sample_percent,
             cpu_percent: candidate.cpu_percent,
             since: tally.of.as_ref().map(|_| tally.since.to_string()),
@@ -126,22 +127,28 @@ fn row(Change { kind, partner, operation, reason }: Change, count: u64, examples
     ChangeRow { change: kind.as_str(), count, partner, operation, reason, examples }
 }
 
+/// Which rules mask records.
+fn masks(policy: &Policy) -> Option<&Arc<str>> {
+    policy.log().map(|rules| rules.revision())
+}
+
 fn lines(problems: &Problems) -> Vec<String> {
     problems.errors().map(ToString::to_string).collect()
 }
 
-/// What a snapshot is made of: the policy that was promoted, as long as that stands, in the place of the configured one.
-pub(super) fn sources(
-    config: &Config,
-    registry: Registry,
-    material: Arc<Material>,
-    promotion: Option<&Promotion>,
-) -> Sources {
-    let sources = Sources { material, ..config.sources(registry) };
-    match promotion.filter(|promotion| promotion.stands(&sources.policy)) {
-        Some(promotion) => Sources { policy: promotion.source(), policy_bundle: None, ..sources },
-        None => sources,
+/// Problems of a policy whose files are not where they seem to be.
+#[must_use]
+pub fn of_promotion(mut problems: Problems, standing: Option<&Promotion>) -> Problems {
+    if let Some(promotion) = standing {
+        let reason = format!(
+            "the policy is not the configured one: {} is, which {} has promoted at {}",
+            promotion.revision, promotion.author, promotion.at
+        );
+        let fix = "`partnergate db end-promotion` takes that back with the gateway stopped, and any change of the configured \
+                   policy ends it";
+        problems.file("policy", reason, Some(fix));
     }
+    problems
 }
 
 impl Publisher {
@@ -164,8 +171,7 @@ impl Publisher {
         })
     }
 
-    /// Puts the candidate in the place of the policy that decides. `revision` is of the one that was looked at, or begins
-    /// as that does.
+    /// Puts the candidate in the place of the policy that decides. `revision` is of the one that was looked at.
     ///
     /// # Errors
     /// There is none, it is another one, or it does not fit the registry; nothing was changed.
@@ -184,7 +190,7 @@ impl Publisher {
             return Err(not_so("there is no candidate", Some("name its folder in `policy.candidate.dir`")).into());
         };
         let policy = candidate.policy.as_ref().map_err(|problems| ChangeError::Invalid(problems.clone()))?;
-        if !policy.revision().starts_with(revision) {
+        if **policy.revision() != *revision {
             return Err(ChangeError::Stale);
         }
         if candidate.decides {
@@ -221,7 +227,7 @@ impl Publisher {
         let done = aside(async move {
             let running = this.state.lock().await;
             this.catch_up(&running).await?;
-            if this.promotion.load().is_none() {
+            if this.promotion.load().is_none() && this.promotion_ended.load().is_none() {
                 return Err(not_so("no candidate is promoted: the configured policy decides", None).into());
             }
             this.decide_by(&running, None, &cause).await
@@ -238,11 +244,12 @@ impl Publisher {
     ) -> Result<CandidateState, ChangeError> {
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let (registry, material) = (live.snapshot.registry.clone(), live.snapshot.material.clone());
-        let sources = sources(running, registry, material, promotion.as_ref());
+        let sources = Sources { material, ..running.sources(registry, promotion.as_ref()) };
         let (snapshot, warnings) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         let promoted = [Promoted(promotion)];
         let commit = Commit { promotions: &promoted, ..Commit::default() };
         self.commit_and_publish(&live, None, commit, cause).await?;
+        self.promotion_ended.store(None);
         let [Promoted(promotion)] = promoted;
         let policy = snapshot.revision.policy.clone();
         let what = if promotion.is_some() { "the candidate is promoted" } else { "the promotion is taken back" };
@@ -264,12 +271,18 @@ impl Publisher {
         let reason =
             if same { "the configured policy is the promoted one" } else { "the configured policy has changed" };
         tracing::warn!(promoted = %promotion.revision, "the promotion is over: {reason}");
-        let cause = Cause::new(Actor::user("partnergate", None, Way::Gateway), Some(reason.to_owned()), None);
+        self.promotion_ended.store(Some(Arc::new(reason.to_owned())));
+        self.write_end_of_promotion().await;
+    }
+
+    /// Writes that a promotion is over, which came out of the files; it is tried again until the database has it.
+    pub(super) async fn write_end_of_promotion(&self) {
+        let (Some(reason), Some(live)) = (self.promotion_ended.load_full(), self.live.load_full()) else { return };
+        let cause = Cause::new(Actor::user("partnergate", None, Way::Gateway), Some(String::clone(&reason)), None);
         let commit = Commit { promotions: &[Promoted(None)], ..Commit::default() };
-        let Some(live) = self.live.load_full() else { return };
-        // What is still in the database then ends at the next start.
-        if let Err(e) = self.commit_and_publish(&live, None, commit, &cause).await {
-            tracing::error!(error = %e, "the end of a promotion is not in the database");
+        match self.commit_and_publish(&live, None, commit, &cause).await {
+            Ok(_) => self.promotion_ended.store(None),
+            Err(e) => tracing::error!(error = %e, "the end of a promotion is not in the database; it is tried again"),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::clock::UnixNanos;
 use crate::disk::{self, Stamp, Watched, plain};
 use crate::history::Cause;
 use crate::operator::Operators;
+use crate::policy::Promotion;
 use crate::registry::{Registry, find_grant};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
@@ -230,17 +231,20 @@ pub async fn restore(
     Ok(Restored { manifest, aside })
 }
 
-async fn contents_of(database: &Path) -> Result<(Registry, Operators), BackupError> {
+/// What decides who is let in.
+type Contents = (Registry, Operators, Option<Promotion>);
+
+async fn contents_of(database: &Path) -> Result<Contents, BackupError> {
     let store = Store::open_to_read(database).await?;
     let store = store.ok_or_else(|| BackupError::Nothing(database.display().to_string()))?;
-    let contents = (store.load().await, store.operators().await);
+    let contents = (store.load().await, store.operators().await, store.promotion().await);
     store.close().await;
-    Ok((contents.0?, contents.1?))
+    Ok((contents.0?, contents.1?, contents.2?))
 }
 
 /// Certificates that are denied before and not after, where their anchor still is; partners that are suspended; operators
 /// that are disabled, tokens that are not there any more, and lockdowns.
-fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(Registry, Operators)) -> Vec<String> {
+fn forgotten((before, operated, promoted): &Contents, (after, operating, promoting): &Contents) -> Vec<String> {
     let stopped = before.partners().filter(|record| record.partner.suspension.is_some());
     let stopped = stopped.filter_map(|record| after.partner(&record.partner.id));
     let stopped = stopped.filter(|record| record.partner.suspension.is_none());
@@ -260,6 +264,17 @@ fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(R
         now.is_some_and(|now| now.revoked.is_none())
     });
     let grants = grants.map(|g| format!("the grant `{}`", g.id));
+    let revision = |promotion: &Option<Promotion>| promotion.as_ref().map(|promotion| promotion.revision.clone());
+    let policies = (revision(promoted) != revision(promoting)).then(|| match promoting {
+        Some(promotion) => format!("what the promoted policy {} permits", promotion.revision),
+        None => "what the policy that is promoted now does not permit".to_owned(),
+    });
+    let observed = after.partners().flat_map(|now| {
+        let was = before.partner(&now.partner.id).map(|record| record.partner.observe.clone()).unwrap_or_default();
+        let more =
+            now.partner.observe.iter().filter(move |(reason, until)| was.get(*reason).is_none_or(|was| was < *until));
+        more.map(|(reason, _)| format!("`{}` past the rule `{reason}`", now.partner.id))
+    });
     let lockdowns = before.lockdowns().filter(|l| after.lockdowns().all(|a| a.locked != l.locked));
     let lockdowns = lockdowns.map(|l| format!("the lockdown of `{}`", l.locked.as_str()));
     denied
@@ -271,6 +286,8 @@ fn forgotten((before, operated): &(Registry, Operators), (after, operating): &(R
         .chain(operators)
         .chain(lockdowns)
         .chain(grants)
+        .chain(policies)
+        .chain(observed)
         .collect()
 }
 
@@ -395,7 +412,7 @@ fn copy_all(from: &Path, to: &Path, name: &str) -> Result<BTreeMap<String, Strin
         _ => name.to_owned(),
     };
     for _ in 0..TRIES {
-        let before = files_of(from);
+        let before = files_of(from)?;
         let copied = before.keys().map(|path| {
             let (name, copy) = (in_copy(path), to.join(in_copy(path)));
             copy_file(path, &copy)?;
@@ -403,7 +420,7 @@ fn copy_all(from: &Path, to: &Path, name: &str) -> Result<BTreeMap<String, Strin
         });
         let copied: Result<_, BackupError> = copied.collect();
         // A gateway that kept something meanwhile may have taken away what belongs to what is copied.
-        if files_of(from) == before {
+        if files_of(from)? == before {
             return copied;
         }
         before.keys().for_each(|path| drop(std::fs::remove_file(to.join(in_copy(path)))));
@@ -412,15 +429,24 @@ fn copy_all(from: &Path, to: &Path, name: &str) -> Result<BTreeMap<String, Strin
 }
 
 /// The files of a folder, and of those in it, that are whole.
-fn files_of(path: &Path) -> Watched {
-    if path.is_dir() {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        entries.flat_map(|entry| files_of(&entry.path())).collect()
-    } else if path.is_file() && !disk::is_half(path) {
-        Watched::from([(path.to_owned(), Stamp::of(path))])
-    } else {
-        Watched::new()
+fn files_of(path: &Path) -> Result<Watched, BackupError> {
+    let mut found = Watched::new();
+    let mut waiting = vec![path.to_owned()];
+    while let Some(path) = waiting.pop() {
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => {
+                for entry in std::fs::read_dir(&path).map_err(failed(&path))? {
+                    waiting.push(entry.map_err(failed(&path))?.path());
+                }
+            }
+            Ok(meta) if meta.is_file() && !disk::is_half(&path) => drop(found.insert(path.clone(), Stamp::of(&path))),
+            Ok(_) => {}
+            // There never was any, or it was replaced meanwhile: then the stamps differ.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(&path)(e)),
+        }
     }
+    Ok(found)
 }
 
 /// Whole or not at all.

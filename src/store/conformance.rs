@@ -10,6 +10,7 @@ use crate::name::{AnchorName, CredentialId, GrantId, OperatorName};
 use crate::operation::OperationId;
 use crate::operator::Role;
 use crate::partner::{Network, PartnerRecord, Report};
+use crate::policy::PolicySource;
 use crate::reason::Reason;
 use crate::record::{Batch, FirstDenied, Seen, Usage, UsageKey};
 use crate::registry::Change;
@@ -304,13 +305,14 @@ async fn numbers_of_lists_only_grow(place: &impl Place) {
 }
 
 async fn promotion_stands_until_it_is_taken_back(place: &impl Place) {
+    let files = || PolicySource { files: vec![("custom/a.rego".into(), "package a\n".into())] };
     let promotion = |over: &str| Promotion {
-        revision: "ab".into(),
+        revision: files().revision(),
         over: over.into(),
         author: "alice".into(),
         at: NOW,
         reason: "x".into(),
-        files: [("custom/a.rego".to_owned(), "package a\n".to_owned())].into(),
+        files: files().files.into_iter().collect(),
     };
     let store = place.open().await;
     assert_eq!(store.promotion().await.unwrap(), None);

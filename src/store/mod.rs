@@ -128,8 +128,10 @@ const USED: &[&str] =
     &["CREATE TABLE IF NOT EXISTS used_certificate (fingerprint TEXT PRIMARY KEY, first_ns INTEGER NOT NULL)"];
 
 /// The policy that decides in the place of the configured one: one at most.
-const PROMOTIONS: &[&str] =
-    &["CREATE TABLE IF NOT EXISTS promotion (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
+const PROMOTIONS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS promotion (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS promoted_file (path TEXT PRIMARY KEY, text TEXT NOT NULL)",
+];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -338,9 +340,20 @@ impl Store {
     /// The database failed, or the document cannot be read.
     pub async fn promotion(&self) -> Result<Option<Promotion>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let mut found = None;
+        if !table::exists(&mut tx, table::PROMOTIONS.noun).await? {
+            return Ok(None);
+        }
+        let mut found: Option<Promotion> = None;
         let known = |id: &str| Ok::<_, String>(id.to_owned());
         documents(&mut tx, table::PROMOTIONS.all, known, |promotion| found = Some(promotion)).await?;
+        let Some(promotion) = &mut found else { return Ok(None) };
+        for row in sqlx::query("SELECT path, text FROM promoted_file").fetch_all(&mut *tx).await? {
+            promotion.files.insert(row.try_get(0)?, row.try_get(1)?);
+        }
+        if promotion.source().revision() != promotion.revision {
+            let reason = format!("its files are not those of the policy {}", promotion.revision);
+            return Err(StoreError::Document { id: "promotion".into(), reason });
+        }
         Ok(found)
     }
 
@@ -387,6 +400,9 @@ impl Store {
         table::put(&mut tx, certificates, &told, &mut end).await?;
         table::put(&mut tx, enrolments, &told, &mut end).await?;
         table::put(&mut tx, promotions, &told, &mut end).await?;
+        for Promoted(promotion) in promotions {
+            promoted_files(&mut tx, promotion.as_ref()).await?;
+        }
         history::tell_of(&mut tx, passed, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;
         set_meta(&mut tx, "revision", i64::try_from(next).unwrap_or(i64::MAX)).await?;
@@ -436,6 +452,15 @@ async fn set_meta(tx: &mut Tx<'_>, key: &str, value: i64) -> Result<(), StoreErr
 
 async fn revision(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
     Ok(meta(tx, "revision").await?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))
+}
+
+/// The files of what is promoted, in the place of those that were.
+async fn promoted_files(tx: &mut Tx<'_>, promotion: Option<&Promotion>) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM promoted_file").execute(&mut **tx).await?;
+    for (path, text) in promotion.into_iter().flat_map(|promotion| &promotion.files) {
+        sqlx::query("INSERT INTO promoted_file VALUES (?1, ?2)").bind(path).bind(text).execute(&mut **tx).await?;
+    }
+    Ok(())
 }
 
 /// Gives each document of a table to `keep`, one after another, so that they are not all in memory as they are stored.

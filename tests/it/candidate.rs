@@ -152,6 +152,23 @@ fn candidate_is_promoted_and_rolled_back_with_one_command_each_and_stays_over_a_
     assert_eq!(gate.metric("partnergate_policy_promoted"), 0.0);
     let again = gate.cli(&["policy", "candidate", "rollback", "--reason", "x"]);
     assert!(again.exit == Some(3) && again.stderr.contains("no candidate is promoted"), "{}", again.stderr);
+    // A copy of before does not bring it back by itself.
+    let copy = gate.dir.path().join("copy");
+    promote(&gate, &["--reason", "again"]).ok();
+    gate.cli(&["db", "backup", copy.to_str().unwrap()]).ok();
+    gate.cli(&["policy", "candidate", "rollback", "--reason", "too wide"]).ok();
+    gate.stop("TERM");
+    let restore = ["db", "restore", copy.to_str().unwrap(), "--replace", "--reason", "drill"];
+    let refused = gate.cli(&restore);
+    let said = format!("what the promoted policy {revision} permits");
+    assert!(refused.exit == Some(3) && refused.stderr.contains(&said), "{}", refused.stderr);
+    gate.cli(&[&restore[..], &["--forget-denials"]].concat()).ok();
+    // And it is ended without a gateway, should none start with it.
+    gate.cli(&["db", "end-promotion", "--reason", "not that one"]).ok();
+    let again = gate.cli(&["db", "end-promotion", "--reason", "twice"]);
+    assert!(again.exit == Some(3) && again.stderr.contains("no candidate is promoted"), "{}", again.stderr);
+    gate.begin();
+    assert_eq!(outcome(&gate), (200, 403), "the configured policy");
     // Whoever changes the configured policy afterwards means it.
     promote(&gate, &["--reason", "again"]).ok();
     assert_eq!(outcome(&gate), (403, 200));
@@ -257,4 +274,17 @@ fn nobody_promotes_without_the_role_for_it() {
     gate.cli(&["policy", "candidate", "promote", "--yes", "--reason", "x"]).ok();
     // Who takes back needs to be no more than who stops.
     gate.cli(&["--token", &token, "policy", "candidate", "rollback", "--reason", "x"]).ok();
+}
+
+#[test]
+fn candidate_that_masks_records_otherwise_says_so_before_it_is_promoted() {
+    let (setup, _, next) = setup();
+    let gate = setup.start();
+    let differs = |gate: &Gate| gate.cli(&["policy", "candidate", "status"]).ok().contains("RECORDS    its rules");
+    assert!(!differs(&gate));
+    fs::create_dir(next.join("system")).unwrap();
+    let rules = "package system.log\n\nimport rego.v1\n\nmask contains \"/input/request/path\"\n";
+    fs::write(next.join("system/log.rego"), rules).unwrap();
+    gate.reload();
+    assert!(differs(&gate), "{}", state(&gate));
 }

@@ -104,6 +104,31 @@ fn observing_waits_for_another_operator_and_enforcing_does_not() {
     assert_eq!(call(&gate, &gate.acme, "GET", "/items").0, 403, "at once");
 }
 
+/// A partner that is new is no way around it.
+#[test]
+fn new_partner_that_is_only_observed_waits_as_a_whole() {
+    let gate = gate("required");
+    let new = "  initech:\n    name: Initech\n    owner: ops\n    engagement: {}\n    networks: [loopback]\n    \
+               observe: {x-weekend: 2099-01-01T00:00:00Z}\n    credentials:\n      initech-1: {anchor: acme-ca, match: \
+               {spki_sha256: \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}}\n";
+    let text =
+        format!("{}\n{new}", gate.registry_text().trim_end()).replace("partners: [acme]", "partners: [acme, initech]");
+    let folder = gate.write_registry(&text);
+    let said = gate.cli(&["apply", "--yes", "-f", folder.to_str().unwrap(), "--reason", "new"]).ok();
+    assert!(
+        said.contains("is only observed for `x-weekend`") && said.contains(" waits for another operator"),
+        "{said}"
+    );
+    assert!(gate.cli(&["partner", "show", "initech"]).exit != Some(0), "nothing of it is there");
+    let id = said.lines().find(|line| line.contains(" waits for another operator")).unwrap().split(' ').next().unwrap();
+    let token = format!("file:{}", gate.dir.path().join("second.token").display());
+    let seen = gate.cli(&["--token", &token, "approval", "show", id]).ok();
+    assert!(seen.contains("x-weekend"), "{seen}");
+    gate.cli(&["--token", &token, "approval", "approve", id]).ok();
+    let shown = gate.cli(&["partner", "show", "initech"]).ok();
+    assert!(shown.contains("observed    x-weekend") && shown.contains("initech-1"), "{shown}");
+}
+
 #[test]
 fn observing_ends_by_itself_and_is_of_custom_rules_alone() {
     let gate = gate("off");

@@ -134,7 +134,7 @@ impl House {
             };
             publisher.apply(apply).await.unwrap_or_else(|e| panic!("{e}"));
             let registry = live.load_full().map(|l: Arc<Live>| l.snapshot.registry.clone()).unwrap();
-            let built = partnergate::snapshot::Snapshot::build(config.sources(registry), None, clock.now());
+            let built = partnergate::snapshot::Snapshot::build(config.sources(registry, None), None, clock.now());
             let mut shown = built.unwrap_or_else(|p| panic!("{p}")).0;
             let certificates = Arc::into_inner(shown.certificates).expect("nobody else has it");
             shown.certificates = Arc::new(certificates.into_iter().map(certificate).collect());

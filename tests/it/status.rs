@@ -176,9 +176,14 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
             assert_eq!(got, wanted, "{name}");
         }
     }
-    // Nobody has moved the clock, nobody enrols here, and the policy is in a folder and has no candidate: see
+    // Nobody has moved the clock, nobody enrols, is only observed or masked here, and the policy is in a folder and has no candidate: see
     // `served_bundles.rs` and `candidate.rs`.
-    let rare = ["partnergate_clock_steps_total", "partnergate_enrolments_total"];
+    let rare = [
+        "partnergate_clock_steps_total",
+        "partnergate_enrolments_total",
+        "partnergate_observed_denials_total",
+        "partnergate_record_masks_total",
+    ];
     let elsewhere = ["partnergate_policy_bundle_", "partnergate_policy_candidate_"];
     let is_rare = |name: &str| rare.contains(&name) || elsewhere.iter().any(|start| name.starts_with(start));
     for name in documented.keys().filter(|n| !is_rare(n)) {
@@ -256,7 +261,10 @@ fn nothing_that_a_client_chooses_becomes_a_label() {
                     "partner" => any(value, &["acme", "globex", "unknown", "other"]),
                     "reason" => reason(value),
                     "outcome" => {
-                        any(value, &["allowed", "denied", "failed", "aborted", "cut", "ok", "resumed"]) || reason(value)
+                        any(
+                            value,
+                            &["allowed", "denied", "failed", "aborted", "cut", "ok", "resumed", "masked", "dropped"],
+                        ) || reason(value)
                     }
                     "operation" => any(value, &operations),
                     "upstream" => any(value, &["api", "other"]),
@@ -268,6 +276,7 @@ fn nothing_that_a_client_chooses_becomes_a_label() {
                     ),
                     "credential" => any(value, &["acme-client", "globex-client"]),
                     "sink" => any(value, &["stdout", "file", "upload"]),
+                    "engine" => any(value, &["rvm", "interpreter"]),
                     "le" | "policy" | "config" | "version" | "file" | "state" | "result" | "direction" | "within" => {
                         true
                     }

@@ -78,13 +78,14 @@ fn walk_through_of_the_workbench_is_what_happens_word_for_word() {
     fs::write(folder.join("acme.curl"), curl).unwrap();
     let mark = |n: usize| format!("=== {n} ===");
     let blocks = blocks("\n## From the first line to live\n");
-    let mut script = String::from("set -euo pipefail\n");
+    let mut script = String::from("set -eu\n");
     for (n, block) in blocks.iter().enumerate() {
         if let Block::Commands(commands) = block {
             writeln!(script, "echo '{}'\n{commands}", mark(n)).unwrap();
         }
     }
-    let path = format!("{}:{}", Path::new(program()).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let program = program();
+    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");
     bash.args(["-c", &script]).current_dir(folder).env("PATH", path).env("PARTNERGATE_CONFIG", gate.config_file());
     let done = run(&mut bash, b"");

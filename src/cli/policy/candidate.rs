@@ -44,8 +44,8 @@ struct Promote {
     /// Do it without asking.
     #[arg(short, long)]
     yes: bool,
-    /// The candidate that was looked at, by its revision or the first 12 digits of it. Without it, the one that is there now is
-    /// shown before it is asked about.
+    /// The candidate that was looked at, by its whole revision: another one is not promoted. Without it, the one that is there now
+    /// is shown before it is asked about.
     #[arg(long)]
     revision: Option<String>,
     #[command(flatten)]
@@ -134,10 +134,14 @@ fn show(state: &Value) {
         }
         return;
     }
-    tell(&format!("candidate  {} ({place})", short(&candidate["revision"])));
+    tell(&format!("candidate  {}", text(&candidate["revision"])));
+    tell(&format!("           {place}"));
     if candidate["decides"] == true {
         tell("           it is what decides: there is nothing to preview");
         return;
+    }
+    if candidate["masks_differ"] == true {
+        tell("RECORDS    its rules of `package system.log` are others than those that mask records now");
     }
     let (sample, cpu) = (&candidate["sample_percent"], &candidate["cpu_percent"]);
     let since = candidate["since"].as_str().map_or_else(|| "no decision yet".to_owned(), |at| format!("since {at}"));
