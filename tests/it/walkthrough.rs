@@ -84,7 +84,7 @@ fn walk_through_of_the_workbench_is_what_happens_word_for_word() {
             writeln!(script, "echo '{}'\n{commands}", mark(n)).unwrap();
         }
     }
-    let path = format!("{}:{}", Path::new(program()).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{}", Path::new(&program()).parent().unwrap().display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");
     bash.args(["-c", &script]).current_dir(folder).env("PATH", path).env("PARTNERGATE_CONFIG", gate.config_file());
     let done = run(&mut bash, b"");
