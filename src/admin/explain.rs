@@ -28,11 +28,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+use tokio::time::timeout;
 
 /// How long rules are looked into and changes are tried.
 const LIMIT: Duration = Duration::from_secs(2);
-/// One at a time, since each takes a processor for as long; others wait.
-static ASKING: Semaphore = Semaphore::const_new(1);
+/// How long a call waits for those before it, and how many do.
+const PATIENCE: Duration = Duration::from_secs(5);
+const WAITING: usize = 4;
+static TURNS: Turns = Turns::new(PATIENCE);
 /// Where a call comes from that says nothing of it: in no network but one of all addresses.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -146,17 +150,49 @@ struct ExplainedOn {
 }
 
 pub(super) async fn explain(State(shared): State<Shared>, Json(call): Json<ExplainCall>) -> Answer<Explained> {
-    let Ok(asking) = ASKING.acquire().await else {
-        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping", Vec::new()));
+    let work = move || {
+        let (live, now) = (live(&shared)?, shared.publisher.now());
+        explained(&live, &call, now).map_err(|Wrong(reason)| {
+            problem(StatusCode::UNPROCESSABLE_ENTITY, "such a request cannot be explained", vec![reason])
+        })
     };
-    let (live, now) = (live(&shared)?, shared.publisher.now());
-    let explained = aside(async move { explained(&live, &call, now) }).await.map_err(failed)?;
-    drop(asking);
-    match explained {
-        Ok(explained) => sent(explained),
-        Err(Wrong(reason)) => {
-            Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "such a request cannot be explained", vec![reason]))
+    match TURNS.alone(work).await {
+        Ok(Some(explained)) => sent(explained?),
+        Ok(None) => {
+            let title = "other requests are being explained: ask again";
+            Err(problem(StatusCode::SERVICE_UNAVAILABLE, title, Vec::new()))
         }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// One explanation at a time, since each takes a processor for as long. What is done aside goes on when its caller hangs up, and
+/// so it is the work that has the turn, not the caller.
+struct Turns {
+    turn: Semaphore,
+    waiting: Semaphore,
+    patience: Duration,
+}
+
+impl Turns {
+    const fn new(patience: Duration) -> Turns {
+        Turns { turn: Semaphore::const_new(1), waiting: Semaphore::const_new(WAITING), patience }
+    }
+
+    /// Does work while no other is done; `None` where that would be too long a wait.
+    async fn alone<T: Send + 'static>(
+        &'static self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>, JoinError> {
+        let Ok(waiting) = self.waiting.try_acquire() else { return Ok(None) };
+        let Ok(Ok(turn)) = timeout(self.patience, self.turn.acquire()).await else { return Ok(None) };
+        drop(waiting);
+        let work = async move {
+            let done = work();
+            drop(turn);
+            done
+        };
+        aside(work).await.map(Some)
     }
 }
 
@@ -227,7 +263,7 @@ fn explained(live: &Live, call: &ExplainCall, now: UnixNanos) -> Result<Explaine
         }
     };
     let supposition = suppose(snapshot, who, &facts);
-    let told = asked_policy(snapshot, &supposition)?;
+    let told = asked_policy(snapshot, &supposition);
     let too_large = too_large(snapshot, &facts);
     let explained = match (supposition.denial(), supposition.grant()) {
         (Some(refused), _) => {
@@ -266,11 +302,9 @@ impl ExplainedOn {
 }
 
 /// The policy on the facts, where there are such.
-fn asked_policy(snapshot: &Snapshot, supposition: &Supposition) -> Result<Option<Told>, Wrong> {
-    let Some(input) = &supposition.input else { return Ok(None) };
-    let explanation = snapshot.policy.explain(input, Some(Instant::now() + LIMIT));
-    let explanation = explanation.map_err(|problems| Wrong(format!("policy: {problems}")))?;
-    Ok(Some(Told::from(&explanation)))
+fn asked_policy(snapshot: &Snapshot, supposition: &Supposition) -> Option<Told> {
+    let input = supposition.input.as_ref()?;
+    Some(Told::from(&snapshot.policy.explain(input, Some(Instant::now() + LIMIT))))
 }
 
 fn stage(supposition: &Supposition, policy: Option<&Told>) -> Stage {
@@ -456,3 +490,6 @@ fn check_names(registry: &Registry, call: &ExplainCall, peer: &Peer) -> Result<(
     }
     wrong(format!("certificate: it is `{id}` of `{partner}`: leave out the partner and the credential, or give theirs"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,7 @@ impl Machine {
                 let outcome = engine.eval_rule(rule.to_owned());
                 engine.set_input(Value::Undefined);
                 outcome.map_err(|e| match e.to_string() {
-                    text if text.contains("time limit") => Stopped::Time,
+                    text if is_time(&text) => Stopped::Time,
                     text => Stopped::Error(text),
                 })
             }
@@ -232,6 +232,11 @@ impl Policy {
             detail: undeclared.map(|name| format!("undeclared reason `{}`", name.escape_debug())),
         }
     }
+}
+
+/// Whether the interpreter has ended because of its time.
+pub(super) fn is_time(error: &str) -> bool {
+    error.contains("time limit")
 }
 
 fn is_custom(reason: &Reason) -> bool {

@@ -8,9 +8,9 @@ mod told;
 
 pub use told::{BodyTold, ConditionTold, FailureTold, GiverTold, ReasonTold, RuleTold, SeenTold, Told, VerdictTold};
 
-use super::probe::{self, Failure, Seen};
+use super::probe::{self, Failure, NoTime, Seen};
 use super::syntax::{self, File, expressions, name, place, reference, text};
-use super::{ENTRYPOINT, EngineKind, Policy, PolicyLimits, PolicySource, Verdict, on_large_stack, program};
+use super::{ENTRYPOINT, EngineKind, Policy, PolicyLimits, PolicySource, Verdict, evaluate, on_large_stack, program};
 use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::reason::Reason;
@@ -25,9 +25,12 @@ use std::time::{Duration, Instant};
 const DEPTH: usize = 4;
 /// In nanoseconds.
 const HOUR: i64 = 3_600_000_000_000;
-/// How long one rule may be looked into, and how often it is asked whether that is over.
-const RULE_LIMIT: ExecutionTimerConfig =
-    ExecutionTimerConfig { limit: Duration::from_secs(1), check_interval: NonZeroU32::MIN.saturating_add(63) };
+/// How long one rule may be looked into where somebody waits: this long, and no longer than so many evaluations, of which each
+/// could be one that grows. The interpreter takes more time than the engine that serves.
+const RULE_LIMIT: Duration = Duration::from_secs(1);
+const RULE_EVALUATIONS: u32 = 4;
+/// A rule that does nothing, whose file has a package of its own.
+const READY: (&str, &str, &str) = ("pgx_ready.rego", "package pgx_ready\n\nready := true\n", "data.pgx_ready.ready");
 
 /// Why a decision is what it is.
 #[derive(Clone, Debug)]
@@ -41,7 +44,7 @@ pub struct Explanation {
     pub reasons: Vec<(Reason, Vec<Held>)>,
     /// For a denial: single changes, or two together where no single one is enough, under which the policy allows.
     pub allowed_if: Vec<Vec<String>>,
-    /// Whether there was time for all of it.
+    /// Whether all of it was looked at.
     pub complete: bool,
 }
 
@@ -50,7 +53,7 @@ pub struct Explanation {
 pub struct RuleSaid {
     /// `data.a.b`.
     pub name: String,
-    /// What it is, as Rego writes it; `None` where it is undefined.
+    /// What it is, as Rego writes it; `None` where it is undefined, or, without bodies, where nobody knows.
     pub value: Option<String>,
     pub bodies: Vec<BodySaid>,
 }
@@ -78,49 +81,56 @@ pub struct Held {
 /// Explains the decision of a folder's policy on an input.
 ///
 /// # Errors
-/// The policy is not good, or cannot be looked into.
+/// The policy is not good.
 pub fn explain(source: &PolicySource, input: &Value, limits: PolicyLimits) -> Result<Explanation, Problems> {
-    Policy::compile(source, EngineKind::Rvm, limits)?.explain(input, None)
+    Ok(Policy::compile(source, EngineKind::Rvm, limits)?.explain(input, None))
 }
 
 impl Policy {
     /// Explains what this policy decides on an input. Nothing further is looked into after `until`, so that it ends not much
-    /// later.
-    ///
-    /// # Errors
-    /// The policy cannot be looked into.
-    pub fn explain(&self, input: &Value, until: Option<Instant>) -> Result<Explanation, Problems> {
-        on_large_stack(|| explain_here(self, input, until))?
+    /// later. Where its rules cannot be looked into, what it decides is all that is said.
+    pub fn explain(&self, input: &Value, until: Option<Instant>) -> Explanation {
+        let verdict = self.evaluate(input.clone());
+        on_large_stack(|| explain_here(self, input, &verdict, until)).unwrap_or_else(|problems| {
+            tracing::error!(%problems, "an explanation has failed");
+            Explanation::of(verdict)
+        })
     }
 }
 
-fn explain_here(policy: &Policy, input: &Value, until: Option<Instant>) -> Result<Explanation, Problems> {
-    let mut problems = Problems::new();
+impl Explanation {
+    /// One that says no more than what was decided.
+    fn of(verdict: Verdict) -> Explanation {
+        let decision = RuleSaid { name: ENTRYPOINT.to_owned(), value: None, bodies: Vec::new() };
+        let reasons = match &verdict {
+            Verdict::Deny { reasons, .. } => reasons.iter().map(|reason| (reason.clone(), Vec::new())).collect(),
+            Verdict::Allow { .. } => Vec::new(),
+        };
+        Explanation { verdict, interpreter: None, decision, reasons, allowed_if: Vec::new(), complete: false }
+    }
+}
+
+fn explain_here(policy: &Policy, input: &Value, verdict: &Verdict, until: Option<Instant>) -> Explanation {
+    let mut explanation = Explanation::of(verdict.clone());
     let mut engine = policy.engine.clone();
     let files = syntax::files(&mut engine);
-    let until = Until { until, passed: false };
-    let mut looking = Looking::new(&files, policy, input, until).map_err(|e| {
-        problems.file("policies", format!("the rules cannot be looked into: {e}"), None);
-        problems
-    })?;
-    let verdict = policy.evaluate(input.clone());
-    let mut explanation = Explanation {
-        decision: looking.rule(ENTRYPOINT, DEPTH, &mut BTreeSet::new()),
-        reasons: Vec::new(),
-        allowed_if: Vec::new(),
-        interpreter: match looking.engine.eval_rule(ENTRYPOINT.to_owned()) {
-            Ok(value) => Some(policy.read(&value)).filter(|said| *said != verdict),
-            Err(_) => None,
-        },
-        verdict,
-        complete: true,
+    let mut looking = match Looking::new(&files, policy, input, Until { until, passed: false }) {
+        Ok(looking) => looking,
+        Err(reason) => {
+            tracing::warn!(reason, "the rules of the policy cannot be looked into");
+            return explanation;
+        }
     };
-    if let Verdict::Deny { reasons, .. } = &explanation.verdict {
+    explanation.decision = looking.rule(ENTRYPOINT, DEPTH, &mut BTreeSet::new());
+    if let Ok(value @ (Value::Object(_) | Value::Undefined)) = looking.ask(ENTRYPOINT.to_owned()) {
+        explanation.interpreter = Some(policy.read(&value)).filter(|said| said != verdict);
+    }
+    if let Verdict::Deny { reasons, .. } = verdict {
         explanation.reasons = reasons.iter().map(|reason| (reason.clone(), looking.denials(reason))).collect();
         explanation.allowed_if = changes(policy, input, &mut looking.until);
     }
     explanation.complete = !looking.until.passed;
-    Ok(explanation)
+    explanation
 }
 
 /// When somebody does not wait any longer.
@@ -135,6 +145,11 @@ impl Until {
         self.passed |= self.until.is_some_and(|until| Instant::now() >= until);
         self.passed
     }
+
+    /// How long there is for one thing that may take no longer than `most`; `None` where nobody waits.
+    fn left(&self, most: Duration) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(Instant::now()).min(most))
+    }
 }
 
 /// The bodies of all rules, with an engine that has a rule for each of their statements.
@@ -142,16 +157,17 @@ struct Looking<'f> {
     files: &'f [File],
     engine: Engine,
     until: Until,
+    rule_limit: Duration,
 }
 
 impl<'f> Looking<'f> {
-    fn new(files: &'f [File], policy: &Policy, input: &Value, until: Until) -> Result<Looking<'f>, String> {
-        let made = |with_values: &dyn Fn(&File) -> bool| -> Result<Engine, String> {
+    fn new(files: &'f [File], policy: &Policy, input: &Value, mut until: Until) -> Result<Looking<'f>, String> {
+        let mut made = |with_values: &dyn Fn(&File) -> bool| -> Result<Engine, String> {
+            if until.is_over() {
+                return Err("there was no time for it".into());
+            }
             let mut engine = program::engine();
             engine.set_gather_prints(true);
-            if until.until.is_some() {
-                engine.set_execution_timer_config(RULE_LIMIT);
-            }
             for (nth, file) in files.iter().enumerate() {
                 let mut text = file.module.package.span.source.get_contents().clone();
                 for (mark, body) in bodies(nth, file) {
@@ -163,9 +179,12 @@ impl<'f> Looking<'f> {
                 }
                 engine.add_policy(file.path.clone(), text).map_err(|e| e.to_string())?;
             }
+            let (path, text, rule) = READY;
+            engine.add_policy(path.to_owned(), text.to_owned()).map_err(|e| e.to_string())?;
             engine.add_data(policy.data.clone()).map_err(|e| e.to_string())?;
             engine.set_input(input.clone());
-            engine.eval_rule(ENTRYPOINT.to_owned()).map_err(|e| e.to_string())?;
+            // All files are made ready before any rule is evaluated. Those of the policy take their time later.
+            engine.eval_rule(rule.to_owned()).map_err(|e| e.to_string())?;
             Ok(engine)
         };
         // Parts of a condition that do not stand by themselves are not shown, for the files that have such.
@@ -177,7 +196,33 @@ impl<'f> Looking<'f> {
                 .collect();
             made(&|file| good.contains(file.path.as_str()))
         })?;
-        Ok(Looking { files, engine, until })
+        let rule_limit = policy.limits.time.saturating_mul(RULE_EVALUATIONS).min(RULE_LIMIT);
+        Ok(Looking { files, engine, until, rule_limit })
+    }
+
+    /// What a rule is. Nothing is asked after one that there was no time for: it would be in the way of most others.
+    fn ask(&mut self, rule: String) -> Result<Value, NoTime> {
+        // Once more, since the thread may have been without a processor for all that time.
+        for _ in 0..2 {
+            if self.until.is_over() {
+                return Err(NoTime);
+            }
+            if let Some(limit) = self.until.left(self.rule_limit) {
+                // What grows could double with each step; here it is not known which rules do.
+                let check_interval = NonZeroU32::MIN;
+                self.engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval });
+            }
+            let asked = self.engine.eval_rule(rule.clone());
+            // Nobody reads them.
+            let _ = self.engine.take_prints();
+            match asked {
+                Ok(value) => return Ok(value),
+                Err(e) if evaluate::is_time(&e.to_string()) => {}
+                Err(_) => return Ok(Value::Undefined),
+            }
+        }
+        self.until.passed = true;
+        Err(NoTime)
     }
 
     /// The definitions of a rule, with their files and their places in those.
@@ -193,20 +238,19 @@ impl<'f> Looking<'f> {
 
     fn rule(&mut self, wanted: &str, depth: usize, seen: &mut BTreeSet<String>) -> RuleSaid {
         seen.insert(wanted.to_owned());
-        let value = match self.engine.eval_rule(wanted.to_owned()) {
-            Ok(Value::Undefined) | Err(_) => None,
-            Ok(value) => Some(probe::shown(&value)),
-        };
-        let mut said = RuleSaid { name: wanted.to_owned(), value, bodies: Vec::new() };
+        let mut said = RuleSaid { name: wanted.to_owned(), value: None, bodies: Vec::new() };
+        match self.ask(wanted.to_owned()) {
+            Ok(Value::Undefined) => {}
+            Ok(value) => said.value = Some(probe::shown(&value)),
+            Err(NoTime) => return said,
+        }
         for (nth, file, at, rule) in self.definitions(wanted) {
             let Rule::Spec { bodies, head, .. } = rule else { continue };
             let complete = matches!(head, RuleHead::Compr { .. });
             for (n, body) in bodies.iter().enumerate() {
-                if self.until.is_over() {
-                    return said;
-                }
                 let mark = mark(nth, at, n);
-                let failure = probe::failure(&mut self.engine, &file.package, &mark, body);
+                let failure = probe::failure(&mut |rule| self.ask(rule), &file.package, &mark, body);
+                let Ok(failure) = failure else { return said };
                 let (line, _) = place(if n == 0 { rule_span(rule) } else { &body.span });
                 let mut rules = Vec::new();
                 if let (Some((statement, _)), true) = (&failure, depth > 0) {
@@ -268,17 +312,16 @@ impl<'f> Looking<'f> {
                 }
                 for (n, body) in bodies.iter().enumerate() {
                     let mark = mark(nth, at, n);
-                    if self.until.is_over() {
-                        return held;
-                    }
-                    if probe::failure(&mut self.engine, &file.package, &mark, body).is_some() {
-                        continue;
+                    match probe::failure(&mut |rule| self.ask(rule), &file.package, &mark, body) {
+                        Ok(None) => {}
+                        Ok(Some(_)) => continue,
+                        Err(NoTime) => return held,
                     }
                     let conditions = body.query.stmts.iter().enumerate();
                     let conditions =
                         conditions.filter(|(_, statement)| !matches!(statement.literal, Literal::SomeVars { .. }));
                     let conditions = conditions.map(|(k, statement)| {
-                        let seen = probe::seen(&mut self.engine, &file.package, &mark, k, statement);
+                        let seen = probe::seen(&mut |rule| self.ask(rule), &file.package, &mark, k, statement);
                         (syntax::written(&statement.span).to_owned(), seen)
                     });
                     let conditions = conditions.collect();

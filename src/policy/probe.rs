@@ -1,11 +1,11 @@
 //! How far the body of a rule comes, and what its conditions see: each of its statements becomes a rule of its own, with those
 //! before it. The first that does not hold, in the order in which they are written, is why the body does not.
 //!
-//! In: the syntax tree, and an engine that was given the rules made here with the file. Out: a [`Failure`].
+//! In: the syntax tree, and what asks an engine that was given the rules made here with the file. Out: a [`Failure`].
 
 use super::syntax::{self, LiteralStmt, place, spelled, written};
+use regorus::Value;
 use regorus::unstable::{Expr, Literal, RuleBody};
-use regorus::{Engine, Value};
 
 /// Values of one part of a condition that are shown.
 const VALUES: usize = 10;
@@ -52,24 +52,35 @@ pub(super) fn probes(mark: &str, body: &RuleBody) -> Probes {
     probes
 }
 
+/// What a rule is; undefined where it fails.
+pub(super) type Ask<'a> = &'a mut dyn FnMut(String) -> Result<Value, NoTime>;
+
+/// There was no time to ask: nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoTime;
+
 /// The first statement of a body that does not hold, by its place among them. `None` where all do.
-pub(super) fn failure(engine: &mut Engine, package: &str, mark: &str, body: &RuleBody) -> Option<(usize, Failure)> {
+pub(super) fn failure(
+    ask: Ask<'_>,
+    package: &str,
+    mark: &str,
+    body: &RuleBody,
+) -> Result<Option<(usize, Failure)>, NoTime> {
     for (n, statement) in body.query.stmts.iter().enumerate() {
-        let held = engine.eval_rule(format!("{package}.pgx_{mark}_{n}"));
-        if matches!(held, Ok(Value::Bool(true))) {
+        if ask(format!("{package}.pgx_{mark}_{n}"))? == Value::Bool(true) {
             continue;
         }
         let (line, column) = place(&statement.span);
-        let seen = seen(engine, package, mark, n, statement);
-        return Some((n, Failure { line, column, statement: written(&statement.span).to_owned(), seen }));
+        let seen = seen(ask, package, mark, n, statement);
+        return Ok(Some((n, Failure { line, column, statement: written(&statement.span).to_owned(), seen })));
     }
-    None
+    Ok(None)
 }
 
 /// What a statement of a body sees.
-pub(super) fn seen(engine: &mut Engine, package: &str, mark: &str, n: usize, statement: &LiteralStmt) -> Seen {
+pub(super) fn seen(ask: Ask<'_>, package: &str, mark: &str, n: usize, statement: &LiteralStmt) -> Seen {
     let parts = parts(statement).into_iter().enumerate().map(|(k, part)| {
-        let values = match engine.eval_rule(format!("{package}.pgx_{mark}_{n}_{k}")) {
+        let values = match ask(format!("{package}.pgx_{mark}_{n}_{k}")) {
             Ok(Value::Set(values)) => values.iter_sorted().take(VALUES).map(shown).collect(),
             _ => Vec::new(),
         };
@@ -129,7 +140,7 @@ fn write_rego(value: &Value, out: &mut String) {
         return;
     }
     let list = |values: &mut dyn Iterator<Item = &Value>, out: &mut String| {
-        for (n, value) in values.enumerate() {
+        for (n, value) in values.take(8 * SHOWN).enumerate() {
             out.push_str(if n > 0 { ", " } else { "" });
             write_rego(value, out);
         }
@@ -148,13 +159,16 @@ fn write_rego(value: &Value, out: &mut String) {
         }
         Value::Object(object) => {
             out.push('{');
-            for (n, (key, value)) in object.iter_sorted().enumerate() {
+            for (n, (key, value)) in object.iter_sorted().take(8 * SHOWN).enumerate() {
                 out.push_str(if n > 0 { ", " } else { "" });
                 write_rego(key, out);
                 out.push_str(": ");
                 write_rego(value, out);
             }
             out.push('}');
+        }
+        Value::String(text) if text.len() > 8 * SHOWN => {
+            out.push_str(&Value::from(text.chars().take(2 * SHOWN).collect::<String>()).to_string());
         }
         other => out.push_str(&other.to_string()),
     }

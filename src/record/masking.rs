@@ -147,9 +147,7 @@ impl Marks {
         let Marks { mut erased, masked, later } = self;
         let mut all = hashes;
         all.extend(masked);
-        for rule in &later {
-            note(event, rule, &mut erased, &mut all);
-        }
+        mask(event, &later, &mut erased, &mut all);
         all.dedup();
         (erased, all)
     }
@@ -161,9 +159,7 @@ fn applied(line: &[u8], rules: &[MaskRule]) -> Vec<u8> {
     let Some(record) = record.flatten() else { return line.to_vec() };
     let (mut erased, mut masked) = (Vec::new(), Vec::new());
     let mut record = Value::Object(record);
-    for rule in rules {
-        note(&mut record, rule, &mut erased, &mut masked);
-    }
+    mask(&mut record, rules, &mut erased, &mut masked);
     for (key, paths) in [("erased", erased), ("masked", masked)] {
         if let (Some(record), false) = (record.as_object_mut(), paths.is_empty()) {
             record.insert(key.into(), json!(paths));
@@ -208,44 +204,86 @@ fn is_below(path: &str, part: &str) -> bool {
     path.strip_prefix('/').and_then(|path| path.strip_prefix(part)).is_some_and(|r| r.is_empty() || r.starts_with('/'))
 }
 
-/// Masks one thing, and notes it where there was something to do.
-fn note(document: &mut Value, rule: &MaskRule, erased: &mut Vec<String>, masked: &mut Vec<String>) {
-    let parts: Vec<&str> = rule.path.split('/').skip(1).collect();
-    match &rule.op {
-        MaskOp::Remove => {
-            if remove(document, &parts) {
-                erased.push(rule.path.clone());
-            }
+/// One part of a path, as the document has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Key(String),
+    Item(usize),
+}
+
+/// Masks all that is to be masked, and notes what there was to do. Each path means the document as it came, in which nothing
+/// has moved. What one rule removes and another replaces is removed.
+fn mask(document: &mut Value, rules: &[MaskRule], erased: &mut Vec<String>, masked: &mut Vec<String>) {
+    let places: Vec<(&MaskRule, Vec<Step>, bool)> = rules
+        .iter()
+        .map(|rule| {
+            let (steps, is_there) = place_of(document, &rule.path);
+            (rule, steps, is_there)
+        })
+        .collect();
+    // The last item of a list comes first, and what is in an item before the item, so that those that wait do not move; what
+    // two rules name is removed once.
+    let mut gone: Vec<&[Step]> = Vec::new();
+    for (rule, steps, is_there) in &places {
+        if matches!(rule.op, MaskOp::Remove) && *is_there {
+            gone.push(steps);
+            erased.push(rule.path.clone());
         }
-        MaskOp::Upsert(value) => {
-            if upsert(document, &parts, value) {
-                masked.push(rule.path.clone());
-            }
+    }
+    gone.sort_unstable_by(|one, other| other.cmp(one));
+    gone.dedup();
+    // These move nothing.
+    for (rule, steps, _) in &places {
+        let MaskOp::Upsert(value) = &rule.op else { continue };
+        let parts: Vec<&str> = rule.path.split('/').skip(1).collect();
+        if !gone.iter().any(|gone| steps.starts_with(gone)) && upsert(document, &parts, value) {
+            masked.push(rule.path.clone());
         }
+    }
+    for steps in gone {
+        remove(document, steps);
     }
 }
 
-/// Takes away what is at a path. Returns whether there was something.
-fn remove(document: &mut Value, path: &[&str]) -> bool {
-    let Some((last, above)) = path.split_last() else { return false };
-    let mut place = document;
-    for step in above {
-        let Some(next) = below(place, step) else { return false };
+/// Where a path leads, and whether there is something. What is missing is taken for keys.
+fn place_of(document: &Value, path: &str) -> (Vec<Step>, bool) {
+    let (mut place, mut steps) = (Some(document), Vec::new());
+    for part in path.split('/').skip(1) {
+        let (step, next) = match place {
+            Some(Value::Object(object)) => {
+                let key = key_in(object, part);
+                let next = key.as_ref().and_then(|key| object.get(key));
+                (Step::Key(key.unwrap_or_else(|| part.to_owned())), next)
+            }
+            Some(Value::Array(list)) => match part.parse() {
+                Ok(n) => (Step::Item(n), list.get(n)),
+                Err(_) => (Step::Key(part.to_owned()), None),
+            },
+            _ => (Step::Key(part.to_owned()), None),
+        };
+        steps.push(step);
         place = next;
     }
-    match place {
-        Value::Object(object) => match key_in(object, last) {
-            Some(key) => object.shift_remove(&key).is_some(),
-            None => false,
-        },
-        Value::Array(list) => match last.parse::<usize>() {
-            Ok(n) if n < list.len() => {
-                list.remove(n);
-                true
-            }
-            _ => false,
-        },
-        _ => false,
+    (steps, place.is_some())
+}
+
+/// Takes away what is at a place, where it still is.
+fn remove(document: &mut Value, steps: &[Step]) {
+    let Some((last, above)) = steps.split_last() else { return };
+    let mut place = document;
+    for step in above {
+        let next = match (place, step) {
+            (Value::Object(object), Step::Key(key)) => object.get_mut(key),
+            (Value::Array(list), Step::Item(n)) => list.get_mut(*n),
+            _ => None,
+        };
+        let Some(next) = next else { return };
+        place = next;
+    }
+    match (place, last) {
+        (Value::Object(object), Step::Key(key)) => drop(object.shift_remove(key)),
+        (Value::Array(list), Step::Item(n)) if *n < list.len() => drop(list.remove(*n)),
+        _ => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! The policy as an adversary or as an accident: threats 20 and 31. What Rust checks, no policy can open.
 
 use crate::harness::{Gate, HOST, Setup, await_some, count};
+use serde_json::{Value, json};
 use std::path::Path;
 
 const GRANTED: &str = "GET /items HTTP/1.1\r\nHost: api.partner.test\r\n\r\n";
@@ -255,6 +256,10 @@ fn policy_that_doubles_its_memory_is_stopped_by_its_time_limit() {
     assert_eq!(answer.expect(503).code(), "unavailable");
     assert_eq!(gate.record_of(answer.id())["reason"], "policy-timeout");
     assert!(gate.process.lives(), "{}", gate.log());
+    // Nor does it get further when somebody asks why.
+    let told = ["policy", "explain", "--partner", "acme", "--path", "/items/7", "--output", "json"];
+    let told: Value = serde_json::from_str(&gate.cli(&told).ok()).unwrap();
+    assert_eq!((&told["reasons"], &told["policy"]["complete"]), (&json!(["policy-timeout"]), &json!(false)), "{told}");
     // What it had at its peak, in KiB: nowhere near the end.
     let status = std::fs::read_to_string(format!("/proc/{}/status", gate.process.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -320,7 +320,7 @@ fn policy(told: &Told) {
     }
     if !told.complete {
         tell("");
-        tell("there was no time for all of it: what is missing here was not looked at");
+        tell("not all of it was looked at, for want of time or because its rules cannot be looked into");
     }
 }
 
@@ -397,7 +397,8 @@ fn text_at(value: &Value, pointer: &str) -> String {
 fn rule(said: &RuleTold, depth: usize) {
     let margin = "  ".repeat(depth);
     let name = said.rule.strip_prefix("data.").unwrap_or(&said.rule);
-    let value = said.value.as_deref().unwrap_or("undefined");
+    let unknown = if said.bodies.is_empty() { "not known" } else { "undefined" };
+    let value = said.value.as_deref().unwrap_or(unknown);
     tell(&format!("{margin}{name} is {value}"));
     for body in &said.bodies {
         match &body.failed_at {

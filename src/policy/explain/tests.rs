@@ -168,3 +168,41 @@ fn a_policy_that_is_not_good_is_not_explained() {
     source.files.push(("custom/z.rego".into(), "package partnergate.custom\ndeny contains 1 if inptu.x\n".into()));
     assert!(explain(&source, &json!({}).into(), LIMITS).is_err());
 }
+
+/// What one rule of a hostile policy takes is bounded by what a request may take, all of them by when nobody waits any longer; and
+/// there is a verdict all the same.
+#[test]
+fn a_policy_that_takes_too_much_is_explained_as_far_as_there_is_time() {
+    let loops =
+        "decision := {\"allow\": false} if {\n\tsome a in n\n\tsome b in n\n\tsome c in n\n\ta + b + c == -1\n}\n";
+    let numbers: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+    let loops = format!("n := [{}]\n\n{loops}", numbers.join(",\n"));
+    let doubles: String = (1..=40).map(|n| format!("\tx{n} := concat(\"\", [x{0}, x{0}])\n", n - 1)).collect();
+    let doubles =
+        format!("decision := {{\"allow\": false}} if {{\n\tx0 := input.request.path\n{doubles}\tx40 != \"\"\n}}\n");
+    for (what, text) in [("loops", loops), ("doubles", doubles)] {
+        let text = format!("package partnergate\n\nimport rego.v1\n\n{text}");
+        let source = PolicySource { files: vec![("partnergate/p.rego".into(), text)] };
+        let limits = PolicyLimits { time: Duration::from_millis(10), instructions: 10_000_000 };
+        let policy = Policy::compile(&source, EngineKind::Rvm, limits).unwrap_or_else(|p| panic!("{what}: {p}"));
+        let asked = Instant::now();
+        let said = policy.explain(&facts().into(), Some(asked + Duration::from_secs(10)));
+        assert!(asked.elapsed() < Duration::from_secs(5), "{what}: {:?}", asked.elapsed());
+        assert_eq!((reasons(&said), said.complete), (vec!["policy-timeout"], false), "{what}: {said:?}");
+        assert_eq!(said.reasons, [(Reason::PolicyTimeout, Vec::new())], "{what}");
+        assert!(said.allowed_if.is_empty() && said.interpreter.is_none(), "{what}: {said:?}");
+        assert_eq!((said.decision.value, said.decision.bodies.len()), (None, 0), "{what}");
+    }
+}
+
+/// As if the rules could not be looked into at all.
+#[test]
+fn without_time_the_verdict_is_all_that_is_said() {
+    let policy = Policy::compile(&source(), EngineKind::Rvm, LIMITS).unwrap_or_else(|p| panic!("{p}"));
+    let mut facts = facts();
+    facts["partner"]["state"] = json!("suspended");
+    let said = policy.explain(&facts.into(), Some(Instant::now()));
+    assert_eq!((reasons(&said), said.complete), (vec!["partner-not-active"], false));
+    let [(reason, rules)] = said.reasons.as_slice() else { panic!("{:?}", said.reasons) };
+    assert!(reason.as_str() == "partner-not-active" && rules.is_empty() && said.decision.bodies.is_empty(), "{said:?}");
+}

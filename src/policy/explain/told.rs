@@ -18,7 +18,7 @@ pub struct Told {
     pub allowed_if: Vec<Vec<String>>,
     /// What follows is of the interpreter, which decides something else here than the engine that serves.
     pub engines_differ: bool,
-    /// Whether there was time for all of it.
+    /// Whether all of it was looked at: there may be no time for it, and rules that cannot be looked into.
     pub complete: bool,
 }
 
@@ -45,7 +45,7 @@ pub enum VerdictTold {
 pub struct RuleTold {
     /// `data.a.b`.
     pub rule: String,
-    /// As Rego writes it; null where it is undefined.
+    /// As Rego writes it; null where it is undefined, or, without bodies, where there was no time to ask.
     pub value: Option<String>,
     pub bodies: Vec<BodyTold>,
 }

@@ -35,6 +35,43 @@ fn facts_are_removed_and_replaced_and_the_line_says_which() {
     assert_eq!(applied(LINE.as_bytes(), &[]), LINE.as_bytes());
 }
 
+/// What is removed moves what comes after it in a list; a path means what it has led to before that.
+#[test]
+fn paths_mean_the_record_as_it_came_in_whatever_order_they_are() {
+    let list = json!(["zero", {"x": "one", "y": 1}, "two"]);
+    let at = |n: &str| format!("/input/request/query/x{n}");
+    let (remove, upsert) = (|n: &str| rule(&at(n), None), |n: &str| rule(&at(n), Some(json!("**"))));
+    for (rules, left, erased, masked) in [
+        (vec![remove("/0"), remove("/1")], json!(["two"]), &["/0", "/1"][..], &[][..]),
+        (vec![remove("/0"), remove("/1"), remove("/2")], json!([]), &["/0", "/1", "/2"], &[]),
+        (vec![remove("/0"), remove("/2")], json!([{"x": "one", "y": 1}]), &["/0", "/2"], &[]),
+        (vec![remove("/0"), upsert("/1")], json!(["**", "two"]), &["/0"], &["/1"]),
+        (vec![remove("/0"), upsert("/2")], json!([{"x": "one", "y": 1}, "**"]), &["/0"], &["/2"]),
+        (vec![remove("/0"), remove("/1/x")], json!([{"y": 1}, "two"]), &["/0", "/1/x"], &[]),
+        (vec![remove("/0"), upsert("/1/x")], json!([{"x": "**", "y": 1}, "two"]), &["/0"], &["/1/x"]),
+        (vec![remove("/1"), remove("/1/x")], json!(["zero", "two"]), &["/1", "/1/x"], &[]),
+        // Twice the same item, and one that there is not.
+        (vec![remove("/0"), remove("/00"), remove("/3")], json!([{"x": "one", "y": 1}, "two"]), &["/0", "/00"], &[]),
+        // What is both removed and replaced is removed.
+        (vec![remove("/1"), upsert("/1"), upsert("/1/x")], json!(["zero", "two"]), &["/1"], &[]),
+        (vec![upsert(""), remove("/1")], json!("**"), &["/1"], &[""]),
+    ] {
+        let backwards = rules.iter().rev().cloned().collect();
+        for rules in [rules, backwards] {
+            let mut record = parsed(LINE.as_bytes());
+            record["input"]["request"]["query"]["x"] = list.clone();
+            let record = parsed(&applied(&line_of(&record), &rules));
+            assert_eq!(record["input"]["request"]["query"]["x"], left, "{rules:?}");
+            for (key, paths) in [("erased", erased), ("masked", masked)] {
+                let mut said: Vec<&str> =
+                    record[key].as_array().into_iter().flatten().flat_map(Value::as_str).collect();
+                said.sort_unstable();
+                assert_eq!(said, paths.iter().map(|n| at(n)).collect::<Vec<_>>(), "{rules:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn result_is_masked_in_the_event_alone() {
     let rules = [rule("/result/outcome/detail", None), rule("/result/reasons", Some(json!({"result": "deny"})))];
@@ -47,6 +84,15 @@ fn result_is_masked_in_the_event_alone() {
     assert_eq!((&event["result"]["reasons"], &event["result"]["allow"]), (&json!({"result": "deny"}), &json!(false)));
     assert_eq!((&event["erased"], &event["masked"]), (&json!(["/result/outcome/detail"]), &json!(["/result/reasons"])));
     assert!(!event.to_string().contains(LATER));
+    let marks = Marks {
+        erased: Vec::new(),
+        masked: Vec::new(),
+        later: vec![rule("/result/reasons/0", None), rule("/result/reasons/1", None)],
+    };
+    let mut event = json!({"result": {"reasons": ["a", "b", "c"]}});
+    let (erased, masked) = marks.applied(&mut event, Vec::new());
+    assert_eq!((erased, masked), (vec!["/result/reasons/0".to_owned(), "/result/reasons/1".to_owned()], Vec::new()));
+    assert_eq!(event["result"]["reasons"], json!(["c"]));
 }
 
 #[test]
