@@ -86,7 +86,8 @@ fn world(partners: usize, policy: PolicySource) -> World {
                 owner: "team".into(),
                 state: PartnerState::Active,
                 suspension: None,
-                labels: Default::default(),
+                // What an example asks for.
+                labels: [("certified".to_owned(), "yes".to_owned())].into(),
                 time_zone: Zone::parse("Europe/Berlin").unwrap(),
                 engagement: Period { starts: Some(UnixNanos(0)), ends: Some(UnixNanos(i64::MAX)) },
                 networks: vec![network.clone()],
