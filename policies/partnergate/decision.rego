@@ -25,15 +25,15 @@ import rego.v1
 
 # Two things shape this package.
 #
-# It denies by default. The only way to an allow is through permitted, and a
-# required fact that is absent makes it fail. The types of the facts are the
+# It denies by default. An allow takes all that permitted asks, and a required fact
+# that is absent makes it fail. The types of the facts are the
 # gateway's to keep: Rego orders values of all types, so a text in the place of a
 # time would be later than every time.
 #
 # It runs on every request, so the allowed path is short: facts are bound once,
 # conditions are written out rather than called, and the reasons of a denial are
 # worked out only after the allow has failed. Because of that a condition is
-# written twice, once in permitted or usable_grants and once as a denial. The two
+# written twice, once for the allow or in usable_grants and once as a denial. The two
 # cannot disagree in the dangerous direction: a denial that is missing changes
 # the reason (to policy-undefined), never the outcome.
 
@@ -43,6 +43,44 @@ import rego.v1
 # custom:
 #   related: [NHI6:2025, PR.AA-05]
 default decision := {"allow": false, "reasons": ["policy-undefined"]}
+
+# METADATA
+# title: Decision
+# description: |
+#   Allowed when the request is permitted and no custom rule denies, or each that
+#   does is one of which this partner is only observed; otherwise denied with
+#   every reason that applies.
+# entrypoint: true
+# custom:
+#   related: [NHI5:2025, PR.AA-05]
+decision := {"allow": true, "reasons": [], "grant": grant} if {
+	# What permitted asks, written out: nearly every request ends here, and a rule that
+	# leads to it costs more than all that it asks.
+	now := input.time.now_ns
+	partner := input.partner
+	credential := input.credential
+	partner.state == "active"
+	credential.state == "active"
+	credential.not_before_ns <= now
+	now < credential.not_after_ns
+	object.get(partner, ["engagement", "starts_ns"], now) <= now
+	object.get(partner, ["engagement", "ends_ns"], now + 1) > now
+	grant := min(usable_grants)
+	grant != ""
+
+	# Equal to the empty set and nothing else: a malformed custom denial denies too.
+	data.partnergate.custom.deny == set()
+} else := {"allow": true, "reasons": [], "grant": permitted, "observed": observed} if {
+	permitted != ""
+
+	# One without a reason, or with another one, keeps all of them in force.
+	enforced_denials == set()
+	observed := sort({denial.reason | some denial in data.partnergate.custom.deny})
+	observed != []
+} else := {"allow": false, "reasons": reasons} if {
+	reasons := sort(denials)
+	reasons != []
+}
 
 # METADATA
 # title: Permitted but for custom rules
@@ -74,31 +112,6 @@ permitted := grant if {
 	# after an assignment from an undefined value, where other engines stop.
 	grant := min(usable_grants)
 	grant != ""
-}
-
-# METADATA
-# title: Decision
-# description: |
-#   Allowed when the request is permitted and no custom rule denies, or each that
-#   does is one of which this partner is only observed; otherwise denied with
-#   every reason that applies.
-# entrypoint: true
-# custom:
-#   related: [NHI5:2025, PR.AA-05]
-decision := {"allow": true, "reasons": [], "grant": permitted} if {
-	# Equal to the empty set and nothing else: a malformed custom denial denies too.
-	data.partnergate.custom.deny == set()
-	permitted != ""
-} else := {"allow": true, "reasons": [], "grant": permitted, "observed": observed} if {
-	permitted != ""
-
-	# One without a reason, or with another one, keeps all of them in force.
-	enforced_denials == set()
-	observed := sort({denial.reason | some denial in data.partnergate.custom.deny})
-	observed != []
-} else := {"allow": false, "reasons": reasons} if {
-	reasons := sort(denials)
-	reasons != []
 }
 
 # METADATA
