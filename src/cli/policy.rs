@@ -104,6 +104,28 @@ fn tell(text: &str) {
     say(&line);
 }
 
+/// Decisions that change in one way, in a table.
+struct ChangeRow<'a> {
+    change: &'a str,
+    count: u64,
+    partner: &'a str,
+    operation: &'a str,
+    reason: &'a str,
+    example: &'a str,
+}
+
+/// Rows that change alike beside each other, the most frequent first.
+fn change_table(mut rows: Vec<ChangeRow<'_>>) {
+    rows.sort_by_key(|row| (row.change, std::cmp::Reverse(row.count), row.partner, row.operation, row.reason));
+    tell(&format!(
+        "{:<13} {:>9}  {:<20} {:<28} {:<28} {}",
+        "change", "count", "partner", "operation", "reason", "such as"
+    ));
+    for ChangeRow { change, count, partner, operation, reason, example } in rows {
+        tell(&format!("{change:<13} {count:>9}  {partner:<20} {operation:<28} {reason:<28} {example}"));
+    }
+}
+
 fn check(config: &Path, folder: Option<&Path>, form: Form) -> Exit {
     let source = match read(config, folder) {
         Ok(source) => source,

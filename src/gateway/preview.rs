@@ -9,7 +9,7 @@ use super::open::Stream;
 use crate::clock::UnixNanos;
 use crate::decision::{self, Situation};
 use crate::reason::Reason;
-use crate::record::replay::{Change, Examples, Kind};
+use crate::record::replay::{Change, Examples, compared};
 use crate::record::{CandidateEntry, Entry, PreviewOutcome, Recorder};
 use crate::snapshot::{Candidate, Snapshot};
 use std::collections::BTreeMap;
@@ -73,29 +73,23 @@ impl Shared {
     /// Notes what became of a decision on a snapshot.
     fn note(&self, snapshot: &Snapshot, candidate: &Arc<str>, now: UnixNanos, note: impl FnOnce(&mut Tally)) {
         let mut tally = self.tally();
-        let before = tally.of.clone();
-        if tally.is_of(snapshot, candidate, now) {
-            if tally.of != before {
-                self.skipped.store(0, Ordering::Relaxed);
+        if !tally.is_of(snapshot, candidate) {
+            if snapshot.built < tally.built {
+                // Of before: it is told nothing more.
+                return;
             }
-            note(&mut tally);
+            let of = Some((snapshot.revision.policy.clone(), candidate.clone()));
+            *tally = Tally { of, since: now, ..Tally::default() };
+            self.skipped.store(0, Ordering::Relaxed);
         }
+        tally.built = tally.built.max(snapshot.built);
+        note(&mut tally);
     }
 }
 
 impl Tally {
-    /// Whether this is still the one for a snapshot; one of before is told nothing more.
-    fn is_of(&mut self, snapshot: &Snapshot, candidate: &Arc<str>, now: UnixNanos) -> bool {
-        let of = (snapshot.revision.policy.clone(), candidate.clone());
-        if self.of.as_ref() == Some(&of) {
-            self.built = self.built.max(snapshot.built);
-            return true;
-        }
-        if snapshot.built < self.built {
-            return false;
-        }
-        *self = Tally { of: Some(of), since: now, built: snapshot.built, ..Tally::default() };
-        true
+    fn is_of(&self, snapshot: &Snapshot, candidate: &Arc<str>) -> bool {
+        self.of.as_ref().is_some_and(|(policy, of)| *policy == snapshot.revision.policy && of == candidate)
     }
 }
 
@@ -218,19 +212,12 @@ fn look_at(decided: &Decided, shared: &Shared, recorder: &Recorder) {
     let metrics = recorder.metrics();
     metrics.candidate_seconds.observe(began.elapsed().as_secs_f64());
     let would = after.as_ref().err().map(|(reasons, _)| first(reasons));
-    let (kind, reason) = match (before, would) {
-        _ if would.is_some_and(is_late) => {
-            metrics.previewed(PreviewOutcome::Failed);
-            shared.note(snapshot, policy.revision(), request.now, |tally| tally.failed += 1);
-            return;
-        }
-        (None, None) => (None, String::new()),
-        (Some(before), Some(would)) if before == would => (None, String::new()),
-        (Some(before), None) => (Some(Kind::NewlyAllowed), before.to_string()),
-        (None, Some(would)) => (Some(Kind::NewlyDenied), would.to_string()),
-        (Some(before), Some(would)) => (Some(Kind::OtherReason), format!("{before} → {would}")),
-    };
-    let Some(kind) = kind else {
+    if would.is_some_and(is_late) {
+        metrics.previewed(PreviewOutcome::Failed);
+        shared.note(snapshot, policy.revision(), request.now, |tally| tally.failed += 1);
+        return;
+    }
+    let Some((kind, reason)) = compared(before.as_ref().map(Reason::as_str), would.map(Reason::as_str)) else {
         metrics.previewed(PreviewOutcome::Same);
         shared.note(snapshot, policy.revision(), request.now, |tally| tally.same += 1);
         return;

@@ -196,21 +196,22 @@ impl<'p> Replay<'p> {
             None => before,
         };
         let after = first(self.policy.evaluate(facts));
-        let (kind, reason) = match (before, after) {
-            (None, None) => {
-                found.same += 1;
-                return;
-            }
-            (Some(before), Some(after)) if before == after => {
-                found.same += 1;
-                return;
-            }
-            (Some(before), None) => (Kind::NewlyAllowed, before),
-            (None, Some(after)) => (Kind::NewlyDenied, after),
-            (Some(before), Some(after)) => (Kind::OtherReason, format!("{before} → {after}")),
+        let Some((kind, reason)) = compared(before.as_deref(), after.as_deref()) else {
+            found.same += 1;
+            return;
         };
         let change = Change { kind, partner, operation, reason };
         found.changes.entry(change).or_default().add(&line.decision_id);
+    }
+}
+
+/// In which way two decisions differ, and by which reason; each is the first reason of a denial, or nothing of an allow.
+pub fn compared(before: Option<&str>, after: Option<&str>) -> Option<(Kind, String)> {
+    match (before, after) {
+        (before, after) if before == after => None,
+        (Some(before), Some(after)) => Some((Kind::OtherReason, format!("{before} → {after}"))),
+        (Some(before), None) => Some((Kind::NewlyAllowed, before.to_owned())),
+        (None, after) => Some((Kind::NewlyDenied, after.unwrap_or_default().to_owned())),
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
-use super::tell;
+use super::{ChangeRow, change_table, tell};
 use crate::admin::PromoteCall;
 use crate::cli::client::{Gateway, ask};
 use crate::cli::edit::agrees;
@@ -114,6 +114,17 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+fn row(row: &Value) -> ChangeRow<'_> {
+    ChangeRow {
+        change: text(&row["change"]),
+        count: row["count"].as_u64().unwrap_or_default(),
+        partner: text(&row["partner"]),
+        operation: text(&row["operation"]),
+        reason: text(&row["reason"]),
+        example: text(&row["examples"][0]),
+    }
+}
+
 fn show(state: &Value) {
     let promotion = &state["promotion"];
     tell(&format!("policy     {}", short(&state["policy"])));
@@ -148,19 +159,8 @@ fn show(state: &Value) {
     tell(&format!("evaluated  on {sample} % of decisions, with {cpu} % of a processor, {since}"));
     let changes = candidate["changes"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !changes.is_empty() {
-        let mut rows: Vec<&Value> = changes.iter().collect();
-        rows.sort_by_key(|row| (text(&row["change"]).to_owned(), std::cmp::Reverse(row["count"].as_u64())));
         tell("");
-        tell(&format!(
-            "{:<13} {:>9}  {:<20} {:<28} {:<28} {}",
-            "change", "count", "partner", "operation", "reason", "such as"
-        ));
-        for row in rows {
-            let (change, count) = (text(&row["change"]), row["count"].as_u64().unwrap_or_default());
-            let (partner, operation, reason) = (text(&row["partner"]), text(&row["operation"]), text(&row["reason"]));
-            let example = text(&row["examples"][0]);
-            tell(&format!("{change:<13} {count:>9}  {partner:<20} {operation:<28} {reason:<28} {example}"));
-        }
+        change_table(changes.iter().map(row).collect());
         tell("");
     }
     tell(&format!(

@@ -1,11 +1,11 @@
 //! `partnergate policy replay`: what a policy would have decided otherwise.
 
 use super::super::{Exit, Form, complain, say};
-use super::{refused, tell};
+use super::{ChangeRow, change_table, refused, tell};
 use crate::config::read_policy_folder;
 use crate::document::Problems;
 use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
-use crate::record::replay::{Change, Kind, Replay, Replayed};
+use crate::record::replay::{Change, Examples, Kind, Replay, Replayed};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -140,21 +140,20 @@ fn chunk(lines: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     Ok(chunk)
 }
 
+fn row<'a>((change, examples): (&'a Change, &'a Examples)) -> ChangeRow<'a> {
+    ChangeRow {
+        change: change.kind.as_str(),
+        count: examples.count,
+        partner: &change.partner,
+        operation: &change.operation,
+        reason: &change.reason,
+        example: examples.ids.first().map(String::as_str).unwrap_or_default(),
+    }
+}
+
 fn text(found: &Replayed, took: Duration) {
     if !found.changes.is_empty() {
-        let mut rows: Vec<_> = found.changes.iter().collect();
-        rows.sort_by(|a, b| {
-            (a.0.kind, std::cmp::Reverse(a.1.count), a.0).cmp(&(b.0.kind, std::cmp::Reverse(b.1.count), b.0))
-        });
-        tell(&format!(
-            "{:<13} {:>9}  {:<20} {:<28} {:<28} {}",
-            "change", "count", "partner", "operation", "reason", "such as"
-        ));
-        for (Change { kind, partner, operation, reason }, examples) in rows {
-            let example = examples.ids.first().map(String::as_str).unwrap_or_default();
-            let (kind, count) = (kind.as_str(), examples.count);
-            tell(&format!("{kind:<13} {count:>9}  {partner:<20} {operation:<28} {reason:<28} {example}"));
-        }
+        change_table(found.changes.iter().map(row).collect());
     }
     for (why, examples) in &found.not_replayable {
         tell(&format!("not replayable: {} ({}): {why}", examples.count, examples.ids.join(", ")));
