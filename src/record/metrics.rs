@@ -252,7 +252,7 @@ impl Metrics {
     /// Counts a denial that is only observed.
     pub fn observed(&self, partner: &str, reason: &Reason) {
         let pair = format!("{partner} {}", reason.as_str());
-        let partner = if self.label(&self.bound.previews, &pair) == pair { partner } else { OTHER };
+        let partner = if self.label(&self.bound.observed, &pair) == pair { partner } else { OTHER };
         self.observed.with_label_values(&[partner, reason.as_str()]).inc();
     }
 
@@ -337,6 +337,8 @@ struct SeriesBound {
     pairs: Family,
     /// The same, of what a candidate would change.
     previews: Family,
+    /// Partner and custom rule.
+    observed: Family,
     operations: Family,
     anchors: Family,
 }
@@ -360,6 +362,7 @@ impl SeriesBound {
             partners: of(outcomes + 1),
             pairs: of(outcomes),
             previews: of(2),
+            observed: of(1),
             operations: of(histogram),
             // Handshakes and open connections.
             anchors: of(2),

@@ -203,7 +203,7 @@ impl Publisher {
         let bytes: usize = source.files.iter().map(|(path, text)| path.len() + text.len()).sum();
         if bytes > MAX_BYTES {
             let reason = format!(
-                "the candidate has {bytes} bytes, and what is promoted is kept in the history: {MAX_BYTES} at most"
+                "the candidate has {bytes} bytes, and what is promoted is kept in the database: {MAX_BYTES} at most"
             );
             return Err(not_so(&reason, Some("put it into the place of the configured policy")).into());
         }
