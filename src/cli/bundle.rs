@@ -8,10 +8,8 @@ use crate::config::{BundleConfig, Config, read_policy_folder};
 use crate::disk;
 use crate::document::Problems;
 use crate::fetch::BundleFetcher;
-use crate::policy::bundle::{
-    self, Archive, Bundle, BundleAlgorithm, BundleLimits, Required, SignKey, SignatureClaims, Tests, Verification,
-    VerifyKey,
-};
+use crate::jose::{Algorithm, SignKey, VerifyKey};
+use crate::policy::bundle::{self, Archive, Bundle, BundleLimits, Required, SignatureClaims, Tests, Verification};
 use crate::policy::{EngineKind, Policy, PolicySource};
 use crate::record::Metrics;
 use crate::registry::Registry;
@@ -54,7 +52,7 @@ pub(super) struct Sign {
     key: PathBuf,
     /// How it signs.
     #[arg(long, visible_alias = "signing-alg", value_name = "NAME", default_value = "RS256", value_parser = algorithm)]
-    algorithm: BundleAlgorithm,
+    algorithm: Algorithm,
     /// The id that gateways know the key by.
     #[arg(long, value_name = "ID")]
     key_id: Option<String>,
@@ -78,7 +76,7 @@ pub(super) struct Verify {
     key: PathBuf,
     /// What the key is for. What the signature says of itself is not believed.
     #[arg(long, visible_alias = "signing-alg", value_name = "NAME", default_value = "RS256", value_parser = algorithm)]
-    algorithm: BundleAlgorithm,
+    algorithm: Algorithm,
     /// Refuse a signature that does not name this key.
     #[arg(long, visible_alias = "verification-key-id", value_name = "ID")]
     key_id: Option<String>,
@@ -114,8 +112,8 @@ pub(super) async fn with_policy(mut config: Config) -> Result<(Config, Problems)
     Ok((config, warnings))
 }
 
-fn algorithm(name: &str) -> Result<BundleAlgorithm, String> {
-    BundleAlgorithm::parse(name).ok_or_else(|| format!("signatures are {}", bundle::algorithms()))
+fn algorithm(name: &str) -> Result<Algorithm, String> {
+    Algorithm::parse(name).ok_or_else(|| format!("signatures are {}", Algorithm::NAMES.join(", ")))
 }
 
 /// What is wrong with a file as a whole.

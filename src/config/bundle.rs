@@ -3,8 +3,9 @@
 use super::files::{At, Reader};
 use crate::document::{Problems, Section};
 use crate::fetch::{BundleCopy, BundleSettings};
+use crate::jose::{Algorithm, VerifyKey};
 use crate::policy::PolicySource;
-use crate::policy::bundle::{Bundle, BundleAlgorithm, BundleLimits, Required, SignedBy, Verification, VerifyKey};
+use crate::policy::bundle::{Bundle, BundleLimits, Required, SignedBy, Verification};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -153,7 +154,7 @@ fn verify_key(id: &str, section: Section<'_>, reader: &mut Reader, problems: &mu
     let at = At { node: section.node("key")?, key: format!("policy.bundle.keys.{id}.key") };
     let file = section.text("key")?;
     let pem = reader.bytes_of(&at, file, problems)?;
-    let algorithm = BundleAlgorithm::parse(section.text("algorithm")?)?;
+    let algorithm = Algorithm::parse(section.text("algorithm")?)?;
     VerifyKey::from_pem(algorithm, &pem)
         .map_err(|reason| problems.push(at.error(format!("`{file}` {reason}"), Some("see `algorithm` beside it"))))
         .ok()

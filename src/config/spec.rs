@@ -2,8 +2,8 @@
 //! the reference.
 
 use crate::document::{Field, Kind, Presence};
+use crate::jose::Algorithm;
 use crate::operation::listed::LISTED;
-use crate::policy::bundle::BundleAlgorithm;
 use Presence::{Default, Optional, Required};
 use std::time::Duration;
 
@@ -782,7 +782,7 @@ static BUNDLE_KEY: &[Field] = &[
     },
     Field {
         key: "algorithm",
-        kind: Kind::Choice(BundleAlgorithm::NAMES),
+        kind: Kind::Choice(Algorithm::NAMES),
         presence: Default("RS256"),
         doc: "What the key is for. What a signature says of itself is not believed.",
     },

@@ -7,17 +7,16 @@
 
 mod archive;
 mod hash;
-mod key;
 mod manifest;
 mod signature;
 
 pub use archive::{Archive, BundleLimits};
-pub use key::{BundleAlgorithm, SignKey, VerifyKey};
 pub use manifest::Manifest;
-pub use signature::{Required, SignatureClaims, SignedBy, Verification, algorithms};
+pub use signature::{Required, SignatureClaims, SignedBy, Verification};
 
 use super::{CONTRACT_VERSION, FileKind, PolicySource, file_kind, merge_data, syntax};
 use crate::document::{self, Problems};
+use crate::jose::SignKey;
 use hash::signed_form;
 use manifest::{METADATA, WASM};
 use serde_json::{Map, Value, json};

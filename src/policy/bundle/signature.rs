@@ -5,9 +5,8 @@
 
 use super::archive::Archive;
 use super::hash::{self, signed_form};
-use super::key::{BundleAlgorithm, SignKey, VerifyKey};
 use super::{BundleError, SIGNATURES};
-use data_encoding::BASE64URL_NOPAD;
+use crate::jose::{self, Jws, SignKey, VerifyKey};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -83,21 +82,19 @@ pub(super) fn sign(archive: &mut Archive, key: &SignKey, claims: &SignatureClaim
         let hash = hex::encode(digest::digest(algorithm, &signed_form(name, content)?));
         files.push(Listed { name: name.to_owned(), hash, algorithm: hash::OURS.to_owned() });
     }
-    let (mut header, mut payload) = (Map::new(), Map::new());
-    header.insert("alg".into(), key.algorithm().name().into());
+    let mut payload = Map::new();
     payload.insert("files".into(), json!(files));
+    let mut head = Vec::new();
     if let Some(id) = &claims.key_id {
-        header.insert("kid".into(), id.as_str().into());
+        head.push(("kid", id.as_str()));
         // Older versions of OPA look for it here.
         payload.insert("keyid".into(), id.as_str().into());
     }
     if let Some(scope) = &claims.scope {
         payload.insert("scope".into(), scope.as_str().into());
     }
-    let part = |map| BASE64URL_NOPAD.encode(Value::Object(map).to_string().as_bytes());
-    let signed = format!("{}.{}", part(header), part(payload));
-    let signature = key.sign(signed.as_bytes()).map_err(BundleError::Signature)?;
-    let token = format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature));
+    let payload = Value::Object(payload).to_string();
+    let token = jose::sign(key, &head, payload.as_bytes()).map_err(BundleError::Signature)?;
     let text = serde_json::to_vec(&Signatures { signatures: vec![token], plugin: None }).unwrap_or_default();
     archive.set(SIGNATURES, text);
     Ok(())
@@ -134,53 +131,37 @@ pub(super) fn verify(archive: &Archive, how: &Verification) -> Result<Option<Sig
 
 fn token_of(token: &str, how: &Verification) -> Result<(SignedBy, Payload), BundleError> {
     let refuse = |why: String| BundleError::Signature(why);
-    let malformed = || refuse("the signature is no JWT in its compact form".into());
-    let mut parts = token.split('.');
-    let (Some(header), Some(payload), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(malformed());
-    };
-    if token.len() > LONGEST {
-        return Err(refuse("the signature is too long".into()));
-    }
-    let bytes = |part: &str| BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| malformed());
-    let head: Map<String, Value> = serde_json::from_slice(&bytes(header)?).map_err(|_| malformed())?;
-    let content = bytes(payload)?;
-    let text = |map: &Map<String, Value>, key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
+    let jws = Jws::parse(token, LONGEST).map_err(|why| refuse(format!("the signature {}", why.0)))?;
     let named = || {
         // Only to know which key to take; that one then says whether it was ours.
-        let unverified: Option<Map<String, Value>> = serde_json::from_slice(&content).ok();
-        text(&head, "kid").filter(|id| !id.is_empty()).or_else(|| text(&unverified?, "keyid"))
+        let unverified = || serde_json::from_slice::<Map<String, Value>>(jws.unverified()).ok();
+        let claimed = || unverified()?.get("keyid")?.as_str().map(str::to_owned);
+        jws.header.key_id.clone().filter(|id| !id.is_empty()).or_else(claimed)
     };
     let id =
         how.key_id.clone().or_else(named).filter(|id| !id.is_empty()).ok_or_else(|| {
             refuse("the signature names no key: sign with a key id, or say which key is meant".into())
         })?;
-    let Some(key) = how.keys.get(&id) else {
+    let Some(VerifyKey { algorithm, key }) = how.keys.get(&id) else {
         let known: Vec<&str> = how.keys.keys().map(String::as_str).collect();
         let id = id.chars().take(100).collect::<String>();
         return Err(refuse(format!("the key `{}` is not known; known are {}", id.escape_debug(), known.join(", "))));
     };
-    if head.contains_key("crit") {
-        return Err(refuse("the signature asks for an extension (`crit`)".into()));
+    let (said, name) = (&jws.header.algorithm, algorithm.name());
+    if said != name {
+        let said = said.chars().take(40).collect::<String>();
+        return Err(refuse(format!("the key `{id}` is for {name}, and the signature says {}", said.escape_debug())));
     }
-    let algorithm = key.algorithm().name();
-    if head.get("alg").and_then(Value::as_str) != Some(algorithm) {
-        let said = head.get("alg").map(|said| said.to_string().chars().take(40).collect::<String>());
-        let said = said.unwrap_or_else(|| "nothing".into());
-        return Err(refuse(format!("the key `{id}` is for {algorithm}, and the signature says {said}")));
-    }
-    let signed = token.rsplit_once('.').map_or("", |(signed, _)| signed);
-    if !key.verifies(signed.as_bytes(), &bytes(signature)?) {
+    let Some(content) = jws.verified(key, *algorithm) else {
         return Err(refuse(format!("the signature is not by the key `{id}`, or what is signed was altered")));
-    }
+    };
     // A list would be taken for the claims in their order.
     if content.first() != Some(&b'{') {
         return Err(refuse("what is signed is no list of files".into()));
     }
     let payload =
-        serde_json::from_slice(&content).map_err(|e| refuse(format!("what is signed is no list of files: {e}")))?;
-    Ok((SignedBy { key_id: id, algorithm }, payload))
+        serde_json::from_slice(content).map_err(|e| refuse(format!("what is signed is no list of files: {e}")))?;
+    Ok((SignedBy { key_id: id, algorithm: name }, payload))
 }
 
 /// Every file is listed with what is in it, and every listed file is there.
@@ -211,9 +192,4 @@ fn look_at_files(archive: &Archive, listed: Vec<Listed>) -> Result<(), BundleErr
         Some(missing) => Err(refuse(format!("`{}` was signed and is not there", missing.escape_debug()))),
         None => Ok(()),
     }
-}
-
-/// Every algorithm that a key may be for, for messages.
-pub fn algorithms() -> String {
-    BundleAlgorithm::NAMES.join(" or ")
 }

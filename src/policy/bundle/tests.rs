@@ -1,4 +1,5 @@
 use super::*;
+use crate::jose::{Algorithm, VerifyKey};
 use data_encoding::BASE64URL_NOPAD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -10,8 +11,8 @@ const MAIN: &str = "package partnergate\nimport rego.v1\ndefault decision := {\"
 
 fn keys() -> (SignKey, VerifyKey) {
     let pair = rcgen::KeyPair::generate().unwrap();
-    let private = SignKey::from_pem(BundleAlgorithm::Es256, pair.serialize_pem().as_bytes()).unwrap();
-    (private, VerifyKey::from_pem(BundleAlgorithm::Es256, pair.public_key_pem().as_bytes()).unwrap())
+    let private = SignKey::from_pem(Algorithm::Es256, pair.serialize_pem().as_bytes()).unwrap();
+    (private, VerifyKey::from_pem(Algorithm::Es256, pair.public_key_pem().as_bytes()).unwrap())
 }
 
 fn by(id: &str, key: VerifyKey) -> Verification {
@@ -243,7 +244,7 @@ fn a_token_is_judged_by_the_keys_of_the_config_alone() {
     says(r#"{"alg":"none","kid":"k"}"#, &good, "is for ES256");
     says(r#"{"alg":"HS256","kid":"k"}"#, &good, "is for ES256");
     says(r#"{"alg":"RS256","kid":"k"}"#, &good, "is for ES256");
-    says(r#"{"kid":"k"}"#, &good, "is for ES256");
+    says(r#"{"kid":"k"}"#, &good, "says no algorithm");
     says(r#"{"alg":"ES256","kid":"k","crit":["b64"],"b64":false}"#, &good, "`crit`");
     let one = format!(r#"{{"name":"main.rego","hash":"{}","algorithm":"SHA-256"}}"#, hash(&digest::SHA256));
     says(header, &format!(r#"{{"files":[{one},{one}]}}"#), "listed twice");
@@ -268,19 +269,19 @@ fn a_token_is_judged_by_the_keys_of_the_config_alone() {
 fn a_key_is_only_taken_for_its_own_algorithm() {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     let (public, private) = (pair.public_key_pem(), pair.serialize_pem());
-    assert!(VerifyKey::from_pem(BundleAlgorithm::Es256, public.as_bytes()).unwrap_err().contains("P-256"));
-    assert!(VerifyKey::from_pem(BundleAlgorithm::Rs256, public.as_bytes()).unwrap_err().contains("RSA"));
-    assert!(SignKey::from_pem(BundleAlgorithm::Es256, private.as_bytes()).err().unwrap().contains("P-256"));
+    assert!(VerifyKey::from_pem(Algorithm::Es256, public.as_bytes()).unwrap_err().contains("P-256"));
+    assert!(VerifyKey::from_pem(Algorithm::Rs256, public.as_bytes()).unwrap_err().contains("RSA"));
+    assert!(SignKey::from_pem(Algorithm::Es256, private.as_bytes()).err().unwrap().contains("P-256"));
     let pair = rcgen::KeyPair::generate().unwrap();
     let both = [pair.public_key_pem(), pair.serialize_pem()].concat();
-    assert!(VerifyKey::from_pem(BundleAlgorithm::Es256, both.as_bytes()).unwrap_err().contains("only the public key"));
+    assert!(VerifyKey::from_pem(Algorithm::Es256, both.as_bytes()).unwrap_err().contains("only the public key"));
     let two = pair.public_key_pem().repeat(2);
-    assert!(VerifyKey::from_pem(BundleAlgorithm::Es256, two.as_bytes()).unwrap_err().contains("more than one"));
-    assert!(VerifyKey::from_pem(BundleAlgorithm::Es256, b"").is_err());
-    assert!(SignKey::from_pem(BundleAlgorithm::Es256, pair.public_key_pem().as_bytes()).is_err());
+    assert!(VerifyKey::from_pem(Algorithm::Es256, two.as_bytes()).unwrap_err().contains("more than one"));
+    assert!(VerifyKey::from_pem(Algorithm::Es256, b"").is_err());
+    assert!(SignKey::from_pem(Algorithm::Es256, pair.public_key_pem().as_bytes()).is_err());
     let certificate = rcgen::CertificateParams::default().self_signed(&pair).unwrap().pem();
-    let key = VerifyKey::from_pem(BundleAlgorithm::Es256, certificate.as_bytes()).unwrap();
-    assert_eq!(key, VerifyKey::from_pem(BundleAlgorithm::Es256, pair.public_key_pem().as_bytes()).unwrap());
+    let key = VerifyKey::from_pem(Algorithm::Es256, certificate.as_bytes()).unwrap();
+    assert_eq!(key, VerifyKey::from_pem(Algorithm::Es256, pair.public_key_pem().as_bytes()).unwrap());
 }
 
 #[test]
