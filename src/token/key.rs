@@ -1,0 +1,185 @@
+//! The keys that tokens are signed with, one after the other.
+
+use crate::clock::UnixNanos;
+use crate::issue::{open_key, seal_key};
+use crate::jose::{Algorithm, PublicKey, SignKey, public_jwk, thumbprint};
+use crate::partner::Revoked;
+use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A key as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredKey {
+    /// Follows from the key (RFC 7638), and is its `kid`.
+    pub id: String,
+    /// As JWS names it.
+    pub algorithm: String,
+    /// PKCS #8 in PEM, encrypted.
+    pub sealed: String,
+    /// SubjectPublicKeyInfo in DER, as base64, for who looks at the database without the secret.
+    pub public: String,
+    pub made: UnixNanos,
+    /// Until then it is only told, so that others have it before they need it.
+    pub signs_from: UnixNanos,
+    /// Nothing that it has signed is taken any more, and it signs nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<WithdrawnKey>,
+}
+
+pub type WithdrawnKey = Box<Revoked>;
+
+impl StoredKey {
+    /// A new key, which signs from a time on.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn generate(
+        algorithm: Algorithm,
+        secret: &[u8],
+        (made, signs_from): (UnixNanos, UnixNanos),
+    ) -> Result<Self, String> {
+        let pkcs8 = SignKey::generate(algorithm)?;
+        let key = SignKey::from_pkcs8(algorithm, &pkcs8)?;
+        let sealed = seal_key(&pkcs8, Some(secret))?;
+        Ok(StoredKey {
+            id: thumbprint(key.public()),
+            algorithm: algorithm.name().to_owned(),
+            sealed,
+            public: BASE64.encode(&key.spki()),
+            made,
+            signs_from,
+            withdrawn: None,
+        })
+    }
+
+    fn algorithm(&self) -> Result<Algorithm, String> {
+        Algorithm::parse(&self.algorithm).ok_or_else(|| format!("is for `{}`, which is not known", self.algorithm))
+    }
+}
+
+/// How keys follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// How long one signs.
+    pub every: Duration,
+    /// How long one is told before it signs.
+    pub ahead: Duration,
+    /// How long what one has signed is good at most.
+    pub longest: Duration,
+}
+
+/// A key that is made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub signs_from: UnixNanos,
+}
+
+struct Key {
+    id: String,
+    algorithm: Algorithm,
+    public: PublicKey,
+    private: SignKey,
+    signs_from: UnixNanos,
+    /// When its successor signs; never where there is none.
+    signs_until: UnixNanos,
+    withdrawn: bool,
+}
+
+/// Keys by the time from which they sign.
+#[derive(Default)]
+pub struct Ring {
+    keys: Vec<Key>,
+    longest: Duration,
+}
+
+const NEVER: UnixNanos = UnixNanos(i64::MAX);
+
+impl Ring {
+    /// Opens what is kept. `longest` is how long what a key has signed is good at most.
+    ///
+    /// # Errors
+    /// A key that the secret does not open, or that is none: which and why.
+    pub fn open(stored: &[StoredKey], secret: &[u8], longest: Duration) -> Result<Self, String> {
+        let mut keys = stored.iter().map(|key| open(key, secret)).collect::<Result<Vec<Key>, String>>()?;
+        keys.sort_by(|a, b| (a.signs_from, &a.id).cmp(&(b.signs_from, &b.id)));
+        // One that was withdrawn is followed by nothing: whatever came before it signs again until the next one does.
+        let mut until = NEVER;
+        for key in keys.iter_mut().rev() {
+            key.signs_until = until;
+            if !key.withdrawn {
+                until = key.signs_from;
+            }
+        }
+        Ok(Ring { keys, longest })
+    }
+
+    /// The key that signs at a time, and its id.
+    pub fn signer(&self, now: UnixNanos) -> Option<(&SignKey, &str)> {
+        let signs = |key: &&Key| !key.withdrawn && key.signs_from <= now && now < key.signs_until;
+        let key = self.keys.iter().rev().find(signs)?;
+        Some((&key.private, &key.id))
+    }
+
+    /// What is verified with at a time, by its id.
+    pub fn verifier(&self, id: &str, now: UnixNanos) -> Option<(&PublicKey, Algorithm)> {
+        self.told(now).find(|key| key.id == id).map(|key| (&key.public, key.algorithm))
+    }
+
+    /// Those that sign, have signed what may still be good, or are about to sign.
+    fn told(&self, now: UnixNanos) -> impl Iterator<Item = &Key> {
+        self.keys.iter().filter(move |key| !key.withdrawn && now < key.signs_until.saturating_add(self.longest))
+    }
+
+    /// The keys as others verify with them (RFC 7517 section 5).
+    pub fn jwks(&self, now: UnixNanos) -> Value {
+        let keys: Vec<Value> = self.told(now).map(|key| public_jwk(&key.public, key.algorithm, &key.id)).collect();
+        json!({ "keys": keys })
+    }
+
+    /// Whether the next key is to be made now: there is none that signs, or the one that does will have signed long
+    /// enough by the time that the next one is known everywhere.
+    pub fn due(&self, rotation: &Rotation, now: UnixNanos) -> Option<Due> {
+        let last = self.keys.iter().rev().find(|key| !key.withdrawn);
+        let Some(last) = last else { return Some(Due { signs_from: now }) };
+        let next = last.signs_from.saturating_add(rotation.every).max(now.saturating_add(rotation.ahead));
+        let look = last.signs_from.saturating_add(rotation.every.saturating_sub(rotation.ahead));
+        (now >= look).then_some(Due { signs_from: next })
+    }
+
+    /// What signs at a time, for operators: its id and since when.
+    pub fn current(&self, now: UnixNanos) -> Option<(&str, UnixNanos)> {
+        let signs = |key: &&Key| !key.withdrawn && key.signs_from <= now && now < key.signs_until;
+        self.keys.iter().rev().find(signs).map(|key| (key.id.as_str(), key.signs_from))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+fn open(stored: &StoredKey, secret: &[u8]) -> Result<Key, String> {
+    let refuse = |why: String| format!("the signing key `{}` {why}", stored.id);
+    let algorithm = stored.algorithm().map_err(refuse)?;
+    let spki = BASE64.decode(stored.public.as_bytes()).map_err(|_| refuse("holds no public key".into()))?;
+    let public = PublicKey::from_spki(&spki).map_err(refuse)?;
+    public.fits(algorithm).map_err(refuse)?;
+    if thumbprint(&public) != stored.id {
+        return Err(refuse("has another name than follows from it".into()));
+    }
+    let pkcs8 = open_key(stored.sealed.as_bytes(), Some(secret)).map_err(refuse)?;
+    let private = SignKey::from_pkcs8(algorithm, &pkcs8).map_err(refuse)?;
+    if private.public() != &public {
+        return Err(refuse("has halves that do not belong together".into()));
+    }
+    Ok(Key {
+        id: stored.id.clone(),
+        algorithm,
+        public,
+        private,
+        signs_from: stored.signs_from,
+        signs_until: NEVER,
+        withdrawn: stored.withdrawn.is_some(),
+    })
+}
