@@ -142,7 +142,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
             upstream: UpstreamName::parse("up").unwrap(),
             max_body: 1,
             stream_idle: Duration::from_secs(1),
-            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false },
+            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false, assertion: false },
             place: String::new(),
             operations: None,
         }],
@@ -163,6 +163,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
         }],
         registry,
         material: Arc::default(),
+        tokens: None,
         config_revision: "bench".into(),
     };
     let now = Clock::new().now();

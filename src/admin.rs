@@ -21,6 +21,7 @@ mod explain;
 mod grants;
 mod history;
 mod issue;
+mod keys;
 mod kit;
 mod listener;
 mod lockdown;
@@ -42,6 +43,7 @@ pub use explain::{ExplainCall, HeaderCall};
 pub use grants::{Direction, EditCall, EmergencyCall, GrantRow};
 pub use history::{AuditAnswer, HistoryAnswer, HistoryCall};
 pub use issue::{EnrolCall, IssueCall, ListCall, OrderCall};
+pub use keys::NextKeyCall;
 pub use listener::{serve, serve_tls};
 pub use lockdown::LockdownCall;
 pub use operators::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall, new_operator};
@@ -120,6 +122,7 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/usage", get(registry::usage))
         .api_route("/v1/status", get(status::status))
         .api_route("/v1/policy/candidate", get(candidate::show))
+        .api_route("/v1/token/keys", get(keys::list))
         .api_route("/v1/approvals", get(approvals::list))
         .api_route("/v1/approvals/{id}", get(approvals::show))
         .api_route("/v1/operators", get(operators::list))
@@ -167,6 +170,8 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/lockdown/on", post(lockdown::on))
         .api_route("/v1/lockdown/off", post(lockdown::off))
         .api_route("/v1/policy/candidate/rollback", post(candidate::roll_back))
+        .api_route("/v1/token/keys", post(keys::next))
+        .api_route("/v1/token/keys/{id}/withdraw", post(keys::withdraw))
         .api_route("/v1/reload", post(status::reload));
     let governs = ApiRouter::new()
         .api_route("/v1/operators", post(operators::add))

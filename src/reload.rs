@@ -23,6 +23,7 @@ mod outside;
 mod partners;
 mod suspend;
 mod switch;
+mod tokens;
 
 pub use apply::{Applied, Apply, Authority, Binding, Wanted};
 pub use approve::{Decided, Verdicted};
@@ -40,6 +41,7 @@ pub use partners::Rotation;
 pub use suspend::Stop;
 pub use switch::Switched;
 use switch::Unsaved;
+pub use tokens::{KeyWish, KeysState, keys_not_opened};
 
 use crate::clock::{Clock, UnixNanos};
 use crate::config::{BundleConfig, Config, EnrolConfig, IssueConfig};
@@ -233,9 +235,11 @@ impl Publisher {
         }
         let bundle = BundleFetcher::new(&config.state_dir, clock.clone(), metrics.clone());
         let promotion = store.promotion().await?;
+        let tokens = tokens::of(&config, None, &store, clock.now()).await?;
         let build = |config: &Config| {
             let material = outside.reading.material.clone();
-            let sources = Sources { material, ..config.sources(registry.clone(), promotion.as_ref()) };
+            let tokens = tokens.clone();
+            let sources = Sources { material, tokens, ..config.sources(registry.clone(), promotion.as_ref()) };
             let standing = promotion.as_ref().filter(|promotion| promotion.stands(config.policy()));
             Snapshot::build(sources, None, clock.now()).map_err(|problems| of_promotion(problems, standing))
         };
@@ -405,12 +409,15 @@ impl Publisher {
         let previous = live.as_ref().map(|l| &*l.snapshot);
         let before = previous.map(|p| p.material.clone());
         self.fetcher.set(config.fetch.clone());
+        let signing = previous.and_then(|p| p.tokens.clone());
+        let tokens = tokens::of(&config, signing, &self.store, self.clock.now()).await?;
         let nothing = Material::default();
         let outside = Outside::read(&self.files, &self.fetcher, &registry, before.as_deref().unwrap_or(&nothing));
         let build = |config: &Config| {
             let material = outside.reading.material.clone();
             let promotion = self.promotion.load();
-            let sources = Sources { material, ..config.sources(registry.clone(), promotion.as_deref()) };
+            let tokens = tokens.clone();
+            let sources = Sources { material, tokens, ..config.sources(registry.clone(), promotion.as_deref()) };
             let standing = promotion.as_deref().filter(|promotion| promotion.stands(config.policy()));
             Snapshot::build(sources, previous, self.clock.now()).map_err(|problems| of_promotion(problems, standing))
         };
@@ -440,7 +447,8 @@ impl Publisher {
         tracing::warn!(revision = registry.revision(), "the database is ahead of what is live; catching up");
         let outside = Outside::read(&self.files, &self.fetcher, &registry, &live.snapshot.material);
         let material = outside.reading.material.clone();
-        let sources = Sources { material, ..running.sources(registry, self.promotion.load().as_deref()) };
+        let tokens = live.snapshot.tokens.clone();
+        let sources = Sources { material, tokens, ..running.sources(registry, self.promotion.load().as_deref()) };
         let (snapshot, _) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         self.publish(snapshot, None, Concerns::Everybody, Instant::now()).await?;
         self.taken(outside, Some(&live.snapshot.material)).await;

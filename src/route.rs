@@ -38,6 +38,8 @@ pub struct Forward {
     pub client_cert_chain: bool,
     /// Envoy's `X-Forwarded-Client-Cert`.
     pub xfcc: bool,
+    /// The signed `X-Partner-Assertion`.
+    pub assertion: bool,
 }
 
 /// All routes, ready to be asked on every request.
@@ -123,7 +125,7 @@ mod tests {
             upstream: UpstreamName::parse("u").unwrap(),
             max_body: 1,
             stream_idle: Duration::from_secs(1),
-            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false },
+            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false, assertion: false },
             place: String::new(),
             operations: None,
         }

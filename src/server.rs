@@ -150,6 +150,7 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     background.spawn(publisher.clone().copy_history());
     background.spawn(publisher.clone().watch_partners(stop_rx.clone()));
     background.spawn(publisher.clone().watch_issued(stop_rx.clone()));
+    background.spawn(publisher.clone().watch_keys(stop_rx.clone()));
     background.spawn(open.clone().watch());
     let stepped = Arc::new(Notify::new());
     background.spawn(watch_clock(clock.clone(), metrics.clone(), stepped.clone()));

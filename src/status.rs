@@ -1,16 +1,17 @@
-//! The status listener: metrics, health, readiness, version, the revocation list of the built-in CA. Read-only; nothing of
-//! a partner but the metrics and the serial numbers on that list.
+//! The status listener: metrics, health, readiness, version, the revocation list of the built-in CA, the keys that what
+//! the gateway signs is verified with. Read-only; nothing of a partner but the metrics and the serial numbers on that list.
 
 use crate::record::Recorder;
 use crate::reload::Publisher;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ring::digest::{SHA256, digest};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct StatusState {
 
 /// Connections that are served at once; scrapers need few.
 const MAX_CONNECTIONS: usize = 64;
+/// How long the set of keys is good without asking again: much shorter than a new key is told before it signs.
+const KEYS_FRESH: &str = "public, max-age=300";
 /// For a request head, and for a whole connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -75,6 +78,7 @@ fn router(state: StatusState) -> Router {
         .route("/readyz", get(ready))
         .route("/version", get(version))
         .route("/crl/{file}", get(list))
+        .route("/.well-known/jwks.json", get(jwks))
         .with_state(state)
 }
 
@@ -116,6 +120,19 @@ async fn list(State(state): State<StatusState>, Path(file): Path<String>) -> Res
         }
         _ => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+/// The public keys of what the gateway signs (RFC 7517 section 5).
+async fn jwks(State(state): State<StatusState>, headers: HeaderMap) -> Response {
+    let Some(keys) = state.publisher.jwks() else { return StatusCode::NOT_FOUND.into_response() };
+    let text = keys.to_string();
+    let tag = format!("\"{}\"", hex::encode(digest(&SHA256, text.as_bytes()).as_ref().get(..16).unwrap_or_default()));
+    let cache = [(header::CACHE_CONTROL, KEYS_FRESH.to_owned()), (header::ETAG, tag.clone())];
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+    if known.flat_map(|v| v.split(',')).any(|known| known.trim() == tag) {
+        return (StatusCode::NOT_MODIFIED, cache).into_response();
+    }
+    (cache, [(header::CONTENT_TYPE, "application/jwk-set+json")], text).into_response()
 }
 
 async fn version() -> impl IntoResponse {

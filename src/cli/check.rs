@@ -12,10 +12,11 @@ use crate::material::{MaterialFiles, Reading};
 use crate::partner::RevocationMode;
 use crate::record::Metrics;
 use crate::registry::Registry;
-use crate::reload::of_promotion;
+use crate::reload::{keys_not_opened, of_promotion};
 use crate::server::database_path;
 use crate::snapshot::{Snapshot, Sources};
 use crate::store::{PlanOptions, Store, parse_declaration, plan};
+use crate::token::Tokens;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -77,17 +78,22 @@ async fn examine(path: &Path, args: &Args) -> Result<(Problems, String), Problem
     };
     let database = database_path(&config.state_dir);
     let shown = database.display().to_string();
-    let (mut seen, mut used, mut promotion) = (HashMap::new(), HashMap::new(), None);
+    let (mut seen, mut used, mut promotion, mut keys) = (HashMap::new(), HashMap::new(), None, Vec::new());
     let registry = match Store::open_to_read(&database).await {
         Ok(Some(store)) => {
             seen = store.last_seen_expiry().await.map_err(|e| failed(&shown, e.to_string()))?;
             promotion = store.promotion().await.map_err(|e| failed(&shown, e.to_string()))?;
+            keys = store.token_keys().await.map_err(|e| failed(&shown, e.to_string()))?;
             used = store.last_seen().await.map_err(|e| failed(&shown, e.to_string()))?;
             store.load().await.map_err(|e| failed(&shown, e.to_string()))?
         }
         Ok(None) => Registry::default(),
         Err(e) => return Err(failed(&shown, e.to_string())),
     };
+    let opened = config.tokens.as_ref().map(|settings| Tokens::new(settings.clone(), keys, config.environment.clone()));
+    if let Some(Err(reason)) = opened {
+        return Err(keys_not_opened(&reason));
+    }
     let now = Clock::new().now();
     let material = MaterialFiles::new(path, &config.state_dir);
     let mut reading = material.read(&registry, &material.kept(&registry));

@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 
 /// Characters of one difference that people are shown.
 const SHOWN: usize = 160;
+/// The noun of a signing key.
+const KEY: &str = "token_key";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HistoryArgs {
@@ -54,6 +56,8 @@ enum Which {
     Lockdown { anchor: Option<String> },
     /// Calls of operators that were refused, and those that have the files read again or order a list.
     Calls,
+    /// Keys that the gateway signs with: made and withdrawn.
+    Keys,
 }
 
 pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
@@ -65,6 +69,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
     let (noun, id) = match &args.which {
         Which::All => ("", None),
         Which::Calls => (CALL, None),
+        Which::Keys => (KEY, None),
         Which::Partner { id } => ("partner", Some(id)),
         Which::Grant { id } => ("grant", Some(id)),
         Which::Network { name } => ("network", Some(name)),
@@ -84,7 +89,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
     let call = match (noun, id) {
         ("grant", id) => HistoryCall { grant: id.cloned(), ..HistoryCall::default() },
         (noun, Some(id)) => HistoryCall { noun: Some(noun.to_owned()), id: Some(id.clone()), ..HistoryCall::default() },
-        (CALL, None) => HistoryCall { noun: Some(CALL.to_owned()), ..HistoryCall::default() },
+        (CALL | KEY, None) => HistoryCall { noun: Some(noun.to_owned()), ..HistoryCall::default() },
         (_, None) => HistoryCall::default(),
     };
     let mut shown = 0_usize;
@@ -219,6 +224,10 @@ fn show(event: &Event, of_grant: Option<&str>) {
         (None, Some(made), None) if noun == "promotion" => {
             let text = |key: &str| made.get(key).and_then(Value::as_str).unwrap_or_default();
             say(&format!("    policy {} in the place of {}", text("revision"), text("over")));
+        }
+        (None, Some(made), None) if noun == KEY => {
+            let text = |key: &str| made.get(key).and_then(Value::as_str).unwrap_or_default();
+            say(&format!("    signs with {} from {}", text("algorithm"), text("signs_from")));
         }
         (None, Some(_), Some(id)) => say(&format!("    grant {id} was made")),
         (Some(_), None, Some(id)) => say(&format!("    grant {id} was removed")),

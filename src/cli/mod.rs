@@ -31,6 +31,7 @@ mod records;
 mod report;
 mod serve;
 mod status;
+mod token;
 
 use crate::admin::WhyCall;
 use clap::{Parser, Subcommand};
@@ -88,6 +89,8 @@ enum Command {
     Credential(credential::Args),
     /// The built-in CA, for teams that have none.
     Ca(ca::Args),
+    /// The keys that the gateway signs with.
+    Token(token::Args),
     /// Trust anchors: which there are, whom they speak for, and single certificates that are denied.
     Anchor(anchor::Args),
     /// Named lists of addresses that partners call from.
@@ -249,6 +252,7 @@ pub fn main() -> ExitCode {
             Command::Lockdown(args) => lockdown::run(gateway, args).await,
             Command::Grant(args) => grant::run(gateway, args).await,
             Command::Ca(args) => ca::run(gateway, &args).await,
+            Command::Token(args) => token::run(gateway, args).await,
             Command::Credential(args) => credential::run(gateway, args).await,
             Command::Anchor(args) => anchor::run(gateway, args).await,
             Command::Network(args) => network::run(gateway, args).await,

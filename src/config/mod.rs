@@ -9,6 +9,7 @@ mod files;
 mod issue;
 mod record;
 mod spec;
+mod tokens;
 
 pub use admin::AdminConfig;
 pub use bundle::{BundleConfig, BundleFacts, BundleFrom};
@@ -32,6 +33,7 @@ use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
 use crate::snapshot::{CandidateSource, RequestSettings, ServerCertificateSource, Snapshot, Sources};
+use crate::token::TokenSettings;
 use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
 use files::{At, Reader};
 use ipnet::IpNet;
@@ -60,6 +62,8 @@ pub struct Config {
     /// The built-in CA, where there is one.
     pub issue: Option<IssueConfig>,
     pub enrol: EnrolConfig,
+    /// What the gateway signs itself.
+    pub tokens: Option<TokenSettings>,
     pub body: BodyLimits,
     pub fetch: FetchSettings,
     pub via: Arc<str>,
@@ -267,6 +271,7 @@ impl Config {
             certificates: self.certificates.clone(),
             registry,
             material: Arc::default(),
+            tokens: None,
             config_revision: self.revision.clone(),
         }
     }
@@ -359,6 +364,14 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let issue = issue::read(root.section("issue"), reader, problems);
     let ca = issue.as_ref().and_then(|issue| issue.as_ref()).map(|issue| issue.ca.clone());
     let enrol = issue::enrol(root.section("enrol"), (ca, issue.is_none()), reader, problems);
+    let tokens = tokens::read(root.section("tokens"), reader, problems);
+    let signs = root.has("tokens");
+    for (name, section) in root.tables("routes") {
+        if let (Some(node), true, false) = (section.node("assertion"), section.boolean("assertion"), signs) {
+            let fix = "add `tokens`: who signs it, and what its keys are kept under";
+            problems.push(node.error(format!("routes.{name}.assertion"), "nothing signs an assertion", Some(fix)));
+        }
+    }
     let record = record::read(root.section("record"), reader, problems);
     let (bundle, policy_source) = match policy.node("bundle") {
         None => (None, reader.policy_folder(Path::new(policy.text("dir")?), problems)),
@@ -408,6 +421,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         approval: approval(root.section("approval")),
         issue: issue?,
         enrol: enrol?,
+        tokens: tokens?,
         body: BodyLimits {
             progress: timeouts.duration("body_progress"),
             min_rate: u64::try_from(request.integer("min_body_rate")).unwrap_or(0),
@@ -647,6 +661,7 @@ fn route(
         client_cert: section.boolean("client_cert"),
         client_cert_chain: section.boolean("client_cert_chain"),
         xfcc: section.boolean("xfcc"),
+        assertion: section.boolean("assertion"),
     };
     if forward.client_cert_chain && !forward.client_cert {
         let reason = "a chain is sent only beside the client's certificate";

@@ -95,6 +95,12 @@ pub static CONFIG: &[Field] = &[
         doc: "Where partners get and renew certificates by themselves (EST, RFC 7030). Off unless `listen` is set; needs `issue`.",
     },
     Field {
+        key: "tokens",
+        kind: Kind::Table(TOKENS),
+        presence: Optional(""),
+        doc: "What the gateway signs itself, and is verified by others with the keys at `/.well-known/jwks.json` of the status listener. See `docs/tokens.md`.",
+    },
+    Field {
         key: "upstreams",
         kind: Kind::Map(&Kind::Table(UPSTREAM)),
         presence: Required("billing"),
@@ -437,6 +443,39 @@ static ISSUE: &[Field] = &[
     },
 ];
 
+static TOKENS: &[Field] = &[
+    Field {
+        key: "issuer",
+        kind: Kind::Text,
+        presence: Required("https://api.partners.example.com"),
+        doc: "Who signs, as it stands in what is signed: `https://` and a host name.",
+    },
+    Field {
+        key: "secret",
+        kind: Kind::Secret,
+        presence: Required("file:secrets/token-keys"),
+        doc: "What the signing keys are encrypted under in the database, as a reference; the file must be 0600 or 0400. 32 bytes or more: `openssl rand -base64 32`. Every gateway of a fleet has the same.",
+    },
+    Field {
+        key: "algorithm",
+        kind: Kind::Choice(&["ES256", "EdDSA"]),
+        presence: Default("ES256"),
+        doc: "What keys that are made from now on sign with.",
+    },
+    Field {
+        key: "rotate_every",
+        kind: seconds(3_600, 366 * DAY),
+        presence: Default("30d"),
+        doc: "How long a key signs before the next one does.",
+    },
+    Field {
+        key: "tell_ahead",
+        kind: seconds(1, 30 * DAY),
+        presence: Default("1d"),
+        doc: "How long a key is told to others before it signs: longer than they keep the set of keys without asking again.",
+    },
+];
+
 static ENROL: &[Field] = &[
     Field {
         key: "listen",
@@ -628,6 +667,12 @@ static ROUTE: &[Field] = &[
         kind: Kind::Boolean,
         presence: Default("false"),
         doc: "Send the client's certificate to the upstream as `X-Forwarded-Client-Cert` (Envoy's form). A value over 12 KiB is left out and counted.",
+    },
+    Field {
+        key: "assertion",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Send the upstream `X-Partner-Assertion`, a signed statement of who calls by which grant, which it can verify. Needs `tokens`.",
     },
 ];
 

@@ -119,7 +119,7 @@ impl World {
                 upstream: UpstreamName::parse("billing-api").unwrap(),
                 max_body: 1,
                 stream_idle: Duration::from_secs(1),
-                forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false },
+                forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false, assertion: false },
                 place: String::new(),
                 operations: None,
             }],
@@ -136,6 +136,7 @@ impl World {
             certificates: vec![SERVER.clone()],
             registry: self.registry(),
             material: Arc::default(),
+            tokens: None,
             config_revision: "0".into(),
         };
         let (snapshot, problems) = Snapshot::build(sources, previous, NOW).unwrap_or_else(|p| panic!("{p}"));

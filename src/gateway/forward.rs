@@ -5,11 +5,13 @@ use super::certificate::{ChainField, xfcc};
 use super::inflight::InFlight;
 use crate::decision::Permit;
 use crate::request::UpgradeWanted;
+use crate::token::{Asserted, Tokens};
 use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_error::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Room for the fields that the gateway sets.
 const OURS: usize = 12;
@@ -87,8 +89,38 @@ pub(super) fn build_head(
                 None => metrics.xfcc_omitted.inc(),
             }
         }
+        if route.forward.assertion {
+            let signed = flight.tokens().ok_or_else(|| "nothing signs it".to_owned());
+            let value = signed.and_then(|tokens| assertion(tokens, flight, permit)).map_err(|e| {
+                tracing::error!(error = e, "an assertion cannot be signed");
+                Error::new(ErrorType::InternalError)
+            })?;
+            head.insert_header("X-Partner-Assertion", &*value)?;
+        }
     }
     Ok(head)
+}
+
+/// The assertion of this request; of several that are alike, one has the next one made aside.
+fn assertion(tokens: &Arc<Tokens>, flight: &InFlight, permit: &Permit) -> Result<Arc<str>, String> {
+    let asserted = Asserted {
+        partner: permit.partner().clone(),
+        grant: permit.grant().clone(),
+        operation: permit.operation().clone(),
+        upstream: permit.upstream().clone(),
+        certificate: flight.connection().peer.leaf.fingerprint,
+    };
+    let now = flight.request().now;
+    let (value, due) = tokens.assertions.get(&asserted, now)?;
+    if due {
+        let tokens = tokens.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = tokens.assertions.replace(asserted, now) {
+                tracing::error!(error, "an assertion cannot be signed");
+            }
+        });
+    }
+    Ok(value)
 }
 
 /// What the client sees of the gateway in a response.

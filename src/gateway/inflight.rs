@@ -14,6 +14,7 @@ use crate::reason::Reason;
 use crate::record::{Entry, FirstDenied, Kind, Metrics, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
 use crate::request::{RequestFacts, TlsFacts};
 use crate::route::Route;
+use crate::token::Tokens;
 use crate::upstream::Upstreams;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -153,6 +154,10 @@ impl InFlight {
 
     pub(super) fn metrics(&self) -> &Metrics {
         self.recorder.metrics()
+    }
+
+    pub(super) fn tokens(&self) -> Option<&Arc<Tokens>> {
+        self.live.snapshot.tokens.as_ref()
     }
 
     pub(super) fn upstreams(&self) -> &Upstreams {

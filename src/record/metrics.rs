@@ -177,6 +177,7 @@ metrics! {
     approval_oldest: Gauge("partnergate_approval_oldest_timestamp_seconds", "When the oldest of what waits for approval was asked for; 0 when nothing waits.");
     certificates_issued: IntCounter("partnergate_certificates_issued_total", "Certificates that the built-in CA has given.");
     enrolments: IntCounterVec("partnergate_enrolments_total", "Calls of the enrol listener that asked for a certificate, by what came of them.", labels ["result"]);
+    token_key_since: Gauge("partnergate_token_key_signs_since_timestamp_seconds", "Since when the key signs that tokens and assertions are signed with; 0 where none does.");
     list_ok: IntGauge("partnergate_issued_list_ok", "Whether the last revocation list of the built-in CA could be signed and written.");
     list_number: IntGauge("partnergate_issued_list_number", "CRLNumber of the last revocation list of the built-in CA.");
     list_entries: IntGauge("partnergate_issued_list_entries", "Certificates on it.");

@@ -116,7 +116,8 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
         id: id.into(),
         detail: String::new(),
     };
-    let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, passed } = commit;
+    let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, token_keys, passed } =
+        commit;
     let mut all = lines(registry, changes);
     all.extend(operators.iter().map(|one| line("change", "operator", one.name.as_str())));
     all.extend(approvals.iter().map(|one| line("change", "approval", one.id.as_str())));
@@ -126,6 +127,7 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
     all.extend(
         promotions.iter().map(|one| line(if one.0.is_some() { "change" } else { "remove" }, "promotion", "policy")),
     );
+    all.extend(token_keys.iter().map(|one| line("change", "token_key", &one.id)));
     all.extend(passed.iter().map(|one| line(one.verb.as_str(), "partner", one.partner.as_str())));
     all
 }

@@ -179,7 +179,9 @@ impl Publisher {
         config.take_bundle(&fetched.bundle);
         let material = live.snapshot.material.clone();
         let promotion = self.promotion.load();
-        let sources = Sources { material, ..config.sources(live.snapshot.registry.clone(), promotion.as_deref()) };
+        let tokens = live.snapshot.tokens.clone();
+        let sources =
+            Sources { material, tokens, ..config.sources(live.snapshot.registry.clone(), promotion.as_deref()) };
         let (snapshot, warnings) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         let (revision, policy) = (fetched.bundle.manifest.revision.clone(), snapshot.revision.policy.clone());
         self.publish(snapshot, None, Concerns::Everybody, since).await?;

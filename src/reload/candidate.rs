@@ -244,7 +244,8 @@ impl Publisher {
     ) -> Result<CandidateState, ChangeError> {
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let (registry, material) = (live.snapshot.registry.clone(), live.snapshot.material.clone());
-        let sources = Sources { material, ..running.sources(registry, promotion.as_ref()) };
+        let tokens = live.snapshot.tokens.clone();
+        let sources = Sources { material, tokens, ..running.sources(registry, promotion.as_ref()) };
         let (snapshot, warnings) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         let promoted = [Promoted(promotion)];
         let commit = Commit { promotions: &promoted, ..Commit::default() };

@@ -19,6 +19,7 @@ use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource, ValueCache};
 use crate::registry::Registry;
 use crate::request::HeadLimits;
 use crate::route::{Route, Routes};
+use crate::token::Tokens;
 use crate::trust::{Material, Trust, WrongAnchor};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Sources {
     pub registry: Registry,
     /// What was read for the registry's anchors.
     pub material: Arc<Material>,
+    /// What the gateway signs with; none where the config has none.
+    pub tokens: Option<Arc<Tokens>>,
     /// SHA-256 of the config file and what it includes, as hex.
     pub config_revision: Arc<str>,
 }
@@ -82,6 +85,7 @@ pub struct Snapshot {
     pub certificates: Arc<Vec<ServerCertificate>>,
     certificate_sources: Arc<Vec<ServerCertificateSource>>,
     pub request: Arc<RequestSettings>,
+    pub tokens: Option<Arc<Tokens>>,
     pub revision: Revision,
     pub(crate) values: Arc<ValueCache>,
     pub built: UnixNanos,
@@ -179,12 +183,19 @@ impl Snapshot {
             certificates,
             certificate_sources: Arc::new(sources.certificates),
             request: Arc::new(sources.request),
+            tokens: sources.tokens,
             revision,
             values,
             built: now,
             policy_since,
         };
         Ok((snapshot, problems))
+    }
+
+    /// The same with other keys.
+    pub fn with_tokens(&self, tokens: Option<Arc<Tokens>>, now: UnixNanos) -> Result<Snapshot, Problems> {
+        let same = self.with_registry(self.registry.clone(), &[], None, now)?;
+        Ok(Snapshot { tokens, ..same })
     }
 
     /// The snapshot after a change of the registry that touched `partners`. Trust is built anew where `material` is given:
@@ -228,6 +239,7 @@ impl Snapshot {
             certificates: self.certificates.clone(),
             certificate_sources: self.certificate_sources.clone(),
             request: self.request.clone(),
+            tokens: self.tokens.clone(),
             revision,
             values: self.values.clone(),
             built: now,

@@ -39,6 +39,7 @@ use crate::operator::Operator;
 use crate::partner::{Anchor, Lockdown, Locked, Network, Report};
 use crate::policy::Promotion;
 use crate::registry::{Change, Reading, Registry};
+use crate::token::StoredKey;
 use futures::TryStreamExt;
 use history::Told;
 use serde::de::DeserializeOwned;
@@ -53,13 +54,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 9;
+const SCHEMA: i64 = 10;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
 const MIGRATIONS: [&[&str]; SCHEMA as usize] =
-    [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED, PROMOTIONS];
+    [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED, PROMOTIONS, TOKEN_KEYS];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -133,6 +134,12 @@ const PROMOTIONS: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS promoted_file (path TEXT PRIMARY KEY, text TEXT NOT NULL)",
 ];
 
+/// Keys that tokens are signed with. Their encrypted halves are beside them, where no event tells of them.
+const TOKEN_KEYS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS token_key (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS sealed_key (id TEXT PRIMARY KEY, sealed TEXT NOT NULL)",
+];
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the database `{path}` cannot be used: {source}")]
@@ -186,6 +193,7 @@ pub struct Commit<'a> {
     pub certificates: &'a [Issued],
     pub enrolments: &'a [Enrolment],
     pub promotions: &'a [Promoted],
+    pub token_keys: &'a [StoredKey],
     /// What only the history has.
     pub passed: &'a [Passed],
 }
@@ -357,6 +365,26 @@ impl Store {
         Ok(found)
     }
 
+    /// The keys that tokens are signed with, those that were withdrawn among them.
+    ///
+    /// # Errors
+    /// The database failed, or a document cannot be read.
+    pub async fn token_keys(&self) -> Result<Vec<StoredKey>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        if !table::exists(&mut tx, table::TOKEN_KEYS.noun).await? {
+            return Ok(Vec::new());
+        }
+        let mut found: Vec<StoredKey> = Vec::new();
+        let known = |id: &str| Ok::<_, String>(id.to_owned());
+        documents(&mut tx, table::TOKEN_KEYS.all, known, |key| found.push(key)).await?;
+        for key in &mut found {
+            let row = sqlx::query("SELECT sealed FROM sealed_key WHERE id = ?1").bind(&key.id);
+            let row = row.fetch_optional(&mut *tx).await?;
+            key.sealed = row.map(|row| row.try_get(0)).transpose()?.unwrap_or_default();
+        }
+        Ok(found)
+    }
+
     /// Writes `changes` as one revision, and with them the events that tell of them. Returns the revision.
     ///
     /// # Errors
@@ -389,7 +417,8 @@ impl Store {
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, passed } = commit;
+        let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, token_keys, passed } =
+            commit;
         let next = if changes.is_empty() { found } else { found + 1 };
         let mut end = history::own_end(&mut tx, signer).await?;
         let told = Told { cause, now, revision: next };
@@ -402,6 +431,11 @@ impl Store {
         table::put(&mut tx, promotions, &told, &mut end).await?;
         for Promoted(promotion) in promotions {
             promoted_files(&mut tx, promotion.as_ref()).await?;
+        }
+        table::put(&mut tx, token_keys, &told, &mut end).await?;
+        for key in token_keys {
+            let put = sqlx::query("INSERT INTO sealed_key VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET sealed = ?2");
+            put.bind(&key.id).bind(&key.sealed).execute(&mut *tx).await?;
         }
         history::tell_of(&mut tx, passed, &told, &mut end).await?;
         history::checkpoint(&mut tx, &signer.sign(&end, now)).await?;

@@ -8,6 +8,7 @@ use crate::issue::{Enrolment, Issued};
 use crate::operator::Operator;
 use crate::partner::Report;
 use crate::registry::Change;
+use crate::token::StoredKey;
 use sqlx::{QueryBuilder, Sqlite};
 
 /// Documents that one statement writes.
@@ -52,10 +53,11 @@ pub(super) static REPORTS: Table = table!("report", "id");
 static CERTIFICATES: Table = table!("certificate", "id");
 static ENROLMENTS: Table = table!("enrolment", "id");
 pub(super) static PROMOTIONS: Table = table!("promotion", "id");
+pub(super) static TOKEN_KEYS: Table = table!("token_key", "id");
 /// The one that there is.
 const POLICY: &str = "policy";
 
-pub(super) static TABLES: [&Table; 10] = [
+pub(super) static TABLES: [&Table; 11] = [
     &PARTNERS,
     &NETWORKS,
     &ANCHORS,
@@ -66,6 +68,7 @@ pub(super) static TABLES: [&Table; 10] = [
     &CERTIFICATES,
     &ENROLMENTS,
     &PROMOTIONS,
+    &TOKEN_KEYS,
 ];
 
 /// Whether there is this table. A database that was written by an older version, and is looked at only, lacks some.
@@ -148,6 +151,7 @@ macro_rules! kept {
 
 kept!(Approval, APPROVALS, id);
 kept!(Report, REPORTS, partner);
+kept!(StoredKey, TOKEN_KEYS, id);
 kept!(Issued, CERTIFICATES, serial);
 kept!(Enrolment, ENROLMENTS, id);
 kept!(Operator, OPERATORS, name);

@@ -1,7 +1,7 @@
 //! The keys that tokens are signed with, one after the other.
 
+use super::seal::{open as unsealed, seal};
 use crate::clock::UnixNanos;
-use crate::issue::{open_key, seal_key};
 use crate::jose::{Algorithm, PublicKey, SignKey, public_jwk, thumbprint};
 use crate::partner::Revoked;
 use data_encoding::BASE64;
@@ -16,7 +16,8 @@ pub struct StoredKey {
     pub id: String,
     /// As JWS names it.
     pub algorithm: String,
-    /// PKCS #8 in PEM, encrypted.
+    /// PKCS #8, encrypted. No part of the document, which is told in the history.
+    #[serde(skip)]
     pub sealed: String,
     /// SubjectPublicKeyInfo in DER, as base64, for who looks at the database without the secret.
     pub public: String,
@@ -25,10 +26,8 @@ pub struct StoredKey {
     pub signs_from: UnixNanos,
     /// Nothing that it has signed is taken any more, and it signs nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withdrawn: Option<WithdrawnKey>,
+    pub withdrawn: Option<Box<Revoked>>,
 }
-
-pub type WithdrawnKey = Box<Revoked>;
 
 impl StoredKey {
     /// A new key, which signs from a time on.
@@ -42,11 +41,11 @@ impl StoredKey {
     ) -> Result<Self, String> {
         let pkcs8 = SignKey::generate(algorithm)?;
         let key = SignKey::from_pkcs8(algorithm, &pkcs8)?;
-        let sealed = seal_key(&pkcs8, Some(secret))?;
+        let id = thumbprint(key.public());
         Ok(StoredKey {
-            id: thumbprint(key.public()),
+            sealed: seal(&pkcs8, secret, &id)?,
+            id,
             algorithm: algorithm.name().to_owned(),
-            sealed,
             public: BASE64.encode(&key.spki()),
             made,
             signs_from,
@@ -68,6 +67,21 @@ pub struct Rotation {
     pub ahead: Duration,
     /// How long what one has signed is good at most.
     pub longest: Duration,
+}
+
+/// A key, for operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+pub struct KeyState {
+    /// Its `kid`.
+    pub id: String,
+    pub algorithm: &'static str,
+    /// `next`, `signs`, `verifies`, `over` or `withdrawn`.
+    pub state: &'static str,
+    pub signs_from: String,
+    /// Null as long as nothing follows it.
+    pub signs_until: Option<String>,
+    /// Why it was withdrawn.
+    pub withdrawn: Option<String>,
 }
 
 /// A key that is made now.
@@ -154,8 +168,27 @@ impl Ring {
         self.keys.iter().rev().find(signs).map(|key| (key.id.as_str(), key.signs_from))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+    /// How each stands, for operators, by the time from which they sign.
+    pub fn states(&self, stored: &[StoredKey], now: UnixNanos) -> Vec<KeyState> {
+        let one = |key: &Key| {
+            let stored = stored.iter().find(|stored| stored.id == key.id);
+            let state = match () {
+                () if key.withdrawn => "withdrawn",
+                () if now < key.signs_from => "next",
+                () if now < key.signs_until => "signs",
+                () if now < key.signs_until.saturating_add(self.longest) => "verifies",
+                () => "over",
+            };
+            KeyState {
+                id: key.id.clone(),
+                algorithm: key.algorithm.name(),
+                state,
+                signs_from: key.signs_from.to_string(),
+                signs_until: (key.signs_until != NEVER).then(|| key.signs_until.to_string()),
+                withdrawn: stored.and_then(|stored| stored.withdrawn.as_deref()).map(|why| why.reason.clone()),
+            }
+        };
+        self.keys.iter().map(one).collect()
     }
 }
 
@@ -168,7 +201,7 @@ fn open(stored: &StoredKey, secret: &[u8]) -> Result<Key, String> {
     if thumbprint(&public) != stored.id {
         return Err(refuse("has another name than follows from it".into()));
     }
-    let pkcs8 = open_key(stored.sealed.as_bytes(), Some(secret)).map_err(refuse)?;
+    let pkcs8 = unsealed(&stored.sealed, secret, &stored.id).map_err(refuse)?;
     let private = SignKey::from_pkcs8(algorithm, &pkcs8).map_err(refuse)?;
     if private.public() != &public {
         return Err(refuse("has halves that do not belong together".into()));

@@ -75,7 +75,10 @@ fn key_is_opened_by_its_secret_alone_and_is_what_it_says() {
     let refused = |stored: StoredKey| Ring::open(&[stored], SECRET, LONGEST).err().unwrap();
     let other = Ring::open(std::slice::from_ref(&stored), b"other", LONGEST).err().unwrap();
     assert!(other.contains(&stored.id) && other.contains("not opened"), "{other}");
-    assert!(!stored.sealed.contains("BEGIN PRIVATE"), "it is encrypted");
+    let document = serde_json::to_string(&stored).unwrap();
+    assert!(!document.contains(&stored.sealed), "the history has no part of it: {document}");
+    assert!(check_secret(SECRET).is_err() && check_secret(&[b'x'; 32]).is_ok());
+    assert!(check_secret(format!("{}\n\n", "x".repeat(31)).as_bytes()).unwrap_err().contains("31 bytes"));
     assert!(refused(StoredKey { algorithm: "none".into(), ..stored.clone() }).contains("not known"));
     assert!(refused(StoredKey { algorithm: "EdDSA".into(), ..stored.clone() }).contains("Ed25519"));
     assert!(refused(StoredKey { id: "x".into(), ..stored.clone() }).contains("another name"));

@@ -5,6 +5,7 @@ use crate::harness::{Gate, copy_folder, python, run};
 use crate::issue::{Client, URI, onboard, with_ca};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// Calls that a gateway with a CA of its own, and operators, has no good answer to.
@@ -232,6 +233,12 @@ fn ends(calls: &mut Calls) {
     calls.get("/v1/status");
 }
 
+fn keys(calls: &mut Calls) {
+    let id = calls.get("/v1/token/keys")["keys"][0]["id"].as_str().unwrap().to_owned();
+    calls.call("POST", "/v1/token/keys", &json!({"reason": "x"}));
+    calls.twice("POST", &format!("/v1/token/keys/{id}/withdraw"), &why());
+}
+
 #[test]
 fn every_answer_is_as_its_schema_says() {
     let Some(python) = python(&["jsonschema_rs"]) else { return };
@@ -239,11 +246,15 @@ fn every_answer_is_as_its_schema_says() {
     let next = setup.dir.path().join("next");
     copy_folder(&policies, &next);
     fs::write(next.join("custom/data.yaml"), "limit: 1\n").unwrap();
-    let gate = setup.set("policy.candidate", json!({"dir": next})).start();
+    let secret = setup.dir.path().join("token-keys");
+    fs::write(&secret, "x".repeat(44)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let tokens = json!({"issuer": "https://api.example.com", "secret": format!("file:{}", secret.display())});
+    let gate = setup.set("policy.candidate", json!({"dir": next})).set("tokens", tokens).start();
     onboard(&gate);
     crate::grants::answer(&gate, "GET", "/items");
     let mut calls = Calls { gate, answers: Vec::new() };
-    for part in [registry, certificates, operators, approvals, policy, ends] {
+    for part in [registry, certificates, operators, approvals, policy, keys, ends] {
         part(&mut calls);
     }
     let (document, answers) = (calls.get("/v1/openapi.json"), Value::from(calls.answers));

@@ -13,6 +13,7 @@
 
 mod answers;
 mod approvals;
+mod assertion;
 mod budget;
 mod bundles;
 mod candidate;
