@@ -19,8 +19,7 @@ deny contains {"reason": "x-environment-not-described"} if {
 # custom:
 #   related: [NHI8:2025, PR.AA-05]
 deny contains {"reason": "x-environment-label-missing"} if {
-	environment_described
-	some label, value in environment_rules.labels
+	some label, value in data.custom.per_environment.environments[input.environment].labels
 	not input.partner.labels[label] == value
 }
 
@@ -30,8 +29,7 @@ deny contains {"reason": "x-environment-label-missing"} if {
 # custom:
 #   related: [NHI8:2025, PR.AA-05]
 deny contains {"reason": "x-environment-operation-closed"} if {
-	environment_described
-	some tag in environment_rules.closed_tags
+	some tag in data.custom.per_environment.environments[input.environment].closed_tags
 	tag in input.request.tags
 }
 
@@ -39,11 +37,7 @@ deny contains {"reason": "x-environment-operation-closed"} if {
 # title: The environment is described
 # description: In the form that the rules here read.
 environment_described if {
-	is_object(environment_rules.labels)
-	is_array(environment_rules.closed_tags)
+	rules := data.custom.per_environment.environments[input.environment]
+	is_object(rules.labels)
+	is_array(rules.closed_tags)
 }
-
-# METADATA
-# title: What holds in this environment
-# description: From the data file. Undefined for an environment that is not in it.
-environment_rules := data.custom.per_environment.environments[input.environment]

@@ -14,7 +14,9 @@ import rego.v1
 # custom:
 #   related: [NHI5:2025, PR.AA-05]
 deny contains {"reason": "x-psd2-role-missing"} if {
-	some role in psd2_roles_wanted
+	some tag in input.request.tags
+	role := data.custom.psd2_roles.roles[tag]
+	role != null
 	not psd2_has(role)
 }
 
@@ -26,7 +28,8 @@ deny contains {"reason": "x-psd2-role-missing"} if {
 # custom:
 #   related: [NHI4:2025, PR.AA-02]
 deny contains {"reason": "x-psd2-identity-mismatch"} if {
-	count(psd2_roles_wanted) > 0
+	some tag in input.request.tags
+	data.custom.psd2_roles.roles[tag] != null
 	not psd2_identity_holds
 }
 
@@ -34,14 +37,6 @@ deny contains {"reason": "x-psd2-identity-mismatch"} if {
 # title: The provider has the role
 # description: The label psd2_roles lists it.
 psd2_has(role) if role in split(input.credential.labels.psd2_roles, " ")
-
-# METADATA
-# title: Roles of PSD2 that the operation asks for
-# description: From the data file, by the tags of the operation.
-psd2_roles_wanted contains role if {
-	some tag in input.request.tags
-	role := data.custom.psd2_roles.roles[tag]
-}
 
 # METADATA
 # title: organizationIdentifier is the registered one
