@@ -19,6 +19,9 @@ use partnergate::request::{HeadLimits, Host, RequestFacts, TlsFacts, UpgradeWant
 use partnergate::route::{Forward, Route};
 use partnergate::snapshot::{RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use regorus::languages::rego::compiler::Compiler;
+use regorus::rvm::RegoVM;
+use regorus::{Engine, Value};
 use rustls::pki_types::CertificateDer;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -257,5 +260,72 @@ fn benches(c: &mut Criterion) {
     });
 }
 
-criterion_group!(all, benches);
+/// Each rule of the library by itself, on the virtual machine, with the request of the library's tests, which is allowed.
+/// A denial is named by its place, as there are many of that name; functions are in what calls them. All of them have
+/// the machine's way in and out in them, which is what `rule none` costs.
+fn rules(c: &mut Criterion) {
+    let mut files = library().files;
+    let mut names = vec![("none".to_owned(), "data.none.none".to_owned())];
+    files.push(("none.rego".into(), "package none\n\nnone := true\n".into()));
+    for (path, text) in files.iter_mut().filter(|(path, _)| path.ends_with(".rego") && !path.ends_with("_test.rego")) {
+        let file = path.trim_start_matches("partnergate/").trim_end_matches(".rego");
+        let copied = text.lines().enumerate().map(|(number, line)| match line.strip_prefix("denials contains ") {
+            Some(rest) => {
+                let rule = format!("denial_{file}_{}", number + 1);
+                names.push((format!("{path}:{} denials", number + 1), format!("data.partnergate.{rule}")));
+                // Beside the rule that others refer to.
+                format!("{rule} contains {rest}")
+            }
+            None => line.to_owned(),
+        });
+        let copied: Vec<String> = copied.collect();
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| line.starts_with(char::is_lowercase)) {
+            let name = line.split([' ', '(']).next().unwrap_or_default();
+            let is_rule = line.starts_with(&format!("{name} ")) && !["package", "import", "default"].contains(&name);
+            if is_rule && path.starts_with("partnergate/") && name != "denials" && name != "deny" {
+                names.push((format!("{path}:{} {name}", number + 1), format!("data.partnergate.{name}")));
+            }
+        }
+        if copied.iter().any(|line| line.starts_with("denial_")) {
+            *text = format!("{text}\n{}", definitions(&copied));
+        }
+    }
+    let mut engine = Engine::new();
+    for (path, text) in files.into_iter().filter(|(path, _)| path.ends_with(".rego")) {
+        engine.add_policy(path, text).unwrap();
+    }
+    let input = engine.eval_rule("data.partnergate_test.request".into()).unwrap();
+    // Of several definitions, one is enough.
+    names.dedup_by(|a, b| a.1 == b.1);
+    let mut group = c.benchmark_group("rule");
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    for (name, rule) in names {
+        let compiled = engine.compile_with_entrypoint(&rule.as_str().into()).unwrap();
+        let program = Compiler::compile_from_policy(&compiled, &[&rule]).map_err(|e| e.to_string()).unwrap();
+        let mut machine = RegoVM::new();
+        machine.load_program(program);
+        machine.set_data(Value::new_object()).unwrap();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                machine.set_input(black_box(input.clone()));
+                black_box(machine.execute_entry_point_by_name(&rule).unwrap())
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The definitions that begin with `denial_`, each to its closing brace.
+fn definitions(lines: &[String]) -> String {
+    let mut inside = false;
+    let kept = lines.iter().filter(|line| {
+        inside |= line.starts_with("denial_");
+        let kept = inside;
+        inside &= !line.starts_with('}') && !(line.starts_with("denial_") && !line.ends_with('{'));
+        kept
+    });
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+criterion_group!(all, benches, rules);
 criterion_main!(all);

@@ -15,11 +15,11 @@ def run(target: Path) -> list[dict[str, Any]]:
     """Name, median and its confidence interval in µs, of each benchmark."""
     results = target / "criterion"
     command = ["cargo", "bench", "--locked", "--profile", "dist", "--bench", "decide", "--", "--noplot"]
-    before = {path: path.stat().st_mtime for path in results.glob("*/new/estimates.json")}
+    before = {path: path.stat().st_mtime for path in results.glob("**/new/estimates.json")}
     done = subprocess.run(pinned(PROXY_CORE, command), cwd=REPO, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise Trouble(f"`{' '.join(command)}` ended with {done.returncode}")
-    fresh = [path for path in sorted(results.glob("*/new/estimates.json")) if before.get(path) != path.stat().st_mtime]
+    fresh = [path for path in sorted(results.glob("**/new/estimates.json")) if before.get(path) != path.stat().st_mtime]
     if not fresh:
         raise Trouble(f"criterion left no results in {results}")
     return [read(path) for path in fresh]

@@ -21,7 +21,9 @@ from .machine import LOAD_CORE, PROXY_CORE, Running, Trouble, free_port, output_
 
 REPO = Path(__file__).resolve().parents[2]
 TEMPLATES = REPO / "benches" / "peers"
-NAMES = ("passthrough", "partnergate", "envoy", "nginx", "haproxy")
+# partnergate in both ways: as it is, and with a candidate evaluated beside its policy.
+OURS = ("partnergate", "candidate")
+NAMES = ("passthrough", *OURS, "envoy", "nginx", "haproxy")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Proxy:
 
     def refusals(self) -> str:
         """partnergate's own words on what it refused; nothing for the others."""
-        if self.name != "partnergate":
+        if self.name not in OURS:
             return ""
         found = {key: value for key, value in self.metrics().items() if key.startswith("partnergate_denials_total")}
         return f"; since its start {found}"
@@ -161,7 +163,10 @@ def start(
             str(pki / "partner-ca.pem"),
         ]
     else:
-        command = [tools.partnergate, "--config", str(filled("partnergate.yaml"))]
+        config = filled("partnergate.yaml")
+        if name == "candidate":
+            add_candidate(config, folder / "candidate")
+        command = [tools.partnergate, "--config", str(config)]
         registry = folder / "registry"
         registry.mkdir()
         shutil.copy(TEMPLATES / "registry.yaml", registry)
@@ -171,13 +176,23 @@ def start(
     try:
         with running(name, command, PROXY_CORE, folder / "log", stop) as process:
             proxy = Proxy(name, process, port, folder, status_port)
-            if name == "partnergate":
+            if name in OURS:
                 wait_for("its start", lambda: is_ready(status_port), process)
             else:
                 wait_for("its start", lambda: _listens(port), process)
             yield proxy
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_candidate(config: Path, folder: Path) -> None:
+    """A candidate that is the shipped policy with one rule more, evaluated on every decision."""
+    shutil.copytree(REPO / "policies", folder)
+    rule = 'deny contains {"reason": "x-closed"} if input.request.operation == "reports.read"'
+    (folder / "custom" / "closed.rego").write_text(f"package partnergate.custom\n\nimport rego.v1\n\n{rule}\n")
+    (folder / "reasons.yaml").write_text('reasons:\n  x-closed: "Reports are closed"\n')
+    text = config.read_text()
+    config.write_text(text.replace(f"  dir: {REPO}/policies\n", f"  dir: {REPO}/policies\n  candidate: {{dir: {folder}}}\n"))
 
 
 def operated(command: list[str]) -> None:

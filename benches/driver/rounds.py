@@ -52,7 +52,7 @@ def attempt(
 
 def measure(proxy: peers.Proxy, tools: peers.Tools, pki: Path, mode: Mode, seconds: float) -> Sample:
     load.run(tools.oha, pki, proxy.port, mode.options, WARM_UP)
-    counted = proxy.metrics() if proxy.name == "partnergate" else {}
+    counted = proxy.metrics() if proxy.name in peers.OURS else {}
     before = proxy.process.cpu_seconds()
     found = load.run(tools.oha, pki, proxy.port, mode.options, seconds)
     cpu = proxy.process.cpu_seconds() - before
@@ -68,7 +68,10 @@ def measure(proxy: peers.Proxy, tools: peers.Tools, pki: Path, mode: Mode, secon
         "others": sum(found.others.values()),
     }
     if counted:
-        sample["decision_us"] = mean_decision(counted, proxy.metrics())
+        after = proxy.metrics()
+        sample["decision_us"] = mean_decision(counted, after)
+        if proxy.name == "candidate":
+            sample["evaluated"] = evaluated(counted, after)
     return sample
 
 
@@ -79,6 +82,16 @@ def mean_decision(before: dict[str, float], after: dict[str, float]) -> float:
         for part in ("sum", "count")
     )
     return total / count * 1e6
+
+
+def evaluated(before: dict[str, float], after: dict[str, float]) -> float:
+    """On how many of the decisions that it was to be evaluated on the candidate was, from 0 to 1."""
+    name = "partnergate_policy_candidate_decisions_total"
+    counts = {key: value - before.get(key, 0) for key, value in after.items() if key.startswith(name)}
+    missed = sum(value for key, value in counts.items() if "skipped" in key or "failed" in key)
+    if sum(counts.values()) == missed:
+        raise Trouble(f"the candidate was never evaluated: {counts}")
+    return 1 - missed / sum(counts.values())
 
 
 def in_short(sample: Sample) -> str:
