@@ -289,6 +289,11 @@ impl Publisher {
         publisher.metrics.unsaved_switches.set(i64::try_from(unsaved).unwrap_or(i64::MAX));
         Ok(publisher)
     }
+        let history = publisher.store.look_at_end().await;
+        if let Err(e) = &history {
+            tracing::error!("{e}");
+        }
+        publisher.metrics.history_ok.set(i64::from(history.is_ok()));
 
     pub fn live(&self) -> Option<Arc<Live>> {
         self.live.load_full()
