@@ -4,7 +4,7 @@ use super::client::Gateway;
 use super::history::{each, parse, typed};
 use super::offline::{Wanted, look};
 use super::records::RecordFiles;
-use super::{Exit, Form, Output, complain, say};
+use super::{Exit, Form, Output, complain, print, say};
 use crate::admin::{AuditAnswer, HistoryCall};
 use crate::disk;
 use crate::history::{Checkpoint, End, Event, Verb, vouches};
@@ -56,7 +56,7 @@ pub(super) async fn audit(gateway: &Gateway, args: &AuditArgs) -> Exit {
     match &args.command {
         AuditCommand::Export => {
             let print = |text: &str| {
-                say(text);
+                print(text);
                 Ok(())
             };
             each(gateway, args.offline, HistoryCall::default(), print).await.err().unwrap_or(Exit::Done)
@@ -240,7 +240,7 @@ async fn compare(
 
 fn report(answer: &AuditAnswer, history: bool, output: Output) {
     match (output, &answer.fault, &answer.hash) {
-        (Output::Json, ..) => say(&serde_json::json!(answer).to_string()),
+        (Output::Json, ..) => print(&serde_json::json!(answer).to_string()),
         (Output::Text, Some(fault), _) => say(&format!("NOT GOOD: {fault}")),
         (Output::Text, None, hash) => {
             if history {

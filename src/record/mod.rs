@@ -26,7 +26,7 @@ pub use entry::{
     RequestEntry, SuppressedEntry, UpstreamEntry,
 };
 pub use event::{Labels, opa_event};
-pub use mask::{Include, Mask, is_plain, printable};
+pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, PreviewOutcome, metrics_reference};
 pub use output::Sink;
 pub use rotate::Rotation;
