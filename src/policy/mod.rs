@@ -264,6 +264,11 @@ impl Policy {
     }
 
     pub fn engine_kind(&self) -> EngineKind {
+    /// How it was compiled.
+    pub fn how(&self) -> (EngineKind, PolicyLimits) {
+        (self.kind, self.limits)
+    }
+
         self.kind
     }
 
