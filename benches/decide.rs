@@ -17,7 +17,7 @@ use partnergate::policy::{EngineKind, PolicyLimits, PolicySource};
 use partnergate::registry::{Change, Registry};
 use partnergate::request::{HeadLimits, Host, RequestFacts, TlsFacts, UpgradeWanted, canonicalise, judge_head};
 use partnergate::route::{Forward, Route};
-use partnergate::snapshot::{RequestSettings, ServerCertificateSource, Snapshot, Sources};
+use partnergate::snapshot::{Ahead, RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -153,6 +153,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
         policy,
         policy_bundle: None,
         candidate: None,
+        ahead: Ahead::default(),
         policy_engine: EngineKind::Rvm,
         // Longer than the default, which is held in real time: a machine that does something else for 10 ms is no fault.
         policy_limits: PolicyLimits { time: Duration::from_secs(1), instructions: 25_000 },

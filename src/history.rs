@@ -340,8 +340,14 @@ pub struct Verifier<'a> {
 /// The first thing that is wrong with a chain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    #[error("there is no history: a database of table version 1 gets one when a gateway opens it, any other had one")]
+    NoHistory,
     #[error("event {seq} is missing")]
     Missing { seq: u64 },
+    #[error("event {seq}, of which the records were given a copy, is not there: event {last} is the last")]
+    Copied { seq: u64, last: u64 },
+    #[error("the registry is at revision {revision}, and the last event that there is tells of revision {told}")]
+    Revision { revision: u64, told: u64 },
     #[error("event {seq} is not in its place: its text says {says}")]
     Moved { seq: u64, says: String },
     #[error("event {seq} was altered: its hash is {found}, and what is there gives {expected}")]

@@ -58,7 +58,7 @@ use crate::operator::Operators;
 use crate::policy::Promotion;
 use crate::record::Metrics;
 use crate::registry::{Change, Registry};
-use crate::snapshot::{Snapshot, Sources};
+use crate::snapshot::{Ahead, Snapshot, Sources};
 use crate::store::{PlanLine, Store, StoreError};
 use crate::trust::Material;
 use crate::upstream::Upstreams;
@@ -164,6 +164,9 @@ pub struct Publisher {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     state: Mutex<Config>,
+    /// Files are read, and policies compiled, by one at a time and before `state` is taken: nothing that is to be live at once
+    /// waits for that.
+    reading: Mutex<()>,
     /// What some settings are taken from until the end.
     started: Config,
     /// The files of the last load that was tried, good or bad, and of the config that runs.
@@ -258,6 +261,7 @@ impl Publisher {
             clock,
             metrics,
             state,
+            reading: Mutex::default(),
             started,
             seen,
             files,
@@ -289,6 +293,11 @@ impl Publisher {
         publisher.metrics.reload_ok.set(1);
         publisher.metrics.registry_ok.set(1);
         publisher.metrics.database_ok.set(1);
+        let history = publisher.store.look_at_end().await;
+        if let Err(e) = &history {
+            tracing::error!("{e}");
+        }
+        publisher.metrics.history_ok.set(i64::from(history.is_ok()));
         let unsaved = publisher.unsaved.lock().await.len();
         publisher.metrics.unsaved_switches.set(i64::try_from(unsaved).unwrap_or(i64::MAX));
         Ok(publisher)
@@ -349,9 +358,14 @@ impl Publisher {
     }
 
     async fn reload_now(&self) -> Result<Vec<&'static str>, ChangeError> {
+        let _reading = self.reading.lock().await;
+        let mut seen = look_again(&self.state.lock().await.watched);
+        let (loaded, watched) = Config::load_watched(&self.path);
+        seen.extend(watched);
+        let ahead = loaded.as_ref().map(|config| self.compiled(config)).unwrap_or_default();
         let mut running = self.state.lock().await;
         let outcome = match self.catch_up(&running).await {
-            Ok(()) => self.try_reload(&running).await,
+            Ok(()) => self.try_reload(&running, loaded, seen, ahead).await,
             Err(e) => Err(e),
         };
         self.metrics.reload_time.set(self.clock.now().seconds() as f64);
@@ -389,10 +403,20 @@ impl Publisher {
         self.failing.store(Some(Arc::new(Failing { since, at, stale_after, problems: e.lines() })));
     }
 
-    async fn try_reload(&self, running: &Config) -> Result<Config, ChangeError> {
-        let mut seen = look_again(&running.watched);
-        let (loaded, watched) = Config::load_watched(&self.path);
-        seen.extend(watched);
+    /// The policies of a config that are not live.
+    fn compiled(&self, config: &Config) -> Ahead {
+        let (live, promotion) = (self.live.load_full(), self.promotion.load_full());
+        let sources = config.sources(Registry::default(), promotion.as_deref());
+        Ahead::of(&sources, live.as_ref().map(|live| &*live.snapshot))
+    }
+
+    async fn try_reload(
+        &self,
+        running: &Config,
+        loaded: Result<Config, Problems>,
+        seen: Watched,
+        ahead: Ahead,
+    ) -> Result<Config, ChangeError> {
         *self.seen.lock().await = loaded.as_ref().map_or(seen, |config| config.watched.clone());
         let mut config = loaded?;
         if config.environment != running.environment || config.state_dir != running.state_dir {
@@ -415,9 +439,8 @@ impl Publisher {
         let outside = Outside::read(&self.files, &self.fetcher, &registry, before.as_deref().unwrap_or(&nothing));
         let build = |config: &Config| {
             let material = outside.reading.material.clone();
-            let promotion = self.promotion.load();
-            let tokens = tokens.clone();
-            let sources = Sources { material, tokens, ..config.sources(registry.clone(), promotion.as_deref()) };
+            let (promotion, ahead, tokens) = (self.promotion.load(), ahead.clone(), tokens.clone());
+            let sources = Sources { material, ahead, tokens, ..config.sources(registry.clone(), promotion.as_deref()) };
             let standing = promotion.as_deref().filter(|promotion| promotion.stands(config.policy()));
             Snapshot::build(sources, previous, self.clock.now()).map_err(|problems| of_promotion(problems, standing))
         };

@@ -87,6 +87,7 @@ async fn metrics(State(state): State<StatusState>) -> impl IntoResponse {
     let slots = state.recorder.slots();
     metrics.record_slots_free.set(i64::try_from(slots.free()).unwrap_or(i64::MAX));
     metrics.record_waiting_bytes.set(i64::try_from(slots.waiting_bytes()).unwrap_or(i64::MAX));
+    state.recorder.show_stuck();
     metrics.ready.set(i64::from(is_ready(&state).is_ok()));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.encode())
 }

@@ -123,3 +123,5 @@ denials contains denial.reason if {
 	# Custom rules only add denials; nothing they yield can open anything.
 	some denial in data.partnergate.custom.deny
 }
+
+# library: conditions.rego conditions.yaml custom_default.rego expiry.rego limits.rego network.rego observe.rego schedule.rego scope.rego standing.rego tls.rego

@@ -4,7 +4,7 @@
 
 use super::client::{Gateway, ask};
 use super::edit::{agrees, outcome};
-use super::{Because, Exit, Form, complain, say};
+use super::{Because, Exit, Form, complain, print, say};
 use crate::store::{DeclaredFile, PlanLine, PlanOptions};
 use http::Method;
 use serde_json::{Value, json};
@@ -116,7 +116,7 @@ async fn try_apply(gateway: &Gateway, args: &Args) -> Result<Exit, Exit> {
 fn agreed(args: &Args, only_shown: bool, lines: &[PlanLine]) -> bool {
     if args.form.is_json() {
         if only_shown {
-            say(&json!({"lines": lines}).to_string());
+            print(&json!({"lines": lines}).to_string());
         } else if !args.yes {
             complain("nothing was changed: say --yes, or --dry-run to see what it would come to");
         }
@@ -144,7 +144,7 @@ pub(super) fn show(lines: &[PlanLine]) {
 
 fn report(args: &Args, applied: &Value) {
     if args.form.is_json() {
-        say(&applied.to_string());
+        print(&applied.to_string());
     } else {
         outcome(applied);
     }

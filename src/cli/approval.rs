@@ -139,7 +139,8 @@ fn show(approval: &ApprovalAnswer) {
     }
     parts(approval);
     for part in &approval.parts {
-        say(&format!("\n{} {}, as it is to be:", part.noun, part.id));
+        say("");
+        say(&format!("{} {}, as it is to be:", part.noun, part.id));
         let text = part.after.as_ref().map_or_else(|| "gone".to_owned(), pretty);
         text.lines().for_each(|line| say(&format!("    {line}")));
         if !part.covers.is_empty() {

@@ -4,11 +4,11 @@ use super::client::Gateway;
 use super::history::{each, parse, typed};
 use super::offline::{Wanted, look};
 use super::records::RecordFiles;
-use super::{Exit, Form, Output, complain, say};
+use super::{Exit, Form, Output, complain, print, say};
 use crate::admin::{AuditAnswer, HistoryCall};
 use crate::disk;
 use crate::history::{Checkpoint, End, Event, Verb, vouches};
-use crate::record::{LinePlace, LostRecords, NodeRecords, RecordEnd, RecordFault, RecordVerifier};
+use crate::record::{LinePlace, LostRecords, NodeRecords, RecordEnd, RecordFault, RecordVerifier, Unrecorded};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -56,7 +56,7 @@ pub(super) async fn audit(gateway: &Gateway, args: &AuditArgs) -> Exit {
     match &args.command {
         AuditCommand::Export => {
             let print = |text: &str| {
-                say(text);
+                print(text);
                 Ok(())
             };
             each(gateway, args.offline, HistoryCall::default(), print).await.err().unwrap_or(Exit::Done)
@@ -240,7 +240,7 @@ async fn compare(
 
 fn report(answer: &AuditAnswer, history: bool, output: Output) {
     match (output, &answer.fault, &answer.hash) {
-        (Output::Json, ..) => say(&serde_json::json!(answer).to_string()),
+        (Output::Json, ..) => print(&serde_json::json!(answer).to_string()),
         (Output::Text, Some(fault), _) => say(&format!("NOT GOOD: {fault}")),
         (Output::Text, None, hash) => {
             if history {
@@ -262,7 +262,7 @@ fn report(answer: &AuditAnswer, history: bool, output: Output) {
 }
 
 fn report_node(records: &NodeRecords) {
-    let NodeRecords { node, lines, checkpoints, first, end, before, unfinished, lost } = records;
+    let NodeRecords { node, lines, checkpoints, first, end, before, unfinished, lost, unrecorded } = records;
     say(&format!("good: {lines} lines of the node `{node}` under {checkpoints} signed checkpoints"));
     if *first > 1 {
         say(&format!("  they begin with checkpoint {first}: what was before is not in these files"));
@@ -275,6 +275,11 @@ fn report_node(records: &NodeRecords) {
         let gone =
             if *checkpoints == 0 { String::new() } else { format!("; {checkpoints} signed checkpoints are gone") };
         say(&format!("  LOST: the gateway did not end in order after boot {boot}, seq {seq}{stand}{gone}"));
+    }
+    for Unrecorded { records, refused, from, to } in unrecorded {
+        say(&format!(
+            "  LOST: {records} records had no place, {from} to {to}; {refused} of their requests were refused for it"
+        ));
     }
     if *unfinished > 0 {
         say(&format!("  the last {unfinished} lines are under none of them yet"));

@@ -2,7 +2,7 @@
 //! a config that has it in the bundle of a URL.
 
 use super::policy::{LIMITS, refused};
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, complain, print, say_lines};
 use crate::clock::Clock;
 use crate::config::{BundleConfig, Config, read_policy_folder};
 use crate::disk;
@@ -138,7 +138,11 @@ impl From<Problems> for Not {
 fn finish(outcome: Result<(Value, String), Not>, form: Form) -> Exit {
     match outcome {
         Ok((document, text)) => {
-            say(&if form.is_json() { document.to_string() } else { text });
+            if form.is_json() {
+                print(&document.to_string())
+            } else {
+                say_lines(&text)
+            }
             Exit::Done
         }
         Err(Not::Good(problems, source)) => {

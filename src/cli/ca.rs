@@ -4,7 +4,7 @@
 
 use super::client::{Gateway, ask};
 use super::edit::Sure;
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, complain, say, say_lines};
 use crate::admin::ListCall;
 use crate::clock::{Clock, UnixNanos};
 use crate::disk;
@@ -192,7 +192,7 @@ async fn order(gateway: &Gateway, out: &Path, form: Form) -> Result<Exit, Exit> 
     let answer = ask(gateway, Method::POST, "/v1/ca/order", None).await?;
     keep_order(&answer, out)?;
     Ok(form.show(Ok(answer), |answer| {
-        say(&carried_out(answer, out));
+        say_lines(&carried_out(answer, out));
         say("    then here: partnergate ca publish FILE");
     }))
 }
@@ -313,7 +313,7 @@ fn sign(gateway: &Gateway, args: &Sign) -> Result<Exit, Exit> {
     };
     disk::replace(&args.out, &bytes).map_err(|e| failed(format!("`{}`: {}", args.out.display(), disk::plain(&e))))?;
     Ok(args.form.show(Ok(json!({"signed": what, "file": args.out})), |_| {
-        say(&format!("{question}\nsigned: {}", args.out.display()));
+        say_lines(&format!("{question}\nsigned: {}", args.out.display()));
     }))
 }
 
@@ -370,7 +370,7 @@ fn make(init: &Init) -> Result<Exit, Exit> {
     let opened = init.passphrase.as_ref().map(|p| format!("\n      passphrase: {p}")).unwrap_or_default();
     let made = json!({"anchor": anchor, "certificate": certificate_file, "key": key_file});
     Ok(init.form.show(Ok(made), |_| {
-    say(&format!(
+    say_lines(&format!(
         "made {} and {} (keep the key where nobody else reads it, and a copy of it elsewhere)\n\n\
          In the config file:\n\n    issue:\n      anchor: {anchor}\n      certificate: {}\n      key: file:{}{opened}\n\n\
          Then, for the partners that it may speak for, which another operator approves:\n\n    \

@@ -2,7 +2,7 @@
 
 use super::apply::read_folder;
 use super::bundle::with_policy;
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, complain, print, say};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::document::{Problem, Problems, Severity};
@@ -40,7 +40,7 @@ pub(super) async fn run(path: &Path, args: &Args) -> Exit {
         let (Ok((found, _)) | Err(found)) = &examined;
         let ok = examined.is_ok() && (!args.strict || found.is_empty());
         let problems: Vec<Value> = found.iter().map(document).collect();
-        say(&json!({"ok": ok, "problems": problems}).to_string());
+        print(&json!({"ok": ok, "problems": problems}).to_string());
         return if ok { Exit::Done } else { Exit::Problems };
     }
     match examined {

@@ -1,6 +1,6 @@
 //! `partnergate config …`: what can be written, said by the program itself. The files under `docs/` come from here.
 
-use super::{Exit, say};
+use super::{Exit, print};
 use crate::config::CONFIG;
 use crate::document::{example, json_schema, reference};
 use crate::policy;
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Exit {
         What::InputSchema => pretty(policy::input_schema()),
         What::DecisionSchema => pretty(policy::decision_schema()),
     };
-    say(text.trim_end());
+    print(text.trim_end());
     Exit::Done
 }
 

@@ -5,7 +5,7 @@
 use super::ca::{carried_out, keep_order};
 use super::client::{Gateway, ask};
 use super::edit::{self, Asking, Sure, id, pair, planned, put, time, unsaved};
-use super::{Because, Exit, Form, Why, complain, say};
+use super::{Because, Exit, Form, Why, complain, say, say_lines};
 use crate::admin::{EnrolCall, IssueCall, OrderCall, RotateCall};
 use crate::disk;
 use crate::document::parse_duration;
@@ -260,7 +260,7 @@ async fn issue(
     if let Some(out) = out.filter(|_| !gateway.dry_run) {
         disk::replace(out, certificate.as_bytes()).map_err(|e| {
             complain(&format!("--out: `{}`: {}; the certificate is:", out.display(), disk::plain(&e)));
-            say(certificate);
+            say_lines(certificate);
             Exit::Failed
         })?;
     }
@@ -278,7 +278,7 @@ async fn issue(
             None if filed => {
                 say(&format!("filed: serial {} for {}, until {}", text("serial"), text("subject"), text("not_after")));
             }
-            None => say(answer["certificate"].as_str().unwrap_or_default().trim_end()),
+            None => say_lines(answer["certificate"].as_str().unwrap_or_default().trim_end()),
         }
     }))
 }
@@ -313,7 +313,7 @@ async fn order(
         keep_order(&answer, file)?;
     }
     Ok(form.show(Ok(answer), |answer| {
-        say(&carried_out(answer, file));
+        say_lines(&carried_out(answer, file));
         say(&format!(
             "    then here: partnergate credential issue {partner} {credential} --certificate FILE --reason …"
         ));

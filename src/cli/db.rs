@@ -2,7 +2,7 @@
 
 use super::offline::this_user;
 use super::operator::{Keeper, first_operator, show_with_token};
-use super::{Exit, Form, Output, Why, complain, import, say};
+use super::{Exit, Form, Output, Why, complain, import, print, say};
 use crate::admin::{Shown, new_operator};
 use crate::clock::{Clock, UnixNanos};
 use crate::config::Config;
@@ -158,7 +158,7 @@ async fn status(database: &Path, output: Output) -> Result<Exit, Exit> {
     let status = store.status().await.map_err(|e| fail(&e))?;
     store.close().await;
     match output {
-        Output::Json => say(&json!(status).to_string()),
+        Output::Json => print(&json!(status).to_string()),
         Output::Text => shown(database, &status),
     }
     Ok(if status.faults.is_empty() { Exit::Done } else { Exit::Problems })
@@ -196,7 +196,7 @@ fn shown(database: &Path, status: &DatabaseStatus) {
 
 fn told(manifest: &Manifest, output: Output, what: &str) {
     if output == Output::Json {
-        say(&json!(manifest).to_string());
+        print(&json!(manifest).to_string());
         return;
     }
     let Manifest { time, revision, events, hash, files, .. } = manifest;
@@ -214,7 +214,7 @@ async fn take_back(state_dir: &Path, args: &RestoreArgs, now: UnixNanos) -> Resu
     let restored = restore(&args.folder, &database_path(state_dir), KEPT_COPIES, how, &cause, now).await;
     let restored = restored.map_err(|e| failed(&e))?;
     match args.form.output {
-        Output::Json => say(&json!(restored).to_string()),
+        Output::Json => print(&json!(restored).to_string()),
         Output::Text => {
             told(&restored.manifest, Output::Text, "restored");
             if let Some(aside) = &restored.aside {

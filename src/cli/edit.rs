@@ -4,7 +4,7 @@ use super::apply::show;
 use super::client::{Gateway, ask};
 use super::{Because, Exit, Form, complain, say};
 use crate::admin::{Direction, EditCall};
-use crate::document::{parse_id, parse_time};
+use crate::document::{parse_id, parse_time, plain};
 use crate::store::PlanLine;
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -45,7 +45,7 @@ pub(super) fn agrees(question: &str) -> bool {
         complain("nothing was changed: say --yes where nobody can be asked");
         return false;
     }
-    let _ = write!(std::io::stderr(), "{question} [y/N] ");
+    let _ = write!(std::io::stderr(), "{} [y/N] ", plain(question, &[]));
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")

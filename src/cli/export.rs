@@ -4,7 +4,7 @@
 
 use super::client::Gateway;
 use super::offline::{Wanted, look};
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, complain, print, say};
 use crate::store::DeclaredFile;
 use serde_json::json;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
     let files: Vec<DeclaredFile> = serde_json::from_value(value["files"].take()).unwrap_or_default();
     let Some(folder) = &args.directory else {
         for file in files.iter().filter(|f| f.name.ends_with(".json")) {
-            say(file.text.trim_end());
+            print(file.text.trim_end());
         }
         return Exit::Done;
     };

@@ -2,7 +2,7 @@
 
 use super::client::Gateway;
 use super::offline::{Wanted, look};
-use super::{Exit, Output, complain, say};
+use super::{Exit, Output, complain, print, say};
 use crate::admin::{HistoryAnswer, HistoryCall};
 use crate::clock::UnixNanos;
 use crate::document::parse_id;
@@ -102,7 +102,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
         };
         shown += 1;
         if args.output == Output::Json {
-            say(text)
+            print(text)
         } else {
             show(&event, of_grant)
         }

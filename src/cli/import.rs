@@ -3,7 +3,7 @@
 use super::apply::{read_folder, show};
 use super::bundle::with_policy;
 use super::offline::{load, this_user};
-use super::{Because, Exit, Form, Output, complain, say};
+use super::{Because, Exit, Form, Output, complain, print, say};
 use crate::clock::Clock;
 use crate::history::{Cause, Off};
 use crate::material::MaterialFiles;
@@ -101,7 +101,7 @@ pub(super) async fn run(path: &Path, dry_run: bool, args: &Args) -> Result<Exit,
         store.close().await;
     }
     match args.form.output {
-        Output::Json => say(&json!({"lines": shown, "revision": revision, "changed": changed}).to_string()),
+        Output::Json => print(&json!({"lines": shown, "revision": revision, "changed": changed}).to_string()),
         Output::Text => {
             show(shown.get(..SHOWN).unwrap_or(&shown));
             if let Some(more) = shown.len().checked_sub(SHOWN).filter(|more| *more > 0) {

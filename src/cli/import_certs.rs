@@ -1,6 +1,6 @@
 //! `import`: a registry file for partners that exist elsewhere today, of their certificates.
 
-use super::{Exit, Form, complain, say};
+use super::{Exit, Form, complain, say_lines};
 use crate::clock::{Clock, UnixNanos};
 use crate::disk;
 use crate::document::{parse_id, parse_time};
@@ -121,7 +121,7 @@ fn write(args: &Args) -> Result<Exit, Exit> {
         "file": file, "partners": partners.len(), "credentials": credentials, "left_out": left_out,
     });
     Ok(args.form.show(Ok(wrote), |_| {
-        say(&format!(
+        say_lines(&format!(
             "{}: {} partners with {credentials} credentials; {} left out\nRead it, add networks and grants, and then: \
          partnergate plan -f {}",
             file.display(),

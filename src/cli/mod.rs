@@ -34,6 +34,7 @@ mod status;
 mod token;
 
 use crate::admin::WhyCall;
+use crate::document::plain;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 use std::io::Write;
@@ -163,14 +164,14 @@ impl Form {
         self.output == Output::Json
     }
 
-    /// Shows an answer as it came, or as `print` puts it for people.
-    fn show(self, answer: Result<Value, Exit>, print: impl FnOnce(&Value)) -> Exit {
+    /// Shows an answer as it came, or as `told` puts it for people.
+    fn show(self, answer: Result<Value, Exit>, told: impl FnOnce(&Value)) -> Exit {
         match answer {
             Ok(value) => {
                 match self.output {
-                    Output::Json => say(&value.to_string()),
+                    Output::Json => print(&value.to_string()),
                     Output::Text if value.get("dry_run") == Some(&Value::Bool(true)) => edit::planned(&value),
-                    Output::Text => print(&value),
+                    Output::Text => told(&value),
                 }
                 Exit::Done
             }
@@ -270,14 +271,24 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-/// Writes to stdout; a reader that has gone is no error of ours.
-fn say(text: &str) {
+/// Writes what programs read, as it is; a reader that has gone is no error of ours.
+fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Writes to stderr.
+/// Writes a line for people, which no value in it can end.
+fn say(text: &str) {
+    print(&plain(text, &[]));
+}
+
+/// Writes several lines of our own.
+fn say_lines(text: &str) {
+    print(&plain(text, &['\n']));
+}
+
+/// Writes to stderr. A problem has several lines, and those of a policy have tabs.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", plain(text, &['\n', '\t']));
 }
 
 #[cfg(test)]

@@ -40,10 +40,18 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
         Exit::Failed
     };
     let _lock = lock_state_dir(&config.state_dir).map_err(|e| fail(&e))?;
-    let store = Store::open(&database_path(&config.state_dir), Clock::new().now()).await.map_err(|e| fail(&e))?;
-    let registry = store.load().await.map_err(|e| fail(&e))?;
+    let database = database_path(&config.state_dir);
+    let store = match wanted {
+        // What is looked at for its soundness is not altered.
+        Wanted::History(_) | Wanted::Audit => Store::open_to_verify(&database).await.map_err(|e| fail(&e))?,
+        _ => Some(Store::open(&database, Clock::new().now()).await.map_err(|e| fail(&e))?),
+    };
+    let Some(store) = store else {
+        return Err(fail(&format!("there is no database `{}`", database.display())));
+    };
     let value = match wanted {
         Wanted::Export => {
+            let registry = store.load().await.map_err(|e| fail(&e))?;
             let material = MaterialFiles::new(&gateway.config, &config.state_dir);
             let material = material.read(&registry, &material.kept(&registry)).material;
             let (config, _) = with_policy(config).await.map_err(|e| fail(&e))?;
@@ -53,10 +61,12 @@ async fn read_offline(gateway: &Gateway, wanted: Wanted<'_>) -> Result<Value, Ex
             serde_json::to_value(admin::export_document(&snapshot)).map_err(|e| fail(&e))?
         }
         Wanted::List => {
+            let registry = store.load().await.map_err(|e| fail(&e))?;
             serde_json::to_value(admin::list_document(&registry, Clock::new().now())).map_err(|e| fail(&e))?
         }
         Wanted::Partner(id) => {
             let id = PartnerId::parse(id).map_err(|e| fail(&e))?;
+            let registry = store.load().await.map_err(|e| fail(&e))?;
             let record = registry.partner(&id).ok_or_else(|| {
                 complain("there is no such partner");
                 Exit::Problems

@@ -8,11 +8,10 @@ mod test;
 
 use super::check::document;
 use super::client::Gateway;
-use super::{Exit, Form, bundle, complain, say};
+use super::{Exit, Form, bundle, complain, print, say};
 use crate::config::{Config, read_policy_folder};
-use crate::document::{Problem, Problems};
+use crate::document::{Problem, Problems, plain};
 use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
-use crate::record::is_plain;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,15 +92,7 @@ fn read(config: &Path, folder: Option<&Path>) -> Result<PolicySource, Problems> 
 
 /// One line of what may come from anywhere: what a terminal would obey is written out.
 fn tell(text: &str) {
-    let mut line = String::with_capacity(text.len());
-    for sign in text.chars() {
-        if is_plain(sign) || sign == '\t' {
-            line.push(sign);
-        } else {
-            line.extend(sign.escape_unicode());
-        }
-    }
-    say(&line);
+    print(&plain(text, &['\t']));
 }
 
 /// Decisions that change in one way, in a table.
@@ -139,7 +130,7 @@ fn check(config: &Path, folder: Option<&Path>, form: Form) -> Exit {
             let rego = source.files.iter().filter(|(path, _)| path.ends_with(".rego")).count();
             let revision = policy.revision();
             if form.is_json() {
-                say(&json!({"ok": true, "files": rego, "revision": &**revision, "problems": []}).to_string());
+                print(&json!({"ok": true, "files": rego, "revision": &**revision, "problems": []}).to_string());
             } else {
                 say(&format!("good: {rego} Rego files, revision {revision}"));
             }
@@ -155,7 +146,7 @@ fn check(config: &Path, folder: Option<&Path>, form: Form) -> Exit {
 pub(super) fn refused(problems: &Problems, source: &PolicySource, json: bool) {
     if json {
         let list: Vec<Value> = problems.iter().map(document).collect();
-        say(&json!({"ok": false, "problems": list}).to_string());
+        print(&json!({"ok": false, "problems": list}).to_string());
         return;
     }
     for problem in problems.iter().take(MOST) {

@@ -2,8 +2,10 @@
 
 use super::{Exit, complain};
 use crate::config::Config;
+use crate::document::plain;
 use crate::server;
 use std::any::Any;
+use std::io::Write;
 use std::path::Path;
 use tracing_subscriber::EnvFilter;
 
@@ -38,9 +40,29 @@ pub(super) async fn run(path: &Path) -> Exit {
 /// Our own lines at the configured level; none of libraries, because they may repeat what a client sent.
 fn log_to_stderr(config: &Config) {
     let filter = EnvFilter::new(format!("off,partnergate={}", config.log.level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     // A second initialisation is impossible: this is the only one.
-    let _ = if config.log.json { builder.json().try_init() } else { builder.with_ansi(false).try_init() };
+    let _ = if config.log.json {
+        builder.json().with_writer(std::io::stderr).try_init()
+    } else {
+        builder.with_ansi(false).with_writer(|| PlainLine).try_init()
+    };
+}
+
+/// A line of the log for people: it comes whole.
+struct PlainLine;
+
+impl Write for PlainLine {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let shown = text.strip_suffix('\n').unwrap_or(&text);
+        std::io::stderr().write_all(format!("{}\n", plain(shown, &['\t'])).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The message of a panic, where it is the same at every time. One that was put together when it happened may repeat

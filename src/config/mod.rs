@@ -32,7 +32,7 @@ use crate::policy::{EngineKind, PolicyLimits, PolicySource, Promotion};
 use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
 use crate::route::{Forward, Route};
-use crate::snapshot::{CandidateSource, RequestSettings, ServerCertificateSource, Snapshot, Sources};
+use crate::snapshot::{Ahead, CandidateSource, RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use crate::token::TokenSettings;
 use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
 use files::{At, Reader};
@@ -267,6 +267,7 @@ impl Config {
             policy_engine: self.policy_engine,
             policy_limits: self.policy_limits,
             candidate: self.candidate.clone(),
+            ahead: Ahead::default(),
             request: self.request.clone(),
             certificates: self.certificates.clone(),
             registry,

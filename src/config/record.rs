@@ -7,6 +7,7 @@ use crate::fetch::HttpTls;
 use crate::record::{Include, Rotation, Sink};
 use crate::upload::UploadSettings;
 use http::Uri;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,18 @@ pub(super) fn read(section: Section<'_>, reader: &mut Reader, problems: &mut Pro
             return None;
         }
     };
+    if let Sink::File(path) = &sink {
+        // Whoever opens a pipe for writing waits until somebody reads it.
+        let kind = std::fs::metadata(path).map(|meta| meta.file_type());
+        if kind.is_ok_and(|kind| kind.is_dir() || kind.is_fifo() || kind.is_socket()) {
+            let reason = format!("`{}` is no file: it is a folder, a pipe or a socket", path.display());
+            problems.push(section.node("output")?.error(
+                "record.output",
+                reason,
+                Some("name a file, or write `stdout`"),
+            ));
+        }
+    }
     let on_file = matches!(sink, Sink::File(_));
     let also = section.boolean("stdout").then_some(Sink::Stdout).filter(|_| on_file);
     let upload = match section.node("upload") {

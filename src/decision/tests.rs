@@ -11,7 +11,7 @@ use crate::policy::{EngineKind, PolicyLimits, PolicySource};
 use crate::registry::{Change, Registry};
 use crate::request::{HeadLimits, Host, TlsFacts, canonicalise};
 use crate::route::Forward;
-use crate::snapshot::{RequestSettings, ServerCertificateSource, Sources};
+use crate::snapshot::{Ahead, RequestSettings, ServerCertificateSource, Sources};
 use http::Method;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair,
@@ -127,6 +127,7 @@ impl World {
             policy: self.policy.clone(),
             policy_bundle: None,
             candidate: None,
+            ahead: Ahead::default(),
             policy_engine: EngineKind::Rvm,
             policy_limits: self.limits,
             request: RequestSettings {

@@ -7,11 +7,13 @@
 //! Must never: guess. A duplicate key, a second document, an unknown key or a value of the wrong type is an error.
 
 mod parse;
+mod plain;
 mod problem;
 mod schema;
 mod value;
 
 pub use parse::{Node, Value, parse};
+pub use plain::{is_plain, plain};
 pub use problem::{Problem, Problems, REGISTRY, Severity};
 pub use schema::{Field, Kind, Presence, Section, check, example, json_schema, nearest, reference};
 pub use value::{

@@ -1,5 +1,6 @@
 //! What is wrong with a document, said so that its author can mend it.
 
+use super::plain;
 use std::fmt;
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ impl fmt::Display for Problem {
             Severity::Error => f.write_str("error: ")?,
             Severity::Warning => f.write_str("warning: ")?,
         }
-        f.write_str(&self.file)?;
+        f.write_str(&plain(&self.file, &[]))?;
         if self.line > 0 {
             write!(f, ":{}", self.line)?;
             if self.column > 0 {

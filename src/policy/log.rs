@@ -205,7 +205,8 @@ impl LogMachine {
         outcome.map_err(|stopped| match stopped {
             Stopped::Time => MaskFailure::Time,
             Stopped::Instructions => MaskFailure::Instructions,
-            Stopped::Error(e) => MaskFailure::Error(e),
+            // What the engine says has what it was given in it, and that is what may have to be masked.
+            Stopped::Error(_) => MaskFailure::Error("a rule stopped at a value that it does not take".into()),
         })
     }
 }

@@ -170,6 +170,7 @@ impl Policy {
         if problems.has_errors() {
             return Err(problems);
         }
+        missing_of_library(source, &mut problems);
         let data = read_data(source, &mut problems);
         // They are compiled by themselves: their input is another one.
         let (logs, source) = (log::of_log(source, true), &log::of_log(source, false));
@@ -263,6 +264,11 @@ impl Policy {
         self.log.as_ref()
     }
 
+    /// How it was compiled.
+    pub fn how(&self) -> (EngineKind, PolicyLimits) {
+        (self.kind, self.limits)
+    }
+
     pub fn engine_kind(&self) -> EngineKind {
         self.kind
     }
@@ -286,6 +292,20 @@ impl Policy {
     /// The reason of this name, when it is built in or declared.
     fn reason(&self, name: &str) -> Option<Reason> {
         Reason::parse(name).or_else(|| self.reasons.get_key_value(name).map(|(n, _)| Reason::Custom(n.clone())))
+    }
+}
+
+/// The library names its files in one of them: one that is only half there is no library.
+fn missing_of_library(source: &PolicySource, problems: &mut Problems) {
+    const NAMES: &str = "partnergate/decision.rego";
+    let named = source.files.iter().find(|(path, _)| path == NAMES);
+    let named = named.and_then(|(_, text)| text.lines().find_map(|line| line.strip_prefix("# library: ")));
+    for name in named.unwrap_or_default().split_whitespace() {
+        let is_it = |path: &str| path.strip_prefix("partnergate/") == Some(name);
+        if !source.files.iter().any(|(path, _)| is_it(path)) {
+            let reason = format!("the library's `{name}` is missing: it is only half there");
+            problems.file(NAMES, reason, Some("copy the whole folder `partnergate`"));
+        }
     }
 }
 

@@ -109,6 +109,17 @@ pub struct RecordsLost {
     pub found: Option<Tail>,
 }
 
+/// Records that had no place while the gateway ran: what a line `records-lost` that is not of a start says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Unrecorded {
+    pub records: u64,
+    /// Of these, requests that were refused because there was no place; the others went on.
+    pub refused: u64,
+    /// RFC 3339.
+    pub from: String,
+    pub to: String,
+}
+
 /// A place in the records of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Since {

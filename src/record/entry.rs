@@ -193,6 +193,11 @@ impl Entry<'_> {
         }
     }
 
+    /// Whether it is of a request that was refused because there was no place for its record.
+    pub(super) fn is_refused_for_want_of_it(&self) -> bool {
+        matches!(self, Entry::Request(entry) if entry.reasons.contains(&Reason::RecordUnavailable))
+    }
+
     /// Writes the fields after `seq`, as a JSON object, behind what is in `out`.
     pub(super) fn write_json(&self, mask: &Mask, cache: &InputCache, out: &mut Vec<u8>) {
         match self {

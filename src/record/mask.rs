@@ -1,10 +1,11 @@
 //! What of a request a record may show. Values that can name a person or hold a secret are keyed hashes, so that equal
 //! values can be found without being readable.
 
+use crate::document::is_plain;
 use ring::hmac;
 use std::collections::BTreeSet;
 
-/// Longest text taken over from a client, in characters.
+/// Longest text taken over from a client, in characters as they are written.
 const MAX_TEXT: usize = 512;
 
 /// Which values are shown as they are.
@@ -63,22 +64,19 @@ pub(super) fn is_masked(text: &str) -> bool {
     text.strip_prefix("h:").is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Whether a terminal shows a character and nothing else: no control, bidirectional or invisible one.
-pub fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// Text from outside, made safe for a line that people read in a terminal: control, bidirectional and other invisible
-/// characters are written as `\u{…}`, and the length is capped.
+/// Text from outside, made safe for a line that people read in a terminal: control, bidirectional and invisible characters
+/// are written as `\u{…}`, and what is written is cut off at the cap.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MAX_TEXT));
-    for (n, c) in text.chars().enumerate() {
-        if n == MAX_TEXT {
+    let mut written = 0;
+    for c in text.chars() {
+        let shown = if is_plain(c) { 1 } else { c.escape_unicode().len() };
+        written += shown;
+        if written > MAX_TEXT {
             out.push('…');
             break;
         }
-        if is_plain(c) {
+        if shown == 1 {
             out.push(c);
         } else {
             out.extend(c.escape_unicode());
@@ -106,6 +104,9 @@ mod tests {
     #[test]
     fn what_a_terminal_would_obey_is_written_out() {
         assert_eq!(printable("a\u{1b}[31m\r\nb\u{202e}c"), "a\\u{1b}[31m\\u{d}\\u{a}b\\u{202e}c");
+        assert_eq!(printable("a\u{61c}\u{ad}\u{180e}\u{3164}\u{ffa0}"), "a\\u{61c}\\u{ad}\\u{180e}\\u{3164}\\u{ffa0}");
         assert_eq!(printable(&"x".repeat(2000)).chars().count(), MAX_TEXT + 1);
+        assert_eq!(printable(&"x".repeat(MAX_TEXT)).chars().count(), MAX_TEXT);
+        assert!(printable(&"\u{202e}".repeat(2000)).chars().count() <= MAX_TEXT + 1, "what is written counts");
     }
 }

@@ -190,6 +190,7 @@ metrics! {
     lockdowns: IntGauge("partnergate_lockdowns", "Lockdowns in force, of everybody or of everybody under one anchor.");
     admin_calls: IntCounterVec("partnergate_admin_calls_total", "Calls of the admin API by result: `ok`, `refused` (no role permits it, or it came from a browser), `unrecognised` (nobody knows who it was), `failed`.", labels ["result"]);
     database_ok: IntGauge("partnergate_database_ok", "1 when the database could be used the last time it was looked at, at least every 10 s.");
+    history_ok: IntGauge("partnergate_history_ok", "1 when the history ended at the start where this node had signed it, 0 when somebody else has written into the database.");
     registry_ok: IntGauge("partnergate_registry_last_update_successful", "1 when the last change of the registry is live, 0 when the last good one was kept.");
     records_written: IntCounter("partnergate_records_written_total", "Records written to the sink.");
     records_lost: IntCounter("partnergate_records_lost_total", "Records that could not be kept.");

@@ -20,13 +20,13 @@ mod usage;
 mod verify;
 mod writer;
 
-pub use checkpoint::{RecordCheckpoint, RecordEnd, RecordsLost};
+pub use checkpoint::{RecordCheckpoint, RecordEnd, RecordsLost, Unrecorded};
 pub use entry::{
     Alert, CandidateEntry, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, Presented,
     RequestEntry, SuppressedEntry, UpstreamEntry,
 };
 pub use event::{Labels, opa_event};
-pub use mask::{Include, Mask, is_plain, printable};
+pub use mask::{Include, Mask, printable};
 pub use metrics::{Metrics, Outcome, PreviewOutcome, metrics_reference};
 pub use output::Sink;
 pub use rotate::Rotation;
@@ -158,8 +158,13 @@ impl Recorder {
     /// Writes one entry into the place that was kept for it. Without a place the loss is counted.
     pub fn write(&self, entry: &Entry<'_>, slot: Option<Slot>) {
         if !self.write_after(entry, slot, 0) {
-            self.metrics.records_lost.inc();
+            self.lose(entry);
         }
+    }
+
+    fn lose(&self, entry: &Entry<'_>) {
+        self.metrics.records_lost.inc();
+        self.writer.lose(entry.is_refused_for_want_of_it());
     }
 
     /// An entry that nobody reserved a place for, such as a refused handshake. Anybody can cause those, so that they
@@ -170,7 +175,7 @@ impl Recorder {
             None => self.metrics.records_suppressed.with_label_values(&[entry.kind().as_str()]).inc(),
             Some(suppressed) => {
                 if !self.write_after(entry, self.slots.reserve(), suppressed) {
-                    self.metrics.records_lost.inc();
+                    self.lose(entry);
                     bound.give_back(suppressed);
                 }
             }
@@ -236,6 +241,13 @@ impl Recorder {
     /// within `limit`.
     pub fn close(&self, limit: Duration) -> bool {
         self.writer.close(limit)
+    }
+
+    /// Shows the lag of a sink that does not even refuse what it is given, such as a full pipe.
+    pub fn show_stuck(&self) {
+        if let Some((sink, time)) = self.writer.stuck() {
+            self.metrics.record_sink_lag.with_label_values(&[sink]).set(time.as_secs_f64());
+        }
     }
 
     /// How far the checkpoints that are written have come.

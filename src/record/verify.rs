@@ -4,7 +4,7 @@
 //! found. What is kept is what stands between two checkpoints, so that files may be of any size. Must never: take a line
 //! for good that no checkpoint is for.
 
-use super::checkpoint::{MARK, RecordCheckpoint, RecordEnd, RecordsLost, START, Tail, is_good, mark, read};
+use super::checkpoint::{MARK, RecordCheckpoint, RecordEnd, RecordsLost, START, Tail, Unrecorded, is_good, mark, read};
 use ring::digest::{Context, SHA256};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,9 @@ pub struct NodeRecords {
     pub unfinished: u64,
     /// What was lost at ends that were not in order.
     pub lost: Vec<LostRecords>,
+    /// What had no place while the gateway ran.
+    #[serde(default)]
+    pub unrecorded: Vec<Unrecorded>,
 }
 
 /// What the gateway said at a start of the end before it.
@@ -134,7 +137,10 @@ impl RecordVerifier {
             return chain.checkpoint(place, &head, bytes, &self.keys);
         }
         if head.kind == "records-lost" {
-            chain.lost = serde_json::from_slice(bytes).ok().map(|lost| (head.boot.clone().into_owned(), lost));
+            match serde_json::from_slice(bytes) {
+                Ok(lost) => chain.lost = Some((head.boot.clone().into_owned(), lost)),
+                Err(_) => chain.unrecorded.extend(serde_json::from_slice::<Unrecorded>(bytes).ok()),
+            }
         }
         chain.add(place, Some(&head), bytes)
     }
@@ -215,6 +221,8 @@ struct NodeChain {
     line: Vec<u8>,
     /// What was said to be lost, and at which start.
     lost: Option<(String, RecordsLost)>,
+    /// What was said to have had no place, since the last checkpoint.
+    unrecorded: Vec<Unrecorded>,
 }
 
 impl NodeChain {
@@ -318,6 +326,7 @@ impl NodeChain {
             self.found.first = checkpoint.number;
         }
         self.found.checkpoints += 1;
+        self.found.unrecorded.append(&mut self.unrecorded);
         self.last = Some(RecordEnd::of(&checkpoint, bytes));
         self.count = 0;
         self.places.clear();

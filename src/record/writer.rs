@@ -4,7 +4,7 @@
 //! lock and a copy. kill -9 loses at most one interval. What the thread takes at once ends with a signed checkpoint, so that
 //! nothing stands unsigned for longer than that either; signing is the thread's work and no request's.
 
-use super::checkpoint::{Chain, RecordEnd, RecordsLost};
+use super::checkpoint::{Chain, RecordEnd, Unrecorded};
 use super::masking::Masker;
 use super::metrics::Metrics;
 use super::output::{Output, Sink};
@@ -13,6 +13,7 @@ use super::spool::Spool;
 use crate::clock::Clock;
 use crate::decision::Slot;
 use crate::history::Signer;
+use serde::Serialize;
 use serde_json::json;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -24,6 +25,10 @@ const INTERVAL: Duration = Duration::from_millis(20);
 const KEPT_BUFFER: usize = 1 << 20;
 /// Pause after a failed write.
 const RETRY: Duration = Duration::from_millis(250);
+/// A write that takes longer is a sink that lags.
+const STUCK: Duration = Duration::from_secs(1);
+/// How often the log says that records are lost.
+const LOST_INTERVAL: Duration = Duration::from_secs(10);
 /// Time for the last checkpoint, when all the rest has taken the time that there was.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -51,6 +56,9 @@ struct Pending {
     /// Records appended and written since the start, for [`Writer::flush`].
     appended: u64,
     written: u64,
+    /// What had no place since the last line that told of it, and what the log has not said yet.
+    lost: Option<Unrecorded>,
+    unsaid: u64,
     stop: bool,
     /// The last batch was taken: nothing more is written.
     closed: bool,
@@ -65,6 +73,9 @@ struct Shared {
     head: String,
     /// The last checkpoint that was written.
     end: Mutex<RecordEnd>,
+    /// The sink that is written to, and since when: one that takes nothing holds the thread up.
+    writing: Mutex<Option<(&'static str, Instant)>>,
+    clock: Arc<Clock>,
 }
 
 pub(super) struct Writer {
@@ -106,6 +117,8 @@ impl Writer {
             changed: Condvar::new(),
             head,
             end: Mutex::new(chain.end().clone()),
+            writing: Mutex::default(),
+            clock: clock.clone(),
         });
         metrics.records_unclean_start.set(i64::from(lost.is_some()));
         if let Some(lost) = &lost {
@@ -114,9 +127,10 @@ impl Writer {
                 seq = lost.since.seq,
                 "the gateway did not end in order, or its records are not what they were then: some may be lost since"
             );
-            shared.append(&lost_line(lost, &clock), None);
+            shared.put(&mut shared.pending(), &lost_line(lost, &clock));
         }
-        let mut thread_of = Thread { shared: shared.clone(), outputs, spool, masker, chain, clock, metrics };
+        let shared_too = shared.clone();
+        let mut thread_of = Thread { shared: shared_too, outputs, spool, masker, chain, clock, metrics, said: None };
         let thread = std::thread::Builder::new().name("record-writer".into()).spawn(move || thread_of.run())?;
         Ok(Writer { shared, thread: Mutex::new(Some(thread)) })
     }
@@ -124,7 +138,20 @@ impl Writer {
     /// `rest` is a JSON object; schema, node, boot and seq are put before its fields. Returns whether it will be written.
     pub(super) fn append(&self, rest: &[u8], mut slot: Slot) -> bool {
         slot.fill(self.shared.head.len() + rest.len());
-        self.shared.append(rest, Some(slot))
+        self.shared.append(rest, slot)
+    }
+
+    /// A record had no place: the next line that is written is one that says so. `refused` says that the request was, for
+    /// want of that place.
+    pub(super) fn lose(&self, refused: bool) {
+        let now = self.shared.clock.now().to_string();
+        let mut pending = self.shared.pending();
+        pending.unsaid += 1;
+        let first = Unrecorded { records: 0, refused: 0, from: now.clone(), to: String::new() };
+        let lost = pending.lost.get_or_insert(first);
+        lost.records += 1;
+        lost.refused += u64::from(refused);
+        lost.to = now;
     }
 
     pub(super) fn flush(&self, limit: Duration) -> bool {
@@ -148,6 +175,12 @@ impl Writer {
         self.shared.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How long a sink has not taken what is given to it.
+    pub(super) fn stuck(&self) -> Option<(&'static str, Duration)> {
+        let writing = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.map(|(sink, since)| (sink, since.elapsed())).filter(|(_, time)| *time > STUCK)
+    }
+
     fn stop(&self) {
         self.shared.pending().stop = true;
         self.shared.changed.notify_all();
@@ -169,11 +202,26 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append(&self, rest: &[u8], slot: Option<Slot>) -> bool {
+    fn append(&self, rest: &[u8], slot: Slot) -> bool {
         let mut pending = self.pending();
         if pending.closed {
             return false;
         }
+        self.tell_lost(&mut pending);
+        self.put(&mut pending, rest);
+        pending.appended += 1;
+        pending.slots.push(slot);
+        true
+    }
+
+    /// Puts the line that says what had no place before what follows.
+    fn tell_lost(&self, pending: &mut Pending) {
+        if let Some(lost) = pending.lost.take() {
+            self.put(pending, &lost_line(&lost, &self.clock));
+        }
+    }
+
+    fn put(&self, pending: &mut Pending, rest: &[u8]) {
         pending.seq += 1;
         let seq = pending.seq;
         pending.bytes.extend_from_slice(self.head.as_bytes());
@@ -181,9 +229,6 @@ impl Shared {
         let _ = write!(pending.bytes, "{seq},");
         pending.bytes.extend_from_slice(rest.strip_prefix(b"{").unwrap_or(rest));
         pending.bytes.push(b'\n');
-        pending.appended += u64::from(slot.is_some());
-        pending.slots.extend(slot);
-        true
     }
 
     /// Waits until something is so, at most until `deadline`. Returns whether it is.
@@ -200,7 +245,7 @@ impl Shared {
     }
 }
 
-fn lost_line(lost: &RecordsLost, clock: &Clock) -> Vec<u8> {
+fn lost_line(lost: &impl Serialize, clock: &Clock) -> Vec<u8> {
     let mut line = json!({"time": clock.now().to_string(), "kind": "records-lost"});
     if let (Some(line), Ok(serde_json::Value::Object(lost))) = (line.as_object_mut(), serde_json::to_value(lost)) {
         line.extend(lost);
@@ -217,6 +262,8 @@ struct Thread {
     chain: Chain,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
+    /// When the log said last that records are lost.
+    said: Option<Instant>,
 }
 
 /// What was taken from the buffer at once.
@@ -273,10 +320,16 @@ impl Thread {
     }
 
     /// Takes what is there; `None` when there is nothing after an interval.
-    fn next(&self, spare: &mut Vec<u8>) -> Option<Batch> {
+    fn next(&mut self, spare: &mut Vec<u8>) -> Option<Batch> {
         let pending = self.shared.pending();
         let waited = self.shared.changed.wait_timeout(pending, INTERVAL);
         let mut pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if pending.unsaid > 0 && self.said.is_none_or(|said| said.elapsed() >= LOST_INTERVAL) {
+            self.said = Some(Instant::now());
+            let lost = std::mem::take(&mut pending.unsaid);
+            tracing::warn!(lost, "records had no place and are lost; a line `records-lost` says from when to when");
+        }
+        self.shared.tell_lost(&mut pending);
         if pending.bytes.is_empty() && !pending.stop {
             return None;
         }
@@ -303,7 +356,7 @@ impl Thread {
         loop {
             let mut left = false;
             for output in outputs.iter_mut() {
-                let whole = write_to(output, &batch.bytes, metrics);
+                let whole = write_to(output, &batch.bytes, metrics, &shared.writing);
                 let lag = if whole { Duration::ZERO } else { began.elapsed() };
                 metrics.record_sink_lag.with_label_values(&[output.name()]).set(lag.as_secs_f64());
                 left |= !whole;
@@ -325,9 +378,18 @@ impl Thread {
 }
 
 /// Returns whether the sink has all of the batch.
-fn write_to(output: &mut Output, batch: &[u8], metrics: &Metrics) -> bool {
+fn write_to(
+    output: &mut Output,
+    batch: &[u8],
+    metrics: &Metrics,
+    writing: &Mutex<Option<(&'static str, Instant)>>,
+) -> bool {
+    let note = |what| *writing.lock().unwrap_or_else(PoisonError::into_inner) = what;
     while output.done < batch.len() {
-        match output.write(batch) {
+        note(Some((output.name(), Instant::now())));
+        let written = output.write(batch);
+        note(None);
+        match written {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => {

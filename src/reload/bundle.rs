@@ -168,6 +168,10 @@ impl Publisher {
     }
 
     async fn activate(&self, settings: &BundleSettings, fetched: &Fetched, since: Instant) -> Result<(), ChangeError> {
+        let _reading = self.reading.lock().await;
+        let mut config = self.state.lock().await.clone();
+        config.take_bundle(&fetched.bundle);
+        let ahead = self.compiled(&config);
         let mut running = self.state.lock().await;
         if running.bundle.as_ref().and_then(BundleConfig::settings) != Some(settings) {
             // The config has changed meanwhile, and what it says now is asked for at once.
@@ -181,7 +185,7 @@ impl Publisher {
         let promotion = self.promotion.load();
         let tokens = live.snapshot.tokens.clone();
         let sources =
-            Sources { material, tokens, ..config.sources(live.snapshot.registry.clone(), promotion.as_deref()) };
+            Sources { material, ahead, tokens, ..config.sources(live.snapshot.registry.clone(), promotion.as_deref()) };
         let (snapshot, warnings) = Snapshot::build(sources, Some(&live.snapshot), self.clock.now())?;
         let (revision, policy) = (fetched.bundle.manifest.revision.clone(), snapshot.revision.policy.clone());
         self.publish(snapshot, None, Concerns::Everybody, since).await?;

@@ -1,7 +1,7 @@
 //! The candidate: a policy that is previewed on what another one decides.
 
 use crate::document::{Problem, Problems, Severity};
-use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
+use crate::policy::{Policy, PolicySource};
 use std::sync::Arc;
 
 /// What is to be previewed, read but not yet judged.
@@ -21,7 +21,6 @@ pub struct CandidateSource {
 pub struct Candidate {
     pub place: String,
     pub policy: Result<Arc<Policy>, Problems>,
-    how: (EngineKind, PolicyLimits),
     pub sample_percent: u8,
     pub cpu_percent: u8,
     /// It is what decides already.
@@ -29,24 +28,16 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// What of `before` has not changed is taken over. `live` is the revision of the policy that decides.
+    /// `live` is the revision of the policy that decides.
     pub(super) fn build(
         source: CandidateSource,
-        before: Option<&Candidate>,
         live: &Arc<str>,
-        how: (EngineKind, PolicyLimits),
+        compiled: impl FnOnce(&PolicySource) -> Result<Arc<Policy>, Problems>,
     ) -> Candidate {
         let CandidateSource { place, policy, sample_percent, cpu_percent } = source;
-        let policy = policy.and_then(|source| {
-            let revision = source.revision();
-            let kept = before.filter(|before| before.how == how).and_then(Candidate::good);
-            match kept.filter(|policy| *policy.revision() == revision) {
-                Some(policy) => Ok(policy.clone()),
-                None => Policy::compile(&source, how.0, how.1).map(Arc::new),
-            }
-        });
+        let policy = policy.and_then(|source| compiled(&source));
         let decides = policy.as_ref().is_ok_and(|policy| policy.revision() == live);
-        Candidate { place, policy, how, sample_percent, cpu_percent, decides }
+        Candidate { place, policy, sample_percent, cpu_percent, decides }
     }
 
     pub fn good(&self) -> Option<&Arc<Policy>> {

@@ -4,9 +4,11 @@
 //! and reload all come through here, so that what one accepts no other refuses. Must never: do I/O; return a snapshot
 //! that is only partly valid.
 
+mod ahead;
 mod candidate;
 mod certificates;
 
+pub use ahead::Ahead;
 pub use candidate::{Candidate, CandidateSource};
 pub use certificates::{ServerCertificate, ServerCertificateSource};
 
@@ -41,6 +43,8 @@ pub struct Sources {
     pub policy_limits: PolicyLimits,
     /// What is to be previewed.
     pub candidate: Option<CandidateSource>,
+    /// Of these policies, those that are compiled.
+    pub ahead: Ahead,
     pub request: RequestSettings,
     pub certificates: Vec<ServerCertificateSource>,
     pub registry: Registry,
@@ -111,7 +115,9 @@ impl Snapshot {
             route.operations = operations.route(&route.name);
         }
         let routes = Routes::build(routes, &mut problems);
-        let policy = match Policy::compile(&sources.policy, sources.policy_engine, sources.policy_limits) {
+        let how = (sources.policy_engine, sources.policy_limits);
+        let compiled = |source: &PolicySource| sources.ahead.policy(source, how, previous);
+        let policy = match compiled(&sources.policy) {
             Ok(policy) => Some(policy),
             Err(found) => {
                 problems.extend(found);
@@ -150,11 +156,7 @@ impl Snapshot {
             problems.sort();
             return Err(problems);
         };
-        let candidate = sources.candidate.map(|source| {
-            let before = previous.and_then(|p| p.candidate.as_deref());
-            let how = (sources.policy_engine, sources.policy_limits);
-            Arc::new(Candidate::build(source, before, policy.revision(), how))
-        });
+        let candidate = sources.candidate.map(|source| Arc::new(Candidate::build(source, policy.revision(), compiled)));
         if let Some(candidate) = &candidate {
             candidate.warn(&mut problems);
         }
@@ -176,7 +178,7 @@ impl Snapshot {
             registry: sources.registry,
             trust,
             material: sources.material,
-            policy: Arc::new(policy),
+            policy,
             candidate,
             routes: Arc::new(routes),
             operations: Arc::new(operations),

@@ -5,7 +5,7 @@
 //! is there; call a copy good that was not read back; let a certificate in again that was denied meanwhile, unless that is
 //! wanted.
 
-use super::{HISTORY_KEY, SCHEMA, Store, StoreError, history, meta, read_only, table};
+use super::{SCHEMA, Store, StoreError, history, meta, read_only, table};
 use crate::clock::UnixNanos;
 use crate::disk::{self, Stamp, Watched, plain};
 use crate::history::Cause;
@@ -19,7 +19,6 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use thiserror::Error;
 
 const MANIFEST: &str = "manifest.json";
@@ -368,12 +367,7 @@ struct ReadBack {
 
 /// Reads all of a copy: the file is sound, the registry is consistent, the history is whole.
 async fn read_back(copy: &Path) -> Result<ReadBack, BackupError> {
-    let mut store = Store::open_to_read(copy).await?.ok_or_else(|| BackupError::Nothing(copy.display().to_string()))?;
-    let key = copy.with_file_name(HISTORY_KEY);
-    if key.exists() {
-        // The one that vouches for the chain.
-        store.signer = Some(Arc::new(history::key_file(&key)?));
-    }
+    let store = Store::open_to_verify(copy).await?.ok_or_else(|| BackupError::Nothing(copy.display().to_string()))?;
     let status = store.status().await?;
     if let Some(fault) = status.faults.first() {
         return Err(BackupError::File { path: copy.display().to_string(), reason: fault.clone() });
@@ -381,9 +375,11 @@ async fn read_back(copy: &Path) -> Result<ReadBack, BackupError> {
     store.load().await?;
     // A database of before the history has none to verify.
     let (mut events, mut hash) = (0, String::new());
-    if status.events > 0 {
+    if status.schema > 1 {
         let verified = store.verify_history().await?.map_err(|fault| BackupError::History(fault.to_string()))?;
-        (events, hash) = (verified.end.seq, verified.end.hash.to_string());
+        if verified.end.seq > 0 {
+            (events, hash) = (verified.end.seq, verified.end.hash.to_string());
+        }
     }
     store.close().await;
     Ok(ReadBack { schema: status.schema, revision: status.revision, events, hash })

@@ -123,6 +123,14 @@ pub(super) async fn tell_of(
 /// next checkpoint would sign for that as well.
 pub(super) async fn own_end(tx: &mut Tx<'_>, signer: &Signer) -> Result<End, StoreError> {
     let end = end(tx).await?;
+    let copied = super::meta(tx, COPIED).await?.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
+    if copied > end.seq || (end.seq == 0 && !(super::revision(tx).await? == 0 && is_empty(tx).await?)) {
+        return Err(StoreError::Inconsistent(format!(
+            "the history ends with event {}, and there were more: somebody else has written into the database; \
+             `partnergate audit verify` says more",
+            end.seq
+        )));
+    }
     if end.seq == 0 {
         return Ok(end);
     }
@@ -141,10 +149,10 @@ pub(super) async fn own_end(tx: &mut Tx<'_>, signer: &Signer) -> Result<End, Sto
 /// The first events of a registry that is older than its history: what is in it has an event each, so that all of it is
 /// accounted for. The history of an empty one begins with its first operators.
 pub(super) async fn begin(tx: &mut Tx<'_>, signer: &Signer, now: UnixNanos) -> Result<(), StoreError> {
-    let mut end = end(tx).await?;
-    if end.seq > 0 || is_empty(tx).await? {
+    if is_empty(tx).await? {
         return Ok(());
     }
+    let mut end = End::START;
     let revision = super::revision(tx).await?;
     let actor = Actor::user("partnergate", None, Way::Gateway);
     let of = |verb: Verb, noun: &str, id: String, doc: Option<(&str, Value)>, reason: Option<&str>| Event {
@@ -493,6 +501,15 @@ impl Store {
         Ok(checkpoints(&mut tx, "ORDER BY seq DESC, time DESC LIMIT 1").await?.pop())
     }
 
+    /// Looks whether the chain ends where this node has signed it, without reading it.
+    ///
+    /// # Errors
+    /// It does not, or the database failed.
+    pub async fn look_at_end(&self) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        own_end(&mut tx, self.signer()?).await.map(drop)
+    }
+
     /// Looks at the whole chain, and at whether the registry is what the chain made it.
     ///
     /// # Errors
@@ -500,11 +517,14 @@ impl Store {
     pub async fn verify_history(&self) -> Result<Result<Verified, Fault>, StoreError> {
         let _alone = self.verifying.acquire().await;
         let mut tx = self.pool.begin().await?;
+        if !table::exists(&mut tx, "event").await? || !table::exists(&mut tx, "checkpoint").await? {
+            return Ok(Err(Fault::NoHistory));
+        }
         let checkpoints = checkpoints(&mut tx, "ORDER BY seq, time").await?;
         let key = self.signer.as_ref().map(|signer| signer.key()).unwrap_or_default();
         let mut verifier = Verifier::new(&checkpoints, &key);
         let mut made: HashMap<(String, String), (u64, String)> = HashMap::new();
-        let mut broken = None;
+        let (mut broken, mut told) = (None, 0);
         {
             let mut rows = sqlx::query("SELECT seq, event, hash, noun, id FROM event ORDER BY seq").fetch(&mut *tx);
             while let Some(row) = rows.try_next().await? {
@@ -514,6 +534,7 @@ impl Store {
                     return Ok(Err(fault));
                 }
                 let Ok(event) = serde_json::from_str::<Event>(text) else { continue };
+                told = told.max(event.revision);
                 let (filed, under): (&str, &str) = (row.try_get(3)?, row.try_get(4)?);
                 if (filed, under) != (&event.noun, &event.id) && event.noun != HISTORY {
                     let (noun, id) = (filed.to_owned(), under.to_owned());
@@ -553,10 +574,16 @@ impl Store {
                 }
             }
         }
-        match made.into_iter().min_by_key(|(_, (seq, _))| *seq) {
-            Some(((noun, id), (seq, _))) => Ok(Err(Fault::Gone { noun, id, seq })),
-            None => Ok(Ok(verified)),
+        if let Some(((noun, id), (seq, _))) = made.into_iter().min_by_key(|(_, (seq, _))| *seq) {
+            return Ok(Err(Fault::Gone { noun, id, seq }));
         }
+        let (last, revision) = (verified.end.seq, super::revision(&mut tx).await?);
+        let copied = super::meta(&mut tx, COPIED).await?.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
+        Ok(match () {
+            () if copied > last => Err(Fault::Copied { seq: copied, last }),
+            () if revision > told => Err(Fault::Revision { revision, told }),
+            () => Ok(verified),
+        })
     }
 }
 

@@ -229,7 +229,7 @@ impl Place {
 
 impl Store {
     /// Opens the file, creating it, its tables and the key of its history where they do not exist. `now` is when a
-    /// history begins that is not there yet.
+    /// history begins of a database of the first version.
     ///
     /// # Errors
     /// The file or the key cannot be used, or a newer version wrote the file.
@@ -259,10 +259,11 @@ impl Store {
             .map_err(|source| StoreError::Open { path: shown.clone(), source })?;
         let place =
             Place::of(path).map_err(|e| StoreError::Open { path: shown.clone(), source: sqlx::Error::Io(e) })?;
+        let had_history = key.exists();
         let signer = Some(Arc::new(history::key_file(&key)?));
         let (verifying, place) = (Arc::new(Semaphore::new(1)), Some(Arc::new(place)));
         let store = Store { pool, signer, verifying, place };
-        store.prepare(now).await.map_err(|e| match e {
+        store.prepare(now, had_history).await.map_err(|e| match e {
             StoreError::Query(source) => StoreError::Open { path: shown, source },
             other => other,
         })?;
@@ -289,7 +290,17 @@ impl Store {
         }
     }
 
-    async fn prepare(&self, now: UnixNanos) -> Result<(), StoreError> {
+    /// Opens it like that with the key of its history, where that is there.
+    ///
+    /// # Errors
+    /// As [`Store::open_to_read`], or the key cannot be read.
+    pub async fn open_to_verify(path: &Path) -> Result<Option<Store>, StoreError> {
+        let key = path.with_file_name(HISTORY_KEY);
+        let signer = if key.exists() { Some(Arc::new(history::key_file(&key)?)) } else { None };
+        Ok(Store::open_to_read(path).await?.map(|store| Store { signer, ..store }))
+    }
+
+    async fn prepare(&self, now: UnixNanos, had_history: bool) -> Result<(), StoreError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(META).execute(&mut *tx).await?;
         let found = meta(&mut tx, "schema").await?;
@@ -304,7 +315,8 @@ impl Store {
         if found.is_none() {
             set_meta(&mut tx, "revision", 0).await?;
         }
-        if let Some(signer) = &self.signer {
+        // Of any other database the history is what is there: one that somebody has emptied is not begun anew.
+        if let (Some(signer), Some(1), false) = (&self.signer, found, had_history) {
             history::begin(&mut tx, signer, now).await?;
         }
         tx.commit().await?;

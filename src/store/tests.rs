@@ -4,7 +4,7 @@ use super::*;
 use crate::disk;
 use crate::document::Problems;
 use crate::history::{Actor, Event, Fault, Way};
-use crate::name::{CredentialId, Environment, OperatorName};
+use crate::name::{CredentialId, Environment, NetworkName, OperatorName};
 use crate::operation::{Operations, RouteName, openapi};
 use crate::operator::{Disabled, Operator, Role};
 
@@ -467,6 +467,14 @@ async fn a_database_of_the_first_version_gets_a_history_of_all_that_is_in_it() {
         sqlx::query(statement).execute(&store.pool).await.unwrap();
     }
     store.close().await;
+    // With a key beside it, it was of a later version.
+    let copy = dir.path().join("copy.db");
+    std::fs::copy(&path, &copy).unwrap();
+    assert!(matches!(read_only_verify(&copy).await, Err(Fault::NoHistory)));
+    Store::open(&path, NOW).await.unwrap().close().await;
+    assert!(matches!(read_only_verify(&path).await, Err(Fault::Registry { seq: None, .. })));
+    std::fs::rename(&copy, &path).unwrap();
+    std::fs::remove_file(dir.path().join(HISTORY_KEY)).unwrap();
     let store = Store::open(&path, NOW).await.unwrap();
     let events = events(&store).await;
     let ids: Vec<&str> = events[1..].iter().map(|e| e.id.as_str()).collect();
@@ -476,6 +484,58 @@ async fn a_database_of_the_first_version_gets_a_history_of_all_that_is_in_it() {
     assert_eq!(store.load().await.unwrap().revision(), 2);
     let seen = store.certificates_of(&CredentialId::parse("acme-1").unwrap()).await.unwrap();
     assert_eq!((seen.len(), seen[0].serial.clone(), seen[0].valid_until), (1, None, UnixNanos(3)));
+}
+
+async fn read_only_verify(path: &Path) -> Result<Verified, Fault> {
+    let store = Store::open_to_verify(path).await.unwrap().unwrap();
+    let found = store.verify_history().await.unwrap();
+    store.close().await;
+    found
+}
+
+/// Threat 30: what was taken from the end, with all that vouched for it, is not begun anew and nothing is put on top of it.
+#[tokio::test]
+async fn history_that_was_emptied_or_cut_off_is_not_good_and_stays_so() {
+    let wiped = "DROP TRIGGER event_is_not_removed; DELETE FROM event; DELETE FROM checkpoint";
+    let cut = "DROP TRIGGER event_is_not_removed; DELETE FROM event WHERE seq > 5; DELETE FROM checkpoint WHERE seq > 5; \
+               DELETE FROM network WHERE name = 'late'";
+    let network = |name: &str| {
+        let name = NetworkName::parse(name).unwrap();
+        Change::Network(name.clone(), Some(Network { name, cidrs: vec!["192.0.2.0/24".parse().unwrap()] }))
+    };
+    for (what, said, refused) in [
+        (wiped.to_owned(), "is not what the history made it: no event left it there", true),
+        (format!("{wiped}; DELETE FROM partner; DELETE FROM anchor; DELETE FROM network"), "is at revision 3", true),
+        (cut.to_owned(), "is at revision 3, and the last event that there is tells of revision 2", false),
+        (
+            format!("{cut}; INSERT INTO meta VALUES ('copied', 6); UPDATE meta SET value = 2 WHERE key = 'revision'"),
+            "event 6, of which the records were given a copy, is not there: event 5 is the last",
+            true,
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.db");
+        let store = with_history(&path).await;
+        store.commit(2, &[network("late")], &cause(), NOW).await.unwrap();
+        assert!(store.verify_history().await.unwrap().is_ok() && store.look_at_end().await.is_ok());
+        for statement in what.split("; ") {
+            sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).execute(&store.pool).await.unwrap();
+        }
+        store.close().await;
+        for _ in 0..2 {
+            let fault = read_only_verify(&path).await.unwrap_err();
+            assert!(fault.to_string().contains(said), "{what}: {fault}");
+            // A start changes nothing about that.
+            let store = Store::open(&path, NOW).await.unwrap();
+            assert_eq!(store.look_at_end().await.is_err(), refused, "{what}");
+            if refused {
+                let revision = store.revision().await.unwrap();
+                let refused = store.commit(revision, &[network("new")], &cause(), NOW).await.unwrap_err();
+                assert!(refused.to_string().contains("somebody else has written into the database"), "{refused}");
+            }
+            store.close().await;
+        }
+    }
 }
 
 /// SQLite, in a folder of its own.

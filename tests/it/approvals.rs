@@ -488,3 +488,30 @@ fn key_of_a_partner_with_grants_is_exchanged_by_two() {
 fn waits_for(said: &str) {
     asked(said);
 }
+
+/// Who approves reads what somebody else wrote, and nothing that it makes of the terminal.
+#[test]
+fn text_of_an_operator_is_nothing_that_a_terminal_obeys() {
+    let gate = gate(|setup| setup);
+    let why = "ok\u{1b}[2K\u{1b}[1A\nchange: nothing\u{202e}";
+    let wider =
+        edited(&gate, ACME_ITEMS, "operations: [items.read, items.list, items.create, items.delete, pairs.read]");
+    let asked = asked(&apply(&gate, &wider, &["--reason", why]).ok());
+    let shown = gate.cli(&["approval", "show", &asked]).ok();
+    let listed = gate.cli(&["approval", "list"]).ok();
+    let told = gate.cli(&["history", "approval", &asked]).ok();
+    for shown in [shown, listed, told] {
+        assert!(shown.contains("ok\\u{1b}[2K\\u{1b}[1A\\u{a}change: nothing\\u{202e}"), "{shown}");
+        assert!(shown.chars().all(|c| c == '\n' || !(c.is_control() || c == '\u{202e}')), "{shown:?}");
+    }
+    let json = gate.cli(&["approval", "show", &asked, "--output", "json"]).ok();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json.to_string().contains(&serde_json::to_string(why).unwrap()), "programs get it as it is: {json}");
+    // Nor does what a policy has in it.
+    let folder = gate.dir.path().join("p\u{1b}[2Kq");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a.rego"), "package a\n\nimport rego.v1\n\nx := \"\u{1b}[2K\u{9b}\" y\n").unwrap();
+    let checked = gate.cli(&["policy", "check", folder.to_str().unwrap()]);
+    assert_eq!(checked.exit, Some(3), "{}", checked.stderr);
+    assert!(checked.stderr.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", checked.stderr);
+}

@@ -227,6 +227,11 @@ fn full_disk_denies_when_there_is_no_room_for_a_record() {
     let times: Vec<u64> = records.iter().map(|r| r["seq"].as_u64().unwrap()).collect();
     assert!(times.is_sorted(), "{times:?}");
     assert_eq!(records.iter().map(|r| r["decision_id"].to_string()).collect::<HashSet<_>>().len(), room + 1);
+    // The gap is told, where it is.
+    let lost = lost(&gate);
+    assert_eq!((&lost["records"], &lost["refused"]), (&1.into(), &1.into()), "{lost}");
+    let seq = lost["seq"].as_u64().unwrap();
+    assert!(times[room - 1] < seq && seq < times[room], "between {times:?}: {lost}");
     // So does the history, each event once.
     let seqs =
         |gate: &Gate| -> Vec<u64> { gate.lines().iter().filter_map(|line| line["event"]["seq"].as_u64()).collect() };
@@ -247,6 +252,53 @@ fn full_disk_counts_what_is_lost_where_the_config_says_so() {
     gate.await_metric("partnergate_records_lost_total", 30.0);
     assert!(gate.metric("partnergate_record_sink_errors_total{sink=\"file\"}") > 0.0);
     assert_eq!(gate.metric("partnergate_record_slots_free"), 0.0);
+    // When there is room again, the next line says what is missing.
+    let records = gate.dir.path().join("records.jsonl");
+    std::fs::write(gate.dir.path().join("roomy"), "").unwrap();
+    std::fs::rename(&records, gate.dir.path().join("moved-away")).unwrap();
+    symlink(gate.dir.path().join("roomy"), &records).unwrap();
+    let lost = lost(&gate);
+    assert_eq!((&lost["records"], &lost["refused"]), (&30.into(), &0.into()), "{lost}");
+    assert!(lost["from"].as_str() <= lost["to"].as_str() && lost["to"].as_str() <= lost["time"].as_str(), "{lost}");
+    gate.await_log("records had no place and are lost");
+    let said = gate.cli(&["audit", "verify", "--records", records.to_str().unwrap()]).ok();
+    assert!(said.contains("LOST: 30 records had no place, "), "{said}");
+}
+
+/// The line that says what had no place.
+fn lost(gate: &Gate) -> Value {
+    await_some("the line of the loss", || gate.lines().into_iter().find(|line| line["kind"] == "records-lost"))
+}
+
+#[test]
+fn sink_that_takes_nothing_and_says_nothing_lags() {
+    let setup = Setup::new().set("record.output", "stdout");
+    let pipe = setup.dir.path().join("gateway.out");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Open, and never read.
+    let _held = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let gate = setup.start();
+    let mut conn = gate.dial().identity(&gate.acme).open();
+    for _ in 0..100 {
+        conn.request(GOOD).expect(200);
+    }
+    let lag = || gate.metric("partnergate_record_sink_lag_seconds{sink=\"stdout\"}");
+    await_some("the lag", || (lag() > 1.0).then_some(()));
+}
+
+/// A pipe would be waited for until somebody reads it.
+#[test]
+fn records_go_to_no_pipe() {
+    let setup = Setup::new();
+    let pipe = setup.dir.path().join("records.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (code, said) = setup.start_expecting_failure();
+    assert!(
+        code == Some(3) && said.contains("records.jsonl` is no file: it is a folder, a pipe or a socket"),
+        "{said}"
+    );
+    let checked = setup.cli(&["check"]);
+    assert!(checked.exit == Some(3) && checked.stderr.contains("`record.output`"), "{}", checked.stderr);
 }
 
 /// A gateway whose records go to a device that is always full, behind a link that can be moved.

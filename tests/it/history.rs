@@ -182,7 +182,7 @@ fn event_that_is_put_behind_the_chain_is_found_out_and_never_signed() {
     assert!(found.text().contains("is filed under the network `zzz`, which it is not about"), "{}", found.text());
 }
 
-/// Threat 30, by somebody who has the key as well and makes the whole history anew: what went to the records is not his.
+/// Threat 30, by somebody who gets a history made anew, under a new key: what went to the records is not his.
 #[test]
 fn history_that_was_made_anew_is_not_the_one_of_the_records() {
     let mut gate = Gate::start();
@@ -191,8 +191,10 @@ fn history_that_was_made_anew_is_not_the_one_of_the_records() {
     await_some("the copies", || (copies(&gate).len() as u64 == answer["events"].as_u64().unwrap()).then_some(()));
     let kept = gate.dir.path().join("kept.jsonl");
     std::fs::copy(records(&gate), &kept).unwrap();
+    gate.stop("TERM");
     tamper(&gate, "DROP TABLE event; DROP TABLE checkpoint; UPDATE meta SET value = 1 WHERE key = 'schema'");
-    gate.restart("TERM");
+    std::fs::remove_file(gate.dir.path().join("state/history.key")).unwrap();
+    gate.begin();
     assert!(verify(&gate, &[]).ok().starts_with("good: "), "by itself it looks well");
     let found = verify(&gate, &["--records", kept.to_str().unwrap()]);
     assert_eq!(found.exit, Some(3), "{}", found.text());
@@ -245,4 +247,36 @@ fn what_somebody_else_wrote_is_not_taken_over_by_the_next_change() {
     tamper(&gate, "INSERT INTO network VALUES ('mine', '{\"name\":\"mine\",\"cidrs\":[\"10.0.0.0/8\"]}', 1)");
     let edit = gate.admin("PUT", "/v1/networks/mine", "{\"set\": {\"cidrs\": [\"10.0.0.0/8\"]}}");
     assert!(edit.0 >= 400 && edit.1.contains("the network `mine` is not what the history made it"), "{edit:?}");
+}
+
+/// Threat 30: a history that was emptied is not begun anew, whoever looks at it, and looking alters nothing.
+#[test]
+fn emptied_history_is_not_begun_anew() {
+    let mut gate = Gate::start();
+    narrow(&gate);
+    gate.stop("TERM");
+    tamper(
+        &gate,
+        "UPDATE partner SET doc = replace(doc, 'Acme GmbH', 'Acme Ltd') WHERE id = 'acme'; DELETE FROM event; \
+         DELETE FROM checkpoint",
+    );
+    let database = gate.dir.path().join("state/registry.db");
+    let before = std::fs::read(&database).unwrap();
+    for _ in 0..2 {
+        let found = gate.cli(&["audit", "verify", "--offline"]);
+        assert_eq!(found.exit, Some(3), "{}", found.text());
+        assert!(
+            found.text().contains("NOT GOOD: ") && found.text().contains("no event left it there"),
+            "{}",
+            found.text()
+        );
+    }
+    assert!(std::fs::read(&database).unwrap() == before, "what is only looked at was altered");
+    gate.begin();
+    gate.await_log("the history ends with event 0, and there were more");
+    assert_eq!(gate.metric("partnergate_history_ok"), 0.0);
+    let refused = gate.try_apply(&gate.registry_text().replace("Globex Corporation", "Globex Inc"));
+    assert_eq!(refused.exit, Some(1), "{}", refused.text());
+    assert_eq!(verify(&gate, &[]).exit, Some(3));
+    assert_eq!(Gate::start().metric("partnergate_history_ok"), 1.0);
 }

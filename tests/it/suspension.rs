@@ -1,8 +1,13 @@
 //! Stopping a partner at once, whatever files say, and letting it go on.
 
-use crate::harness::{Finished, Gate, HOST, TlsConn, await_some};
+use crate::harness::{Finished, Gate, HOST, Setup, TlsConn, await_some};
 use crate::websocket;
 use serde_json::Value;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Enough for seconds.
+const RULES: usize = 3_000;
 
 fn get() -> String {
     format!("GET /items HTTP/1.1\r\nHost: {HOST}\r\n\r\n")
@@ -124,4 +129,45 @@ fn state_of_the_files_is_taken_back_in_the_files() {
     assert!(draft.exit == Some(3) && draft.stderr.contains("only a new partner is a draft"), "{draft:?}");
     gate.apply(gate.registry_text());
     await_some("acme", || (code(&gate, &gate.acme).0 == 200).then_some(()));
+}
+
+/// However long somebody's policy takes to compile.
+#[test]
+fn suspension_does_not_wait_for_a_policy_that_is_compiled() {
+    let (setup, policies) = Setup::new().set("reload.interval", "1h").own_policies();
+    let gate = setup.start();
+    let rule = |n: usize| {
+        format!(
+            "deny contains {{\"reason\": \"x-own\"}} if {{\n\tsome q in input.request.query[\"q{n}\"]\n\tcount([x | some x in \
+             split(q, \",\"); x != \"{n}\"]) > {n}\n}}\n"
+        )
+    };
+    let rules: String = (0..RULES).map(rule).collect();
+    std::fs::write(policies.join("reasons.yaml"), "reasons: {x-own: ours}\n").unwrap();
+    std::fs::write(
+        policies.join("custom/own.rego"),
+        format!("package partnergate.custom\n\nimport rego.v1\n\n{rules}"),
+    )
+    .unwrap();
+    let (began, done) = (Instant::now(), AtomicBool::new(false));
+    let (mut longest, mut switches) = (Duration::ZERO, 0);
+    let took = std::thread::scope(|scope| {
+        let reload = scope.spawn(|| {
+            let reloaded = gate.cli(&["reload"]);
+            done.store(true, Ordering::Relaxed);
+            reloaded.ok();
+            began.elapsed()
+        });
+        while !done.load(Ordering::Relaxed) {
+            for verb in ["suspend", "resume"] {
+                let asked = Instant::now();
+                let answer = gate.admin("POST", &format!("/v1/partners/acme/{verb}"), "{\"reason\": \"x\"}");
+                assert_eq!(answer.0, 200, "{answer:?}");
+                longest = longest.max(asked.elapsed());
+                switches += 1;
+            }
+        }
+        reload.join().unwrap()
+    });
+    assert!(longest * 2 < took && switches > 4, "{switches} switches, the longest {longest:?}, while {took:?} went by");
 }

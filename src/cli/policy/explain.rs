@@ -1,7 +1,7 @@
 //! `partnergate policy explain`: why a decision is what it is, for a person.
 
 use super::super::client::{Gateway, ask};
-use super::super::{Exit, Form, complain, say};
+use super::super::{Exit, Form, complain, print};
 use super::{read, refused, tell};
 use crate::admin::{ExplainCall, HeaderCall};
 use crate::config::Config;
@@ -113,7 +113,7 @@ pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
     match done {
         Ok((asked, told)) => {
             if json {
-                say(&document(&asked, &told).to_string());
+                print(&document(&asked, &told).to_string());
             } else {
                 facts(&asked.input);
                 recorded_as(&asked);

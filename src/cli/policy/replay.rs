@@ -1,6 +1,6 @@
 //! `partnergate policy replay`: what a policy would have decided otherwise.
 
-use super::super::{Exit, Form, complain, say};
+use super::super::{Exit, Form, complain, print};
 use super::{ChangeRow, change_table, refused, tell};
 use crate::config::read_policy_folder;
 use crate::document::Problems;
@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args) -> Exit {
     let (allowed, denied) = (found.count(Kind::NewlyAllowed), found.count(Kind::NewlyDenied));
     let unclear: u64 = found.not_replayable.values().map(|examples| examples.count).sum();
     if args.form.is_json() {
-        say(&told(&found, &candidate).to_string());
+        print(&told(&found, &candidate).to_string());
     } else {
         text(&found, started.elapsed());
     }

@@ -1,6 +1,6 @@
 //! `partnergate policy test`: the Rego tests of a policy folder, and what they cover.
 
-use super::super::{Exit, complain, say};
+use super::super::{Exit, complain, print};
 use super::{read, refused, tell};
 use crate::policy::PolicySource;
 use crate::policy::testing::{self, Coverage, Engines, Options, Outcome, Test, Tested};
@@ -103,10 +103,10 @@ fn once(source: &PolicySource, args: &Args) -> Exit {
                 Some(coverage) if !failed => covered(coverage),
                 _ => Value::Array(tested.tests.iter().map(|test| result(test, args.strict)).collect()),
             };
-            say(&document.to_string());
+            print(&document.to_string());
         }
         Form::Junit => match junit(&tested, args, started.elapsed()).to_string() {
-            Ok(text) => say(text.trim_end()),
+            Ok(text) => print(text.trim_end()),
             Err(e) => {
                 complain(&format!("error: the report cannot be written: {e}"));
                 return Exit::Failed;

@@ -264,6 +264,20 @@ fn reasons_are_declared_at_the_top_and_beside_the_rules_that_give_them() {
 
 /// On the interpreter as well, which takes such denials for an error.
 #[test]
+fn library_that_is_only_half_there_is_refused() {
+    let whole = shipped(&[]);
+    let own = |path: &str| path.starts_with("partnergate/") && !matches!(file_kind(path), FileKind::Test);
+    for missing in whole.files.iter().map(|(path, _)| path).filter(|path| own(path)) {
+        let mut source = whole.clone();
+        source.files.retain(|(path, _)| path != missing);
+        let refused = Policy::compile(&source, EngineKind::Rvm, LIMITS).err().unwrap_or_default().to_string();
+        let name = missing.trim_start_matches("partnergate/");
+        assert!(refused.contains(&format!("`{name}` is missing")) || name == "decision.rego", "{missing}: {refused}");
+        assert!(!refused.is_empty(), "{missing}");
+    }
+}
+
+#[test]
 fn denial_without_a_reason_is_enforced_beside_one_that_is_only_observed() {
     let rules = "package partnergate.custom\n\nimport rego.v1\n\ndeny contains {\"reason\": \"x-a\"} if input.version == 1\n\n\
                  deny contains malformed if malformed := input.custom_denial\n";
