@@ -18,6 +18,7 @@ mod log;
 mod probe;
 mod program;
 mod promotion;
+mod readable;
 mod schema;
 mod syntax;
 pub mod testing;
@@ -165,7 +166,7 @@ impl Policy {
         let mut problems = Problems::new();
         let revision = source.revision();
         for (path, text) in source.files.iter().filter(|(path, _)| path.ends_with(".rego")) {
-            syntax::readable(path, text, &mut problems);
+            readable::look(path, text, &mut problems);
         }
         if problems.has_errors() {
             return Err(problems);
