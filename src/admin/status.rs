@@ -50,6 +50,8 @@ pub(super) struct StatusAnswer {
     database_ok: bool,
     /// Switches that are live and not in the database yet.
     unsaved_switches: i64,
+    /// Records without facts since the start, because rules of `package system.log` failed.
+    mask_failures: u64,
     suspended: Vec<SuspendedRow>,
     /// Partners whose end is set and has not come.
     offboarding: Vec<EndingRow>,
@@ -416,6 +418,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<StatusAnswer>
         lockdowns: lockdowns.collect(),
         database_ok: publisher.metrics().database_ok.get() == 1,
         unsaved_switches: publisher.metrics().unsaved_switches.get(),
+        mask_failures: publisher.metrics().record_masks.with_label_values(&["failed"]).get(),
         suspended: looked.suspended,
         offboarding: looked.offboarding,
         observed: looked.observed,

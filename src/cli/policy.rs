@@ -128,10 +128,12 @@ fn check(config: &Path, folder: Option<&Path>, form: Form) -> Exit {
     match Policy::compile(&source, EngineKind::Rvm, LIMITS) {
         Ok(policy) => {
             let rego = source.files.iter().filter(|(path, _)| path.ends_with(".rego")).count();
-            let revision = policy.revision();
+            let (revision, warnings) = (policy.revision(), policy.warnings());
             if form.is_json() {
-                print(&json!({"ok": true, "files": rego, "revision": &**revision, "problems": []}).to_string());
+                let list: Vec<Value> = warnings.iter().map(document).collect();
+                print(&json!({"ok": true, "files": rego, "revision": &**revision, "problems": list}).to_string());
             } else {
+                show(warnings, &source);
                 say(&format!("good: {rego} Rego files, revision {revision}"));
             }
             Exit::Done
@@ -149,6 +151,12 @@ pub(super) fn refused(problems: &Problems, source: &PolicySource, json: bool) {
         print(&json!({"ok": false, "problems": list}).to_string());
         return;
     }
+    show(problems, source);
+    let count = problems.errors().count();
+    complain(&format!("{count} {}", if count == 1 { "error" } else { "errors" }));
+}
+
+fn show(problems: &Problems, source: &PolicySource) {
     for problem in problems.iter().take(MOST) {
         let (said, fix) = (problem.to_string(), problem.fix.as_ref());
         let (said, _) = said.split_once("\n    fix: ").unwrap_or((&said, ""));
@@ -160,8 +168,6 @@ pub(super) fn refused(problems: &Problems, source: &PolicySource, json: bool) {
             complain(&format!("    fix: {fix}"));
         }
     }
-    let count = problems.errors().count();
-    complain(&format!("{count} {}", if count == 1 { "error" } else { "errors" }));
 }
 
 /// Characters of a line that are shown, and problems.

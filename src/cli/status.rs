@@ -73,6 +73,11 @@ fn show(value: &Value) {
         let n = &value["unsaved_switches"];
         say(&format!("  UNSAVED      {n} switches are live and not in the database; do not remove switches.json"));
     }
+    if let Some(n) = value["mask_failures"].as_u64().filter(|n| *n > 0) {
+        say(&format!(
+            "  MASKS FAIL   {n} records since the start have no facts: rules of `package system.log`; the log says why"
+        ));
+    }
     for s in value["suspended"].as_array().into_iter().flatten() {
         let (id, author, reason) = (text(&s["partner"]), text(&s["author"]), text(&s["reason"]));
         say(&format!("  suspended    {id} by {author} since {}: {reason}", text(&s["at"])));

@@ -85,6 +85,37 @@ pub(super) const ALLOWED: &[&str] = &[
     "upper",
 ];
 
+/// What some of them take, argument by argument: `t` a text, `n` a number, `*` something else or one of several. Sorted.
+const TAKES: &[(&str, &str)] = &[
+    ("abs", "n"),
+    ("ceil", "n"),
+    ("concat", "t*"),
+    ("contains", "tt"),
+    ("endswith", "tt"),
+    ("floor", "n"),
+    ("glob.match", "t**"),
+    ("indexof", "tt"),
+    ("json.unmarshal", "t"),
+    ("lower", "t"),
+    ("net.cidr_contains", "tt"),
+    ("regex.match", "tt"),
+    ("round", "n"),
+    ("semver.compare", "tt"),
+    ("split", "tt"),
+    ("startswith", "tt"),
+    ("strings.reverse", "t"),
+    ("substring", "tnn"),
+    ("time.parse_duration_ns", "t"),
+    ("time.parse_rfc3339_ns", "t"),
+    ("trim", "tt"),
+    ("trim_left", "tt"),
+    ("trim_prefix", "tt"),
+    ("trim_right", "tt"),
+    ("trim_space", "t"),
+    ("trim_suffix", "tt"),
+    ("upper", "t"),
+];
+
 /// Why a name is refused, for those that people reach for.
 const REFUSED: &[(&str, &str)] = &[
     ("numbers.range", "it allocates as many values as its arguments say and can end the process"),
@@ -117,6 +148,11 @@ pub(super) fn is_allowed(name: &str) -> bool {
     ALLOWED.binary_search(&name).is_ok()
 }
 
+/// What a builtin takes, argument by argument, where that is known.
+pub(super) fn takes(name: &str) -> Option<&'static str> {
+    TAKES.iter().find(|(of, _)| *of == name).map(|(_, takes)| *takes)
+}
+
 /// Names of those that are.
 pub(super) fn allowed() -> impl Iterator<Item = &'static str> {
     ALLOWED.iter().copied()
@@ -137,6 +173,7 @@ mod tests {
     #[test]
     fn the_list_is_sorted_and_refused_names_are_not_on_it() {
         assert!(ALLOWED.is_sorted());
+        assert!(TAKES.is_sorted() && TAKES.iter().all(|(name, _)| is_allowed(name)));
         for (name, _) in REFUSED {
             assert!(!is_allowed(name), "{name}");
         }

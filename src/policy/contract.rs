@@ -1,12 +1,12 @@
 //! Contract version 1, fact by fact: what a policy that names another one is told, and what the schemas and the page
 //! about the input are made from.
 //!
-//! Out: where facts are ([`at`]), what they are ([`lines`]). The schemas are in `schema`.
+//! Out: where facts are ([`Shape::at`]), what they are ([`lines`]). The schemas are in `schema`.
 
 use crate::partner::{CredentialState, PartnerState};
 
 /// One key of a table of the input document.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Fact {
     pub key: &'static str,
     pub shape: Shape,
@@ -44,10 +44,21 @@ impl Source {
     }
 }
 
+/// Names that a config or a registry lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    Operations,
+    Networks,
+    /// Header fields that policy sees.
+    Headers,
+}
+
 /// What lies under a key of the input document.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Shape {
     Text,
+    /// A text that is one of these names.
+    Name(Listed),
     /// One of these texts.
     OneOf(&'static [&'static str]),
     /// A whole number.
@@ -72,18 +83,20 @@ impl Shape {
         Self: 'static,
     {
         match self {
-            Shape::Open(_) | Shape::Headers(_) | Shape::Condition | Shape::Unknown => Some(&Shape::Unknown),
+            Shape::Open(below) | Shape::Headers(below) => Some(below),
+            Shape::Condition | Shape::Unknown => Some(&Shape::Unknown),
             Shape::Table(facts) => facts.iter().find(|fact| fact.key == name).map(|fact| &fact.shape),
-            Shape::Text | Shape::OneOf(_) | Shape::Whole | Shape::Within(..) | Shape::List(_) => None,
+            Shape::Text | Shape::Name(_) | Shape::OneOf(_) | Shape::Whole | Shape::Within(..) | Shape::List(_) => None,
         }
     }
 
     /// What a key that is worked out leads to, where that can be said.
     pub fn item(&self) -> Option<&'static Shape> {
         match self {
-            Shape::Open(_) | Shape::Headers(_) | Shape::Condition | Shape::Unknown => Some(&Shape::Unknown),
+            Shape::Open(below) | Shape::Headers(below) => Some(below),
+            Shape::Condition | Shape::Unknown => Some(&Shape::Unknown),
             Shape::List(item) => Some(item),
-            Shape::Text | Shape::OneOf(_) | Shape::Whole | Shape::Within(..) | Shape::Table(_) => None,
+            Shape::Text | Shape::Name(_) | Shape::OneOf(_) | Shape::Whole | Shape::Within(..) | Shape::Table(_) => None,
         }
     }
 
@@ -100,10 +113,15 @@ impl Shape {
         facts.iter().map(|fact| fact.key)
     }
 
+    /// What is under a dotted path below it.
+    pub fn at(&'static self, path: &str) -> Option<&'static Shape> {
+        path.split('.').filter(|key| !key.is_empty()).try_fold(self, |shape, key| shape.key(key))
+    }
+
     /// Its type, for people.
-    fn named(&self) -> String {
+    pub fn named(&self) -> String {
         match self {
-            Shape::Text => "text".into(),
+            Shape::Text | Shape::Name(_) => "text".into(),
             Shape::OneOf(texts) => texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(", "),
             Shape::Whole => "whole number".into(),
             Shape::Within(least, most) if least == most => format!("`{least}`"),
@@ -118,11 +136,20 @@ impl Shape {
     }
 }
 
-use Shape::{Condition, Headers, List, OneOf, Open, Table, Text, Whole, Within};
+use Shape::{Condition, Headers, List, Name, OneOf, Open, Table, Text, Whole, Within};
 use Source::{Certificate, Clock, Config, Connection, Gateway, Registry, Request};
 
 const TEXTS: Shape = List(&Text);
+const OPERATION: Shape = Name(Listed::Operations);
+const NETWORKS: Shape = List(&Name(Listed::Networks));
 const COUNT: Shape = Within(0, i64::MAX);
+
+impl Fact {
+    /// One of which nothing else is said.
+    pub fn bare(key: &'static str, shape: Shape) -> Fact {
+        always(key, shape, Source::Gateway, "")
+    }
+}
 
 /// A fact that is always there.
 const fn always(key: &'static str, shape: Shape, source: Source, meaning: &'static str) -> Fact {
@@ -162,7 +189,7 @@ const PARTNER: &[Fact] = &[
     always("labels", Open(&Text), Registry, "Labels that operators have given it; empty where there are none"),
     always("time_zone", Text, Registry, "IANA name of its time zone; `UTC` where none is set"),
     always("engagement", Table(ENGAGEMENT), Registry, "The period of the business relationship"),
-    always("networks", TEXTS, Registry, "Names of the networks it may call from; `any` is every address"),
+    always("networks", NETWORKS, Registry, "Names of the networks it may call from; `any` is every address"),
     always("grants", List(&Table(GRANT)), Registry, "Its grants of this environment, those that were revoked left out"),
     sometimes(
         "observe",
@@ -186,8 +213,13 @@ const ENGAGEMENT: &[Fact] = &[
 const GRANT: &[Fact] = &[
     always("id", Text, Registry, "Its id: what an allow names"),
     always("owner", Text, Registry, "Who answers for it on our side"),
-    always("operations", TEXTS, Registry, "Ids of the operations it is for, patterns such as `invoices.*` resolved"),
-    sometimes("networks", TEXTS, Registry, "the grant names networks", "Networks it is limited to"),
+    always(
+        "operations",
+        List(&OPERATION),
+        Registry,
+        "Ids of the operations it is for, patterns such as `invoices.*` resolved",
+    ),
+    sometimes("networks", NETWORKS, Registry, "the grant names networks", "Networks it is limited to"),
     sometimes("credentials", TEXTS, Registry, "the grant names credentials", "Ids of the credentials it is limited to"),
     sometimes("starts_ns", Whole, Registry, "the grant has a beginning", "First instant of the grant"),
     sometimes("ends_ns", Whole, Registry, "the grant has an end", "First instant after the grant"),
@@ -241,7 +273,7 @@ const SOURCE: &[Fact] = &[
         "Address of the client; behind a trusted load balancer the one that its PROXY header names",
     ),
     always("port", Within(0, 65_535), Connection, "Port of the client"),
-    always("networks", TEXTS, Connection, "Names of all networks that hold the address, sorted, `any` among them"),
+    always("networks", NETWORKS, Connection, "Names of all networks that hold the address, sorted, `any` among them"),
 ];
 
 const TLS: &[Fact] = &[
@@ -269,7 +301,7 @@ const REQUEST: &[Fact] = &[
         Config,
         "Header fields that `policy.headers` lists, name in lower case → values in their order",
     ),
-    sometimes("operation", Text, Config, AN_OPERATION, "Id of the operation"),
+    sometimes("operation", OPERATION, Config, AN_OPERATION, "Id of the operation"),
     sometimes("params", Open(&Text), Config, AN_OPERATION, "Parameters of its path template, undecoded"),
     sometimes("tags", TEXTS, Config, AN_OPERATION, "Tags of the operation"),
     sometimes("route", Text, Config, "a route serves host and path", "Name of the route"),
@@ -302,11 +334,6 @@ const LOCAL: &[Fact] = &[
 ];
 
 const DAYS: &[&str] = &["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
-
-/// What is under a dotted path of the input.
-pub(super) fn at(path: &str) -> Option<&'static Shape> {
-    path.split('.').filter(|key| !key.is_empty()).try_fold(&INPUT, |shape, key| shape.key(key))
-}
 
 /// Every fact of the contract by its path: `partner.grants[].id`; a table of names that are not the contract's as
 /// `partner.labels{}`.

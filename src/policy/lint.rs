@@ -1,77 +1,155 @@
 //! What is wrong with rules and would not show before a request, or not at all: names of facts that there are not, reasons that
 //! nobody has declared, and forms that the serving engine takes for something else than Rego says.
 //!
-//! In: files that parse. Out: problems with file, line and column. All rules are looked at, whether anything leads to them or
-//! not.
+//! In: files that parse, and the data files beside them. Out: problems with file, line and column, and the names that only a
+//! config can judge. All rules are looked at, whether anything leads to them or not.
 
+mod absent;
+mod asked;
+mod facts;
+mod types;
+
+pub(super) use asked::packages;
+pub use facts::Mention;
+
+use super::contract::{self, Shape};
 use super::syntax::{
-    AssignOp, File, Key, LiteralStmt, declared, dotted, expressions, heads, name, parameters, place, queries,
-    reference, text, variable, walk,
+    AssignOp, File, Key, LiteralStmt, declared, dotted, expressions, name, named, outermost, place, queries, reference,
+    references, text, variable, walk,
 };
-use super::{at, builtins, contract};
-use crate::document::{Problem, Problems, nearest};
+use super::{at, builtins};
+use crate::document::{Problem, Problems, Severity, nearest};
 use crate::reason::Reason;
-use contract::Shape;
 use regorus::Value;
-use regorus::unstable::{ArithOp, Expr, Literal, Query, Rule, RuleHead, Span};
+use regorus::unstable::{Expr, Literal, Query, Rule, RuleHead, Span};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+/// Where custom denials are.
+const CUSTOM: &str = "data.partnergate.custom";
+
+/// What rules are for.
+pub(super) enum For<'a> {
+    Decisions {
+        /// Those that are declared.
+        reasons: &'a BTreeMap<Arc<str>, String>,
+        /// The files that declare them.
+        declared_in: &'a [&'a str],
+        /// Whether the shipped library is there, which says what is asked.
+        library: bool,
+    },
+    /// Their input is this event.
+    Records(&'static Shape),
+}
+
+impl For<'_> {
+    fn input(&self) -> &'static Shape {
+        match self {
+            For::Decisions { .. } => &contract::INPUT,
+            For::Records(event) => event,
+        }
+    }
+}
 
 /// What rules of all files are, by their names.
 #[derive(Default)]
 struct Rules {
+    names: BTreeSet<String>,
     functions: BTreeSet<String>,
     /// Rules with `contains`.
     sets: BTreeSet<String>,
+    /// Paths that rules refer to.
+    referred: BTreeSet<String>,
 }
 
-/// Looks at every rule of files that are served. `declared` are the reasons that rules of decisions may give; `None` for rules
-/// whose input is another document than the contract's.
-pub(super) fn look(files: &[File], declared: Option<&BTreeMap<Arc<str>, String>>, problems: &mut Problems) {
-    let none = BTreeMap::new();
-    let (decides, declared) = (declared.is_some(), declared.unwrap_or(&none));
-    let mut rules = Rules::default();
-    for (file, rule) in all(files) {
-        let Some(name) = name(file, rule) else { continue };
-        match rule {
-            Rule::Spec { head: RuleHead::Func { .. }, .. } => drop(rules.functions.insert(name)),
-            Rule::Spec { head: RuleHead::Set { .. }, .. } => drop(rules.sets.insert(name)),
-            _ => {}
+impl Rules {
+    fn of(files: &[File]) -> Rules {
+        let mut rules = Rules::default();
+        for (file, rule) in all(files) {
+            rules.names.extend(base(file, rule));
+            let own = declared(rule);
+            for expr in outermost(rule).into_iter().filter(|expr| !is_name_of(expr, rule)) {
+                references(expr, &mut |_, root, keys| {
+                    if !own.contains(&root) {
+                        rules.referred.insert(named(&file.absolute(root), keys));
+                    }
+                });
+            }
+            let Some(name) = name(file, rule) else { continue };
+            match rule {
+                Rule::Spec { head: RuleHead::Func { .. }, .. } => drop(rules.functions.insert(name)),
+                Rule::Spec { head: RuleHead::Set { .. }, .. } => drop(rules.sets.insert(name)),
+                _ => {}
+            }
+        }
+        rules
+    }
+}
+
+/// Looks at every rule of files that are served, with the data files beside them.
+pub(super) fn look(files: &[File], data: &Value, of: &For<'_>, problems: &mut Problems) -> Vec<Mention> {
+    let rules = &Rules::of(files);
+    let mut mentions = Vec::new();
+    for file in files {
+        let looked = Looked { file, rules, data, of };
+        for (root, keys) in file.module.imports.iter().filter_map(|import| reference(&import.refr)) {
+            looked.fact(root, &keys, &HashMap::new(), &mut mentions, problems);
         }
     }
-    for file in files.iter().filter(|_| decides) {
-        let looked = Looked { file, rules: &rules, declared };
-        for import in &file.module.imports {
-            looked.fact(&import.refr, &HashMap::new(), problems);
-        }
-    }
+    asked::forms(files, problems);
     wildcards(files, problems);
     for (file, rule) in all(files) {
-        let looked = Looked { file, rules: &rules, declared };
+        let looked = Looked { file, rules, data, of };
         looked.defaults(rule, problems);
         looked.names(rule, problems);
         looked.looped(rule, problems);
         looked.calls(rule, problems);
-        if decides {
-            looked.reasons(rule, problems);
-            looked.facts(rule, problems);
+        looked.unasked(rule, problems);
+        looked.reasons(rule, problems);
+        looked.data(rule, problems);
+        let known = looked.known(rule);
+        for expr in outermost(rule) {
+            references(expr, &mut |_, root, keys| looked.fact(root, keys, &known, &mut mentions, problems));
         }
+        looked.types(rule, &known, &mut mentions, problems);
         looked.absent(rule, problems);
         for query in queries(rule) {
             looked.negations(query, problems);
             looked.indexed(query, problems);
         }
     }
+    mentions
 }
 
 fn all(files: &[File]) -> impl Iterator<Item = (&File, &Rule)> {
     files.iter().flat_map(|file| file.module.policy.iter().map(move |rule| (file, &**rule)))
 }
 
+/// What a rule is called as far as its name is no variable: `data.a.b.by_id` of `by_id[id] := …`.
+fn base(file: &File, rule: &Rule) -> Option<String> {
+    let (root, keys) = reference(refr(rule))?;
+    Some(named(&format!("{}.{root}", file.package), &keys))
+}
+
+fn refr(rule: &Rule) -> &Expr {
+    match rule {
+        Rule::Spec {
+            head: RuleHead::Compr { refr, .. } | RuleHead::Set { refr, .. } | RuleHead::Func { refr, .. },
+            ..
+        }
+        | Rule::Default { refr, .. } => refr,
+    }
+}
+
+fn is_name_of(expr: &Expr, rule: &Rule) -> bool {
+    std::ptr::eq(expr, refr(rule))
+}
+
 struct Looked<'a> {
     file: &'a File,
     rules: &'a Rules,
-    declared: &'a BTreeMap<Arc<str>, String>,
+    data: &'a Value,
+    of: &'a For<'a>,
 }
 
 impl Looked<'_> {
@@ -145,8 +223,9 @@ impl Looked<'_> {
         }
     }
 
-    /// Reasons that are written out have to be declared: another one would deny as `policy-error`.
+    /// Reasons that are written out have to be declared: another one would deny as `policy-reason-undeclared`.
     fn reasons(&self, rule: &Rule, problems: &mut Problems) {
+        let For::Decisions { reasons: declared, declared_in, .. } = self.of else { return };
         let Rule::Spec { head: RuleHead::Set { refr, key: Some(key), .. }, bodies, .. } = rule else { return };
         // What is said never needs no meaning.
         let never = |statement: &LiteralStmt| {
@@ -157,14 +236,19 @@ impl Looked<'_> {
             return;
         }
         let of = |name: &str| dotted(refr).is_some_and(|own| own == name);
-        let custom = self.file.package == "data.partnergate.custom" && of("deny");
+        let custom = self.file.package == CUSTOM && of("deny");
         let own = self.file.package == "data.partnergate" && of("denials");
         let said = match &**key {
             Expr::Object { fields, .. } if custom => {
-                fields.iter().find(|(_, key, _)| text(key) == Some("reason")).map(|(_, _, value)| &**value)
+                let said = fields.iter().find(|(_, key, _)| text(key) == Some("reason")).map(|(_, _, value)| &**value);
+                if said.is_none() && fields.iter().all(|(_, key, _)| text(key).is_some()) {
+                    let reason = "a denial without a `reason` denies, and is recorded as `policy-undefined`".to_owned();
+                    problems.push(warned(self.wrong(key.span(), reason, Some("add `\"reason\": \"x-…\"`"))));
+                }
+                said
             }
             Expr::String { .. } | Expr::RawString { .. } if own => Some(&**key),
-            Expr::String { .. } | Expr::RawString { .. } if custom => {
+            other if custom && types::literal(other).is_some() => {
                 let reason = "a custom denial is an object with its reason".to_owned();
                 problems.push(self.wrong(key.span(), reason, Some("write `deny contains {\"reason\": \"x-…\"} if …`")));
                 None
@@ -172,14 +256,20 @@ impl Looked<'_> {
             _ => None,
         };
         let Some((said, expr)) = said.and_then(|expr| Some((text(expr)?, expr))) else { return };
-        let known = self.declared.keys().map(|name| &**name);
-        if self.declared.contains_key(said) || (own && Reason::parse(said).is_some()) {
+        if declared.contains_key(said) || (own && Reason::parse(said).is_some()) {
             return;
         }
-        let near = nearest(said, known);
-        let fix = match near {
-            Some(near) => format!("did you mean `{near}`? otherwise declare it in `policies/reasons.yaml`"),
-            None => "declare it in `policies/reasons.yaml`, with what it means".to_owned(),
+        let folder = self.file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let beside = declared_in.iter().find(|file| file.rsplit_once('/').is_some_and(|(other, _)| other == folder));
+        let list = beside.unwrap_or(&"reasons.yaml");
+        let fix = match nearest(said, declared.keys().map(|name| &**name)) {
+            Some(near) => format!("did you mean `{near}`? otherwise declare it in `{list}`"),
+            None if !said.starts_with("x-") => {
+                format!(
+                    "reasons of custom rules begin with `x-`: write one such as `x-{said}`, and declare it in `{list}`"
+                )
+            }
+            None => format!("declare it in `{list}`, with what it means"),
         };
         problems.push(self.wrong(expr.span(), format!("the reason `{said}` is not declared"), Some(&fix)));
     }
@@ -230,193 +320,6 @@ impl Looked<'_> {
             }
         }
     }
-
-    /// Facts by the contract: `input.partner.stat` would be absent on every request.
-    fn facts(&self, rule: &Rule, problems: &mut Problems) {
-        let mut known: HashMap<String, &'static Shape> = HashMap::new();
-        for (name, path) in &self.file.imports {
-            if let Some(shape) = path.strip_prefix("input").and_then(|rest| contract::at(rest.trim_start_matches('.')))
-            {
-                known.insert(name.clone(), shape);
-            }
-        }
-        // Names that are bound to a part of the input, in the order of the text. What is declared more than once in a rule, or
-        // is a parameter, may be something else elsewhere in it, and is not followed.
-        let declared = counted(rule);
-        known.retain(|name, _| !declared.contains_key(name.as_str()));
-        let once = |name: &str| declared.get(name) == Some(&1);
-        for query in queries(rule) {
-            for statement in &query.stmts {
-                let (names, shape) = match &statement.literal {
-                    Literal::Expr { expr, .. } => match &**expr {
-                        Expr::AssignExpr { lhs, rhs, .. } => (variable(lhs), self.shape(rhs, &known)),
-                        _ => continue,
-                    },
-                    Literal::SomeIn { value, collection, .. } => {
-                        (variable(value), self.shape(collection, &known).and_then(Shape::item))
-                    }
-                    _ => continue,
-                };
-                let Some(name) = names else { continue };
-                if let Some(shape) = shape.filter(|_| once(name)) {
-                    known.insert(name.to_owned(), shape);
-                }
-            }
-        }
-        each(rule, &mut |expr| match expr {
-            Expr::RefDot { .. } | Expr::RefBrack { .. } => {
-                self.fact(expr, &known, problems);
-                // What is in the brackets is looked at by itself.
-                if let Some((_, keys)) = reference(expr) {
-                    for key in keys {
-                        if let Key::Computed(index) = key {
-                            walk(index, &mut |inner| {
-                                let refers = matches!(inner, Expr::RefDot { .. } | Expr::RefBrack { .. });
-                                if refers {
-                                    self.fact(inner, &known, problems);
-                                }
-                                !refers
-                            });
-                        }
-                    }
-                }
-                false
-            }
-            _ => true,
-        });
-    }
-
-    fn shape(&self, expr: &Expr, known: &HashMap<String, &'static Shape>) -> Option<&'static Shape> {
-        let (root, keys) = reference(expr)?;
-        let mut shape = if root == "input" { &contract::INPUT } else { *known.get(root)? };
-        for key in keys {
-            shape = match key {
-                Key::Name(name, _) => shape.key(name)?,
-                Key::Computed(_) => shape.item()?,
-            };
-        }
-        Some(shape)
-    }
-
-    fn fact(&self, expr: &Expr, known: &HashMap<String, &'static Shape>, problems: &mut Problems) {
-        let Some((root, keys)) = reference(expr) else { return };
-        let mut shape = match (root, known.get(root)) {
-            ("input", _) => &contract::INPUT,
-            (_, Some(shape)) => *shape,
-            _ => return,
-        };
-        let mut path = root.to_owned();
-        for key in keys {
-            let Key::Name(name, span) = key else {
-                let Some(item) = shape.item() else { return };
-                shape = item;
-                path.push_str("[…]");
-                continue;
-            };
-            let shown = name.escape_debug();
-            if matches!(shape, Shape::Headers(_)) && name.chars().any(char::is_uppercase) {
-                let reason = format!("names of header fields are in lower case: `{path}` has no `{shown}`");
-                problems.push(self.wrong(span, reason, Some(&format!("write `{}`", shown.to_string().to_lowercase()))));
-                return;
-            }
-            let Some(next) = shape.key(name) else {
-                let fix = match nearest(name, shape.keys()) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None if shape.keys().next().is_some() => {
-                        format!("it has {}", shape.keys().collect::<Vec<_>>().join(", "))
-                    }
-                    None => "it has no keys".to_owned(),
-                };
-                problems.push(self.wrong(
-                    span,
-                    format!("there is no fact `{path}.{shown}` in the contract"),
-                    Some(&fix),
-                ));
-                return;
-            };
-            shape = next;
-            path.push('.');
-            path.extend(name.escape_debug());
-        }
-    }
-
-    /// After `x := …` from something absent the machine carries on, where Rego stops. That makes no difference where `x` is
-    /// used, because what uses it does not hold either; but it does where it is not, or only below `not` or inside a
-    /// comprehension or `every`.
-    fn absent(&self, rule: &Rule, problems: &mut Problems) {
-        let Rule::Spec { head, bodies, .. } = rule else { return };
-        let outer: BTreeSet<*const Query> = bodies.iter().map(|body| std::ptr::from_ref(&*body.query)).collect();
-        let mut present: BTreeSet<&str> = BTreeSet::new();
-        if let RuleHead::Func { args, .. } = head {
-            args.iter().for_each(|arg| variables(arg, &mut present));
-        }
-        for query in queries(rule) {
-            let mut asked = asked(query);
-            if outer.contains(&std::ptr::from_ref(query)) {
-                heads(rule).into_iter().for_each(|head| variables(head, &mut asked.names));
-            }
-            let asked = asked.all();
-            for statement in &query.stmts {
-                if let Literal::SomeIn { key, value, .. } = &statement.literal {
-                    key.iter().map(|key| &**key).chain([&**value]).for_each(|name| variables(name, &mut present));
-                }
-            }
-            for statement in &query.stmts {
-                let Literal::Expr { expr, .. } = &statement.literal else { continue };
-                let Expr::AssignExpr { op: AssignOp::ColEq, lhs, rhs, .. } = &**expr else { continue };
-                let Some(name) = variable(lhs) else { continue };
-                if !self.may_be_absent(rhs, &present) {
-                    present.insert(name);
-                } else if !asked.contains(name) {
-                    let reason = format!(
-                        "`{name}` may be undefined, and nothing here fails when it is: it is not used, or only below `not` or \
-                         inside a comprehension or `every`. The serving engine would carry on where Rego stops"
-                    );
-                    let fix = "name the fact itself where it is needed, or ask for it as well: add `NAME != null`";
-                    problems.push(self.wrong(lhs.span(), reason, Some(&fix.replace("NAME", name))));
-                }
-            }
-        }
-    }
-
-    fn may_be_absent(&self, expr: &Expr, present: &BTreeSet<&str>) -> bool {
-        let absent = |expr: &Expr| self.may_be_absent(expr, present);
-        match expr {
-            Expr::String { .. }
-            | Expr::RawString { .. }
-            | Expr::Number { .. }
-            | Expr::Bool { .. }
-            | Expr::Null { .. }
-            | Expr::ArrayCompr { .. }
-            | Expr::SetCompr { .. }
-            | Expr::ObjectCompr { .. } => false,
-            Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } => {
-                let local = variable(expr).is_some_and(|name| present.contains(name));
-                let set = || dotted(expr).is_some_and(|path| self.rules.sets.contains(&self.file.absolute(&path)));
-                !local && !set()
-            }
-            Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().any(|item| absent(item)),
-            Expr::Object { fields, .. } => fields.iter().any(|(_, key, value)| absent(key) || absent(value)),
-            // A division may have no value.
-            Expr::ArithExpr { op: ArithOp::Add | ArithOp::Sub | ArithOp::Mul, lhs, rhs, .. }
-            | Expr::BinExpr { lhs, rhs, .. } => absent(lhs) || absent(rhs),
-            Expr::Call { fcn, params, .. } => match dotted(fcn).as_deref() {
-                Some("count" | "sort") => params.iter().any(|one| absent(one)),
-                // Labels, header fields and the like are there, if empty.
-                Some("object.get") => match params.as_slice() {
-                    [of, _, default] => (absent(of) && !self.always_there(of)) || absent(default),
-                    _ => true,
-                },
-                _ => true,
-            },
-            _ => true,
-        }
-    }
-
-    fn always_there(&self, expr: &Expr) -> bool {
-        self.shape(expr, &HashMap::new()).is_some_and(Shape::is_open)
-            && dotted(expr).is_some_and(|path| path.starts_with("input.") && !path.ends_with(".params"))
-    }
 }
 
 /// Adds the variables of an expression, outside of comprehensions, which have names of their own.
@@ -427,87 +330,14 @@ fn variables<'e>(expr: &'e Expr, found: &mut BTreeSet<&'e str>) {
     });
 }
 
-/// How often each name is declared in a rule. Parameters count twice, since they are never followed.
-fn counted(rule: &Rule) -> HashMap<&str, usize> {
-    let mut counts = HashMap::new();
-    for name in declared(rule) {
-        *counts.entry(name).or_default() += 1;
-    }
-    if let Rule::Spec { head: RuleHead::Func { .. }, .. } = rule {
-        parameters(rule).into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
-    }
-    counts
-}
-
 /// Every expression in a rule; see [`walk`].
 fn each<'e>(rule: &'e Rule, look: &mut impl FnMut(&'e Expr) -> bool) {
-    for head in heads(rule) {
-        walk(head, look);
-    }
-    let Rule::Spec { bodies, .. } = rule else { return };
-    let mut waiting: Vec<&Query> = bodies.iter().map(|body| &*body.query).collect();
-    while let Some(query) = waiting.pop() {
-        for statement in &query.stmts {
-            for expr in expressions(statement) {
-                walk(expr, look);
-            }
-            if let Literal::Every { query, .. } = &statement.literal {
-                waiting.push(query);
-            }
-        }
-    }
+    outermost(rule).into_iter().for_each(|expr| walk(expr, look));
 }
 
-/// What a query asks for, and which names stand for which others.
-struct Asked<'e> {
-    names: BTreeSet<&'e str>,
-    /// A name, and what it is another name of.
-    plain: Vec<(&'e str, &'e str)>,
-}
-
-impl<'e> Asked<'e> {
-    /// Every name without which the query does not hold.
-    fn all(self) -> BTreeSet<&'e str> {
-        let mut of: HashMap<&str, Vec<&'e str>> = HashMap::new();
-        for (name, root) in &self.plain {
-            of.entry(name).or_default().push(root);
-        }
-        let mut all = self.names;
-        let mut waiting: Vec<&str> = all.iter().copied().collect();
-        while let Some(name) = waiting.pop() {
-            for root in of.remove(name).unwrap_or_default() {
-                if all.insert(root) {
-                    waiting.push(root);
-                }
-            }
-        }
-        all
-    }
-}
-
-/// The names that statements of a query fail without.
-fn asked(query: &Query) -> Asked<'_> {
-    let mut asked = Asked { names: BTreeSet::new(), plain: Vec::new() };
-    for statement in &query.stmts {
-        match &statement.literal {
-            Literal::NotExpr { .. } | Literal::SomeVars { .. } => {}
-            Literal::Expr { expr, .. } => match &**expr {
-                Expr::AssignExpr { op: AssignOp::ColEq, lhs, rhs, .. } => match (variable(lhs), reference(rhs)) {
-                    // It goes on as another name, which is asked for or is not.
-                    (Some(name), Some(_)) => {
-                        let mut roots = BTreeSet::new();
-                        variables(rhs, &mut roots);
-                        asked.plain.extend(roots.into_iter().map(|root| (name, root)));
-                    }
-                    _ => variables(rhs, &mut asked.names),
-                },
-                other => variables(other, &mut asked.names),
-            },
-            Literal::SomeIn { collection, .. } => variables(collection, &mut asked.names),
-            Literal::Every { domain, .. } => variables(domain, &mut asked.names),
-        }
-    }
-    asked
+/// The same, where it does not stop the load.
+fn warned(problem: Problem) -> Problem {
+    Problem { severity: Severity::Warning, ..problem }
 }
 
 /// `not list[_] == x` would be "some is not" here; Rego refuses it, because nothing says which one is meant.

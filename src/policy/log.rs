@@ -4,10 +4,14 @@
 //! In: files of that package, and an event of OPA's decision log. Out: what to remove or replace in it, and whether it is dropped;
 //! or why nobody can say. Must never: see a request, or decide anything.
 
+mod event;
+mod forms;
+
 use super::evaluate::{MAX_RESULT, Machine, Stopped, is_larger_than};
 use super::syntax::{self, File};
 use super::{EngineKind, FileKind, PolicyLimits, PolicySource, at, file_kind, lint, program};
 use crate::document::Problems;
+use lint::For;
 use regorus::rvm::program::Program;
 use regorus::{Engine, Value};
 use serde_json::Value as Json;
@@ -19,6 +23,8 @@ use std::time::Instant;
 const PACKAGE: &str = "data.system.log";
 const MASK: &str = "data.system.log.mask";
 const DROP: &str = "data.system.log.drop";
+/// What the path of a mask may begin with.
+const MASKED: [&str; 3] = ["input", "result", "nd_builtin_cache"];
 
 /// Compiled rules of `package system.log`.
 pub struct LogRules {
@@ -131,7 +137,12 @@ impl LogRules {
             return None;
         }
         let files = syntax::files(&mut engine);
-        lint::look(&files, None, problems);
+        lint::packages(&files, false, problems);
+        lint::look(&files, data, &For::Records(&event::EVENT), problems);
+        forms::look(&files, problems);
+        if problems.has_errors() {
+            return None;
+        }
         if let Some(texts) = syntax::spelled_out(&files) {
             engine = program::engine();
             for (path, text) in &texts {
@@ -242,7 +253,7 @@ fn mask(value: &Value) -> Result<MaskRule, MaskFailure> {
         _ => return Err(wrong("has what is neither a path nor an object".into())),
     };
     let part = path.strip_prefix('/').and_then(|path| path.split('/').next());
-    if matches!(part, Some("input" | "result" | "nd_builtin_cache")) {
+    if part.is_some_and(|part| MASKED.contains(&part)) {
         return Ok(MaskRule { op, path });
     }
     let shown: String = path.chars().take(80).collect();

@@ -18,14 +18,16 @@ mod log;
 mod probe;
 mod program;
 mod promotion;
+mod readable;
 mod schema;
 mod syntax;
 pub mod testing;
 mod wanted;
 
 pub use conditions::{ConditionType, WrongCondition};
-pub use contract::{CONTRACT_VERSION, Line, facts, lines};
+pub use contract::{CONTRACT_VERSION, Line, Listed, facts, lines};
 pub use input::{Facts, InputPlan, ValueCache, weekday_name};
+pub use lint::Mention;
 pub use log::{LogMachine, LogRules, MaskFailure, MaskOp, MaskRule, Masking};
 pub use probe::{Failure, Seen};
 pub use promotion::Promotion;
@@ -37,6 +39,7 @@ use crate::document::{self, Node, Problem, Problems, Severity, Value as Doc};
 use crate::reason::Reason;
 use conditions::Conditions;
 use declared::Declarations;
+use lint::For;
 use regorus::rvm::program::Program;
 use regorus::{Engine, Value};
 use ring::digest;
@@ -146,6 +149,8 @@ pub struct Policy {
     conditions: Conditions,
     /// What is masked in records, where there are rules for that.
     log: Option<Arc<LogRules>>,
+    mentions: Vec<Mention>,
+    warnings: Problems,
     /// Makes a thread's cached machine of an earlier policy recognisable.
     identity: Arc<()>,
 }
@@ -165,7 +170,7 @@ impl Policy {
         let mut problems = Problems::new();
         let revision = source.revision();
         for (path, text) in source.files.iter().filter(|(path, _)| path.ends_with(".rego")) {
-            syntax::readable(path, text, &mut problems);
+            readable::look(path, text, &mut problems);
         }
         if problems.has_errors() {
             return Err(problems);
@@ -193,7 +198,14 @@ impl Policy {
         }
         let reasons = reasons.into_values();
         let files = syntax::files(&mut engine);
-        lint::look(&files, Some(&reasons), &mut problems);
+        let of = |wanted: fn(&FileKind) -> bool| {
+            source.files.iter().map(|(path, _)| path.as_str()).filter(move |path| wanted(&file_kind(path)))
+        };
+        let declared_in: Vec<&str> = of(|kind| matches!(kind, FileKind::Reasons)).collect();
+        let library = of(|kind| matches!(kind, FileKind::Rego)).any(|path| path.starts_with("partnergate/"));
+        lint::packages(&files, library, &mut problems);
+        let of = For::Decisions { reasons: &reasons, declared_in: &declared_in, library };
+        let mentions = lint::look(&files, &data, &of, &mut problems);
         log::named_otherwise(&files, &mut problems);
         if problems.has_errors() {
             problems.sort();
@@ -210,10 +222,8 @@ impl Policy {
         }
         let compiled = program::compile(&mut engine, source, &data, &[ENTRYPOINT], &mut problems);
         let log = LogRules::compile(&logs, &data, kind, limits, &mut problems).map(Arc::new);
-        let Some(program) = compiled else { return Err(problems) };
-        if problems.has_errors() {
-            return Err(problems);
-        }
+        problems.sort();
+        let Some(program) = compiled.filter(|_| !problems.has_errors()) else { return Err(problems) };
         Ok(Policy {
             program,
             engine,
@@ -226,6 +236,8 @@ impl Policy {
             log,
             reasons,
             conditions,
+            mentions,
+            warnings: problems,
             identity: Arc::new(()),
         })
     }
@@ -267,6 +279,16 @@ impl Policy {
     /// How it was compiled.
     pub fn how(&self) -> (EngineKind, PolicyLimits) {
         (self.kind, self.limits)
+    }
+
+    /// What somebody should look at, and what does not stop it from being served.
+    pub fn warnings(&self) -> &Problems {
+        &self.warnings
+    }
+
+    /// Names of operations, networks and header fields that its rules look for.
+    pub fn mentions(&self) -> &[Mention] {
+        &self.mentions
     }
 
     pub fn engine_kind(&self) -> EngineKind {

@@ -1,6 +1,6 @@
 //! Compiling, and refusing at load what the virtual machine would not survive on a request.
 
-use super::{ENTRYPOINT, PolicySource, at, builtins};
+use super::{ENTRYPOINT, PolicySource, at, builtins, syntax};
 use crate::document::{Problem, Problems};
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -18,23 +18,9 @@ pub(super) fn engine() -> Engine {
 
 /// Parses one file.
 pub(super) fn add(engine: &mut Engine, path: &str, text: &str, problems: &mut Problems) {
-    match engine.add_policy(path.to_owned(), text.to_owned()) {
-        Err(e) => problems.push(located(path, &e.to_string())),
-        // What lies in `custom/` may only add denials: it cannot reach into the shipped package. Tests are not served.
-        Ok(package)
-            if path.starts_with("custom/")
-                && !path.ends_with("_test.rego")
-                && !in_package(&package, "data.partnergate.custom") =>
-        {
-            let reason = format!("`{package}` is declared in the folder of custom rules");
-            problems.push(at(path, 0, 0, reason, Some("write `package partnergate.custom` (or a package below it)")));
-        }
-        Ok(_) => {}
+    if let Err(e) = engine.add_policy(path.to_owned(), text.to_owned()) {
+        problems.push(located(path, &e.to_string()));
     }
-}
-
-fn in_package(package: &str, root: &str) -> bool {
-    package.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Compiles for these rules, of which there is at least one, and checks the result.
@@ -69,12 +55,11 @@ pub(super) fn compile(
     let program = match Compiler::compile_from_policy(&compiled, entrypoints) {
         Ok(program) => program,
         Err(e) => {
+            let message = one_line(&e.error.to_string());
             let (file, line, column) = match &e.span {
                 Some(span) => (span.source.get_path().to_string(), span.line, span.col),
-                None => (folder.to_owned(), 0, 0),
+                None => of_rule(engine, &message).unwrap_or_else(|| (folder.to_owned(), 0, 0)),
             };
-            let message = one_line(&e.error.to_string());
-            let line = if line == 0 { line_of_rule(source, &file, &message) } else { line };
             problems.push(at(&file, line, column, message, None));
             return None;
         }
@@ -325,16 +310,14 @@ pub(super) fn located(default_file: &str, text: &str) -> Problem {
     at(&file, line, column, message, None)
 }
 
-/// Where regorus names a rule and no place: the line on which the file writes that rule; 0 when there is none.
-fn line_of_rule(source: &PolicySource, file: &str, message: &str) -> u32 {
-    let rule = message.split('\'').nth(1).and_then(|path| path.rsplit('.').next()).filter(|r| !r.is_empty());
-    let text = source.files.iter().find(|(path, _)| path == file).map(|(_, text)| text);
-    let (Some(rule), Some(text)) = (rule, text) else { return 0 };
-    let writes = |l: &str| {
-        let rest = l.strip_prefix("default ").unwrap_or(l).strip_prefix(rule);
-        rest.is_some_and(|r| !r.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
-    };
-    text.lines().position(writes).and_then(|n| u32::try_from(n + 1).ok()).unwrap_or(0)
+/// Where regorus names a rule and no place: where that is written first.
+fn of_rule(engine: &mut Engine, message: &str) -> Option<(String, u32, u32)> {
+    let named = message.split([' ', '\'']).find(|word| word.starts_with("data."))?;
+    syntax::files(engine).iter().find_map(|file| {
+        let rule = file.module.policy.iter().find(|rule| syntax::name(file, rule).as_deref() == Some(named))?;
+        let (line, column) = syntax::place(rule.span());
+        Some((file.path.clone(), line, column))
+    })
 }
 
 fn one_line(text: &str) -> String {

@@ -85,7 +85,7 @@ fn describe(schema: &mut Json, meaning: &str) {
 
 fn shape(of: &'static Shape) -> Json {
     match of {
-        Shape::Text => json!({"type": "string"}),
+        Shape::Text | Shape::Name(_) => json!({"type": "string"}),
         Shape::OneOf(texts) => json!({"type": "string", "enum": texts}),
         Shape::Whole => json!({"type": "integer"}),
         Shape::Within(least, most) if least == most => json!({"type": "integer", "enum": [least]}),

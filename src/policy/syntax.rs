@@ -1,6 +1,5 @@
 //! The text of a Rego file as its syntax tree: the one place that uses regorus' parser, whose types may change with a version.
 
-use crate::document::Problems;
 use regorus::unstable::{
     Expr, Lexer, Literal, Module, Query, Ref, Rule, RuleHead, Source, Span, TokenKind, WithModifier,
 };
@@ -148,51 +147,6 @@ pub(super) fn lines(span: &Span) -> RangeInclusive<u32> {
     first..=first.saturating_add(u32::try_from(more).unwrap_or(u32::MAX))
 }
 
-/// Deepest brackets of a file. regorus' parser looks at what is in brackets more than once at each depth.
-const DEEPEST: usize = 12;
-
-/// Whether the parser may be given a text: it takes a NUL for the end of the file, and exponential time for deep brackets.
-pub(super) fn readable(path: &str, text: &str, problems: &mut Problems) {
-    let mut refuse = |at: usize, reason: &str, fix: &str| {
-        let before = text.get(..at).unwrap_or_default();
-        let line = u32::try_from(before.matches('\n').count() + 1).unwrap_or(u32::MAX);
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        let column = u32::try_from(column).unwrap_or(u32::MAX);
-        problems.push(super::at(path, line, column, reason.to_owned(), Some(fix)));
-    };
-    if text.starts_with('\u{feff}') {
-        return refuse(0, "begins with a byte order mark", "save it as UTF-8 without one");
-    }
-    if let Some(at) = text.find('\0') {
-        return refuse(at, "holds a NUL, behind which nothing would be read", "take it out");
-    }
-    let mut depth = 0_usize;
-    let mut signs = text.char_indices();
-    while let Some((at, sign)) = signs.next() {
-        match sign {
-            '#' => drop(signs.find(|(_, sign)| *sign == '\n')),
-            '`' => drop(signs.find(|(_, sign)| *sign == '`')),
-            '"' => {
-                while let Some((_, sign)) = signs.next() {
-                    match sign {
-                        '\\' => drop(signs.next()),
-                        '"' | '\n' => break,
-                        _ => {}
-                    }
-                }
-            }
-            '(' | '[' | '{' => {
-                depth += 1;
-                if depth > DEEPEST {
-                    return refuse(at, "brackets lie too deep in each other", "give what is inside a name of its own");
-                }
-            }
-            ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-}
-
 fn text_of(value: &Value) -> Option<&str> {
     match value {
         Value::String(text) => Some(text),
@@ -239,6 +193,17 @@ pub(super) fn reference(expr: &Expr) -> Option<(&str, Vec<Key<'_>>)> {
             }
         }
     }
+}
+
+/// A path, and the steps that follow it as far as they are named.
+pub(super) fn named(root: &str, keys: &[Key<'_>]) -> String {
+    let mut path = root.to_owned();
+    for key in keys {
+        let Key::Name(name, _) = key else { break };
+        path.push('.');
+        path.push_str(name);
+    }
+    path
 }
 
 /// Whether one of two dotted paths lies on the other.
@@ -307,7 +272,7 @@ pub(super) fn spelled_out(files: &[File]) -> Option<Vec<(String, String)>> {
                 .map(|(name, path)| (name.as_str(), path.as_str()))
                 .collect();
             let mut places: BTreeMap<usize, (usize, &str)> = BTreeMap::new();
-            for expr in file.module.policy.iter().flat_map(|rule| everything(rule)) {
+            for expr in file.module.policy.iter().flat_map(|rule| outermost(rule)) {
                 walk(expr, &mut |expr| {
                     if let (Expr::RefDot { .. } | Expr::RefBrack { .. }, Some((root, _))) = (expr, reference(expr)) {
                         if let (Some(path), Some(span)) = (packages.get(root), root_span(expr)) {
@@ -331,38 +296,52 @@ pub(super) fn spelled_out(files: &[File]) -> Option<Vec<(String, String)>> {
     any.then(|| texts.into_iter().map(|(path, text, _)| (path, text)).collect())
 }
 
-/// All expressions of a rule.
-fn everything(rule: &Rule) -> Vec<&Expr> {
+/// Expressions of a rule that lie in no other one. [`walk`] leads to all that is in them.
+pub(super) fn outermost(rule: &Rule) -> Vec<&Expr> {
     let mut all = heads(rule);
-    all.extend(queries(rule).into_iter().flat_map(|query| &query.stmts).flat_map(expressions));
+    let mut waiting: Vec<&Query> = Vec::new();
+    if let Rule::Spec { bodies, .. } = rule {
+        waiting.extend(bodies.iter().map(|body| &*body.query));
+    }
+    while let Some(query) = waiting.pop() {
+        for statement in &query.stmts {
+            all.extend(expressions(statement));
+            if let Literal::Every { query, .. } = &statement.literal {
+                waiting.push(query);
+            }
+        }
+    }
     all
+}
+
+/// Gives every reference in an expression to `look`, with what it begins with and its steps: each as a whole, and those in its
+/// brackets by themselves.
+pub(super) fn references<'e>(expr: &'e Expr, look: &mut impl FnMut(&'e Expr, &'e str, &[Key<'e>])) {
+    let mut waiting = vec![expr];
+    while let Some(expr) = waiting.pop() {
+        walk(expr, &mut |expr| {
+            let Some((root, keys)) = reference(expr) else { return true };
+            waiting.extend(keys.iter().filter_map(|key| match key {
+                Key::Computed(index) => Some(*index),
+                Key::Name(..) => None,
+            }));
+            look(expr, root, &keys);
+            false
+        });
+    }
 }
 
 /// Facts that the rules of files look at, as dotted paths, as far as they are named.
 pub(super) fn facts(files: &[File]) -> Vec<String> {
     let mut found = BTreeSet::new();
     for file in files {
-        let mut waiting: Vec<&Expr> = file.module.policy.iter().flat_map(|rule| everything(rule)).collect();
-        while let Some(expr) = waiting.pop() {
-            walk(expr, &mut |expr| {
-                let Some((root, keys)) = reference(expr) else { return true };
-                let mut path = if root == "input" { root.to_owned() } else { file.absolute(root) };
-                let is_fact = path == "input" || path.starts_with("input.");
-                let mut computed = false;
-                for key in keys {
-                    match key {
-                        Key::Name(name, _) if !computed => path = format!("{path}.{name}"),
-                        Key::Name(..) => {}
-                        Key::Computed(expr) => {
-                            computed = true;
-                            waiting.push(expr);
-                        }
-                    }
-                }
-                if is_fact {
+        for expr in file.module.policy.iter().flat_map(|rule| outermost(rule)) {
+            references(expr, &mut |_, root, keys| {
+                let root = if root == "input" { root.to_owned() } else { file.absolute(root) };
+                let path = named(&root, keys);
+                if path == "input" || path.starts_with("input.") {
                     found.insert(path);
                 }
-                false
             });
         }
     }

@@ -13,11 +13,11 @@ pub use candidate::{Candidate, CandidateSource};
 pub use certificates::{ServerCertificate, ServerCertificateSource};
 
 use crate::clock::UnixNanos;
-use crate::document::Problems;
+use crate::document::{Problem, Problems, Severity, nearest};
 use crate::name::{Environment, PartnerId};
 use crate::operation::{Operation, Operations, RouteName};
-use crate::partner::PartnerRecord;
-use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource, ValueCache};
+use crate::partner::{ANY_NETWORK, PartnerRecord};
+use crate::policy::{EngineKind, Listed, Mention, Policy, PolicyLimits, PolicySource, ValueCache};
 use crate::registry::Registry;
 use crate::request::HeadLimits;
 use crate::route::{Route, Routes};
@@ -148,6 +148,8 @@ impl Snapshot {
             warn_expiring_anchors(trust, now, &mut problems);
         }
         if let Some(policy) = &policy {
+            problems.extend(policy.warnings().clone());
+            check_mentions(policy, &operations, &sources.registry, &sources.request.policy_headers, &mut problems);
             for record in sources.registry.partners() {
                 check_record(record, policy, &operations, &mut problems);
             }
@@ -247,6 +249,45 @@ impl Snapshot {
             built: now,
             policy_since: self.policy_since,
         })
+    }
+}
+
+/// What rules look for, and nobody has: an operation that is gone, a network of another environment, a header field that policy
+/// does not see. A warning, because one policy may be for several gateways.
+fn check_mentions(
+    policy: &Policy,
+    operations: &Operations,
+    registry: &Registry,
+    headers: &[String],
+    problems: &mut Problems,
+) {
+    for Mention { listed, name, file, line, column } in policy.mentions() {
+        let known: Vec<&str> = match listed {
+            Listed::Operations => operations.iter().map(|operation| operation.id.as_str()).collect(),
+            Listed::Networks => registry.networks().map(|n| n.name.as_str()).chain([ANY_NETWORK]).collect(),
+            Listed::Headers => headers.iter().map(String::as_str).collect(),
+        };
+        if known.contains(&name.as_str()) {
+            continue;
+        }
+        let shown = name.escape_debug();
+        let reason = match listed {
+            Listed::Operations => format!("no route has the operation `{shown}`"),
+            Listed::Networks => format!("there is no network `{shown}`"),
+            Listed::Headers => {
+                format!("policy does not see the header field `{shown}`: `policy.headers` does not list it")
+            }
+        };
+        let near = nearest(name, known.into_iter()).map(|near| format!("did you mean `{near}`?"));
+        problems.push(Problem {
+            severity: Severity::Warning,
+            file: file.as_str().into(),
+            line: *line,
+            column: *column,
+            key: String::new(),
+            reason,
+            fix: near,
+        });
     }
 }
 

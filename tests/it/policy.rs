@@ -53,6 +53,18 @@ fn tests_of_a_folder_are_run_and_counted() {
     assert!(all.contains("  data.partnergate.custom_test.test_night: PASS ("), "{all}");
     assert!(all.contains("  data.partnergate_test.test_no_partner: PASS ("), "{all}");
 
+    // Of a part only.
+    let part = test(&folder, &["--run", "custom_test", "--coverage-of", "custom/", "--threshold", "75"]).ok();
+    assert!(part.contains("coverage: 75.00 % (3 of 4 lines)\n") && !part.contains("  partnergate/"), "{part}");
+    let nowhere = test(&folder, &["--coverage-of", "cust"]);
+    assert!(
+        nowhere.exit == Some(1) && nowhere.stderr.contains("error: no file of rules is in `cust`"),
+        "{}",
+        nowhere.stderr
+    );
+    let never = test(&folder, &["--timeout", "0"]);
+    assert!(never.exit == Some(2) && never.stderr.contains("0 is not in 1.."), "{:?} {}", never.exit, never.stderr);
+
     // Too little is covered, nothing is found, and what runs on the interpreter only.
     let finished = test(&folder, &["--threshold", "100"]);
     assert_eq!(finished.exit, Some(1));
@@ -136,6 +148,31 @@ fn coverage_is_told_as_opa_tells_it() {
     assert!(report["coverage"].as_f64() > Some(90.0), "{report}");
 }
 
+/// What somebody should look at does not stop a policy from being served, and is said where it is checked.
+#[test]
+fn what_is_doubtful_is_said_with_its_place() {
+    let (setup, folder) = Setup::new().own_policies();
+    std::fs::write(folder.join("reasons.yaml"), "reasons: {x-own: ours}\n").unwrap();
+    let rule = "package partnergate.custom\n\nimport rego.v1\n\nallow if input.version == 1\n\n\
+                deny contains {\"reason\": \"x-own\"} if {\n\tinput.request.operation == \"items.lst\"\n\t\
+                input.request.headers[\"x-api\"][0] == \"a\"\n\t\"lopback\" in input.source.networks\n}\n";
+    std::fs::write(folder.join("custom/own.rego"), rule).unwrap();
+    let gate = setup.start();
+    let own = "warning: custom/own.rego:5:1: `allow` opens nothing";
+    let checked = gate.cli(&["policy", "check", folder.to_str().unwrap()]);
+    assert!(checked.exit == Some(0) && checked.stderr.contains(own), "{}", checked.stderr);
+    let checked = gate.cli(&["check"]);
+    for said in [
+        own,
+        "warning: custom/own.rego:8:29: no route has the operation `items.lst`\n    fix: did you mean `items.list`?",
+        "warning: custom/own.rego:9:24: policy does not see the header field `x-api`",
+        "warning: custom/own.rego:10:2: there is no network `lopback`",
+    ] {
+        assert!(checked.stderr.contains(said), "no {said:?} in {}", checked.stderr);
+    }
+    assert_eq!((checked.exit, gate.cli(&["check", "--strict"]).exit), (Some(0), Some(3)));
+}
+
 #[test]
 fn a_policy_that_is_not_good_is_not_tested() {
     let (_dir, folder) = folder();
@@ -159,7 +196,7 @@ fn tests_run_again_when_a_file_has_changed() {
     std::fs::write(folder.join("custom/own_test.rego"), TESTS.replace("as 13", "as 12")).unwrap();
     said("PASS: 1/2  FAIL: 1/2");
     std::fs::write(folder.join("custom/own_test.rego"), "package x\ntest_x if {").unwrap();
-    said("expecting");
+    said("this `{` is not closed");
     std::fs::write(folder.join("custom/own_test.rego"), format!("{TESTS}\ntest_more if true\n")).unwrap();
     said("PASS: 3/3");
 }

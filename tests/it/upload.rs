@@ -451,6 +451,22 @@ fn upload_that_cannot_be_meant_is_refused_with_its_place() {
     }
 }
 
+/// The place of everything in some documents.
+fn pointers(documents: &[Value], at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
+    let mut keys: Vec<&String> = documents.iter().filter_map(Value::as_object).flat_map(|o| o.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        let below: Vec<Value> = documents.iter().filter_map(|document| document.get(key).cloned()).collect();
+        pointers(&below, &format!("{at}/{key}"), found);
+    }
+    let items: Vec<Value> = documents.iter().filter_map(Value::as_array).flatten().cloned().collect();
+    if !items.is_empty() {
+        pointers(&items, &format!("{at}/0"), found);
+    }
+}
+
 /// Masks hold in every sink, drops and masks of the result in the upload alone; what cannot be masked has no facts.
 #[test]
 fn rules_of_system_log_mask_records_and_leave_out_uploads() {
@@ -463,7 +479,7 @@ fn rules_of_system_log_mask_records_and_leave_out_uploads() {
         r#"mask contains "/input/request/query/token"
 mask contains {"op": "upsert", "path": "/input/source/ip", "value": "elsewhere"} if input.labels.team == "api"
 mask contains "/result/outcome/upstream"
-mask contains "/nowhere/at/all" if input.input.request.operation == "items.create"
+mask contains concat("/", ["", "nowhere", "at", "all"]) if input.input.request.operation == "items.create"
 drop if input.input.request.operation == "items.list"
 "#,
     );
@@ -511,13 +527,28 @@ drop if input.input.request.operation == "items.list"
     let count = |outcome: &str| gate.metric(&format!("partnergate_record_masks_total{{outcome=\"{outcome}\"}}"));
     assert_eq!((count("masked"), count("dropped"), count("failed")), (2.0, 1.0, 1.0));
 
+    assert!(gate.cli(&["status"]).ok().contains("  MASKS FAIL   1 records since the start have no facts"));
+
     // Signed as it stands there, and replayable where nothing that policy looks at was taken.
     assert!(gate.cli(&["audit", "verify"]).ok().contains("good: "));
     let said = gate.cli(&["policy", "explain", "--decision", &masked]).ok();
     assert!(said.contains("masked in the record, and so here: input.request.query.token, input.source.ip\n"), "{said}");
 
+    // What there is can be masked, wherever it lies.
+    let mut paths = Vec::new();
+    for part in ["input", "result"] {
+        pointers(
+            &events.iter().map(|event| &event[part]).cloned().collect::<Vec<_>>(),
+            &format!("/{part}"),
+            &mut paths,
+        );
+    }
+    assert!(paths.len() > 60 && paths.contains(&"/input/time/local/weekday".to_owned()), "{paths:?}");
+    write(&paths.iter().map(|path| format!("mask contains {path:?}\n")).collect::<String>());
+    gate.cli(&["policy", "check", folder.to_str().unwrap()]).ok();
+
     // A rule that cannot be used is refused with its place, and the one that is live stays.
-    write("mask contains \"/input/x\" if http.send({}).status == 1");
+    write("mask contains \"/input/tls\" if http.send({}).status == 1");
     let check = gate.cli(&["policy", "check", folder.to_str().unwrap()]);
     assert!(check.exit == Some(3) && check.stderr.contains("system/log.rego:5"), "{}", check.stderr);
     assert_eq!(gate.cli(&["reload"]).exit, Some(3));

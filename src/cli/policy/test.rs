@@ -29,6 +29,10 @@ pub(super) struct Args {
     /// Say which lines of the rules no test reaches.
     #[arg(long)]
     coverage: bool,
+    /// Count only lines of this file or folder of the policy folder, such as `custom`; may be given more than once; implies
+    /// `--coverage`.
+    #[arg(long, value_name = "PATH")]
+    coverage_of: Vec<String>,
     /// Fail where fewer lines are covered than this; implies `--coverage`.
     #[arg(long, value_name = "PERCENT")]
     threshold: Option<f64>,
@@ -42,7 +46,7 @@ pub(super) struct Args {
     #[arg(long, short)]
     watch: bool,
     /// Seconds that a test may take.
-    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
     /// Tests that run at once; as many as there are processors when absent.
     #[arg(long, short, value_name = "N")]
@@ -86,10 +90,15 @@ fn once(source: &PolicySource, args: &Args) -> Exit {
         wanted: &|name| args.run.as_ref().is_none_or(|run| run.is_match(name)),
         timeout: Duration::from_secs(args.timeout),
         threads: args.parallel.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
-        coverage: args.coverage || args.threshold.is_some(),
+        coverage: args.coverage || args.threshold.is_some() || !args.coverage_of.is_empty(),
     };
     let tested = match testing::run(source, &options) {
-        Ok(tested) => tested,
+        Ok(mut tested) => {
+            if let Some(coverage) = tested.coverage.as_mut().filter(|_| !args.coverage_of.is_empty()) {
+                coverage.files.retain(|file| args.coverage_of.iter().any(|part| is_in(&file.path, part)));
+            }
+            tested
+        }
         Err(problems) => {
             refused(&problems, source, args.output == Form::Json);
             return Exit::Problems;
@@ -120,6 +129,11 @@ fn once(source: &PolicySource, args: &Args) -> Exit {
     if good.is_empty() { Exit::Done } else { Exit::Failed }
 }
 
+/// Whether a file is this one, or lies in this folder.
+fn is_in(file: &str, part: &str) -> bool {
+    file.strip_prefix(part.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// What makes the run a failure.
 fn held(tested: &Tested, args: &Args) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -138,6 +152,9 @@ fn held(tested: &Tested, args: &Args) -> Vec<String> {
     let alone = tested.tests.iter().filter(|test| matches!(test.engines, Engines::Interpreter(_))).count();
     if args.strict && alone > 0 {
         wrong.push(format!("error: {} not run on the engine that serves, and `--strict` is given", count(alone)));
+    }
+    if tested.coverage.as_ref().is_some_and(|coverage| coverage.files.is_empty()) {
+        wrong.push(format!("error: no file of rules is in `{}`", args.coverage_of.join("`, `")));
     }
     if let (Some(threshold), Some(coverage)) = (args.threshold, &tested.coverage) {
         if coverage.percent() < threshold {

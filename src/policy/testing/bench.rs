@@ -312,15 +312,21 @@ impl Bench<'_> {
             }
         }
         // A test without cases is one case; a case without documents does not hold, for what comes before its `with` does not.
-        let cases = twin.cases.as_ref().map_or_else(|| Ok(vec![Value::Null]), eval)?;
-        let mut bad: Vec<&Value> = cases.iter().filter(|case| !found.contains_key(case)).collect();
+        let cases = twin.cases.as_ref().map_or_else(|| Ok(Vec::new()), eval)?;
+        let cases: BTreeMap<&Value, String> = cases.iter().filter_map(case_and_name).collect();
+        let mut bad: Vec<&Value> = cases.keys().copied().filter(|case| !found.contains_key(case)).collect();
+        let whole = Value::Null;
+        if twin.cases.is_none() && found.is_empty() {
+            bad.push(&whole);
+        }
         for (case, values) in &found {
-            if !self.run_case((engine, vm, *decides), twin, case, values, &mut test.differences)? {
+            let of = cases.get(case).map(|name| format!(" for the case {name}")).unwrap_or_default();
+            if !self.run_case((engine, vm, *decides), (twin, case, &of), values, &mut test.differences)? {
                 bad.push(case);
             }
         }
         if let (Some(failure), true) = (&mut test.failure, twin.cases.is_some() && !bad.is_empty()) {
-            failure.seen.push(("the case".into(), bad.iter().map(|case| shown(case)).collect()));
+            failure.seen.push(("the case".into(), bad.iter().filter_map(|case| cases.get(case).cloned()).collect()));
         }
         let holds = bad.is_empty();
         // What the data of one twin replaced is there again for the next.
@@ -333,13 +339,11 @@ impl Bench<'_> {
     fn run_case(
         &self,
         (engine, vm, decides): (&mut Engine, &mut RegoVM, bool),
-        twin: &Twin,
-        case: &Value,
+        (twin, case, of): (&Twin, &Value, &str),
         values: &[Value],
         differences: &mut Vec<String>,
     ) -> Result<bool, String> {
         let (mut input, mut data) = (Value::Undefined, self.data.clone());
-        let of = if twin.cases.is_some() { format!(" for the case {}", shown(case)) } else { String::new() };
         put(&mut data, &CASE.map(str::to_owned), case.clone());
         for (target, value) in twin.targets.iter().zip(values) {
             match target {
@@ -366,6 +370,14 @@ impl Bench<'_> {
         }
         Ok(on_both(&twin.holds, "the conditions of the test"))
     }
+}
+
+/// A case, and what people know it by: its name, or its value where it has only a place in a list.
+fn case_and_name(case: &Value) -> Option<(&Value, String)> {
+    let Value::Array(both) = case else { return None };
+    let (case, value) = (both.first()?, both.get(1)?);
+    let name = if matches!(case, Value::Number(_)) { shown(value) } else { shown(case) };
+    Some((case, name))
 }
 
 /// Puts a value at a place of a document; what is no object on the way there becomes one.

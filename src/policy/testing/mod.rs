@@ -13,7 +13,9 @@ pub use cover::{Coverage, FileCoverage};
 
 use super::probe::Failure;
 use super::syntax::{self, File, place};
-use super::{ENTRYPOINT, FileKind, Policy, PolicyLimits, PolicySource, at, file_kind, lint, on_large_stack, program};
+use super::{
+    ENTRYPOINT, FileKind, Policy, PolicyLimits, PolicySource, at, file_kind, lint, on_large_stack, program, readable,
+};
 use crate::document::Problems;
 use bench::{Bench, variants};
 use regorus::Engine;
@@ -114,7 +116,7 @@ fn run_here(source: &PolicySource, options: &Options<'_>) -> Result<Tested, Prob
         .collect();
     let mut engine = program::engine();
     for (path, text) in &rego {
-        syntax::readable(path, text, &mut problems);
+        readable::look(path, text, &mut problems);
         if !problems.has_errors() {
             program::add(&mut engine, path, text, &mut problems);
         }

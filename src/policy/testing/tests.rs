@@ -145,7 +145,11 @@ fn a_failing_test_says_which_condition_and_what_it_saw() {
     let test = one(
         "test_x if {\n\tevery case in [{\"hour\": 1}, {\"hour\": 23}] {\n\t\tcustom.deny == set() with input as at(case.hour)\n\t}\n}",
     );
-    assert_eq!(test.failure.unwrap().seen, [("the case".to_owned(), vec!["1".to_owned()])]);
+    assert_eq!(test.failure.unwrap().seen, [("the case".to_owned(), vec!["{\"hour\": 23}".to_owned()])]);
+    let test = one(
+        "test_x if {\n\tevery name, case in {\"day\": {\"hour\": 1}, \"night\": {\"hour\": 23}} {\n\t\tcustom.deny == set() with input as at(case.hour)\n\t\tname != \"\"\n\t}\n}",
+    );
+    assert_eq!(test.failure.unwrap().seen, [("the case".to_owned(), vec!["\"night\"".to_owned()])]);
 }
 
 #[test]

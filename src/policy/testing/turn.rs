@@ -28,7 +28,7 @@ pub(super) struct Twin {
     pub documents: String,
     /// Name of the rule that holds where the test does.
     pub holds: String,
-    /// Name of the rule that yields the cases that must all hold, where it is a table.
+    /// Name of the rule that yields the cases that must all hold, each with its value, where it is a table.
     pub cases: Option<String>,
     pub targets: Vec<Target>,
     pub replaced: BTreeSet<Replaced>,
@@ -360,8 +360,8 @@ struct Prefix {
     names: BTreeSet<String>,
     /// What those look at.
     uses: Uses,
-    /// The name of the case, within a table.
-    case: Option<String>,
+    /// The names of the case and its value, within a table.
+    case: Option<(String, String)>,
 }
 
 impl Prefix {
@@ -412,7 +412,8 @@ impl Turning<'_> {
             let case = key.as_ref().map_or("pgk", |key| key.text()).to_owned();
             inner.statements.push(format!("some {case}, {} in {}", value.text(), domain(value, query)));
             inner.names.extend([case.clone(), value.text().to_owned()]);
-            inner.case = Some(case);
+            let value = Some(value.text()).filter(|value| *value != "_").unwrap_or(&case).to_owned();
+            inner.case = Some((case, value));
             self.query(query, &inner)?;
         }
         Ok(())
@@ -429,14 +430,14 @@ impl Turning<'_> {
                 list.iter().filter(|(_, s)| !is_print(s)).map(|(_, statement)| without_with(statement)).collect();
             format!("true\n{before}\n{}", texts.join("\n"))
         };
-        let case = prefix.case.as_deref();
+        let case = prefix.case.as_ref().map(|(case, _)| case.as_str());
         let mut values = vec![case.unwrap_or("null")];
         values.extend(group.written.iter().map(|(_, value)| value.as_str()));
         let mut text = format!("\npgw_{n} contains [{}] if {{\n{}\n}}\n", values.join(",\n"), lines(shared));
         let this = case.map(|case| format!("{case} == data.{}\n", CASE.join("."))).unwrap_or_default();
         text.push_str(&format!("\npgt_{n} if {{\n{}\n{this}}}\n", lines(&own)));
-        if let Some(case) = case {
-            text.push_str(&format!("\npgk_{n} contains {case} if {{\ntrue\n{before}\n}}\n"));
+        if let Some((case, value)) = &prefix.case {
+            text.push_str(&format!("\npgk_{n} contains [{case}, {value}] if {{\ntrue\n{before}\n}}\n"));
         }
         let rule = |name: &str| format!("{}.{name}_{n}", self.file.package);
         self.twins.push(Twin {

@@ -375,7 +375,7 @@ fn a_rule_that_is_broken_is_found() {
         ("scope", "\"credentials\", [credential])", "\"credentials\", [])"),
         ("scope", "every key, value in grant.conditions", "every key, value in {}"),
         ("network", "not admitted_by(grant)", "not admitted_by(input.partner)"),
-        ("standing", "not input.partner.state == \"active\"", "input.partner.state == \"offboarded\""),
+        ("standing", "not input.partner.state == \"active\"", "input.partner.state == \"ended\""),
         ("schedule", "since <= last", "since < last"),
         ("schedule", "ends - 1", "ends"),
         ("schedule", "among(floor(minutes / 1440), days)", "among(day_of_week, days)\n\tminutes != null"),
