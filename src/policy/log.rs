@@ -6,7 +6,7 @@
 
 use super::evaluate::{MAX_RESULT, Machine, Stopped, is_larger_than};
 use super::syntax::{self, File};
-use super::{EngineKind, FileKind, PolicyLimits, PolicySource, at, file_kind, lint, program};
+use super::{EngineKind, FileKind, PolicyLimits, PolicySource, at, bounds, file_kind, lint, program};
 use crate::document::Problems;
 use regorus::rvm::program::Program;
 use regorus::{Engine, Value};
@@ -132,6 +132,10 @@ impl LogRules {
         }
         let files = syntax::files(&mut engine);
         lint::look(&files, None, problems);
+        bounds::look(&files, data, problems);
+        if problems.has_errors() {
+            return None;
+        }
         if let Some(texts) = syntax::spelled_out(&files) {
             engine = program::engine();
             for (path, text) in &texts {

@@ -117,7 +117,10 @@ impl Writer {
             shared.append(&lost_line(lost, &clock), None);
         }
         let mut thread_of = Thread { shared: shared.clone(), outputs, spool, masker, chain, clock, metrics };
-        let thread = std::thread::Builder::new().name("record-writer".into()).spawn(move || thread_of.run())?;
+        let thread = std::thread::Builder::new()
+            .name("record-writer".into())
+            .stack_size(crate::policy::STACK)
+            .spawn(move || thread_of.run())?;
         Ok(Writer { shared, thread: Mutex::new(Some(thread)) })
     }
 
