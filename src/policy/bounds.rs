@@ -28,10 +28,8 @@ use std::collections::{BTreeSet, HashSet};
 const MAX_ELSE: usize = 500;
 /// Bytes of a text that is written in a rule.
 const MAX_TEXT: usize = 8 * 1024;
-/// Digits of a number that is written in a rule.
-const MAX_DIGITS: usize = 400;
 /// Size of what is matched with a pattern, and of two that are looked for in each other.
-const MAX_MATCHED: u64 = 16;
+const MAX_MATCHED: u64 = 8;
 /// Size of what a short text is looked for in.
 const MAX_SEARCHED: u64 = 256;
 /// Characters of a text from a request that is read as a number: shorter than any object that is taken for one.
@@ -112,17 +110,27 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-/// Looks at every rule of files that are compiled together, and at what they use of the data.
-pub(super) fn look(files: &[File], data: &Value, problems: &mut Problems) {
-    let before = problems.iter().count();
+/// Refuses rules that would take long to look at, too; whether there are none.
+pub(super) fn branches(files: &[File], problems: &mut Problems) -> bool {
+    let mut none = true;
     for file in files {
         for rule in &file.module.policy {
-            branches(file, rule, problems);
+            let Rule::Spec { span, bodies, .. } = &**rule else { continue };
+            if bodies.len() > MAX_ELSE {
+                none = false;
+                let (line, column) = place(span);
+                let reason = format!("a rule has more than {MAX_ELSE} `else`, which take too long to compile");
+                let fix = "look the value up in an object, or in a data file";
+                problems.push(at(&file.path, line, column, reason, Some(fix)));
+            }
         }
     }
-    if problems.iter().count() > before {
-        return;
-    }
+    none
+}
+
+/// Looks at every rule of files that are compiled together, and at what they use of the data; whether all is good.
+pub(super) fn look(files: &[File], data: &Value, problems: &mut Problems) -> bool {
+    let before = problems.iter().count();
     let house = House::new(files);
     let mut measures = Measures::new(&house);
     let looked = Looked { house: &house, data };
@@ -148,16 +156,7 @@ pub(super) fn look(files: &[File], data: &Value, problems: &mut Problems) {
         };
         problems.push(looked.wrong(expr.span(), *at, reason, fix));
     }
-}
-
-fn branches(file: &File, rule: &Rule, problems: &mut Problems) {
-    let Rule::Spec { span, bodies, .. } = rule else { return };
-    if bodies.len() > MAX_ELSE {
-        let (line, column) = place(span);
-        let reason = format!("a rule has more than {MAX_ELSE} `else`, which take too long to compile");
-        let fix = "look the value up in an object, or in a data file";
-        problems.push(at(&file.path, line, column, reason, Some(fix)));
-    }
+    problems.iter().count() == before
 }
 
 struct Looked<'h, 'e> {
@@ -179,10 +178,6 @@ impl<'e> Looked<'_, 'e> {
             {
                 let reason = format!("a text of more than {MAX_TEXT} bytes is written in a rule");
                 problems.push(self.wrong(span, at, reason, "put it into a data file"));
-            }
-            Expr::Number { span, .. } if span.text().len() > MAX_DIGITS => {
-                let reason = format!("a number of more than {MAX_DIGITS} digits");
-                problems.push(self.wrong(span, at, reason, "write a smaller one"));
             }
             Expr::ArithExpr { op: ArithOp::Mul, lhs, rhs, .. } => self.product(expr, (lhs, rhs), at, problems),
             Expr::Call { fcn, params, .. } => {

@@ -131,9 +131,11 @@ impl LogRules {
             return None;
         }
         let files = syntax::files(&mut engine);
+        if !bounds::branches(&files, problems) {
+            return None;
+        }
         lint::look(&files, None, problems);
-        bounds::look(&files, data, problems);
-        if problems.has_errors() {
+        if !bounds::look(&files, data, problems) {
             return None;
         }
         if let Some(texts) = syntax::spelled_out(&files) {

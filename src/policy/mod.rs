@@ -197,6 +197,9 @@ impl Policy {
         }
         let reasons = reasons.into_values();
         let files = syntax::files(&mut engine);
+        if !bounds::branches(&files, &mut problems) {
+            return Err(problems);
+        }
         lint::look(&files, Some(&reasons), &mut problems);
         bounds::look(&files, &data, &mut problems);
         log::named_otherwise(&files, &mut problems);

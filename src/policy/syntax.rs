@@ -151,8 +151,7 @@ pub(super) fn lines(span: &Span) -> RangeInclusive<u32> {
 /// Deepest brackets of a file. regorus' parser looks at what is in brackets more than once at each depth.
 const DEEPEST: usize = 12;
 
-/// Whether the parser may be given a text: it takes a NUL for the end of the file, exponential time for deep brackets, and all
-/// the digits of a number that its exponent says.
+/// Whether the parser may be given a text: it takes a NUL for the end of the file, and exponential time for deep brackets.
 pub(super) fn readable(path: &str, text: &str, problems: &mut Problems) {
     let mut refuse = |at: usize, reason: &str, fix: &str| {
         let before = text.get(..at).unwrap_or_default();
@@ -189,27 +188,9 @@ pub(super) fn readable(path: &str, text: &str, problems: &mut Problems) {
                 }
             }
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
-            '0'..='9' if has_large_exponent(text, at) => {
-                let reason = "the exponent of a number has more than three digits";
-                return refuse(at, reason, "write a smaller number");
-            }
             _ => {}
         }
     }
-}
-
-/// Whether a number begins here, and says an exponent of more than three digits.
-fn has_large_exponent(text: &str, at: usize) -> bool {
-    // What lies inside of a number has been looked at with its beginning.
-    let before = text.get(..at).unwrap_or_default();
-    let before = before.strip_suffix('.').unwrap_or(before);
-    if before.ends_with(|sign: char| sign.is_alphanumeric() || matches!(sign, '_' | '.')) {
-        return false;
-    }
-    let number = text.get(at..).unwrap_or_default();
-    let exponent = number.trim_start_matches(|sign: char| sign.is_ascii_digit() || matches!(sign, '.' | '_'));
-    let digits = exponent.strip_prefix(['e', 'E']).map(|rest| rest.trim_start_matches(['+', '-']));
-    digits.is_some_and(|digits| digits.bytes().take(4).filter(u8::is_ascii_digit).count() > 3)
 }
 
 fn text_of(value: &Value) -> Option<&str> {

@@ -320,8 +320,7 @@ impl<'e> House<'e> {
                 | Expr::BinExpr { .. }
                 | Expr::ArithExpr { .. }
                 | Expr::String { .. }
-                | Expr::RawString { .. }
-                | Expr::Number { .. } => self.nodes.push((expr, at)),
+                | Expr::RawString { .. } => self.nodes.push((expr, at)),
                 _ => {}
             }
             true

@@ -27,7 +27,6 @@ fn refused(statements: &str, place: &str, said: &str) {
     let problems = body(statements).err().unwrap_or_else(|| panic!("accepted: {statements:.400}"));
     let wanted = match place {
         "" => "custom/own.rego:".to_owned(),
-        line if line.ends_with(':') => format!("custom/own.rego:{line}"),
         _ => format!("custom/own.rego:{place}: "),
     };
     assert!(problems.contains(&wanted) && problems.contains(said), "{statements:.400}\n{problems:.2000}");
@@ -44,13 +43,9 @@ const NOT_WRITTEN: &str = "is not what somebody wrote";
 #[test]
 fn patterns_and_paths_of_a_request_are_refused() {
     let header = "input.request.headers[\"x-p\"][0]";
-    for pattern in [
-        header,
-        "concat(\"\", [\"{a,\", \"}\"])",
-        "lower(\"A\")",
-        "object.get(input.partner.labels, \"a\", \"b\")",
-        "data.custom.patterns[0] | {input.request.path}",
-    ] {
+    for pattern in
+        [header, "concat(\"\", [\"{a,\", \"}\"])", "lower(\"A\")", "object.get(input.partner.labels, \"a\", \"b\")"]
+    {
         refused(&format!("glob.match({pattern}, [\"/\"], \"a\")"), "6:13", NOT_WRITTEN);
         refused(&format!("regex.match({pattern}, \"a\")"), "6:14", NOT_WRITTEN);
         refused(&format!("regex.is_valid({pattern})"), "6:17", NOT_WRITTEN);
@@ -58,6 +53,7 @@ fn patterns_and_paths_of_a_request_are_refused() {
         refused(&format!("json.filter(input, [{pattern}]) == {{}}"), "6:22", NOT_WRITTEN);
         refused(&format!("json.remove(input, {{\"a\", {pattern}}}) == {{}}"), "6:27", NOT_WRITTEN);
     }
+    refused("ps := {\"a\"} | {input.request.path}\nregex.match(ps[_], \"a\")", "7:14", NOT_WRITTEN);
     refused("glob.match(\"a\", split(input.request.path, \"\"), \"a\")", "6:18", NOT_WRITTEN);
     refused(&format!("p := {header}\nq = p\nglob.match(q, [], \"a\")"), "8:13", NOT_WRITTEN);
     refused("some p in input.request.headers.a\nglob.match(p, [], \"a\")", "7:13", NOT_WRITTEN);
@@ -112,11 +108,15 @@ fn patterns_that_somebody_wrote_are_served() {
 fn patterns_that_are_too_much_are_refused_at_their_own_place() {
     let deep = format!("{}{}", "{a,".repeat(11), "}".repeat(11));
     refused(&format!("p := \"{deep}\"\nglob.match(p, [], \"a\")"), "6:7", "has braces more than 10 deep");
-    refused(&format!("glob.match(\"{}\", [], \"a\")", "*".repeat(1001)), "6:13", "is longer than 1000 bytes");
-    refused(&format!("regex.match(\"{}\", \"a\")", "a?".repeat(501)), "6:14", "is longer than 1000 bytes");
+    refused(&format!("glob.match(`{}`, [], \"a\")", "*****\n".repeat(200)), "6:13", "is longer than 1000 bytes");
+    refused(&format!("regex.match(`{}`, \"a\")", "a?\n".repeat(400)), "6:14", "is longer than 1000 bytes");
     refused(&format!("json.remove(input, [\"{}\"]) == {{}}", "/".repeat(101)), "6:22", "has more than 100 steps");
     refused("glob.match(data.custom.long[0], [], \"a\")", "6:13", "one below `data.custom.long` that has braces");
-    refused(&format!("input.request.path == \"{}\"", "a".repeat(9_000)), "6:24", "a text of more than 8192 bytes");
+    refused(
+        &format!("input.request.path == `{}`", "aaaaaaaaa\n".repeat(900)),
+        "6:24",
+        "a text of more than 8192 bytes",
+    );
 }
 
 #[test]
@@ -127,7 +127,6 @@ fn products_that_could_grow_without_end_are_refused() {
     refused("x := to_number(substring(input.request.path, 0, 20))\nx * x == 1", "7:2", said);
     refused("x := input.time.now_ns + 1\ny := x * (x - 1)\ny == 1", "7:7", said);
     refused("[a | some b in [1, 2]; a := b * 2; c := a * a; c > 1] == []", "6:42", said);
-    refused(&format!("x := {} * 2\nx == 1", "9".repeat(500)), "6:7", "a number of more than 400 digits");
     let function = "f(x) := x * x\ndeny contains {\"reason\": \"x-a\"} if f(f(f(3))) == 1";
     assert!(compiled(function).unwrap_err().contains("custom/own.rego:5:9: both factors"), "{function}");
     for statements in [
@@ -159,10 +158,8 @@ fn texts_of_a_request_are_cut_before_they_are_read_as_numbers() {
     accepted("to_number(substring(input.request.path, 0, 20)) == 1");
     accepted("x := substring(input.request.path, 1, 9)\nto_number(x) == 1");
     accepted("to_number(data.custom.patterns[0]) == 1\njson.unmarshal(`{\"a\": 1}`).a == 1");
-    for number in ["1e400000000", "2.5E+99999", "1e-40000"] {
-        refused(&format!("input.time.now_ns == {number}"), "6:", "the exponent of a number has more than three digits");
-    }
-    accepted("x1e40000 := 1e300\nx1e40000 == 1");
+    // Numbers in a rule are no larger than others know them, whatever their exponent.
+    assert!(body("input.time.now_ns == 1e400000000").unwrap_err().contains("invalid number"));
 }
 
 /// Each line holds the one before twice.
@@ -175,7 +172,7 @@ fn values_that_are_made_of_themselves_are_refused_where_they_become_too_large() 
     let said = "may have more than 65536 parts";
     let start = "s0 := input.request.path\n";
     refused(&format!("{start}{}s30 == 1", twice(30, |n| format!("[s{n}, s{n}]"))), "22:9", said);
-    refused(&format!("{start}{}s40 == 1", twice(40, |n| format!("{{\"a\": s{n}, \"b\": s{n}}}"))), "20:9", said);
+    refused(&format!("{start}{}s40 == 1", twice(40, |n| format!("{{\"a\": s{n}, \"b\": s{n}}}"))), "21:20", said);
     refused(&format!("s0 := [1]\n{}s40 == 1", twice(40, |n| format!("array.concat(s{n}, s{n})"))), "22:9", said);
     refused(&format!("{start}{}s40 == 1", twice(40, |n| format!("concat(\"\", [s{n}, s{n}])"))), "", said);
     refused(&format!("{start}{}s40 == 1", twice(40, |n| format!("concat(s{n}, [\"\", \"\", \"\"])"))), "", said);
@@ -216,7 +213,7 @@ fn values_that_are_too_deep_are_refused() {
 
 #[test]
 fn ordinary_values_are_served() {
-    let list: Vec<String> = (0..20_000).map(|n| format!("\"{n}\"")).collect();
+    let list: Vec<String> = (0..15_000).map(|n| format!("\"{n}\"")).collect();
     for rules in [
         format!("list := [\n{}\n]\ndeny contains {{\"reason\": \"x-a\"}} if input.environment in list", list.join(",\n")),
         // A chain of sets out of sets grows no part.
