@@ -172,6 +172,33 @@ macro_rules! reasons {
                 )
             }
 
+            /// Whether rules may give it. The others are the gateway's own to say, and have its codes.
+            pub fn is_for_rules(&self) -> bool {
+                use Reason::*;
+                matches!(
+                    self,
+                    Custom(_)
+                        | PartnerNotActive
+                        | EngagementNotStarted
+                        | EngagementEnded
+                        | CredentialNotActive
+                        | CredentialNotYetValid
+                        | CredentialExpired
+                        | OperationNotGranted
+                        | CredentialNotGranted
+                        | MethodNotGranted
+                        | TlsTooWeak
+                        | NetworkNotAllowed
+                        | GrantNotStarted
+                        | GrantExpired
+                        | OutsideSchedule
+                        | ContentLengthMissing
+                        | ContentTooLarge
+                        | PolicyDenied
+                        | PolicyUndefined
+                )
+            }
+
             /// The built-in reason of this name.
             pub fn parse(name: &str) -> Option<Reason> {
                 match name { $($name => Some(Reason::$variant),)* _ => None }

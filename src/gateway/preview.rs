@@ -8,6 +8,7 @@ use super::inflight::Connection;
 use super::open::Stream;
 use crate::clock::UnixNanos;
 use crate::decision::{self, Situation};
+use crate::policy;
 use crate::reason::Reason;
 use crate::record::replay::{Change, Examples, compared};
 use crate::record::{CandidateEntry, Entry, PreviewOutcome, Recorder};
@@ -122,7 +123,10 @@ impl Preview {
         let shared = Arc::new(Shared::default());
         let (seen, writes) = (shared.clone(), recorder.clone());
         // Without it, all is skipped and counted.
-        if let Err(e) = std::thread::Builder::new().name("candidate".into()).spawn(move || work(&next, &seen, &writes))
+        if let Err(e) = std::thread::Builder::new()
+            .name("candidate".into())
+            .stack_size(policy::STACK)
+            .spawn(move || work(&next, &seen, &writes))
         {
             tracing::error!(error = %e, "no thread for candidates of the policy");
         }

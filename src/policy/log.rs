@@ -9,7 +9,7 @@ mod forms;
 
 use super::evaluate::{MAX_RESULT, Machine, Stopped, is_larger_than};
 use super::syntax::{self, File};
-use super::{EngineKind, FileKind, PolicyLimits, PolicySource, at, file_kind, lint, program};
+use super::{EngineKind, FileKind, PolicyLimits, PolicySource, at, bounds, file_kind, lint, program};
 use crate::document::Problems;
 use lint::For;
 use regorus::rvm::program::Program;
@@ -137,9 +137,13 @@ impl LogRules {
             return None;
         }
         let files = syntax::files(&mut engine);
+        if !bounds::branches(&files, problems) {
+            return None;
+        }
         lint::packages(&files, false, problems);
         lint::look(&files, data, &For::Records(&event::EVENT), problems);
         forms::look(&files, problems);
+        bounds::look(&files, data, problems);
         if problems.has_errors() {
             return None;
         }

@@ -5,6 +5,7 @@
 //! reason. Must never: open anything by itself; `decision` checks each allow against the grant it names. Must never
 //! do I/O, read a clock, or let policy do so: builtins are an allow-list.
 
+mod bounds;
 mod builtins;
 pub mod bundle;
 mod conditions;
@@ -76,13 +77,17 @@ pub struct PolicyLimits {
     pub instructions: usize,
 }
 
-/// Stack of the thread that compiles, of which only what is used is taken.
-const STACK: usize = 256 * 1024 * 1024;
+/// Stack of threads that evaluate, of which only what is used is taken: a policy is refused where it needs more than a small
+/// part of it, and this is for what nobody has thought of.
+pub const STACK: usize = 16 * 1024 * 1024;
+
+/// Stack of the thread that compiles.
+const COMPILING: usize = 256 * 1024 * 1024;
 
 /// Runs work that goes as deep as what it is given.
 fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Problems> {
     std::thread::scope(|scope| {
-        let working = std::thread::Builder::new().name("policy".into()).stack_size(STACK).spawn_scoped(scope, work);
+        let working = std::thread::Builder::new().name("policy".into()).stack_size(COMPILING).spawn_scoped(scope, work);
         let failed = |reason: String| {
             let mut problems = Problems::new();
             problems.file("policies", reason, None);
@@ -198,6 +203,9 @@ impl Policy {
         }
         let reasons = reasons.into_values();
         let files = syntax::files(&mut engine);
+        if !bounds::branches(&files, &mut problems) {
+            return Err(problems);
+        }
         let of = |wanted: fn(&FileKind) -> bool| {
             source.files.iter().map(|(path, _)| path.as_str()).filter(move |path| wanted(&file_kind(path)))
         };
@@ -206,6 +214,7 @@ impl Policy {
         lint::packages(&files, library, &mut problems);
         let of = For::Decisions { reasons: &reasons, declared_in: &declared_in, library };
         let mentions = lint::look(&files, &data, &of, &mut problems);
+        bounds::look(&files, &data, &mut problems);
         log::named_otherwise(&files, &mut problems);
         if problems.has_errors() {
             problems.sort();
@@ -311,9 +320,11 @@ impl Policy {
         self.conditions.check(conditions)
     }
 
-    /// The reason of this name, when it is built in or declared.
+    /// The reason of this name, when it is one of the library's rules or declared. What is the gateway's own to say is not.
     fn reason(&self, name: &str) -> Option<Reason> {
-        Reason::parse(name).or_else(|| self.reasons.get_key_value(name).map(|(n, _)| Reason::Custom(n.clone())))
+        Reason::parse(name)
+            .filter(Reason::is_for_rules)
+            .or_else(|| self.reasons.get_key_value(name).map(|(n, _)| Reason::Custom(n.clone())))
     }
 }
 

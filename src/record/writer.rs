@@ -131,7 +131,10 @@ impl Writer {
         }
         let shared_too = shared.clone();
         let mut thread_of = Thread { shared: shared_too, outputs, spool, masker, chain, clock, metrics, said: None };
-        let thread = std::thread::Builder::new().name("record-writer".into()).spawn(move || thread_of.run())?;
+        let thread = std::thread::Builder::new()
+            .name("record-writer".into())
+            .stack_size(crate::policy::STACK)
+            .spawn(move || thread_of.run())?;
         Ok(Writer { shared, thread: Mutex::new(Some(thread)) })
     }
 

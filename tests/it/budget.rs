@@ -87,3 +87,33 @@ fn a_rule_that_burns_its_budget_for_one_partner_leaves_the_others_theirs() {
         assert_eq!(gate.metric("partnergate_policy_engine_info{engine=\"rvm\"}"), 1.0);
     }
 }
+
+/// A pattern that a partner sends once overflowed the stack of the thread that serves, and the process with it.
+#[test]
+fn a_rule_whose_pattern_a_partner_sends_is_refused_at_load() {
+    let (setup, folder) = Setup::new().own_policies();
+    let rule = |pattern: &str| {
+        let text = format!(
+            "package partnergate.custom\n\nimport rego.v1\n\ndeny contains {{\"reason\": \"x-matches\"}} if \
+             glob.match({pattern}, [\"/\"], input.request.path)\n"
+        );
+        std::fs::write(folder.join("custom/own.rego"), text).unwrap();
+    };
+    std::fs::write(folder.join("reasons.yaml"), "reasons: {x-matches: it matches}\n").unwrap();
+    rule("data.custom.closed[_]");
+    std::fs::write(folder.join("custom/data.yaml"), "closed: ['/closed/*']\n").unwrap();
+    let gate = setup.start();
+    let check = || gate.cli(&["policy", "check", folder.to_str().unwrap()]);
+    check().ok();
+    rule("input.request.headers[\"x-pattern\"][0]");
+    let said = check();
+    assert_eq!(said.exit, Some(3), "{said:?}");
+    let text = format!("{said:?}");
+    assert!(text.contains("custom/own.rego:5:") && text.contains("the pattern of `glob.match`"), "{text}");
+    // Nor does it get in while others are served, and what a partner sends is just a field.
+    let pattern = "{a,".repeat(3_000);
+    let asked = format!("GET /items HTTP/1.1\r\nHost: api.partner.test\r\nX-Pattern: {pattern}\r\n\r\n");
+    gate.cli(&["reload"]);
+    gate.dial().identity(&gate.globex).open().request(asked).expect(200);
+    assert_eq!(gate.metric("partnergate_panics_total"), 0.0);
+}

@@ -177,12 +177,12 @@ fn a_policy_that_takes_too_much_is_explained_as_far_as_there_is_time() {
         "decision := {\"allow\": false} if {\n\tsome a in n\n\tsome b in n\n\tsome c in n\n\ta + b + c == -1\n}\n";
     let numbers: Vec<String> = (0..500).map(|n| n.to_string()).collect();
     let loops = format!("n := [{}]\n\n{loops}", numbers.join(",\n"));
-    let doubles: String = (1..=40).map(|n| format!("\tx{n} := concat(\"\", [x{0}, x{0}])\n", n - 1)).collect();
-    let doubles =
-        format!("decision := {{\"allow\": false}} if {{\n\tx0 := input.request.path\n{doubles}\tx40 != \"\"\n}}\n");
+    let doubles: String = (1..=14).map(|n| format!("\tx{n} := concat(\"\", [x{0}, x{0}])\n", n - 1)).collect();
+    let doubles = format!("decision := {{\"allow\": false}} if {{\n\tx0 := data.text\n{doubles}\tx14 != \"\"\n}}\n");
     for (what, text) in [("loops", loops), ("doubles", doubles)] {
         let text = format!("package partnergate\n\nimport rego.v1\n\n{text}");
-        let source = PolicySource { files: vec![("partnergate/p.rego".into(), text)] };
+        let data = format!("{{\"text\": \"{}\"}}", "a".repeat(60_000));
+        let source = PolicySource { files: vec![("data.json".into(), data), ("partnergate/p.rego".into(), text)] };
         let limits = PolicyLimits { time: Duration::from_millis(10), instructions: 10_000_000 };
         let policy = Policy::compile(&source, EngineKind::Rvm, limits).unwrap_or_else(|p| panic!("{what}: {p}"));
         let asked = Instant::now();

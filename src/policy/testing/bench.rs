@@ -5,7 +5,7 @@
 
 use super::super::probe::{self, Failure, shown};
 use super::super::syntax::{self, File};
-use super::super::{ENTRYPOINT, STACK, program};
+use super::super::{COMPILING, ENTRYPOINT, program};
 use super::turn::{self, CASE, Replaced, Target, Twin};
 use super::{Engines, Options, Outcome, Test, cover};
 use regorus::languages::rego::compiler::Compiler;
@@ -193,7 +193,7 @@ impl Bench<'_> {
                 .filter_map(|_| {
                     std::thread::Builder::new()
                         .name("policy-test".into())
-                        .stack_size(STACK)
+                        .stack_size(COMPILING)
                         .spawn_scoped(scope, work)
                         .ok()
                 })
