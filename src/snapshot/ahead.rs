@@ -7,10 +7,11 @@ use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
 use std::sync::Arc;
 
 type How = (EngineKind, PolicyLimits);
+type Compiled = Result<Arc<Policy>, Problems>;
 
 /// See the module. Empty, it is no more than what a snapshot has.
 #[derive(Clone, Default)]
-pub struct Ahead(Vec<(Arc<str>, How, Result<Arc<Policy>, Problems>)>);
+pub struct Ahead(Vec<(Arc<str>, How, Compiled)>);
 
 impl Ahead {
     /// Those of the sources that `previous` has not.
@@ -26,12 +27,7 @@ impl Ahead {
     }
 
     /// The policy of this source: one that is there already, or a new one.
-    pub(super) fn policy(
-        &self,
-        source: &PolicySource,
-        how: How,
-        previous: Option<&Snapshot>,
-    ) -> Result<Arc<Policy>, Problems> {
+    pub(super) fn policy(&self, source: &PolicySource, how: How, previous: Option<&Snapshot>) -> Compiled {
         let revision = source.revision();
         if let Some((.., policy)) = self.0.iter().find(|(of, with, _)| *of == revision && *with == how) {
             return policy.clone();

@@ -124,7 +124,11 @@ pub(super) async fn tell_of(
 pub(super) async fn own_end(tx: &mut Tx<'_>, signer: &Signer) -> Result<End, StoreError> {
     let end = end(tx).await?;
     let copied = super::meta(tx, COPIED).await?.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
-    if copied > end.seq || (end.seq == 0 && !(super::revision(tx).await? == 0 && is_empty(tx).await?)) {
+    let told = sqlx::query_scalar("SELECT event ->> 'revision' FROM event WHERE seq = ?1");
+    let told: Option<i64> = told.bind(i64::try_from(end.seq).unwrap_or(i64::MAX)).fetch_optional(&mut **tx).await?;
+    let told = told.and_then(|revision| u64::try_from(revision).ok()).unwrap_or(0);
+    // Each commit leaves an event with the revision that it led to.
+    if copied > end.seq || told < super::revision(tx).await? || (end.seq == 0 && !is_empty(tx).await?) {
         return Err(StoreError::Inconsistent(format!(
             "the history ends with event {}, and there were more: somebody else has written into the database; \
              `partnergate audit verify` says more",

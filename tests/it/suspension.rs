@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Enough for seconds.
-const RULES: usize = 3_000;
+const RULES: usize = 2_000;
 
 fn get() -> String {
     format!("GET /items HTTP/1.1\r\nHost: {HOST}\r\n\r\n")
