@@ -2,7 +2,8 @@
 //!
 //! Neither the time limit nor the instruction limit reaches inside a builtin, so this list is the bound on what one
 //! can allocate, compute or reach: output in proportion to the arguments, no I/O, no clock, no randomness. A name
-//! that is not here is refused when the policy is loaded.
+//! that is not here is refused when the policy is loaded; what some of these may be given, and how large it may be, is in
+//! `bounds`.
 
 /// Allowed, sorted. The two internal names are what `&` and `|` on sets compile to.
 pub(super) const ALLOWED: &[&str] = &[

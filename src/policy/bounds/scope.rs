@@ -9,6 +9,9 @@ use std::ops::Bound;
 /// A place in the house: a query, or what lies around one.
 pub(super) type At = usize;
 
+/// What a call gives, and where it stands.
+type Arguments<'e> = (&'e [Ref<Expr>], At);
+
 /// Where a name has its value from.
 #[derive(Clone, Copy)]
 pub(super) enum From<'e> {
@@ -72,7 +75,7 @@ pub(super) struct House<'e> {
     pub files: &'e [File],
     pub rules: BTreeMap<String, Definitions<'e>>,
     /// Arguments of all calls, by what is called.
-    pub calls: HashMap<String, Vec<(&'e [Ref<Expr>], At)>>,
+    pub calls: HashMap<String, Vec<Arguments<'e>>>,
     /// Expressions that cost something, in the order of the text.
     pub nodes: Vec<(&'e Expr, At)>,
     scopes: Vec<Scope>,
