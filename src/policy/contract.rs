@@ -101,7 +101,7 @@ impl Shape {
     }
 
     /// Its type, for people.
-    fn named(&self) -> String {
+    pub fn named(&self) -> String {
         match self {
             Shape::Text => "text".into(),
             Shape::OneOf(texts) => texts.iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(", "),

@@ -332,44 +332,10 @@ pub(super) fn spelled_out(files: &[File]) -> Option<Vec<(String, String)>> {
 }
 
 /// All expressions of a rule.
-fn everything(rule: &Rule) -> Vec<&Expr> {
+pub(super) fn everything(rule: &Rule) -> Vec<&Expr> {
     let mut all = heads(rule);
     all.extend(queries(rule).into_iter().flat_map(|query| &query.stmts).flat_map(expressions));
     all
-}
-
-/// Facts that the rules of files look at, as dotted paths, as far as they are named.
-pub(super) fn facts(files: &[File]) -> Vec<String> {
-    let mut found = BTreeSet::new();
-    for file in files {
-        let mut waiting: Vec<&Expr> = file.module.policy.iter().flat_map(|rule| everything(rule)).collect();
-        while let Some(expr) = waiting.pop() {
-            walk(expr, &mut |expr| {
-                let Some((root, keys)) = reference(expr) else { return true };
-                let mut path = if root == "input" { root.to_owned() } else { file.absolute(root) };
-                let is_fact = path == "input" || path.starts_with("input.");
-                let mut computed = false;
-                for key in keys {
-                    match key {
-                        Key::Name(name, _) if !computed => path = format!("{path}.{name}"),
-                        Key::Name(..) => {}
-                        Key::Computed(expr) => {
-                            computed = true;
-                            waiting.push(expr);
-                        }
-                    }
-                }
-                if is_fact {
-                    found.insert(path);
-                }
-                false
-            });
-        }
-    }
-    // A path below another one says nothing more.
-    let all: Vec<String> = found.iter().cloned().collect();
-    found.retain(|path| !all.iter().any(|other| path.starts_with(&format!("{other}."))));
-    found.into_iter().collect()
 }
 
 fn root_span(expr: &Expr) -> Option<&Span> {
