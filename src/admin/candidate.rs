@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromoteCall {
-    /// Of the candidate that was looked at, in full: another one is not promoted.
+    /// Of the candidate that was looked at, or its first 8 digits or more: another one is not promoted.
     pub revision: String,
     pub reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

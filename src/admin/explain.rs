@@ -6,10 +6,10 @@ use crate::clock::UnixNanos;
 use crate::decision::{Supposed, Supposition, suppose};
 use crate::document::parse_time;
 use crate::gateway::{Live, SupposedRequest};
-use crate::identity::Peer;
+use crate::identity::{Fault, Peer};
 use crate::name::{CredentialId, PartnerId};
 use crate::partner::{Credential, CredentialStage, PartnerRecord};
-use crate::policy::explain::{Told, VerdictTold};
+use crate::policy::explain::{Certificate, Told, VerdictTold};
 use crate::reason::Reason;
 use crate::registry::{Registry, Resolution, find_credential};
 use crate::reload::aside;
@@ -152,8 +152,8 @@ struct ExplainedOn {
 pub(super) async fn explain(State(shared): State<Shared>, Json(call): Json<ExplainCall>) -> Answer<Explained> {
     let work = move || {
         let (live, now) = (live(&shared)?, shared.publisher.now());
-        explained(&live, &call, now).map_err(|Wrong(reason)| {
-            problem(StatusCode::UNPROCESSABLE_ENTITY, "such a request cannot be explained", vec![reason])
+        explained(&live, &call, now).map_err(|Wrong(reasons)| {
+            problem(StatusCode::UNPROCESSABLE_ENTITY, "such a request cannot be explained", reasons)
         })
     };
     match TURNS.alone(work).await {
@@ -196,23 +196,42 @@ impl Turns {
     }
 }
 
-/// What of a call has no meaning, with its fix.
-struct Wrong(String);
+/// All of a call that has no meaning, with its fix.
+#[derive(Default)]
+struct Wrong(Vec<String>);
 
-fn wrong<T>(reason: String) -> Result<T, Wrong> {
-    Err(Wrong(reason))
+impl Wrong {
+    /// Notes what is wrong, so that the rest is looked at too.
+    fn note<T>(&mut self, read: Result<T, String>) -> Option<T> {
+        read.map_err(|reason| self.0.push(reason)).ok()
+    }
 }
 
 /// Who would come.
 enum Who<'a> {
     Peer(Box<Peer>),
     Registered(&'a Arc<PartnerRecord>, &'a Credential),
+    /// With a certificate that is not believed.
+    Nobody(Fault),
 }
 
 fn explained(live: &Live, call: &ExplainCall, now: UnixNanos) -> Result<Explained, Wrong> {
     let snapshot = &*live.snapshot;
-    let mut assumed = Vec::new();
-    let request = request(snapshot, call, now, &mut assumed)?;
+    let (mut assumed, mut wrong) = (Vec::new(), Wrong::default());
+    let at = call.at.as_ref().map(|at| parse_time(at).map(UnixNanos).map_err(|e| format!("at: {e}")));
+    let now = at.and_then(|at| wrong.note(at)).unwrap_or(now);
+    let request = request(snapshot, call, now, &mut assumed, &mut wrong);
+    let who = match &call.certificate {
+        None => {
+            let registered = wrong.note(registered(snapshot, call, now, &mut assumed));
+            registered.map(|(record, credential)| Who::Registered(record, credential))
+        }
+        Some(pem) => wrong.note(chain(pem)).and_then(|chain| match snapshot.trust.suppose(&chain, now) {
+            Ok(peer) => wrong.note(check_names(&snapshot.registry, call, &peer)).map(|()| Who::Peer(Box::new(peer))),
+            Err(fault) => Some(Who::Nobody(fault)),
+        }),
+    };
+    let (Some(request), Some(who), true) = (request, who, wrong.0.is_empty()) else { return Err(wrong) };
     let denied = |stage, (reasons, detail): (Vec<Reason>, Option<String>), assumed: Vec<String>| Explained {
         result: Outcome::Deny,
         decided_by: stage,
@@ -227,43 +246,27 @@ fn explained(live: &Live, call: &ExplainCall, now: UnixNanos) -> Result<Explaine
         left_out: Vec::new(),
         policy: None,
     };
-    let who = match &call.certificate {
-        None => registered(snapshot, call, request.now, &mut assumed)?,
-        Some(pem) => {
-            let chain: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-            let chain = chain.map_err(|e| Wrong(format!("certificate: is no PEM: {e}")))?;
-            if chain.is_empty() {
-                return wrong("certificate: has no certificate in PEM".into());
-            }
-            match snapshot.trust.suppose(&chain, request.now) {
-                Ok(peer) => {
-                    check_names(&snapshot.registry, call, &peer)?;
-                    Who::Peer(Box::new(peer))
-                }
-                Err(fault) => {
-                    return Ok(denied(Stage::Handshake, (vec![fault.reason], Some(fault.detail)), assumed));
-                }
-            }
-        }
-    };
-    let facts = match request.read(&snapshot.request) {
-        Ok(facts) => facts,
-        Err(refusal) => return Ok(denied(Stage::Head, (vec![refusal.reason], Some(refusal.detail)), assumed)),
-    };
     let mut left_out = Vec::new();
-    let who = match &who {
-        Who::Peer(peer) => Supposed::Peer(peer),
+    let (who, certificate) = match &who {
+        Who::Peer(peer) => (Supposed::Peer(peer), Certificate::Given),
         Who::Registered(record, credential) => {
             left_out.push(format!(
                 "whether a certificate of `{}` is believed: its chain, its validity, its revocation, its names \
                  (give the certificate to ask that)",
                 credential.id
             ));
-            Supposed::Credential(record, credential)
+            (Supposed::Credential(record, credential), Certificate::Supposed)
+        }
+        Who::Nobody(Fault { reason, detail }) => {
+            return Ok(denied(Stage::Handshake, (vec![reason.clone()], Some(detail.clone())), assumed));
         }
     };
+    let facts = match request.read(&snapshot.request) {
+        Ok(facts) => facts,
+        Err(refusal) => return Ok(denied(Stage::Head, (vec![refusal.reason], Some(refusal.detail)), assumed)),
+    };
     let supposition = suppose(snapshot, who, &facts);
-    let told = asked_policy(snapshot, &supposition);
+    let told = asked_policy(snapshot, &supposition, certificate);
     let too_large = too_large(snapshot, &facts);
     let explained = match (supposition.denial(), supposition.grant()) {
         (Some(refused), _) => {
@@ -302,9 +305,9 @@ impl ExplainedOn {
 }
 
 /// The policy on the facts, where there are such.
-fn asked_policy(snapshot: &Snapshot, supposition: &Supposition) -> Option<Told> {
+fn asked_policy(snapshot: &Snapshot, supposition: &Supposition, certificate: Certificate) -> Option<Told> {
     let input = supposition.input.as_ref()?;
-    Some(Told::from(&snapshot.policy.explain(input, Some(Instant::now() + LIMIT))))
+    Some(Told::from(&snapshot.policy.explain(input, certificate, Some(Instant::now() + LIMIT))))
 }
 
 fn stage(supposition: &Supposition, policy: Option<&Told>) -> Stage {
@@ -349,45 +352,45 @@ fn request(
     call: &ExplainCall,
     now: UnixNanos,
     assumed: &mut Vec<String>,
-) -> Result<SupposedRequest, Wrong> {
-    let now = match &call.at {
-        None => now,
-        Some(at) => UnixNanos(parse_time(at).map_err(|e| Wrong(format!("at: {e}")))?),
-    };
+    wrong: &mut Wrong,
+) -> Option<SupposedRequest> {
     let source = match &call.from {
         None => {
             assumed.push(format!("from {NOWHERE}, which is in no network that does not hold all addresses"));
-            NOWHERE
+            Some(NOWHERE)
         }
-        Some(from) => canonical_ip(
-            from.parse().map_err(|_| Wrong(format!("from: `{}` is not an IP address", from.escape_debug())))?,
-        ),
+        Some(from) => {
+            let read = from.parse().map_err(|_| format!("from: `{}` is not an IP address", from.escape_debug()));
+            wrong.note(read).map(canonical_ip)
+        }
     };
-    let host = host(snapshot, call, assumed)?;
-    let mut headers = Vec::new();
-    for HeaderCall { name, value } in &call.headers {
-        let shown = name.escape_debug();
-        let name = HeaderName::try_from(name).map_err(|_| Wrong(format!("headers: `{shown}` is not a field name")))?;
-        if [http::header::HOST, http::header::CONTENT_LENGTH].contains(&name) {
-            return wrong(format!("headers: `{name}` is said with `host` or `content_length`"));
-        }
-        let value = HeaderValue::try_from(value)
-            .map_err(|_| Wrong(format!("headers: the value of `{name}` is none that a field can have")))?;
-        headers.push((name, value));
-    }
-    Ok(SupposedRequest {
+    let host = wrong.note(host(snapshot, call, assumed));
+    let headers: Vec<_> = call.headers.iter().filter_map(|header| wrong.note(field(header))).collect();
+    let tls = wrong.note(tls(call, host.as_deref().unwrap_or_default(), assumed));
+    Some(SupposedRequest {
         method: call.method.clone(),
         target: call.path.clone(),
-        tls: Arc::new(tls(call, &host, assumed)?),
-        host,
+        tls: Arc::new(tls?),
+        host: host?,
         headers,
         content_length: call.content_length,
-        source: SocketAddr::new(source, 0),
+        source: SocketAddr::new(source?, 0),
         now,
     })
 }
 
-fn host(snapshot: &Snapshot, call: &ExplainCall, assumed: &mut Vec<String>) -> Result<String, Wrong> {
+fn field(HeaderCall { name, value }: &HeaderCall) -> Result<(HeaderName, HeaderValue), String> {
+    let shown = name.escape_debug();
+    let name = HeaderName::try_from(name).map_err(|_| format!("headers: `{shown}` is not a field name"))?;
+    if [http::header::HOST, http::header::CONTENT_LENGTH].contains(&name) {
+        return Err(format!("headers: `{name}` is said with `host` or `content_length`"));
+    }
+    let value = HeaderValue::try_from(value)
+        .map_err(|_| format!("headers: the value of `{name}` is none that a field can have"))?;
+    Ok((name, value))
+}
+
+fn host(snapshot: &Snapshot, call: &ExplainCall, assumed: &mut Vec<String>) -> Result<String, String> {
     if let Some(host) = &call.host {
         return Ok(host.clone());
     }
@@ -403,12 +406,12 @@ fn host(snapshot: &Snapshot, call: &ExplainCall, assumed: &mut Vec<String>) -> R
         }
         several => {
             let several: Vec<String> = several.iter().map(|host| format!("`{host}`")).collect();
-            wrong(format!("host: say which of {} it is sent to", several.join(", ")))
+            Err(format!("host: say which of {} it is sent to (`--host`)", several.join(", ")))
         }
     }
 }
 
-fn tls(call: &ExplainCall, host: &str, assumed: &mut Vec<String>) -> Result<TlsFacts, Wrong> {
+fn tls(call: &ExplainCall, host: &str, assumed: &mut Vec<String>) -> Result<TlsFacts, String> {
     let of = |version: &str, cipher: &str| cipher.starts_with("TLS_ECDHE_") == (version == "1.2");
     let version = match call.tls.as_deref() {
         Some("1.2") => "1.2",
@@ -418,14 +421,14 @@ fn tls(call: &ExplainCall, host: &str, assumed: &mut Vec<String>) -> Result<TlsF
             assumed.push("TLS 1.3".into());
             "1.3"
         }
-        Some(other) => return wrong(format!("tls: `{}` is neither 1.2 nor 1.3", other.escape_debug())),
+        Some(other) => return Err(format!("tls: `{}` is neither 1.2 nor 1.3", other.escape_debug())),
     };
     let ciphers: Vec<String> = TlsFacts::ciphers().filter(|cipher| of(version, cipher)).collect();
     let cipher = match &call.cipher {
         Some(cipher) if ciphers.contains(cipher) => cipher.clone(),
         Some(other) => {
             let (other, known) = (other.escape_debug(), ciphers.join(", "));
-            return wrong(format!("cipher: `{other}` is none of TLS {version}: {known}"));
+            return Err(format!("cipher: `{other}` is none of TLS {version}: {known}"));
         }
         None => {
             let first = ciphers.into_iter().next().unwrap_or_default();
@@ -439,27 +442,35 @@ fn tls(call: &ExplainCall, host: &str, assumed: &mut Vec<String>) -> Result<TlsF
     Ok(TlsFacts { version, cipher, sni: is_name.then(|| name.to_owned()) })
 }
 
+fn chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let chain = chain.map_err(|e| format!("certificate: is no PEM: {e}"))?;
+    if chain.is_empty() { Err("certificate: has no certificate in PEM".into()) } else { Ok(chain) }
+}
+
 /// A partner's credential, where it is clear which.
 fn registered<'a>(
     snapshot: &'a Snapshot,
     call: &ExplainCall,
     now: UnixNanos,
     assumed: &mut Vec<String>,
-) -> Result<Who<'a>, Wrong> {
+) -> Result<(&'a Arc<PartnerRecord>, &'a Credential), String> {
     let Some(partner) = &call.partner else {
-        return wrong("partner: say who sends it, or give the certificate that it comes with".into());
+        return Err(
+            "partner: say who sends it (`--partner`), or give the certificate that it comes with (`--cert`)".into()
+        );
     };
-    let id = PartnerId::parse(partner).map_err(|e| Wrong(format!("partner: {e}")))?;
-    let Some(record) = snapshot.registry.partner(&id) else { return wrong(format!("partner: there is no `{id}`")) };
+    let id = PartnerId::parse(partner).map_err(|e| format!("partner: {e}"))?;
+    let record = snapshot.registry.partner(&id).ok_or_else(|| format!("partner: there is no `{id}`"))?;
     let all: Vec<String> =
         record.credentials.iter().map(|c| format!("`{}` ({})", c.id, c.stage(now).as_str())).collect();
     let all = all.join(", ");
     if let Some(wanted) = &call.credential {
-        let wanted = CredentialId::parse(wanted).map_err(|e| Wrong(format!("credential: {e}")))?;
+        let wanted = CredentialId::parse(wanted).map_err(|e| format!("credential: {e}"))?;
         return match find_credential(record, &wanted) {
-            Some(credential) => Ok(Who::Registered(record, credential)),
-            None if all.is_empty() => wrong(format!("credential: `{id}` has none")),
-            None => wrong(format!("credential: `{id}` has no `{wanted}`, but {all}")),
+            Some(credential) => Ok((record, credential)),
+            None if all.is_empty() => Err(format!("credential: `{id}` has none")),
+            None => Err(format!("credential: `{id}` has no `{wanted}`, but {all}")),
         };
     }
     let accepted = |c: &&Credential| matches!(c.stage(now), CredentialStage::Active | CredentialStage::Retiring);
@@ -468,27 +479,27 @@ fn registered<'a>(
     match (accepted.as_slice(), record.credentials.as_slice()) {
         ([one], _) => {
             assumed.push(format!("credential {}", one.id));
-            Ok(Who::Registered(record, one))
+            Ok((record, one))
         }
         ([], [one]) => {
             assumed.push(format!("credential {}", one.id));
-            Ok(Who::Registered(record, one))
+            Ok((record, one))
         }
-        (_, []) => wrong(format!("credential: `{id}` has none: nobody can come as it")),
-        ([], _) => wrong(format!("credential: `{id}` has none that is accepted; say which: {all}")),
-        _ => wrong(format!("credential: `{id}` has several; say which: {all}")),
+        (_, []) => Err(format!("credential: `{id}` has none: nobody can come as it")),
+        ([], _) => Err(format!("credential: `{id}` has none that is accepted; say which (`--credential`): {all}")),
+        _ => Err(format!("credential: `{id}` has several; say which (`--credential`): {all}")),
     }
 }
 
 /// Whether a certificate is of whom the call says.
-fn check_names(registry: &Registry, call: &ExplainCall, peer: &Peer) -> Result<(), Wrong> {
+fn check_names(registry: &Registry, call: &ExplainCall, peer: &Peer) -> Result<(), String> {
     let Resolution::Known { record, credential, .. } = registry.resolve(peer) else { return Ok(()) };
     let (partner, id) = (record.partner.id.as_str(), credential.id.as_str());
     let said = |said: &Option<String>, is: &str| said.as_deref().is_none_or(|said| said == is);
     if said(&call.partner, partner) && said(&call.credential, id) {
         return Ok(());
     }
-    wrong(format!("certificate: it is `{id}` of `{partner}`: leave out the partner and the credential, or give theirs"))
+    Err(format!("certificate: it is `{id}` of `{partner}`: leave out the partner and the credential, or give theirs"))
 }
 
 #[cfg(test)]

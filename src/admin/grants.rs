@@ -1,20 +1,21 @@
 //! Partners and grants over the admin API, one at a time: asked for, changed, ended.
 
 use super::answer::{
-    Answer, Change, Named, Switch, done, live, looked_up, refused, sent, switched, undone, unknown, wrong,
+    Answer, Change, Named, Switch, done, live, looked_up, problem, refused, sent, switched, undone, unknown, wrong,
 };
 use super::caller::Caller;
 use super::page::{Listed, PageQuery};
 use super::{Shared, WhyCall};
 use crate::approval::Item;
 use crate::clock::UnixNanos;
-use crate::document::parse_time;
+use crate::document::{nearest, parse_time};
 use crate::name::{CredentialId, GrantId, PartnerId};
 use crate::partner::{Grant, MAX_EMERGENCY, Reviewed, Revoked};
 use crate::registry::find_grant;
 use crate::reload::{Applied, Apply, Authority, ChangeError, Edit, Edited, Mark, Place, Subject, Wanted, Whose};
 use crate::store::{PlanOptions, emergency_document};
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -284,9 +285,40 @@ pub(super) async fn edit(
     if let Some(ends) = time_of(&call, "ends").filter(|ends| of_grant && *ends <= shared.publisher.now()) {
         return Err(wrong(&format!("the end, {ends}, is over already; `grant revoke` ends a grant now")));
     }
+    if let (Some(observe), true) = (call.set.get("observe").and_then(Value::as_object), at.is_empty()) {
+        let wrong = observe.iter().filter_map(|(rule, until)| not_observed(shared, &subject, rule, until));
+        let wrong: Vec<String> = wrong.collect();
+        if !wrong.is_empty() {
+            return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, "nothing was changed", wrong));
+        }
+    }
     let EditCall { set, dry_run, reason, ticket, .. } = call;
     let wanted = Wanted::Edited(Edited { subject, edit: Edit { at, patch: set, place } });
     ask(shared, caller, wanted, Asking { dry_run, reason, ticket }).await
+}
+
+/// Why a rule cannot be observed until then, or not any more. It may be one of the candidate: who is to adapt is observed before it is
+/// promoted.
+fn not_observed(shared: &Shared, subject: &Subject, rule: &str, until: &Value) -> Option<String> {
+    let live = shared.publisher.live()?;
+    let (snapshot, shown) = (&live.snapshot, rule.escape_debug());
+    let time = until.as_str().and_then(|text| parse_time(text).ok()).map(UnixNanos);
+    if let Some(until) = time.filter(|until| *until <= shared.publisher.now()) {
+        return Some(format!("{shown}: {until} is over: name a time that is still to come"));
+    }
+    let there = match subject {
+        Subject::Partner(Whose::Of(id)) => snapshot.registry.partner(id),
+        _ => None,
+    };
+    let candidate = snapshot.candidate.as_ref().and_then(|candidate| candidate.good());
+    let policies = || [Some(&snapshot.policy), candidate].into_iter().flatten();
+    if there.is_some_and(|record| record.partner.observe.contains_key(rule)) || policies().any(|p| p.declares(rule)) {
+        return None;
+    }
+    let near = nearest(rule, policies().flat_map(|policy| policy.custom_reasons()).map(|(name, _)| &**name));
+    let fix =
+        near.map_or_else(|| "`reasons.yaml` does not declare it".to_owned(), |near| format!("did you mean `{near}`?"));
+    Some(format!("`{shown}` is not the reason of a custom rule: {fix}"))
 }
 
 /// What is said with whatever is asked for; in a query where a call has no body.

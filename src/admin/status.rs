@@ -26,11 +26,18 @@ pub(super) struct Reloaded {
     reloaded: bool,
     /// Keys of the config that have changed and take effect at the next start.
     needs_restart: Vec<&'static str>,
+    /// The revision of the policy that decides.
+    policy: String,
+    /// The bundle that it comes in, after its URL was asked; null where it is a folder. With an `error` the URL has none that could
+    /// be taken, and what decides is the last good one.
+    policy_bundle: Option<PolicyBundle>,
 }
 
 pub(super) async fn reload(State(shared): State<Shared>) -> Answer<Reloaded> {
     let needs_restart = shared.publisher.reload().await.map_err(refused)?;
-    sent(Reloaded { reloaded: true, needs_restart })
+    let policy_bundle = shared.publisher.asked_policy_bundle().await;
+    let policy = live(&shared)?.snapshot.revision.policy.to_string();
+    sent(Reloaded { reloaded: true, needs_restart, policy, policy_bundle })
 }
 
 /// What the gateway decides on, and what somebody has to look at. Times are RFC 3339.

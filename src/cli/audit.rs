@@ -106,15 +106,7 @@ fn verify_alone(records: &[PathBuf], keys: &[PathBuf]) -> Result<AuditAnswer, Ex
         }
     }
     let answer = AuditAnswer { ok: true, ..AuditAnswer::default() };
-    verified_records(answer, &found(records)?, known, None)
-}
-
-fn found(records: &[PathBuf]) -> Result<RecordFiles, Exit> {
-    let files = RecordFiles::find(records)?;
-    for path in &files.skipped {
-        complain(&format!("{}: left out, since no record is in it", path.display()));
-    }
-    Ok(files)
+    verified_records(answer, &RecordFiles::find(records)?, known, None)
 }
 
 fn unreadable(path: &Path, e: &std::io::Error) -> Exit {
@@ -151,7 +143,7 @@ async fn verify(gateway: &Gateway, offline: bool, records: &[PathBuf], part: boo
     if !answer.ok || records.is_empty() {
         return Ok(answer);
     }
-    let files = found(records)?;
+    let files = RecordFiles::find(records)?;
     let compared = compare(gateway, offline, &files, answer).await?;
     if !compared.ok {
         return Ok(compared);
@@ -282,7 +274,7 @@ fn report_node(records: &NodeRecords) {
         ));
     }
     if *unfinished > 0 {
-        say(&format!("  the last {unfinished} lines are under none of them yet"));
+        say(&format!("  the last {unfinished} lines stand behind the last checkpoint: nothing vouches for them yet"));
     }
     if let Some(end) = end {
         say(&format!("  ends with checkpoint {}, at boot {}, seq {}: {}", end.number, end.boot, end.seq, end.hash));

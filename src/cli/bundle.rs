@@ -21,8 +21,6 @@ use std::sync::Arc;
 
 /// Largest file with a key.
 const MAX_KEY: usize = 1024 * 1024;
-/// The key that is meant where nobody has named one.
-const ANY_KEY: &str = "default";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Build {
@@ -202,6 +200,11 @@ pub(super) fn sign(args: &Sign) -> Exit {
 }
 
 fn signed(args: &Sign) -> Result<(Value, String), Not> {
+    let shown = disk::read(&args.key, MAX_KEY).unwrap_or_default();
+    if !is_private(&shown) && is_public(&shown) {
+        let fix = "name the private key, of which this is the other half";
+        return Err(of(&args.key, "holds a public key, and signing takes the private one", Some(fix)).into());
+    }
     let reference = crate::document::SecretRef::File(args.key.clone());
     let (_, pem) = disk::secret(&reference, MAX_KEY).map_err(|no| of(&args.key, no.reason, no.fix.as_deref()))?;
     let key = SignKey::from_pem(args.algorithm, &pem).map_err(|reason| of(&args.key, reason, KEY_FIX))?;
@@ -238,6 +241,15 @@ fn signed(args: &Sign) -> Result<(Value, String), Not> {
         "key_id": args.key_id, "scope": args.scope, "problems": [],
     });
     Ok((document, text))
+}
+
+fn is_private(pem: &[u8]) -> bool {
+    String::from_utf8_lossy(pem).contains("PRIVATE KEY-----")
+}
+
+fn is_public(pem: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(pem);
+    text.contains("PUBLIC KEY-----") || text.contains("CERTIFICATE-----")
 }
 
 const KEY_FIX: Option<&str> = Some("name a key of the kind that `--algorithm` says");
@@ -279,16 +291,27 @@ pub(super) fn verify(args: &Verify) -> Exit {
 
 fn verified(args: &Verify) -> Result<(Value, String), Not> {
     let pem = disk::read(&args.key, MAX_KEY).map_err(|reason| of(&args.key, reason, None))?;
+    if is_private(&pem) {
+        let fix = format!("name the public key: `openssl pkey -in {} -pubout` prints it", args.key.display());
+        return Err(of(&args.key, "holds a private key, and whoever verifies needs the public one", Some(&fix)).into());
+    }
     let key = VerifyKey::from_pem(args.algorithm, &pem).map_err(|reason| of(&args.key, reason, KEY_FIX))?;
+    // A key that nobody has named is called by its file.
+    let file_name = args.key.display().to_string();
     let how = Verification {
-        keys: [(args.key_id.clone().unwrap_or_else(|| ANY_KEY.to_owned()), key)].into(),
-        key_id: args.key_id.is_none().then(|| ANY_KEY.to_owned()),
+        keys: [(args.key_id.clone().unwrap_or_else(|| file_name.clone()), key)].into(),
+        key_id: args.key_id.is_none().then_some(file_name),
         scope: args.scope.clone(),
         required: Required::Yes,
     };
     let limits = BundleLimits::default();
     let bytes = disk::read(&args.bundle, limits.size).map_err(|reason| of(&args.bundle, reason, None))?;
-    let bundle = Bundle::read(&bytes, limits, &how).map_err(|e| of(&args.bundle, e.to_string(), None))?;
+    let bundle = Bundle::read(&bytes, limits, &how).map_err(|e| {
+        let reason = e.to_string();
+        let fix = (reason.contains("signed for the scope")).then_some("say with `--scope` what the bundle is for");
+        let reason = reason.replace("the scope ``", "no scope").replace("and `` is asked for", "and none is asked for");
+        of(&args.bundle, reason, fix)
+    })?;
     let policy = compiled(&args.bundle, &bundle)?;
     let Bundle { manifest, source, .. } = &bundle;
     let (file, files, algorithm) = (args.bundle.display().to_string(), source.files.len(), args.algorithm.name());

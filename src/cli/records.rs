@@ -26,8 +26,6 @@ const TRIES: usize = 5;
 /// Files in order.
 pub(super) struct RecordFiles {
     files: Vec<Opened>,
-    /// Of folders, what has no records in it.
-    pub skipped: Vec<PathBuf>,
 }
 
 /// A file. The newest are held open: they stay the same ones whatever they are called meanwhile.
@@ -63,15 +61,21 @@ impl RecordFiles {
         for _ in 0..TRIES {
             let before = names(given);
             let found = Self::find_once(given);
-            if names(given) == before {
-                return found;
+            if names(given) != before {
+                continue;
             }
+            let (files, skipped) = found?;
+            for path in skipped {
+                complain(&format!("{}: left out, since no record is in it", path.display()));
+            }
+            return Ok(RecordFiles { files });
         }
         complain("the files of records change while they are looked at: try again, or name single files");
         Err(Exit::Failed)
     }
 
-    fn find_once(given: &[PathBuf]) -> Result<RecordFiles, Exit> {
+    /// The files, and of folders what has no records in it.
+    fn find_once(given: &[PathBuf]) -> Result<(Vec<Opened>, Vec<PathBuf>), Exit> {
         let fail = |path: &Path, e: &dyn std::fmt::Display| {
             complain(&format!("{}: {e}", path.display()));
             Exit::Failed
@@ -98,6 +102,15 @@ impl RecordFiles {
                 }
             }
         }
+        // Named twice, by itself and with its folder, say.
+        let mut known = BTreeSet::new();
+        found.retain(|b| {
+            let is_new = known.insert(std::fs::canonicalize(&b.path).unwrap_or_else(|_| b.path.clone()));
+            if !is_new {
+                complain(&format!("{}: is named twice, and read once", b.path.display()));
+            }
+            is_new
+        });
         // Packed just now: its copy is whole, and it will be gone.
         let packed =
             |path: &Path| path.with_extension(format!("{}.gz", path.extension().unwrap_or_default().display()));
@@ -108,7 +121,11 @@ impl RecordFiles {
             return Err(Exit::Failed);
         }
         skipped.sort();
-        Ok(RecordFiles { files: in_order(found)?, skipped })
+        Ok((in_order(found)?, skipped))
+    }
+
+    pub fn paths(self) -> impl Iterator<Item = PathBuf> {
+        self.files.into_iter().map(|opened| opened.path)
     }
 
     /// Gives the lines of all files one after another, each with its line feed where it has one. A line that goes on in the
@@ -208,9 +225,13 @@ fn number(line: &[u8]) -> Option<u64> {
     serde_json::from_slice::<RecordCheckpoint>(line).ok().map(|checkpoint| checkpoint.number)
 }
 
-/// What was packed with gzip is told by its first bytes.
 fn reader_of(mut file: File) -> io::Result<Box<dyn BufRead>> {
     file.rewind()?;
+    unpacked(file)
+}
+
+/// What was packed with gzip is told by its first bytes.
+pub(super) fn unpacked(file: File) -> io::Result<Box<dyn BufRead>> {
     let mut reader = BufReader::with_capacity(BUFFER, file);
     let packed = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
     Ok(if packed { Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(reader))) } else { Box::new(reader) })

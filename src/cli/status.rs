@@ -173,10 +173,23 @@ fn show(value: &Value) {
 }
 
 pub(super) async fn reload(gateway: &Gateway, form: Form) -> Exit {
-    form.show(ask(gateway, Method::POST, "/v1/reload", None).await, |value| {
+    let answer = ask(gateway, Method::POST, "/v1/reload", None).await;
+    let kept = answer.as_ref().is_ok_and(|value| value["policy_bundle"]["error"].is_string());
+    let exit = form.show(answer, |value| {
         say("reloaded");
         for key in value["needs_restart"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             complain(&format!("`{key}` has changed and takes effect at the next start"));
         }
-    })
+        let bundle = &value["policy_bundle"];
+        if let Some(error) = bundle["error"].as_str() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            complain(&format!(
+                "error: the policy bundle is not taken ({}): {error}\nthe last good policy decides: {}, of the bundle `{}`",
+                text(&bundle["source"]),
+                text(&value["policy"]),
+                text(&bundle["revision"]),
+            ));
+        }
+    });
+    if kept { Exit::Problems } else { exit }
 }

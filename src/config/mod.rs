@@ -135,6 +135,10 @@ impl Config {
         &self.policy
     }
 
+    pub fn candidate(&self) -> Option<&CandidateSource> {
+        self.candidate.as_ref()
+    }
+
     /// The candidate as it was read, where nothing was wrong with that.
     pub fn candidate_source(&self) -> Option<&PolicySource> {
         self.candidate.as_ref()?.policy.as_ref().ok()

@@ -19,7 +19,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Folder of the state folder with the last good bundle.
 const KEPT: &str = "policy";
@@ -132,10 +132,15 @@ pub struct BundleFetcher {
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     changed: Notify,
+    /// The last of the demands to ask at once that was answered.
+    answered: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Demands to ask at once, and those that there were when it was asked last.
+    demands: u64,
+    asked: u64,
     settings: Option<Arc<BundleSettings>>,
     http: Option<Arc<Http>>,
     /// Of the bundle that is in use.
@@ -153,6 +158,7 @@ impl BundleFetcher {
             metrics,
             state: Mutex::default(),
             changed: Notify::new(),
+            answered: watch::Sender::default(),
         }
     }
 
@@ -189,9 +195,21 @@ impl BundleFetcher {
         let mut state = self.state();
         if state.settings.is_some() {
             state.due = Some(Instant::now());
+            state.demands += 1;
         }
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// Returns when what was to be asked at once is answered, or could have been.
+    pub async fn is_answered(&self) {
+        let (demands, patience) = {
+            let state = self.state();
+            let Some(settings) = &state.settings else { return };
+            (state.demands, settings.timeout * 2)
+        };
+        let mut answered = self.answered.subscribe();
+        let _ = tokio::time::timeout(patience, answered.wait_for(|answered| *answered >= demands)).await;
     }
 
     /// Returns when it is time to ask.
@@ -216,6 +234,7 @@ impl BundleFetcher {
         let (settings, http, label) = {
             let mut state = self.state();
             let settings = state.settings.clone()?;
+            state.asked = state.demands;
             // Should nobody be told how it ended.
             state.due = Some(Instant::now() + settings.timeout * 2);
             (settings, state.http.clone()?, state.label.clone())
@@ -281,8 +300,7 @@ impl BundleFetcher {
         let mut state = self.state();
         state.failures = 0;
         state.health = BundleHealth { succeeded: Some(self.clock.now()), failing: None, stale: false };
-        state.due = Some(Instant::now() + item::wait(0, settings.refresh, settings.refresh));
-        self.show(&state);
+        self.answer(&mut state, settings);
         drop(state);
         self.changed.notify_one();
     }
@@ -296,12 +314,23 @@ impl BundleFetcher {
         }
         let (since, at) = before.map_or_else(|| (Instant::now(), self.clock.now()), |before| (before.since, before.at));
         state.health.failing = Some(BundleFailing { since, at, reason: reason.to_owned() });
-        state.due = Some(Instant::now() + item::wait(state.failures, settings.refresh, settings.refresh));
-        self.show(&state);
+        self.answer(&mut state, settings);
         drop(state);
         // Said before it is counted: whoever sees the count finds the reason.
         self.metrics.policy_bundle_fetches.with_label_values(&[result]).inc();
         self.changed.notify_one();
+    }
+
+    fn answer(&self, state: &mut State, settings: &BundleSettings) {
+        // What was demanded meanwhile is not answered by this.
+        let wait = if state.demands > state.asked {
+            Duration::ZERO
+        } else {
+            item::wait(state.failures, settings.refresh, settings.refresh)
+        };
+        state.due = Some(Instant::now() + wait);
+        self.show(state);
+        self.answered.send_replace(state.asked);
     }
 
     fn show(&self, state: &State) {

@@ -32,6 +32,14 @@ const RULE_EVALUATIONS: u32 = 4;
 /// A rule that does nothing, whose file has a package of its own.
 const READY: (&str, &str, &str) = ("pgx_ready.rego", "package pgx_ready\n\nready := true\n", "data.pgx_ready.ready");
 
+/// What is known of the certificate in an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    Given,
+    /// Nobody has one: whenever the call came, it would come with one that is valid then.
+    Supposed,
+}
+
 /// Why a decision is what it is.
 #[derive(Clone, Debug)]
 pub struct Explanation {
@@ -83,15 +91,15 @@ pub struct Held {
 /// # Errors
 /// The policy is not good.
 pub fn explain(source: &PolicySource, input: &Value, limits: PolicyLimits) -> Result<Explanation, Problems> {
-    Ok(Policy::compile(source, EngineKind::Rvm, limits)?.explain(input, None))
+    Ok(Policy::compile(source, EngineKind::Rvm, limits)?.explain(input, Certificate::Given, None))
 }
 
 impl Policy {
     /// Explains what this policy decides on an input. Nothing further is looked into after `until`, so that it ends not much
     /// later. Where its rules cannot be looked into, what it decides is all that is said.
-    pub fn explain(&self, input: &Value, until: Option<Instant>) -> Explanation {
+    pub fn explain(&self, input: &Value, certificate: Certificate, until: Option<Instant>) -> Explanation {
         let verdict = self.evaluate(input.clone());
-        on_large_stack(|| explain_here(self, input, &verdict, until)).unwrap_or_else(|problems| {
+        on_large_stack(|| explain_here(self, input, certificate, &verdict, until)).unwrap_or_else(|problems| {
             tracing::error!(%problems, "an explanation has failed");
             Explanation::of(verdict)
         })
@@ -110,7 +118,13 @@ impl Explanation {
     }
 }
 
-fn explain_here(policy: &Policy, input: &Value, verdict: &Verdict, until: Option<Instant>) -> Explanation {
+fn explain_here(
+    policy: &Policy,
+    input: &Value,
+    certificate: Certificate,
+    verdict: &Verdict,
+    until: Option<Instant>,
+) -> Explanation {
     let mut explanation = Explanation::of(verdict.clone());
     let mut engine = policy.engine.clone();
     let files = syntax::files(&mut engine);
@@ -127,7 +141,7 @@ fn explain_here(policy: &Policy, input: &Value, verdict: &Verdict, until: Option
     }
     if let Verdict::Deny { reasons, .. } = verdict {
         explanation.reasons = reasons.iter().map(|reason| (reason.clone(), looking.denials(reason))).collect();
-        explanation.allowed_if = changes(policy, input, &mut looking.until);
+        explanation.allowed_if = changes(policy, input, certificate, &mut looking.until);
     }
     explanation.complete = !looking.until.passed;
     explanation
@@ -370,8 +384,8 @@ impl Change {
 }
 
 /// Single changes under which the policy allows; two together where there is none.
-fn changes(policy: &Policy, input: &Value, until: &mut Until) -> Vec<Vec<String>> {
-    let candidates = candidates(input);
+fn changes(policy: &Policy, input: &Value, certificate: Certificate, until: &mut Until) -> Vec<Vec<String>> {
+    let candidates = candidates(input, certificate);
     let allows = |changes: &[&Change]| {
         let mut changed = input.clone();
         changes.iter().for_each(|change| (change.make)(&mut changed));
@@ -404,7 +418,7 @@ fn changes(policy: &Policy, input: &Value, until: &mut Until) -> Vec<Vec<String>
 }
 
 /// What could be different, by what the input itself names.
-fn candidates(input: &Value) -> Vec<Change> {
+fn candidates(input: &Value, certificate: Certificate) -> Vec<Change> {
     let mut all: Vec<Change> = Vec::new();
     let grants = list(at(input, &["partner", "grants"]));
     let networks: BTreeSet<Value> = list(at(input, &["partner", "networks"]))
@@ -462,25 +476,25 @@ fn candidates(input: &Value) -> Vec<Change> {
         let to = instant.saturating_sub(before);
         let said = UnixNanos(instant);
         let text = format!("the call came {} {said}", if before == 1 { "before" } else { "from" });
-        all.push(Change::new(text, move |input| shift(input, to.saturating_sub(now))));
+        all.push(Change::new(text, move |input| shift(input, certificate, to.saturating_sub(now))));
     }
     // Hours of the week: the first of them that is good says enough.
     for hours in 1..168 {
         let mut moved = input.clone();
-        shift(&mut moved, hours * HOUR);
+        shift(&mut moved, certificate, hours * HOUR);
         let when = |value: &Value| match (at(value, &["weekday"]), number(at(value, &["hour"]))) {
             (Value::String(day), Some(hour)) => Some(format!("on {day} at {hour:02} o'clock")),
             _ => None,
         };
         let Some(text) = when(at(&moved, &["time", "local"])).or_else(|| when(at(&moved, &["time"]))) else { break };
-        let change = Change::new(format!("the call came {text}"), move |input| shift(input, hours * HOUR));
+        let change = Change::new(format!("the call came {text}"), move |input| shift(input, certificate, hours * HOUR));
         all.push(Change { hour: true, ..change });
     }
     all
 }
 
-/// Moves the time of an input, and what the clock on the wall shows with it.
-fn shift(input: &mut Value, by: i64) {
+/// Moves the time of an input, what the clock on the wall shows with it, and when a certificate that nobody has is valid.
+fn shift(input: &mut Value, certificate: Certificate, by: i64) {
     const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
     let wall = |value: &mut Value| {
         let (Value::String(day), Some(hour), Some(minute)) =
@@ -498,11 +512,16 @@ fn shift(input: &mut Value, by: i64) {
         edit(value, &["hour"], |value| *value = (minutes / 60 % 24).into());
         edit(value, &["minute"], |value| *value = (minutes % 60).into());
     };
-    edit(input, &["time", "now_ns"], |value| {
+    let instant = |value: &mut Value| {
         if let Some(now) = number(value) {
             *value = now.saturating_add(by).into();
         }
-    });
+    };
+    edit(input, &["time", "now_ns"], instant);
+    if certificate == Certificate::Supposed {
+        edit(input, &["credential", "not_before_ns"], instant);
+        edit(input, &["credential", "not_after_ns"], instant);
+    }
     edit(input, &["time", "local"], wall);
     edit(input, &["time"], wall);
 }

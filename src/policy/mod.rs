@@ -13,9 +13,11 @@ mod contract;
 mod declared;
 mod evaluate;
 pub mod explain;
+mod given;
 mod input;
 mod lint;
 mod log;
+mod looks;
 mod probe;
 mod program;
 mod promotion;
@@ -27,6 +29,7 @@ mod wanted;
 
 pub use conditions::{ConditionType, WrongCondition};
 pub use contract::{CONTRACT_VERSION, Line, Listed, facts, lines};
+pub use given::check_input;
 pub use input::{Facts, InputPlan, ValueCache, weekday_name};
 pub use lint::Mention;
 pub use log::{LogMachine, LogRules, MaskFailure, MaskOp, MaskRule, Masking};
@@ -43,7 +46,6 @@ use declared::Declarations;
 use lint::For;
 use regorus::rvm::program::Program;
 use regorus::{Engine, Value};
-use ring::digest;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,14 +61,10 @@ pub struct PolicySource {
 }
 
 impl PolicySource {
-    /// SHA-256 over the files, as hex: what a record names.
-    pub fn revision(&self) -> Arc<str> {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for part in self.files.iter().flat_map(|(path, text)| [path, text]) {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part.as_bytes());
-        }
-        hex::encode(context.finish()).into()
+    /// Without tests, which are never served.
+    pub fn served(&self) -> PolicySource {
+        let files = self.files.iter().filter(|(path, _)| !matches!(file_kind(path), FileKind::Test));
+        PolicySource { files: files.cloned().collect() }
     }
 }
 
@@ -146,7 +144,7 @@ pub struct Policy {
     input: InputPlan,
     /// Facts that rules look at, as dotted paths.
     looks_at: Vec<String>,
-    /// SHA-256 over the files, as hex: what a record names.
+    /// Of what it was compiled from, as hex: what a record names.
     revision: Arc<str>,
     /// Declared custom reasons and what they mean.
     reasons: BTreeMap<Arc<str>, String>,
@@ -240,7 +238,7 @@ impl Policy {
             kind,
             limits,
             input: InputPlan::of(&Wanted::by(source)),
-            looks_at: syntax::facts(&files),
+            looks_at: looks::at(&files),
             revision,
             log,
             reasons,

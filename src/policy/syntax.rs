@@ -296,6 +296,13 @@ pub(super) fn spelled_out(files: &[File]) -> Option<Vec<(String, String)>> {
     any.then(|| texts.into_iter().map(|(path, text, _)| (path, text)).collect())
 }
 
+/// All expressions of a rule, those of queries in others among them.
+pub(super) fn everything(rule: &Rule) -> Vec<&Expr> {
+    let mut all = heads(rule);
+    all.extend(queries(rule).into_iter().flat_map(|query| &query.stmts).flat_map(expressions));
+    all
+}
+
 /// Expressions of a rule that lie in no other one. [`walk`] leads to all that is in them.
 pub(super) fn outermost(rule: &Rule) -> Vec<&Expr> {
     let mut all = heads(rule);
@@ -329,26 +336,6 @@ pub(super) fn references<'e>(expr: &'e Expr, look: &mut impl FnMut(&'e Expr, &'e
             false
         });
     }
-}
-
-/// Facts that the rules of files look at, as dotted paths, as far as they are named.
-pub(super) fn facts(files: &[File]) -> Vec<String> {
-    let mut found = BTreeSet::new();
-    for file in files {
-        for expr in file.module.policy.iter().flat_map(|rule| outermost(rule)) {
-            references(expr, &mut |_, root, keys| {
-                let root = if root == "input" { root.to_owned() } else { file.absolute(root) };
-                let path = named(&root, keys);
-                if path == "input" || path.starts_with("input.") {
-                    found.insert(path);
-                }
-            });
-        }
-    }
-    // A path below another one says nothing more.
-    let all: Vec<String> = found.iter().cloned().collect();
-    found.retain(|path| !all.iter().any(|other| path.starts_with(&format!("{other}."))));
-    found.into_iter().collect()
 }
 
 fn root_span(expr: &Expr) -> Option<&Span> {

@@ -28,6 +28,8 @@ pub struct Replayed {
     pub not_replayable: BTreeMap<String, Examples>,
     /// Lines that are no decisions: handshakes, requests that could not be read, copies of the history, and such.
     pub others: u64,
+    /// Lines that cannot be read.
+    pub unreadable: u64,
 }
 
 /// How many, and a few by their ids.
@@ -86,6 +88,7 @@ impl Replayed {
         self.decisions += other.decisions;
         self.same += other.same;
         self.others += other.others;
+        self.unreadable += other.unreadable;
         for (change, examples) in other.changes {
             self.changes.entry(change).or_default().merge(examples);
         }
@@ -143,7 +146,7 @@ impl<'p> Replay<'p> {
     /// Decides what is recorded in a line again, and notes what came of it.
     pub fn line(&self, line: &[u8], found: &mut Replayed) {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else {
-            found.others += 1;
+            found.unreadable += 1;
             return;
         };
         if !matches!(&*line.kind, "request" | "stream-cut") {
@@ -322,7 +325,7 @@ mod tests {
         ];
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let found = replayed("input.version == 1", &lines);
-        assert_eq!((found.decisions, found.same, found.others), (6, 2, 2), "{found:?}");
+        assert_eq!((found.decisions, found.same, found.others, found.unreadable), (6, 2, 1, 1), "{found:?}");
         assert_eq!((found.count(Kind::NewlyDenied), found.count(Kind::OtherReason)), (2, 2), "{found:?}");
         let found = replayed("input.version == 2", &lines);
         assert_eq!((found.same, found.count(Kind::NewlyAllowed)), (3, 3), "{found:?}");

@@ -17,6 +17,8 @@ use std::sync::Arc;
 const MAX_PLACES: usize = 1 << 20;
 /// Starts of the gateway between two checkpoints.
 const MAX_STARTS: usize = 16;
+/// Lines one behind another that are remembered as a whole, to say of a copy where the first one stands.
+const MAX_STRETCHES: usize = 10_000;
 
 /// Looks at the lines of any number of nodes.
 pub struct RecordVerifier {
@@ -197,6 +199,15 @@ impl Placed {
     }
 }
 
+/// Lines of one start in one file, one behind another, that a checkpoint is for.
+struct Stretch {
+    boot: Arc<str>,
+    file: Arc<str>,
+    seq: u64,
+    line: u64,
+    count: u64,
+}
+
 /// Lines since the first of one start of the gateway.
 struct Run {
     boot: Arc<str>,
@@ -217,6 +228,8 @@ struct NodeChain {
     count: u64,
     places: Vec<Placed>,
     runs: Vec<Run>,
+    /// What checkpoints are for.
+    before: Vec<Stretch>,
     /// The last line, which is in no hash yet.
     line: Vec<u8>,
     /// What was said to be lost, and at which start.
@@ -327,11 +340,46 @@ impl NodeChain {
         }
         self.found.checkpoints += 1;
         self.found.unrecorded.append(&mut self.unrecorded);
+        self.remember();
         self.last = Some(RecordEnd::of(&checkpoint, bytes));
         self.count = 0;
         self.places.clear();
         self.runs.clear();
         Ok(())
+    }
+
+    /// Where the lines since the last checkpoint stand.
+    fn remember(&mut self) {
+        for Placed { place, boot, seq, .. } in &self.places {
+            let (Some(boot), Some(seq)) = (boot, *seq) else { continue };
+            let full = self.before.len() >= MAX_STRETCHES;
+            match self.before.last_mut() {
+                Some(last)
+                    if last.boot == *boot
+                        && last.file == place.file
+                        && (last.seq + last.count, last.line + last.count) == (seq, place.line) =>
+                {
+                    last.count += 1;
+                }
+                _ if full => {}
+                _ => {
+                    let (boot, file) = (boot.clone(), place.file.clone());
+                    self.before.push(Stretch { boot, file, seq, line: place.line, count: 1 });
+                }
+            }
+        }
+    }
+
+    /// Where the line stands that this is a copy of, by its number.
+    fn first_of(&self, copy: &Placed) -> Option<LinePlace> {
+        let (boot, seq) = (copy.boot.as_ref()?, copy.seq?);
+        let signed = self.before.iter().find_map(|stretch| {
+            let nth = seq.checked_sub(stretch.seq).filter(|nth| *nth < stretch.count && stretch.boot == *boot)?;
+            Some(LinePlace { file: stretch.file.clone(), line: stretch.line + nth })
+        });
+        let until = self.places.iter().take_while(|placed| placed.place != copy.place);
+        let later = || until.into_iter().find(|one| one.boot.as_ref() == Some(boot) && one.seq == Some(seq));
+        signed.or_else(|| later().map(|one| one.place.clone()))
     }
 
     /// Whether the checkpoint is the next one.
@@ -495,7 +543,7 @@ impl NodeChain {
 
     fn finish(mut self, node: String, known: Option<&RecordEnd>) -> Result<NodeRecords, RecordFault> {
         let known = known.filter(|known| known.node == node);
-        let Some(last) = self.last else {
+        let Some(last) = self.last.take() else {
             if let Some(known) = known.filter(|known| known.number > 0) {
                 return Err(missing_end(known, "these files have no checkpoint of it"));
             }
@@ -514,12 +562,27 @@ impl NodeChain {
         }
         // What stands behind the last checkpoint can be told to be whole only by its numbers.
         let (mut boot, mut expected) = (last.boot.as_str(), last.seq + 1);
-        for placed in &self.places {
+        for (n, placed) in self.places.iter().enumerate() {
             if last.end && placed.boot.as_deref().is_none_or(|boot| boot == last.boot) {
                 let detail = "inserted: the gateway had ended in order before it";
                 return Err(RecordFault { kind: RecordFaultKind::Inserted, ..placed.fault(detail) });
             }
-            let (Some(of), Some(seq)) = (placed.boot.as_deref(), placed.seq) else { continue };
+            let (Some(of), Some(seq)) = (placed.boot.as_deref(), placed.seq) else {
+                // A gateway that was killed has left the beginning of a line, behind which its next start began one of its own.
+                let cut = match self.places.get(n + 1) {
+                    Some(next) => next.seq == Some(1),
+                    None => !self.line.ends_with(b"\n"),
+                };
+                if cut {
+                    continue;
+                }
+                return Err(RecordFault { kind: RecordFaultKind::Inserted, ..placed.fault(NOT_A_RECORD) });
+            };
+            let as_expected = of == boot && seq == expected;
+            if let Some(first) = (!as_expected).then(|| self.first_of(placed)).flatten() {
+                let detail = format!("inserted: it stands twice, first in {}:{}", first.file, first.line);
+                return Err(RecordFault { kind: RecordFaultKind::Inserted, ..placed.fault(detail) });
+            }
             if of != boot {
                 (boot, expected) = (of, 1);
             }

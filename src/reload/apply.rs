@@ -14,9 +14,12 @@ use crate::history::{Cause, Off};
 use crate::name::{AnchorName, ApprovalId, PartnerId};
 use crate::operator::Operators;
 use crate::partner::{Anchor, Illegal, MAX_EMERGENCY, PartnerRecord, Provenance, illegal, illegal_at_first};
+use crate::policy::Promotion;
 use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
 use crate::snapshot::Snapshot;
-use crate::store::{Commit, Declaration, DeclaredFile, Plan, PlanLine, PlanOptions, lines, parse_declaration, plan};
+use crate::store::{
+    Commit, Declaration, DeclaredFile, Plan, PlanLine, PlanOptions, Promoted, lines, parse_declaration, plan,
+};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -124,9 +127,12 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
     all.extend(reports.iter().map(|one| line("create", "report", one.partner.as_str())));
     all.extend(certificates.iter().map(|one| line("create", "certificate", one.serial.as_str())));
     all.extend(enrolments.iter().map(|one| line("change", "enrolment", &one.id)));
-    all.extend(
-        promotions.iter().map(|one| line(if one.0.is_some() { "change" } else { "remove" }, "promotion", "policy")),
-    );
+    all.extend(promotions.iter().map(|Promoted(one)| match one {
+        Some(Promotion { revision, over, .. }) => {
+            PlanLine { detail: format!("{revision} in the place of {over}"), ..line("change", "promotion", "policy") }
+        }
+        None => PlanLine { detail: "the configured policy decides".into(), ..line("remove", "promotion", "policy") },
+    }));
     all.extend(token_keys.iter().map(|one| line("change", "token_key", &one.id)));
     all.extend(passed.iter().map(|one| line(one.verb.as_str(), "partner", one.partner.as_str())));
     all

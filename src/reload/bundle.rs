@@ -140,6 +140,12 @@ impl Publisher {
         })
     }
 
+    /// The same when the URL has answered what a reload has asked it.
+    pub async fn asked_policy_bundle(&self) -> Option<PolicyBundle> {
+        self.bundle.is_answered().await;
+        self.policy_bundle()
+    }
+
     /// Whether the bundle could not be had for longer than the config permits.
     pub fn bundle_is_stale(&self) -> bool {
         self.bundle.health().stale

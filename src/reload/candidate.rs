@@ -18,6 +18,8 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Digits by which a revision may be named.
+const SHORTEST: usize = 8;
 /// Largest policy that is promoted.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -171,7 +173,8 @@ impl Publisher {
         })
     }
 
-    /// Puts the candidate in the place of the policy that decides. `revision` is of the one that was looked at.
+    /// Puts the candidate in the place of the policy that decides. `revision` is of the one that was looked at, or
+    /// what it begins with.
     ///
     /// # Errors
     /// There is none, it is another one, or it does not fit the registry; nothing was changed.
@@ -190,8 +193,12 @@ impl Publisher {
             return Err(not_so("there is no candidate", Some("name its folder in `policy.candidate.dir`")).into());
         };
         let policy = candidate.policy.as_ref().map_err(|problems| ChangeError::Invalid(problems.clone()))?;
-        if **policy.revision() != *revision {
+        if !policy.revision().starts_with(revision) {
             return Err(ChangeError::Stale);
+        }
+        if revision.len() < SHORTEST {
+            let reason = format!("`{revision}` is too short for a revision: name {SHORTEST} of its digits at least");
+            return Err(not_so(&reason, None).into());
         }
         if candidate.decides {
             return Err(not_so("the candidate is what decides already", None).into());
@@ -200,7 +207,8 @@ impl Publisher {
         if source.revision() != *policy.revision() {
             return Err(ChangeError::Stale);
         }
-        let bytes: usize = source.files.iter().map(|(path, text)| path.len() + text.len()).sum();
+        let served = source.served();
+        let bytes: usize = served.files.iter().map(|(path, text)| path.len() + text.len()).sum();
         if bytes > MAX_BYTES {
             let reason = format!(
                 "the candidate has {bytes} bytes, and what is promoted is kept in the database: {MAX_BYTES} at most"
@@ -213,7 +221,7 @@ impl Publisher {
             author: cause.actor.name.clone(),
             at: self.clock.now(),
             reason: cause.reason.clone().unwrap_or_default(),
-            files: source.files.iter().cloned().collect(),
+            files: served.files.into_iter().collect(),
         };
         self.decide_by(&running, Some(promotion), cause).await
     }

@@ -1,7 +1,10 @@
 //! webpki's errors as our reasons.
 
+use crate::clock::UnixNanos;
 use crate::identity::Fault;
 use crate::reason::Reason;
+use rustls::pki_types::UnixTime;
+use std::time::Duration;
 use webpki::Error;
 
 pub(super) fn of(error: &Error) -> Fault {
@@ -33,5 +36,19 @@ pub(super) fn of(error: &Error) -> Fault {
         | Error::MaximumNameConstraintComparisonsExceeded => Reason::CertificateChainTooLong,
         _ => Reason::CertificateMalformed,
     };
-    Fault::new(reason, error.to_string())
+    Fault::new(reason, detail(error))
+}
+
+/// What is wrong, in words where webpki has numbers.
+fn detail(error: &Error) -> String {
+    let at = |time: &UnixTime| UnixNanos(0).saturating_add(Duration::from_secs(time.as_secs()));
+    match error {
+        Error::CertExpired { time, not_after } => {
+            format!("a certificate of the chain was valid until {}, and it is {}", at(not_after), at(time))
+        }
+        Error::CertNotValidYet { time, not_before } => {
+            format!("a certificate of the chain is valid from {}, and it is {}", at(not_before), at(time))
+        }
+        other => other.to_string(),
+    }
 }

@@ -190,6 +190,9 @@ fn policy_goes_through_a_bundle_and_gnu_tar_and_comes_back() {
     let checked: Value =
         serde_json::from_str(&office.cli(&["check", unpacked.to_str().unwrap(), "--output", "json"]).ok()).unwrap();
     assert_eq!(manifest["revision"], checked["revision"], "what records will name the policy by");
+    let of_folder = office.cli(&["check", office.folder.to_str().unwrap(), "--output", "json"]).ok();
+    let of_folder: Value = serde_json::from_str(&of_folder).unwrap();
+    assert_eq!(manifest["revision"], of_folder["revision"], "as that of the folder with its tests");
 
     // What GNU tar makes of the folder is a bundle too, once it is signed.
     let (private, public) = office.key("ec-pkcs8");
@@ -271,7 +274,7 @@ fn signature_of_somebody_else_is_good_to_us() {
         verify(&["--scope", "s", "--key-id", "k"]).ok();
         for (more, expected) in [
             (&["--scope", "s", "--key-id", "other"][..], "the key `k` is not known; known are other"),
-            (&["--key-id", "k"], "signed for the scope `s`"),
+            (&["--key-id", "k"], "signed for the scope `s`, and none is asked for"),
         ] {
             let refused = verify(more);
             assert!(refused.exit == Some(3) && refused.stderr.contains(expected), "{}", refused.stderr);
@@ -281,7 +284,7 @@ fn signature_of_somebody_else_is_good_to_us() {
         }
         let (_, stranger) = office.key(if algorithm == "RS256" { "rsa-pkcs1" } else { "ec-pkcs8" });
         let refused = office.cli(&["verify", &packed, "--key", &stranger, "--algorithm", algorithm, "--scope", "s"]);
-        assert!(refused.exit == Some(3) && refused.stderr.contains("the signature is not by the key"));
+        assert!(refused.exit == Some(3) && refused.stderr.contains(&format!("not by the key `{stranger}`")));
         let other = if algorithm == "RS256" { "ES256" } else { "RS256" };
         let refused = office.cli(&["verify", &packed, "--key", &public, "--algorithm", other, "--scope", "s"]);
         assert!(refused.exit == Some(3) && refused.stderr.contains("a key of another kind"), "{}", refused.stderr);
@@ -311,11 +314,15 @@ fn what_cannot_be_built_or_signed_says_why() {
     let (private, public) = office.key("ec-pkcs8");
     for (arguments, exit, expected) in [
         (["sign", &bundle, "--key", &private, "--algorithm", "RS256"], 3, "a key of another kind than RS256 needs"),
-        (["sign", &bundle, "--key", &public, "--algorithm", "ES256"], 3, "can be read by others"),
+        (
+            ["sign", &bundle, "--key", &public, "--algorithm", "ES256"],
+            3,
+            "holds a public key, and signing takes the private one",
+        ),
         (["sign", &bundle, "--key", "/nonexistent", "--algorithm", "ES256"], 3, "does not exist"),
         (["sign", &bundle, "--key", &private, "--algorithm", "HS256"], 2, "RS256 or ES256"),
         (["sign", "/nonexistent", "--key", &private, "--algorithm", "ES256"], 3, "does not exist"),
-        (["verify", &bundle, "--key", &private, "--algorithm", "ES256"], 3, "only the public key belongs here"),
+        (["verify", &bundle, "--key", &private, "--algorithm", "ES256"], 3, "name the public key: `openssl pkey -in "),
         (["verify", &private, "--key", &public, "--algorithm", "ES256"], 3, "the gzip is broken"),
     ] {
         let refused = office.cli(&arguments);

@@ -110,7 +110,7 @@ fn what_the_candidate_would_change_is_told_and_changes_nothing() {
 
 #[test]
 fn candidate_is_promoted_and_rolled_back_with_one_command_each_and_stays_over_a_kill() {
-    let (setup, policies, _) = setup();
+    let (setup, policies, next) = setup();
     let mut gate = setup.start();
     let outcome = |gate: &Gate| (call(gate, "GET", "/items/7").0, call(gate, "POST", "/items").0);
     assert_eq!(outcome(&gate), (200, 403));
@@ -127,8 +127,14 @@ fn candidate_is_promoted_and_rolled_back_with_one_command_each_and_stays_over_a_
     let empty = promote(&gate, &["--reason", " "]);
     assert!(empty.exit == Some(3) && empty.stderr.contains("a reason is needed"), "{}", empty.stderr);
     let dry = promote(&gate, &["--reason", "x", "--dry-run"]).ok();
-    assert!(dry.contains("promotion") && outcome(&gate) == (200, 403), "{dry}");
-    let said = promote(&gate, &["--reason", "two weeks without a surprise", "--ticket", "SEC-7"]).ok();
+    let line = format!("policy                   {revision} in the place of {}", before["policy"].as_str().unwrap());
+    assert!(dry.contains(&line) && outcome(&gate) == (200, 403), "{dry}");
+    let short = promote(&gate, &["--reason", "x", "--revision", &revision[..7]]);
+    assert!(short.exit == Some(3) && short.stderr.contains("name 8 of its digits at least"), "{}", short.stderr);
+    let shown = gate.cli(&["policy", "candidate", "status"]).ok();
+    let shown = shown.lines().find_map(|line| line.strip_prefix("candidate  ")).unwrap();
+    let more = ["--reason", "two weeks without a surprise", "--ticket", "SEC-7", "--revision", shown];
+    let said = promote(&gate, &more).ok();
     assert!(said.contains(&format!("the candidate {} decides in the place of", &revision[..12])), "{said}");
     assert_eq!(outcome(&gate), (403, 200), "at once");
     assert_eq!(gate.metric("partnergate_policy_promoted"), 1.0);
@@ -146,6 +152,23 @@ fn candidate_is_promoted_and_rolled_back_with_one_command_each_and_stays_over_a_
     // It is in the database, and in a copy of it.
     gate.restart("KILL");
     assert_eq!(outcome(&gate), (403, 200), "after a kill");
+    // What is not served is no part of the policy.
+    fs::write(policies.join("custom/now_test.rego"), "package own_test\n\n# Nothing yet.\n").unwrap();
+    gate.reload();
+    assert_eq!(outcome(&gate), (403, 200), "it stands");
+    // The folder of the config explains what it did not decide, and says so.
+    let (_, id) = call(&gate, "GET", "/items/7");
+    gate.record_of(&id);
+    let said = gate.cli(&["policy", "explain", "--decision", &id]).ok();
+    assert!(said.contains(&format!(", policy {revision}\n")), "{said}");
+    assert!(said.contains(&format!("by:       the policy {}\n", before["policy"].as_str().unwrap())), "{said}");
+    let hint = format!(
+        "not the one that decided, which was the candidate, promoted: `partnergate policy explain --decision {id} {}`",
+        next.display()
+    );
+    assert!(said.contains(&hint), "{said}");
+    let said = gate.cli(&["policy", "explain", "--decision", &id, next.to_str().unwrap()]).ok();
+    assert!(said.contains(&format!("by:       the policy {revision}\n")) && !said.contains("not the one"), "{said}");
     let rolled = gate.cli(&["policy", "candidate", "rollback", "--reason", "a partner complains"]).ok();
     assert!(rolled.contains("the configured policy"), "{rolled}");
     assert_eq!(outcome(&gate), (200, 403), "as before");

@@ -248,6 +248,24 @@ fn recorded_decisions_are_explained_and_replayed() {
     let unknown = gate.cli(&["policy", "explain", "--decision", "01a20a4b-87e6-720a-ba1e-904e12f940c6"]);
     assert!(unknown.exit == Some(3) && unknown.stderr.contains("has no decision `01a20a4b"), "{}", unknown.stderr);
 
+    // An input that is none of a request, and one that is.
+    let written = gate.dir.path().join("input.json");
+    let given = |text: &str| {
+        std::fs::write(&written, text).unwrap();
+        gate.cli(&["policy", "explain", folder.to_str().unwrap(), "--input", written.to_str().unwrap()])
+    };
+    let wrong = given(r#"{"version": 2, "request": {"methd": "GET"}, "partner": {"state": "actve"}}"#);
+    assert_eq!(wrong.exit, Some(3));
+    for said in
+        ["`input.version`: is `2`, and must be `1`", "did you mean `method`?", "did you mean `active`?", "3 errors"]
+    {
+        assert!(wrong.stderr.contains(said), "no {said:?} in {}", wrong.stderr);
+    }
+    let of_record = given(&gate.record_of(allowed.id())["input"].to_string());
+    assert!(of_record.exit == Some(3) && of_record.stderr.contains("is the input of a record"), "{}", of_record.stderr);
+    assert!(given(&told["input"].to_string()).ok().contains("policy:   allowed by the grant acme-items\n"));
+    assert!(given(r#"{"version": 1}"#).ok().contains("partner-not-active"));
+
     // A candidate that denies more, on facts that are there and on one that is not.
     let other = gate.dir.path().join("candidate");
     copy_folder(&folder, &other);
@@ -276,6 +294,16 @@ fn recorded_decisions_are_explained_and_replayed() {
         "{}",
         finished.text()
     );
+
+    // What decides says so of a decision of another one, and lines that are none are counted by themselves.
+    let said = gate.cli(&["policy", "explain", "--decision", allowed.id(), other.to_str().unwrap()]).ok();
+    assert!(said.contains("it is not the one that decided: what follows is what it would say now"), "{said}");
+    let with_garbage = gate.dir.path().join("garbage.jsonl");
+    std::fs::write(&with_garbage, gate.records_text() + "garbage\n").unwrap();
+    let arguments = ["policy", "replay", "--candidate", folder.to_str().unwrap(), "--log"];
+    let said = gate.cli(&[&arguments[..], &[with_garbage.to_str().unwrap()]].concat()).ok();
+    assert!(said.ends_with(" other lines, and 1 that cannot be read\n"), "{said}");
+    assert!(gate.cli(&["policy", "replay", "--help"]).ok().contains("10 some are newly denied"));
 
     // One that allows more has to be accepted.
     std::fs::remove_file(other.join("custom/own.rego")).unwrap();
@@ -358,7 +386,13 @@ fn a_request_that_nobody_has_sent_is_explained_on_what_is_live() {
     denied(&[&acme[..], &["/items", "--host", "other.test"]].concat(), "route", "host-mismatch");
     denied(&[&acme[..], &["/items//7"]].concat(), "head", "target-not-canonical");
     denied(&[&acme[..], &["/items", "--at", "2100-01-01T00:00:00Z"]].concat(), "floor", "engagement-ended");
-    denied(&["--cert", cert, "--path", "/items", "--at", "2100-01-01T00:00:00Z"], "handshake", "certificate-expired");
+    let answer =
+        denied(&[&acme[..], &["/items", "--at", "2150-01-01T00:00:00Z"]].concat(), "floor", "engagement-ended");
+    assert_eq!(answer["policy"]["allowed_if"], json!([["the call came before 2100-01-01T00:00:00Z"]]), "{answer}");
+    let expired = ["--cert", cert, "--path", "/items", "--at", "2100-01-01T00:00:00Z"];
+    let answer = denied(&expired, "handshake", "certificate-expired");
+    let detail = answer["detail"].as_str().unwrap();
+    assert!(detail.contains(" was valid until ") && detail.ends_with("and it is 2100-01-01T00:00:00Z"), "{detail}");
     let stranger = gate.pki.client(&gate.acme_ca, "stranger", |_| ());
     let stranger = stranger.chain_file.to_str().unwrap();
     let answer = denied(&["--cert", stranger, "--path", "/items"], "floor", "identity-unknown");
@@ -379,6 +413,11 @@ fn a_request_that_nobody_has_sent_is_explained_on_what_is_live() {
     ] {
         let finished = explain(more);
         assert!(finished.exit == Some(3) && finished.stderr.contains(wrong), "{more:?}: {}", finished.stderr);
+    }
+    // All of it at once.
+    let finished = explain(&["--partner", "nobody", "--path", "/", "--at", "soon", "--tls", "1.3", "--cipher", "X"]);
+    for wrong in ["at: ", "cipher: `X`", "partner: there is no `nobody`"] {
+        assert!(finished.stderr.contains(wrong), "no {wrong:?} in {}", finished.stderr);
     }
     // A key beside the certificate stays here.
     let both = gate.dir.path().join("both.pem");

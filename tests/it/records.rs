@@ -179,6 +179,29 @@ fn files_are_verified_in_any_order_packed_or_not_and_whole_folders() {
     let said = gate.cli(&["audit", "verify", "--records", file(&gate).to_str().unwrap(), folder.to_str().unwrap()]);
     assert!(said.stderr.contains("notes.txt: left out"), "{}", said.stderr);
     assert!(said.ok().contains("lines of the node"));
+    // Named twice it is read once.
+    let own = folder.join("records.jsonl.9");
+    let twice = gate.cli(&[
+        "audit",
+        "verify",
+        "--records",
+        folder.to_str().unwrap(),
+        own.to_str().unwrap(),
+        file(&gate).to_str().unwrap(),
+    ]);
+    assert!(twice.stderr.contains("records.jsonl.9: is named twice, and read once"), "{}", twice.stderr);
+    assert!(twice.ok().contains("lines of the node"));
+    // What can be verified so can be replayed so.
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let replayed = |logs: &[&Path]| -> u64 {
+        let logs: Vec<&str> = logs.iter().map(|log| log.to_str().unwrap()).collect();
+        let said =
+            gate.cli(&[&["policy", "replay", "--candidate", policies.to_str().unwrap(), "--log"], &logs[..]].concat());
+        said.ok().split(' ').next().unwrap().parse().unwrap()
+    };
+    let packed = folder.join("records.jsonl.8.gz");
+    assert!(replayed(&[&packed]) > 0);
+    assert_eq!(replayed(&[&folder, &file(&gate)]), replayed(&[&folder]) + replayed(&[&file(&gate)]));
     fs::remove_file(folder.join("records.jsonl.8.gz")).unwrap();
     let found = gate.cli(&["audit", "verify", "--records", folder.to_str().unwrap(), file(&gate).to_str().unwrap()]);
     assert_eq!(found.exit, Some(3), "{}", found.text());

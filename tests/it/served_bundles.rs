@@ -195,6 +195,17 @@ fn nothing_but_a_good_bundle_takes_the_place_of_the_last() {
         revision(&gate, "good");
         assert!(gate.log().contains(expected), "it is in the log");
     }
+    // Whoever has files read again is told, at once.
+    nginx.put("p.tar.gz", &unsigned);
+    let said = gate.cli(&["reload"]);
+    assert!(said.exit == Some(3) && said.text() == "reloaded\n", "{}", said.text());
+    let kept = format!(
+        "the last good policy decides: {}, of the bundle `good`",
+        status(&gate)["snapshot"]["policy"].as_str().unwrap()
+    );
+    assert!(said.stderr.contains("it is not signed") && said.stderr.contains(&kept), "{}", said.stderr);
+    nginx.put("p.tar.gz", &good);
+    gate.cli(&["reload"]).ok();
     // Nor does a server that has none, or sends elsewhere.
     let url = nginx.url("/elsewhere");
     for (location, expected) in

@@ -44,7 +44,7 @@ struct Promote {
     /// Do it without asking.
     #[arg(short, long)]
     yes: bool,
-    /// The candidate that was looked at, by its whole revision: another one is not promoted. Without it, the one that is there now
+    /// The candidate that was looked at, by its revision or the beginning of that: another one is not promoted. Without it, the one that is there now
     /// is shown before it is asked about.
     #[arg(long)]
     revision: Option<String>,
@@ -145,7 +145,7 @@ fn show(state: &Value) {
         }
         return;
     }
-    tell(&format!("candidate  {}", text(&candidate["revision"])));
+    tell(&format!("candidate  {}", short(&candidate["revision"])));
     tell(&format!("           {place}"));
     if candidate["decides"] == true {
         tell("           it is what decides: there is nothing to preview");

@@ -9,7 +9,7 @@ use crate::disk;
 use crate::document::Problems;
 use crate::identity::certificate_pem;
 use crate::policy::explain::{RuleTold, SeenTold, Told, VerdictTold, explain};
-use crate::policy::{PolicyLimits, PolicySource};
+use crate::policy::{PolicyLimits, PolicySource, check_input};
 use crate::record::{Sink, recorded};
 use http::Method;
 use rustls::pki_types::CertificateDer;
@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Nobody waits for this on a request.
@@ -96,6 +97,43 @@ struct Asked {
     input: Value,
     /// What was recorded of it.
     record: Option<Value>,
+    /// The revision of the policy that explains it.
+    policy: Arc<str>,
+    /// What is to be said of a policy that has decided, and is another one.
+    other: Option<String>,
+}
+
+impl Asked {
+    fn of(input: Value, record: Option<Value>) -> Asked {
+        Asked { input, record, policy: "".into(), other: None }
+    }
+
+    /// The revision of the policy that has decided, where it was recorded.
+    fn decided_by(&self) -> Option<&str> {
+        self.record.as_ref()?.pointer("/snapshot/policy")?.as_str()
+    }
+}
+
+/// What is to be said where another policy has decided than the one that explains.
+fn other(config: &Path, args: &Args, asked: &Asked) -> Option<String> {
+    let decided = asked.decided_by().filter(|revision| *revision != &*asked.policy)?;
+    let config = Config::load(config).ok();
+    // A promotion is known to the gateway alone; what it was made from lies in the folder of the candidate.
+    let promoted = config
+        .as_ref()
+        .and_then(Config::candidate)
+        .filter(|candidate| candidate.policy.as_ref().is_ok_and(|source| *source.revision() == *decided));
+    let id = args.decision.as_deref().unwrap_or_default();
+    Some(match promoted {
+        Some(candidate) => format!(
+            "it is not the one that decided, which was the candidate, promoted: `partnergate policy explain --decision {id} {}` \
+             explains it by that",
+            candidate.place
+        ),
+        None => "it is not the one that decided: what follows is what it would say now; name the folder that has the one that \
+                 decided to have it explained by that"
+            .to_owned(),
+    })
 }
 
 pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
@@ -105,7 +143,9 @@ pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
     let (config, json) = (&gateway.config, args.form.is_json());
     let done = read(config, args.folder.as_deref()).map_err(|problems| (problems, PolicySource::default()));
     let done = done.and_then(|source| {
-        let asked = asked(config, args).map_err(|problems| (problems, source.clone()))?;
+        let mut asked = asked(config, args).map_err(|problems| (problems, source.clone()))?;
+        asked.policy = source.revision();
+        asked.other = other(config, args, &asked);
         let input = regorus::Value::from(asked.input.clone());
         let explanation = explain(&source, &input, LIMITS).map_err(|problems| (problems, source))?;
         Ok((asked, Told::from(&explanation)))
@@ -117,6 +157,10 @@ pub(super) async fn run(gateway: &Gateway, args: &Args) -> Exit {
             } else {
                 facts(&asked.input);
                 recorded_as(&asked);
+                tell(&format!("by:       the policy {}", asked.policy));
+                if let Some(other) = &asked.other {
+                    tell(&format!("          {other}"));
+                }
                 policy(&told);
             }
             Exit::Done
@@ -229,11 +273,8 @@ fn asked(config: &Path, args: &Args) -> Result<Asked, Problems> {
         };
         read.map_err(|e| wrong(path, format!("cannot be read: {e}")))?;
         let input: Value = serde_json::from_str(&text).map_err(|e| wrong(path, format!("is not JSON: {e}")))?;
-        return if input.is_object() {
-            Ok(Asked { input, record: None })
-        } else {
-            Err(wrong(path, "is not an object of facts, such as {\"partner\": …}".into()))
-        };
+        let problems = check_input(&path.display().to_string(), &input);
+        return if problems.is_empty() { Ok(Asked::of(input, None)) } else { Err(problems) };
     }
     let id = args.decision.as_deref().unwrap_or_default();
     let files = if args.log.is_empty() {
@@ -250,7 +291,7 @@ fn asked(config: &Path, args: &Args) -> Result<Asked, Problems> {
     for path in &files {
         let Some(record) = find(path, id).map_err(|e| wrong(path, format!("cannot be read: {e}")))? else { continue };
         let input = recorded::input(&record).map_err(|e| wrong(path, format!("the record of `{id}`: {e}")))?;
-        return Ok(Asked { input, record: Some(record) });
+        return Ok(Asked::of(input, Some(record)));
     }
     let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
     Err(wrong(Path::new(&names.join(", ")), format!("has no decision `{id}` that an input was recorded of")))
@@ -432,6 +473,7 @@ fn document(asked: &Asked, told: &Told) -> Value {
     let mut all = json!({
         "input": asked.input,
         "record": asked.record,
+        "explained_by": &*asked.policy,
         "masked": asked.record.as_ref().map(|record| [recorded::masked(&asked.input), hidden(record)].concat()),
     });
     if let (Some(all), Value::Object(told)) = (all.as_object_mut(), json!(told)) {

@@ -1,6 +1,7 @@
 //! `partnergate policy replay`: what a policy would have decided otherwise.
 
-use super::super::{Exit, Form, complain, print};
+use super::super::records::{RecordFiles, unpacked};
+use super::super::{Exit, Form, complain, print, say};
 use super::{ChangeRow, change_table, refused, tell};
 use crate::config::read_policy_folder;
 use crate::document::Problems;
@@ -8,7 +9,7 @@ use crate::policy::{EngineKind, Policy, PolicyLimits, PolicySource};
 use crate::record::replay::{Change, Examples, Kind, Replay, Replayed};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -19,10 +20,15 @@ const LIMITS: PolicyLimits = PolicyLimits { time: Duration::from_secs(1), instru
 /// Bytes of lines that one thread takes at a time.
 const CHUNK: usize = 1024 * 1024;
 
+const EXIT_CODES: &str = "Exit codes: 0 no decision changes, or what is newly allowed was accepted, 1 a file cannot be read, or has no \
+                          decisions, 2 called wrongly, 3 a policy has problems, 10 some are newly denied, 11 some are newly \
+                          allowed without --accept, 12 none changes, and some could not be judged";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Args {
-    /// Files of records; `-` for standard input.
-    #[arg(long, value_name = "FILE", required = true)]
+    /// Files of records, or folders of them, also packed with gzip; `-` for standard input.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     log: Vec<PathBuf>,
     /// The folder of the policy that decides anew.
     #[arg(long, value_name = "DIR")]
@@ -52,7 +58,18 @@ pub(super) fn run(args: &Args) -> Exit {
     };
     let replay = Replay::new(&candidate, base.as_ref());
     let mut found = Replayed::default();
+    let mut files = Vec::new();
     for path in &args.log {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        match RecordFiles::find(std::slice::from_ref(path)) {
+            Ok(found) => files.extend(found.paths()),
+            Err(exit) => return exit,
+        }
+    }
+    for path in &files {
         match one_file(&replay, path) {
             Ok(of_file) => found.merge(of_file),
             Err(e) => {
@@ -90,9 +107,11 @@ fn compiled(folder: &Path) -> Result<Policy, (Problems, PolicySource)> {
 
 /// Replays a file on all processors, and keeps no more of it than these work on.
 fn one_file(replay: &Replay<'_>, path: &Path) -> std::io::Result<Replayed> {
-    let file: Box<dyn Read> =
-        if path.as_os_str() == "-" { Box::new(std::io::stdin()) } else { Box::new(File::open(path)?) };
-    let mut lines = BufReader::with_capacity(CHUNK, file);
+    let mut lines: Box<dyn BufRead> = if path.as_os_str() == "-" {
+        Box::new(BufReader::with_capacity(CHUNK, std::io::stdin()))
+    } else {
+        unpacked(File::open(path)?)?
+    };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (send, receive) = sync_channel::<Vec<u8>>(threads);
     let receive = Mutex::new(receive);
@@ -159,9 +178,13 @@ fn text(found: &Replayed, took: Duration) {
         tell(&format!("not replayable: {} ({}): {why}", examples.count, examples.ids.join(", ")));
     }
     let unclear: u64 = found.not_replayable.values().map(|examples| examples.count).sum();
+    let unreadable = match found.unreadable {
+        0 => String::new(),
+        count => format!(", and {count} that cannot be read"),
+    };
     tell(&format!(
         "{} decisions in {:.1} s: {} the same, {} newly denied, {} newly allowed, {} denied for another reason, {unclear} not \
-         replayable; {} other lines",
+         replayable; {} other lines{unreadable}",
         found.decisions,
         took.as_secs_f64(),
         found.same,
@@ -202,5 +225,6 @@ fn told(found: &Replayed, candidate: &Policy) -> Value {
         "changes": changes,
         "not_replayable": unclear,
         "other_lines": found.others,
+        "unreadable_lines": found.unreadable,
     })
 }

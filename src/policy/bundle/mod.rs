@@ -19,6 +19,7 @@ use crate::document::{self, Problems};
 use crate::jose::SignKey;
 use hash::signed_form;
 use manifest::{METADATA, WASM};
+use ring::digest;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -170,13 +171,9 @@ fn stray(manifest: &Manifest, path: &str, node: &document::Node) -> Option<Strin
     })
 }
 
-/// A policy folder as a bundle, not signed yet. Data files of a folder become its `data.json`; `reasons.yaml` and
-/// `conditions.yaml` stay as they are, where OPA does not look at them. Without `revision` it is the policy's own.
-///
-/// # Errors
-/// Data that JSON cannot hold, or a name that no bundle may have.
-pub fn build(source: &PolicySource, revision: Option<&str>, tests: Tests) -> Result<(Archive, Manifest), Problems> {
-    let mut problems = Problems::new();
+/// The files of a folder as a bundle has them, and the first names of what they define. Data files of a folder become its
+/// `data.json`; `reasons.yaml` and `conditions.yaml` stay as they are, where OPA does not look at them.
+fn packed(source: &PolicySource, tests: Tests, problems: &mut Problems) -> (PolicySource, BTreeSet<String>) {
     let mut texts = BTreeMap::new();
     let mut folders: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     let mut roots = BTreeSet::new();
@@ -190,7 +187,7 @@ pub fn build(source: &PolicySource, revision: Option<&str>, tests: Tests) -> Res
             FileKind::Data => {
                 let (folder, base) = path.rsplit_once('/').unwrap_or(("", path));
                 match document::parse(path, text) {
-                    Ok(node) => merge_data(folders.entry(folder).or_default(), base, &node, &mut problems),
+                    Ok(node) => merge_data(folders.entry(folder).or_default(), base, &node, problems),
                     Err(found) => problems.extend(found),
                 }
                 continue;
@@ -211,7 +208,33 @@ pub fn build(source: &PolicySource, revision: Option<&str>, tests: Tests) -> Res
             Err(e) => problems.file(&path, e.to_string(), None),
         }
     }
-    let source = PolicySource { files: texts.into_iter().collect() };
+    (PolicySource { files: texts.into_iter().collect() }, roots)
+}
+
+impl PolicySource {
+    /// SHA-256 over what is served of it, as hex: what a record names. That of a folder is that of the bundle which is built of
+    /// it, so that neither its tests nor how its data is written and divided count.
+    pub fn revision(&self) -> Arc<str> {
+        let mut problems = Problems::new();
+        let (packed, _) = packed(self, Tests::Without, &mut problems);
+        // What cannot be packed is not served either.
+        let source = if problems.has_errors() { self.served() } else { packed };
+        let mut context = digest::Context::new(&digest::SHA256);
+        for part in source.files.iter().flat_map(|(path, text)| [path, text]) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        hex::encode(context.finish()).into()
+    }
+}
+
+/// A policy folder as a bundle, not signed yet. Without `revision` it is the policy's own.
+///
+/// # Errors
+/// Data that JSON cannot hold, or a name that no bundle may have.
+pub fn build(source: &PolicySource, revision: Option<&str>, tests: Tests) -> Result<(Archive, Manifest), Problems> {
+    let mut problems = Problems::new();
+    let (source, roots) = packed(source, tests, &mut problems);
     let own: Arc<str> = source.revision();
     let metadata = json!({METADATA: {"contract": CONTRACT_VERSION, "version": env!("CARGO_PKG_VERSION")}});
     let manifest = Manifest {

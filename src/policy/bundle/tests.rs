@@ -139,6 +139,21 @@ fn a_built_bundle_is_the_same_bytes_again_and_reads_as_the_same_policy() {
     assert_eq!(read.manifest, manifest);
     // Without another name for it, the revision is what records name the policy by.
     assert_eq!(manifest.revision, *read.source.revision());
+    // A folder is called as the bundle of it, with tests in it or without; and what is not served is no part of that.
+    assert_eq!(manifest.revision, *policy.revision());
+    let other = |path: &str, text: &str| {
+        let files = policy.files.iter().map(|(p, t)| (p.clone(), if p == path { text.to_owned() } else { t.clone() }));
+        PolicySource { files: files.collect() }.revision()
+    };
+    assert_eq!(other("partnergate/main_test.rego", "# Another one.\n"), policy.revision());
+    assert_eq!(other("top.yaml", "# The days.\ncalendar:\n  - mon\n"), policy.revision());
+    assert_ne!(other("top.yaml", "calendar: [tue]\n"), policy.revision());
+    assert_ne!(other("reasons.yaml", "reasons:\n  x-a: 'b'\n"), policy.revision());
+    assert_ne!(other("partnergate/main.rego", &format!("{MAIN}\n")), policy.revision());
+    let broken = PolicySource { files: vec![("a.json".into(), "{".into()), ("a_test.rego".into(), "x".into())] };
+    assert_eq!(broken.revision(), broken.served().revision());
+    let (with, _) = build(&policy, None, Tests::With).unwrap();
+    assert_eq!(Bundle::of(&with, &anybody()).unwrap().source.revision(), policy.revision());
     let (with, manifest) = build(&policy, Some("2026-11-30"), Tests::With).unwrap();
     assert_eq!(manifest.revision, "2026-11-30");
     assert_eq!(manifest.roots, ["calendar", "custom", "partnergate", "partnergate_test"]);

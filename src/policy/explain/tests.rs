@@ -169,6 +169,21 @@ fn a_policy_that_is_not_good_is_not_explained() {
     assert!(explain(&source, &json!({}).into(), LIMITS).is_err());
 }
 
+#[test]
+fn certificate_that_nobody_has_is_valid_whenever_the_call_came() {
+    let policy = Policy::compile(&source(), EngineKind::Rvm, LIMITS).unwrap_or_else(|p| panic!("{p}"));
+    const YEAR: i64 = 366 * 86_400_000_000_000;
+    let mut facts = facts();
+    facts["partner"]["engagement"] = json!({"ends_ns": NOW - 2 * YEAR});
+    facts["partner"]["grants"][0].as_object_mut().unwrap().remove("ends_ns");
+    facts["credential"]["not_before_ns"] = json!(NOW - YEAR);
+    facts["credential"]["not_after_ns"] = json!(NOW + YEAR);
+    let facts = Value::from(facts);
+    let allowed_if = |certificate| policy.explain(&facts, certificate, None).allowed_if;
+    assert_eq!(allowed_if(Certificate::Supposed), [["the call came before 2025-01-03T10:20:00Z"]]);
+    assert_eq!(allowed_if(Certificate::Given), Vec::<Vec<String>>::new(), "one that there is was not valid then");
+}
+
 /// What one rule of a hostile policy takes is bounded by what a request may take, all of them by when nobody waits any longer; and
 /// there is a verdict all the same.
 #[test]
@@ -186,7 +201,7 @@ fn a_policy_that_takes_too_much_is_explained_as_far_as_there_is_time() {
         let limits = PolicyLimits { time: Duration::from_millis(10), instructions: 10_000_000 };
         let policy = Policy::compile(&source, EngineKind::Rvm, limits).unwrap_or_else(|p| panic!("{what}: {p}"));
         let asked = Instant::now();
-        let said = policy.explain(&facts().into(), Some(asked + Duration::from_secs(10)));
+        let said = policy.explain(&facts().into(), Certificate::Given, Some(asked + Duration::from_secs(10)));
         assert!(asked.elapsed() < Duration::from_secs(5), "{what}: {:?}", asked.elapsed());
         assert_eq!((reasons(&said), said.complete), (vec!["policy-timeout"], false), "{what}: {said:?}");
         assert_eq!(said.reasons, [(Reason::PolicyTimeout, Vec::new())], "{what}");
@@ -201,7 +216,7 @@ fn without_time_the_verdict_is_all_that_is_said() {
     let policy = Policy::compile(&source(), EngineKind::Rvm, LIMITS).unwrap_or_else(|p| panic!("{p}"));
     let mut facts = facts();
     facts["partner"]["state"] = json!("suspended");
-    let said = policy.explain(&facts.into(), Some(Instant::now()));
+    let said = policy.explain(&facts.into(), Certificate::Given, Some(Instant::now()));
     assert_eq!((reasons(&said), said.complete), (vec!["partner-not-active"], false));
     let [(reason, rules)] = said.reasons.as_slice() else { panic!("{:?}", said.reasons) };
     assert!(reason.as_str() == "partner-not-active" && rules.is_empty() && said.decision.bodies.is_empty(), "{said:?}");

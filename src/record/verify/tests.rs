@@ -160,8 +160,47 @@ fn first_line_that_is_not_as_it_was_written_is_named() {
     assert_eq!(with(&|l| l.insert(4, other(&l[4]))), (Inserted, 5, Some(5)));
     assert_eq!(with(&|l| l.insert(5, other(&l[4]))), (Inserted, 6, Some(5)));
     // Behind the last checkpoint only numbers can tell.
-    assert_eq!(with(&|l| l.push(l[0].clone())), (Moved, 13, Some(1)));
+    assert_eq!(with(&|l| l.push(l[0].clone())), (Inserted, 13, Some(1)));
     assert_eq!(with(&|l| l.push(l[0].replace("\"seq\":1,", "\"seq\":14,"))), (Missing, 13, Some(13)));
+}
+
+#[test]
+fn line_that_stands_twice_is_named_with_where_it_stands_first() {
+    let world = World::new();
+    let (good, first) = (world.three_batches().concat(), world.text());
+    let of = |text: &str, n: usize| text.split_inclusive('\n').nth(n).unwrap().to_owned();
+    let fault = world.verify(&(good + &of(&first, 5))).unwrap_err();
+    assert_eq!((fault.kind, fault.line, fault.seq), (RecordFaultKind::Inserted, 13, Some(6)));
+    assert!(fault.detail.contains("it stands twice, first in f:6"), "{fault}");
+    // Of an earlier start too, its very first line among them; and of what no checkpoint is for yet.
+    let mut boot = world.start("b2");
+    let lines = boot.line("\"kind\":\"request\"");
+    boot.batch(&world, &lines, false);
+    world.put(&(boot.line("\"kind\":\"request\"") + &boot.line("\"kind\":\"request\"")));
+    let text = world.text();
+    world.verify(&text).unwrap();
+    let count = text.lines().count();
+    for (n, line) in [(0, 1), (12, 13), (count - 2, count - 1)] {
+        let fault = world.verify(&(text.clone() + &of(&text, n))).unwrap_err();
+        assert!(fault.detail.contains(&format!("it stands twice, first in f:{line}")), "{fault}");
+    }
+}
+
+#[test]
+fn what_is_no_record_is_not_good_behind_the_last_checkpoint_either() {
+    let world = World::new();
+    let good = world.three_batches().concat();
+    for tail in ["garbage\n", "garbage\ngarbage", "{}\n"] {
+        let fault = world.verify(&format!("{good}{tail}")).unwrap_err();
+        assert_eq!((fault.kind, fault.line), (RecordFaultKind::Inserted, 13), "{tail}: {fault}");
+        assert!(fault.detail.contains("is no record"), "{fault}");
+    }
+    // What a gateway that was killed has left of its last line is nobody's fault.
+    let cut = "{\"schema\":\"partnergate.record/1\",\"no";
+    assert_eq!(world.verify(&format!("{good}{cut}")).unwrap().unfinished, 1);
+    let next =
+        "{\"schema\":\"partnergate.record/1\",\"node\":\"n\",\"boot\":\"b2\",\"seq\":1,\"kind\":\"records-lost\"}\n";
+    assert_eq!(world.verify(&format!("{good}{cut}\n{next}")).unwrap().unfinished, 2);
 }
 
 #[test]
