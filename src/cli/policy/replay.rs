@@ -1,7 +1,7 @@
 //! `partnergate policy replay`: what a policy would have decided otherwise.
 
 use super::super::records::{RecordFiles, unpacked};
-use super::super::{Exit, Form, complain, print, say};
+use super::super::{Exit, Form, complain, print};
 use super::{ChangeRow, change_table, refused, tell};
 use crate::config::read_policy_folder;
 use crate::document::Problems;
