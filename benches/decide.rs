@@ -322,7 +322,8 @@ fn definitions(lines: &[String]) -> String {
     let kept = lines.iter().filter(|line| {
         inside |= line.starts_with("denial_");
         let kept = inside;
-        inside &= !line.starts_with('}') && !(line.starts_with("denial_") && !line.ends_with('{'));
+        let one_line = line.starts_with("denial_") && !line.ends_with('{');
+        inside &= !line.starts_with('}') && !one_line;
         kept
     });
     kept.map(|line| format!("{line}\n")).collect()

@@ -1,7 +1,5 @@
 //! `token`: the keys that the gateway signs with.
 
-#![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
-
 use super::client::{Gateway, ask};
 use super::edit::agrees;
 use super::{Exit, Form, Why, complain, say};

@@ -143,7 +143,7 @@ fn rules() -> impl Strategy<Value = String> {
         ])
     };
     let value = (name(), key(), key(), fact(), 0..9_u8).prop_map(|(n, k, l, f, which)| match which {
-        0 => format!("{n}"),
+        0 => n.to_string(),
         1 | 2 => format!("{n}.{k}"),
         3 => format!("{n}.{k}.{l}"),
         4 => format!("{f}.{k}"),
