@@ -67,10 +67,10 @@ impl Rules {
         let mut rules = Rules::default();
         for (file, rule) in all(files) {
             rules.names.extend(base(file, rule));
-            let own = declared(rule);
+            let own: BTreeSet<&str> = declared(rule).into_iter().collect();
             for expr in outermost(rule).into_iter().filter(|expr| !is_name_of(expr, rule)) {
                 references(expr, &mut |_, root, keys| {
-                    if !own.contains(&root) {
+                    if !own.contains(root) {
                         rules.referred.insert(named(&file.absolute(root), keys));
                     }
                 });

@@ -23,7 +23,7 @@ fn in_package(package: &str, root: &str) -> bool {
 pub(in crate::policy) fn packages(files: &[File], library: bool, problems: &mut Problems) {
     for file in files {
         let (path, of) = (file.path.as_str(), |root: &str| in_package(&file.package, root));
-        let package = file.package.trim_start_matches("data.");
+        let package = file.package.strip_prefix("data.").unwrap_or_default();
         let (line, column) = place(&file.module.package.span);
         let wrong = |reason: String, fix: &str| at(path, line, column, reason, Some(fix));
         if path.starts_with("custom/") && !of(CUSTOM) {
