@@ -261,8 +261,11 @@ impl<'e> House<'e> {
                                 continue;
                             }
                             let given = self.given(at, name);
-                            let list = if gives { &mut given.equal } else { &mut given.fallback };
-                            list.push(From::Part(other, at));
+                            if gives {
+                                given.equal.push(From::Part(other, at));
+                            } else if both {
+                                given.fallback.push(From::Part(other, at));
+                            }
                         }
                     }
                 }
