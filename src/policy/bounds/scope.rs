@@ -37,6 +37,14 @@ struct Given<'e> {
     fallback: Vec<From<'e>>,
 }
 
+impl Given<'_> {
+    /// Whether there is more than one side of `=` that gives it.
+    fn is_from_elsewhere(&self) -> bool {
+        let others = self.fixed.len() + self.linked.len() + self.fallback.len();
+        self.declared || others > 0 || self.equal.len() > 1
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Scope {
     outer: Option<At>,
@@ -241,35 +249,6 @@ impl<'e> House<'e> {
     /// Names inside of what stands on a side of `=`, and names that something is looked up with.
     fn patterns(&mut self, query: &'e Query, at: At) {
         for statement in &query.stmts {
-            if let Literal::Expr { expr, .. } = &statement.literal {
-                if let Expr::AssignExpr { op: AssignOp::Eq, lhs, rhs, .. } = &**expr {
-                    let both = self.local(lhs, at).is_none() && self.local(rhs, at).is_none();
-                    for (pattern, other, second) in [(lhs, rhs, false), (rhs, lhs, true)] {
-                        if variable(pattern).is_some() {
-                            continue;
-                        }
-                        // What nothing else gives has its value from this pattern, and not the other way around.
-                        let gives = match self.local(other, at) {
-                            Some(name) => self.find(at, name).is_some_and(|found| {
-                                let given = self.names.get(&(at, name));
-                                found != at || given.is_some_and(|one| !one.fixed.is_empty() || one.equal.len() > 1)
-                            }),
-                            None => !(both && second),
-                        };
-                        for name in names(pattern) {
-                            if self.is_global(at, name) {
-                                continue;
-                            }
-                            let given = self.given(at, name);
-                            if gives {
-                                given.equal.push(From::Part(other, at));
-                            } else if both {
-                                given.fallback.push(From::Part(other, at));
-                            }
-                        }
-                    }
-                }
-            }
             for expr in expressions(statement) {
                 walk(expr, &mut |expr| {
                     if let Expr::RefBrack { refr, index, .. } = expr {
@@ -283,6 +262,71 @@ impl<'e> House<'e> {
                 });
             }
         }
+        let sides = |statement: &'e LiteralStmt| match &statement.literal {
+            Literal::Expr { expr, .. } => match &**expr {
+                Expr::AssignExpr { op: AssignOp::Eq, lhs, rhs, .. } => Some((&**lhs, &**rhs)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let mut inside: HashMap<&'e str, usize> = HashMap::new();
+        for side in query.stmts.iter().filter_map(sides).flat_map(|(lhs, rhs)| [lhs, rhs]) {
+            if variable(side).is_none() {
+                names(side).into_iter().for_each(|name| *inside.entry(name).or_default() += 1);
+            }
+        }
+        for (lhs, rhs) in query.stmts.iter().filter_map(sides) {
+            let (left, right) = (self.local(lhs, at), self.local(rhs, at));
+            for (pattern, other, name, second) in [(lhs, rhs, right, false), (rhs, lhs, left, true)] {
+                if variable(pattern).is_none() {
+                    let both = left.is_none() && right.is_none();
+                    let gives = match name {
+                        Some(name) => inside.contains_key(name) || self.is_given(at, name),
+                        None => !(both && second),
+                    };
+                    self.pattern((pattern, other), name, at, (gives, both), &inside);
+                }
+            }
+        }
+    }
+
+    /// What a pattern gives the names in it, or has from them.
+    fn pattern(
+        &mut self,
+        (pattern, other): (&'e Expr, &'e Expr),
+        name: Option<&'e str>,
+        at: At,
+        (gives, both): (bool, bool),
+        inside: &HashMap<&'e str, usize>,
+    ) {
+        let inner: Vec<&'e str> = names(pattern).into_iter().filter(|name| !self.is_global(at, name)).collect();
+        // One that nothing else gives: the whole is there before its part, and is not made of it.
+        let opens = gives && inner.iter().any(|name| inside.get(name) == Some(&1) && !self.has_source(at, name));
+        if let Some(name) = name.filter(|_| opens) {
+            let made = |from: &From<'e>| matches!(from, From::Whole(expr, _) if std::ptr::eq(*expr, pattern));
+            self.given(at, name).equal.retain(|from| !made(from));
+        }
+        for name in inner {
+            let given = self.given(at, name);
+            if gives {
+                given.equal.push(From::Part(other, at));
+            } else if both {
+                given.fallback.push(From::Part(other, at));
+            }
+        }
+    }
+
+    /// Whether a name has its value from elsewhere than from one side of `=` here.
+    fn is_given(&self, at: At, name: &str) -> bool {
+        let here = self.names.get(&(at, name));
+        self.find(at, name).is_some_and(|found| found != at) || here.is_some_and(Given::is_from_elsewhere)
+    }
+
+    /// Whether anything gives a name its value.
+    fn has_source(&self, at: At, name: &str) -> bool {
+        let here = self.names.get(&(at, name));
+        self.find(at, name).is_some_and(|found| found != at)
+            || here.is_some_and(|one| one.fixed.len() + one.equal.len() + one.linked.len() + one.fallback.len() > 0)
     }
 
     /// The name of a variable that is none of a rule, an import or the input.

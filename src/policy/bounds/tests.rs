@@ -180,6 +180,12 @@ fn values_that_are_made_of_themselves_are_refused_where_they_become_too_large() 
     refused(&format!("s0 := {{1}}\n{}s40 == 1", twice(40, |n| format!("{{s{n}}} | {{[s{n}]}}"))), "", said);
     refused(&format!("s0 = [1]\n{}s40 = 1", twice(40, |n| format!("[s{n}, s{n}]")).replace(":=", "=")), "", said);
     refused(&format!("{start}{}s40 == 1", twice(40, |n| format!("[s{n} | some _ in [1, 2]]"))), "", said);
+    // By what `=` takes apart, in whatever order.
+    let lines = twice(14, |n| format!("[s{n}, s{n}]"));
+    let more = lines.replace('s', "t");
+    for apart in ["[t0, _] = z\nz = y\ny := [s14]", "[t0] = z\n[z, _] = w\nw := [[s14], 1]"] {
+        refused(&format!("s0 := 1\n{lines}{apart}\n{more}t14 == 1"), "", said);
+    }
     // Out of their order.
     let upside_down: Vec<String> = twice(40, |n| format!("[s{n}, s{n}]")).lines().rev().map(str::to_owned).collect();
     refused(&format!("s40 == 1\n{}\ns0 := 1", upside_down.join("\n")), "", said);
@@ -230,6 +236,7 @@ fn ordinary_values_are_served() {
     ] {
         assert_eq!(compiled(&rules).err(), None, "{rules:.300}");
     }
+    accepted("z = split(input.request.path, \"/\")\n[_, b] = z\nb == \"a\"");
 }
 
 #[test]
