@@ -19,6 +19,7 @@ deny contains {"reason": "x-environment-not-described"} if {
 # custom:
 #   related: [NHI8:2025, PR.AA-05]
 deny contains {"reason": "x-environment-label-missing"} if {
+	environment_described
 	some label, value in data.custom.per_environment.environments[input.environment].labels
 	not input.partner.labels[label] == value
 }
@@ -29,6 +30,7 @@ deny contains {"reason": "x-environment-label-missing"} if {
 # custom:
 #   related: [NHI8:2025, PR.AA-05]
 deny contains {"reason": "x-environment-operation-closed"} if {
+	environment_described
 	some tag in data.custom.per_environment.environments[input.environment].closed_tags
 	tag in input.request.tags
 }
