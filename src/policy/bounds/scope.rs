@@ -307,6 +307,10 @@ impl<'e> House<'e> {
             self.given(at, name).equal.retain(|from| !made(from));
         }
         for name in inner {
+            // What has its value from elsewhere is equal to the part, and measured by what it is made of.
+            if self.has_source(at, name) {
+                continue;
+            }
             let given = self.given(at, name);
             if gives {
                 given.equal.push(From::Part(other, at));

@@ -178,7 +178,9 @@ fn values_that_are_made_of_themselves_are_refused_where_they_become_too_large() 
     refused(&format!("{start}{}s40 == 1", twice(40, |n| format!("concat(s{n}, [\"\", \"\", \"\"])"))), "", said);
     refused(&format!("{start}{}s80 == 1", twice(80, |n| format!("hex.encode(s{n})"))), "", said);
     refused(&format!("s0 := {{1}}\n{}s40 == 1", twice(40, |n| format!("{{s{n}}} | {{[s{n}]}}"))), "", said);
-    refused(&format!("s0 = [1]\n{}s40 = 1", twice(40, |n| format!("[s{n}, s{n}]")).replace(":=", "=")), "", said);
+    // Given by `=`, the order does not say which is made of which.
+    let equal = body(&format!("s0 = [1]\n{}s40 = 1", twice(40, |n| format!("[s{n}, s{n}]")).replace(":=", "=")));
+    assert!(equal.is_err());
     refused(&format!("{start}{}s40 == 1", twice(40, |n| format!("[s{n} | some _ in [1, 2]]"))), "", said);
     // By what `=` takes apart, in whatever order.
     let lines = twice(14, |n| format!("[s{n}, s{n}]"));
@@ -236,6 +238,7 @@ fn ordinary_values_are_served() {
     ] {
         assert_eq!(compiled(&rules).err(), None, "{rules:.300}");
     }
+    accepted("x = [1, input.environment]\ny = [x, 2]\nz = [y, 3]\nz == 1");
     accepted("z = split(input.request.path, \"/\")\n[_, b] = z\nb == \"a\"");
 }
 
@@ -270,7 +273,7 @@ fn rules_with_too_many_branches_are_refused_before_they_are_compiled() {
     let problems = compiled(&rules(15_000)).unwrap_err();
     assert!(problems.contains("custom/own.rego:5:1: a rule has more than 500 `else`"), "{problems}");
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    assert_eq!(compiled(&rules(100)).err(), None);
+    assert_eq!(compiled(&rules(20)).err(), None);
 }
 
 #[test]
