@@ -27,7 +27,7 @@ fn look(file: &str, path: &str, value: &Json, shape: &'static Shape, problems: &
     };
     let good = match (shape, value) {
         (Shape::Unknown, _) => true,
-        (Shape::Text, Json::String(_)) => true,
+        (Shape::Text | Shape::Name(_), Json::String(_)) => true,
         (Shape::OneOf(texts), Json::String(text)) if !texts.contains(&text.as_str()) => {
             let fix = nearest(text, texts.iter().copied()).map(|near| format!("did you mean `{near}`?"));
             problems.push(wrong(path, format!("is {}, and is one of {}", shown(value), shape.named()), fix));

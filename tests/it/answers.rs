@@ -244,6 +244,7 @@ fn every_answer_is_as_its_schema_says() {
     let Some(python) = python(&["jsonschema_rs"]) else { return };
     let (setup, policies) = with_ca(false).own_policies();
     let next = setup.dir.path().join("next");
+    fs::write(policies.join("reasons.yaml"), "reasons:\n  x-a: \"A\"\n").unwrap();
     copy_folder(&policies, &next);
     fs::write(next.join("custom/data.yaml"), "limit: 1\n").unwrap();
     let secret = setup.dir.path().join("token-keys");

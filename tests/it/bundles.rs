@@ -320,7 +320,7 @@ fn what_cannot_be_built_or_signed_says_why() {
             "holds a public key, and signing takes the private one",
         ),
         (["sign", &bundle, "--key", "/nonexistent", "--algorithm", "ES256"], 3, "does not exist"),
-        (["sign", &bundle, "--key", &private, "--algorithm", "HS256"], 2, "RS256 or ES256"),
+        (["sign", &bundle, "--key", &private, "--algorithm", "HS256"], 2, "signatures are RS256, "),
         (["sign", "/nonexistent", "--key", &private, "--algorithm", "ES256"], 3, "does not exist"),
         (["verify", &bundle, "--key", &private, "--algorithm", "ES256"], 3, "name the public key: `openssl pkey -in "),
         (["verify", &private, "--key", &public, "--algorithm", "ES256"], 3, "the gzip is broken"),
