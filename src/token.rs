@@ -9,7 +9,7 @@ mod key;
 mod seal;
 
 pub use assertion::{ASSERTION_LIFETIME, Asserted, Assertions};
-pub use key::{Due, KeyState, Ring, Rotation, StoredKey};
+pub use key::{KeyState, Ring, Rotation, StoredKey};
 pub use seal::{SHORTEST_SECRET, check_secret};
 
 use crate::jose::Algorithm;

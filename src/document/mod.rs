@@ -13,7 +13,7 @@ mod schema;
 mod value;
 
 pub use parse::{Node, Value, parse};
-pub use plain::{is_plain, plain};
+pub use plain::{plain, shown};
 pub use problem::{Problem, Problems, REGISTRY, Severity};
 pub use schema::{Field, Kind, Presence, Section, check, example, json_schema, nearest, reference};
 pub use value::{

@@ -32,7 +32,7 @@ const HIDDEN: &[(char, char)] = &[
 ];
 
 /// Whether a terminal shows a character and nothing else: no control, bidirectional or invisible one.
-pub fn is_plain(c: char) -> bool {
+fn is_plain(c: char) -> bool {
     let hidden = |c| {
         HIDDEN.binary_search_by(|(from, to)| {
             if *to < c {
@@ -47,14 +47,20 @@ pub fn is_plain(c: char) -> bool {
     (' '..='~').contains(&c) || !(c.is_control() || hidden(c).is_ok())
 }
 
+/// A character as people are shown it: itself, or as `\u{…}` where it is not [plain](is_plain).
+pub fn shown(c: char) -> impl Iterator<Item = char> + Clone {
+    let hidden = !is_plain(c);
+    (!hidden).then_some(c).into_iter().chain(hidden.then(|| c.escape_unicode()).into_iter().flatten())
+}
+
 /// A text in which all that is not [plain](is_plain) is written as `\u{…}`, but for `kept`.
 pub fn plain(text: &str, kept: &[char]) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if is_plain(c) || kept.contains(&c) {
+        if kept.contains(&c) {
             out.push(c);
         } else {
-            out.extend(c.escape_unicode());
+            out.extend(shown(c));
         }
     }
     out

@@ -6,7 +6,7 @@
 
 use super::contract::{self, Shape};
 use super::syntax::{
-    AssignOp, File, Key, dotted, everything, name, parameters, queries, reference, text, variable, walk,
+    AssignOp, File, Key, dotted, name, outermost, parameters, queries, reference, text, variable, walk,
 };
 use regorus::unstable::{Expr, Ref, Rule, RuleHead};
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,7 +143,7 @@ impl<'f> Known<'f> {
         };
         // The name of a parameter is no use of it.
         let is_parameter = |expr: &Expr| variable(expr).is_some() && args.iter().any(|arg| std::ptr::eq(&**arg, expr));
-        let mut waiting: Vec<&Expr> = everything(rule).into_iter().filter(|expr| !is_parameter(expr)).collect();
+        let mut waiting: Vec<&Expr> = outermost(rule).into_iter().filter(|expr| !is_parameter(expr)).collect();
         while let Some(expr) = waiting.pop() {
             walk(expr, &mut |expr| {
                 match expr {

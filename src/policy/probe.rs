@@ -110,18 +110,7 @@ fn parts(statement: &LiteralStmt) -> Vec<&Expr> {
 fn is_written_out(expr: &Expr) -> bool {
     let mut all = true;
     syntax::walk(expr, &mut |expr| {
-        all &= matches!(
-            expr,
-            Expr::String { .. }
-                | Expr::RawString { .. }
-                | Expr::Number { .. }
-                | Expr::Bool { .. }
-                | Expr::Null { .. }
-                | Expr::Array { .. }
-                | Expr::Set { .. }
-                | Expr::Object { .. }
-                | Expr::UnaryExpr { .. }
-        );
+        all &= syntax::is_literal(expr) || matches!(expr, Expr::UnaryExpr { .. });
         all
     });
     all

@@ -296,11 +296,19 @@ pub(super) fn spelled_out(files: &[File]) -> Option<Vec<(String, String)>> {
     any.then(|| texts.into_iter().map(|(path, text, _)| (path, text)).collect())
 }
 
-/// All expressions of a rule, those of queries in others among them.
-pub(super) fn everything(rule: &Rule) -> Vec<&Expr> {
-    let mut all = heads(rule);
-    all.extend(queries(rule).into_iter().flat_map(|query| &query.stmts).flat_map(expressions));
-    all
+/// Whether it is a value as it stands, whatever is in it.
+pub(super) fn is_literal(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::String { .. }
+            | Expr::RawString { .. }
+            | Expr::Number { .. }
+            | Expr::Bool { .. }
+            | Expr::Null { .. }
+            | Expr::Array { .. }
+            | Expr::Set { .. }
+            | Expr::Object { .. }
+    )
 }
 
 /// Expressions of a rule that lie in no other one. [`walk`] leads to all that is in them.

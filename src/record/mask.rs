@@ -1,7 +1,7 @@
 //! What of a request a record may show. Values that can name a person or hold a secret are keyed hashes, so that equal
 //! values can be found without being readable.
 
-use crate::document::is_plain;
+use crate::document::shown;
 use ring::hmac;
 use std::collections::BTreeSet;
 
@@ -70,17 +70,13 @@ pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MAX_TEXT));
     let mut written = 0;
     for c in text.chars() {
-        let shown = if is_plain(c) { 1 } else { c.escape_unicode().len() };
-        written += shown;
+        let shown = shown(c);
+        written += shown.clone().count();
         if written > MAX_TEXT {
             out.push('…');
             break;
         }
-        if shown == 1 {
-            out.push(c);
-        } else {
-            out.extend(c.escape_unicode());
-        }
+        out.extend(shown);
     }
     out
 }

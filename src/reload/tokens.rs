@@ -11,7 +11,7 @@ use crate::gateway::{Concerns, Live};
 use crate::history::{Actor, Cause, Way};
 use crate::partner::Revoked;
 use crate::store::{Commit, Store};
-use crate::token::{Due, KeyState, StoredKey, TokenSettings, Tokens};
+use crate::token::{KeyState, StoredKey, TokenSettings, Tokens};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -53,7 +53,7 @@ pub(super) async fn of(
     let mut stored = store.token_keys().await?;
     let mut tokens = opened(settings, stored.clone(), config)?;
     if tokens.ring.signer(now).is_none() {
-        let key = made(settings, Due { signs_from: now }, now)?;
+        let key = made(settings, now, now)?;
         let commit = Commit { token_keys: std::slice::from_ref(&key), ..Commit::default() };
         store.commit_all(store.revision().await?, commit, &gateway("there was no key that signs"), now).await?;
         tracing::info!(key = key.id, "the first signing key");
@@ -63,8 +63,8 @@ pub(super) async fn of(
     Ok(Some(Arc::new(tokens)))
 }
 
-fn made(settings: &TokenSettings, due: Due, now: UnixNanos) -> Result<StoredKey, ChangeError> {
-    let key = StoredKey::generate(settings.algorithm, &settings.secret, (now, due.signs_from));
+fn made(settings: &TokenSettings, signs_from: UnixNanos, now: UnixNanos) -> Result<StoredKey, ChangeError> {
+    let key = StoredKey::generate(settings.algorithm, &settings.secret, (now, signs_from));
     key.map_err(|reason| wrong(&reason, None).into())
 }
 
@@ -77,10 +77,10 @@ impl Publisher {
                 () = tokio::time::sleep(LOOK) => {}
             }
             let Some(live) = self.live.load_full() else { continue };
-            let Some(tokens) = &live.snapshot.tokens else { continue };
-            let now = self.clock.now();
-            let since = tokens.ring.current(now).map_or(0.0, |(_, since)| since.seconds() as f64);
-            self.metrics.token_key_since.set(since);
+            let (tokens, now) = (live.snapshot.tokens.as_ref(), self.clock.now());
+            let since = tokens.and_then(|tokens| tokens.ring.signs_since(now));
+            self.metrics.token_key_since.set(since.map_or(0.0, |since| since.seconds() as f64));
+            let Some(tokens) = tokens else { continue };
             if tokens.ring.due(&tokens.settings.rotation, now).is_none() {
                 continue;
             }
@@ -126,12 +126,12 @@ impl Publisher {
         let (live, tokens) = self.signing()?;
         let (now, rotation) = (self.clock.now(), &tokens.settings.rotation);
         let due = match wanted {
-            Some(true) => Some(Due { signs_from: now }),
-            Some(false) => Some(Due { signs_from: now.saturating_add(rotation.ahead) }),
+            Some(true) => Some(now),
+            Some(false) => Some(now.saturating_add(rotation.ahead)),
             None => tokens.ring.due(rotation, now),
         };
-        let Some(due) = due else { return Ok(state(&tokens, now)) };
-        let key = made(&tokens.settings, due, now)?;
+        let Some(signs_from) = due else { return Ok(state(&tokens, now)) };
+        let key = made(&tokens.settings, signs_from, now)?;
         tracing::info!(key = key.id, signs_from = %key.signs_from, "a new signing key");
         self.sign_with(&live, &tokens, vec![key], cause, &running).await
     }
@@ -153,8 +153,8 @@ impl Publisher {
         let mut keys =
             vec![StoredKey { withdrawn: Some(Box::new(Revoked { reason, author, at: now })), ..found.clone() }];
         // What signs from now on is none that was made before: who has one key may have had the others.
-        if tokens.ring.current(now).is_some_and(|(current, _)| current == id) {
-            keys.push(made(&tokens.settings, Due { signs_from: now }, now)?);
+        if tokens.ring.signer(now).is_some_and(|(_, signs)| signs == id) {
+            keys.push(made(&tokens.settings, now, now)?);
         }
         tracing::warn!(key = id, author = cause.actor.name, "the signing key is withdrawn");
         self.sign_with(&live, &tokens, keys, cause, &running).await

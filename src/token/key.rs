@@ -52,10 +52,6 @@ impl StoredKey {
             withdrawn: None,
         })
     }
-
-    fn algorithm(&self) -> Result<Algorithm, String> {
-        Algorithm::parse(&self.algorithm).ok_or_else(|| format!("is for `{}`, which is not known", self.algorithm))
-    }
 }
 
 /// How keys follow each other.
@@ -82,12 +78,6 @@ pub struct KeyState {
     pub signs_until: Option<String>,
     /// Why it was withdrawn.
     pub withdrawn: Option<String>,
-}
-
-/// A key that is made now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
-    pub signs_from: UnixNanos,
 }
 
 struct Key {
@@ -129,11 +119,18 @@ impl Ring {
         Ok(Ring { keys, longest })
     }
 
+    fn signing(&self, now: UnixNanos) -> Option<&Key> {
+        self.keys.iter().rev().find(|key| !key.withdrawn && key.signs_from <= now && now < key.signs_until)
+    }
+
     /// The key that signs at a time, and its id.
     pub fn signer(&self, now: UnixNanos) -> Option<(&SignKey, &str)> {
-        let signs = |key: &&Key| !key.withdrawn && key.signs_from <= now && now < key.signs_until;
-        let key = self.keys.iter().rev().find(signs)?;
-        Some((&key.private, &key.id))
+        self.signing(now).map(|key| (&key.private, key.id.as_str()))
+    }
+
+    /// Since when that one signs.
+    pub fn signs_since(&self, now: UnixNanos) -> Option<UnixNanos> {
+        self.signing(now).map(|key| key.signs_from)
     }
 
     /// What is verified with at a time, by its id.
@@ -152,20 +149,13 @@ impl Ring {
         json!({ "keys": keys })
     }
 
-    /// Whether the next key is to be made now: there is none that signs, or the one that does will have signed long
-    /// enough by the time that the next one is known everywhere.
-    pub fn due(&self, rotation: &Rotation, now: UnixNanos) -> Option<Due> {
-        let last = self.keys.iter().rev().find(|key| !key.withdrawn);
-        let Some(last) = last else { return Some(Due { signs_from: now }) };
+    /// From when the next key is to sign, where it is to be made now: there is none that signs, or the one that does will have
+    /// signed long enough by the time that the next one is known everywhere.
+    pub fn due(&self, rotation: &Rotation, now: UnixNanos) -> Option<UnixNanos> {
+        let Some(last) = self.keys.iter().rev().find(|key| !key.withdrawn) else { return Some(now) };
         let next = last.signs_from.saturating_add(rotation.every).max(now.saturating_add(rotation.ahead));
         let look = last.signs_from.saturating_add(rotation.every.saturating_sub(rotation.ahead));
-        (now >= look).then_some(Due { signs_from: next })
-    }
-
-    /// What signs at a time, for operators: its id and since when.
-    pub fn current(&self, now: UnixNanos) -> Option<(&str, UnixNanos)> {
-        let signs = |key: &&Key| !key.withdrawn && key.signs_from <= now && now < key.signs_until;
-        self.keys.iter().rev().find(signs).map(|key| (key.id.as_str(), key.signs_from))
+        (now >= look).then_some(next)
     }
 
     /// How each stands, for operators, by the time from which they sign.
@@ -194,7 +184,8 @@ impl Ring {
 
 fn open(stored: &StoredKey, secret: &[u8]) -> Result<Key, String> {
     let refuse = |why: String| format!("the signing key `{}` {why}", stored.id);
-    let algorithm = stored.algorithm().map_err(refuse)?;
+    let name = &stored.algorithm;
+    let algorithm = Algorithm::parse(name).ok_or_else(|| refuse(format!("is for `{name}`, which is not known")))?;
     let spki = BASE64.decode(stored.public.as_bytes()).map_err(|_| refuse("holds no public key".into()))?;
     let public = PublicKey::from_spki(&spki).map_err(refuse)?;
     public.fits(algorithm).map_err(refuse)?;

@@ -53,18 +53,18 @@ fn key_that_was_withdrawn_neither_signs_nor_verifies() {
     let none = self::ring(&[second]);
     assert!(none.signer(at(6000)).is_none());
     let rotation = Rotation { every: LONGEST, ahead: Duration::from_secs(60), longest: LONGEST };
-    assert_eq!(none.due(&rotation, at(6000)), Some(Due { signs_from: at(6000) }), "at once");
+    assert_eq!(none.due(&rotation, at(6000)), Some(at(6000)), "at once");
 }
 
 #[test]
 fn next_key_is_made_so_early_that_it_is_known_when_it_signs() {
     let rotation = Rotation { every: Duration::from_secs(1000), ahead: Duration::from_secs(100), longest: LONGEST };
-    assert_eq!(Ring::default().due(&rotation, at(7)), Some(Due { signs_from: at(7) }));
+    assert_eq!(Ring::default().due(&rotation, at(7)), Some(at(7)));
     let mut keys = vec![key(1000)];
     assert_eq!(ring(&keys).due(&rotation, at(1899)), None);
-    assert_eq!(ring(&keys).due(&rotation, at(1900)), Some(Due { signs_from: at(2000) }));
+    assert_eq!(ring(&keys).due(&rotation, at(1900)), Some(at(2000)));
     // Later than it should have been: it is still told first.
-    assert_eq!(ring(&keys).due(&rotation, at(9000)), Some(Due { signs_from: at(9100) }));
+    assert_eq!(ring(&keys).due(&rotation, at(9000)), Some(at(9100)));
     keys.push(key(2000));
     assert_eq!(ring(&keys).due(&rotation, at(1900)), None, "it is there already");
 }

@@ -7,7 +7,7 @@ use super::{DROP, MASK};
 use crate::document::{Problems, nearest};
 use crate::policy::at;
 use crate::policy::contract::{INPUT, Shape};
-use crate::policy::syntax::{File, name, place, text};
+use crate::policy::syntax::{File, is_literal, name, place, text};
 use regorus::unstable::{Expr, Rule, RuleHead};
 
 /// A form that is right, for those that are not.
@@ -54,20 +54,6 @@ pub(super) fn look(files: &[File], problems: &mut Problems) {
             _ => {}
         }
     }
-}
-
-fn is_literal(expr: &Expr) -> bool {
-    matches!(
-        expr,
-        Expr::String { .. }
-            | Expr::RawString { .. }
-            | Expr::Number { .. }
-            | Expr::Bool { .. }
-            | Expr::Null { .. }
-            | Expr::Array { .. }
-            | Expr::Set { .. }
-            | Expr::Object { .. }
-    )
 }
 
 /// One mask.
