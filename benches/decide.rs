@@ -2,11 +2,12 @@
 //! deciding does not grow with the number of partners.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a benchmark: what it cannot set up ends it")]
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use partnergate::clock::{Clock, UnixNanos, Zone};
-use partnergate::decision::{Decision, Slots, WhenFull, decide};
+use partnergate::decision::{Decision, Slots, WhenFull, decide, decide_token};
 use partnergate::document::Problems;
 use partnergate::identity::{Certificate, Match, Peer};
+use partnergate::jose::Algorithm;
 use partnergate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId, UpstreamName};
 use partnergate::operation::{OperationId, RouteName, openapi};
 use partnergate::partner::{
@@ -15,9 +16,10 @@ use partnergate::partner::{
 };
 use partnergate::policy::{EngineKind, PolicyLimits, PolicySource};
 use partnergate::registry::{Change, Registry};
-use partnergate::request::{HeadLimits, Host, RequestFacts, TlsFacts, UpgradeWanted, canonicalise, judge_head};
-use partnergate::route::{Forward, Route};
+use partnergate::request::{Bearer, HeadLimits, Host, RequestFacts, TlsFacts, UpgradeWanted, canonicalise, judge_head};
+use partnergate::route::{Forward, Route, TokenUse};
 use partnergate::snapshot::{Ahead, RequestSettings, ServerCertificateSource, Snapshot, Sources};
+use partnergate::token::{Form, Rotation, Server, StoredKey, TokenSettings, Tokens};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -145,7 +147,14 @@ fn world(partners: usize, policy: PolicySource) -> World {
             upstream: UpstreamName::parse("up").unwrap(),
             max_body: 1,
             stream_idle: Duration::from_secs(1),
-            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false, assertion: false },
+            token: TokenUse::Accepted,
+            forward: Forward {
+                client_cert: false,
+                client_cert_chain: false,
+                xfcc: false,
+                assertion: false,
+                token: false,
+            },
             place: String::new(),
             operations: None,
         }],
@@ -187,6 +196,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
         headers: vec![],
         content_length: None,
         upgrade: UpgradeWanted::No,
+        bearer: Bearer::None,
         now,
     };
     World { snapshot, peer, request, leaf, slots: Slots::new(1000, usize::MAX, WhenFull::Deny) }
@@ -329,5 +339,45 @@ fn definitions(lines: &[String]) -> String {
     kept.map(|line| format!("{line}\n")).collect()
 }
 
-criterion_group!(all, benches, rules);
+/// Access tokens: one that is known, one that is not, a request that comes with one, and what issuing takes.
+fn tokens(c: &mut Criterion) {
+    let World { snapshot, peer, request, slots, .. } = world(10, library());
+    let now = request.now;
+    let secret: Arc<[u8]> = [7; 32].into();
+    let (every, lifetime) = (Duration::from_secs(86_400), Duration::from_secs(600));
+    let rotation = Rotation { every, ahead: lifetime, longest: lifetime };
+    for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
+        let server = Server::of("https://api.example.com").unwrap();
+        let settings = TokenSettings { server, lifetime: Some(lifetime), algorithm, secret: secret.clone(), rotation };
+        let key = StoredKey::generate(algorithm, &secret, (now, now)).unwrap();
+        let made = || Tokens::new(settings.clone(), vec![key.clone()], snapshot.environment.clone()).unwrap();
+        let tokens = Some(Arc::new(made()));
+        let name = algorithm.name();
+        let snapshot = snapshot.with_tokens(tokens, now).map_err(|p| p.to_string()).unwrap();
+        let form = b"grant_type=client_credentials&client_id=p0&scope=invoices.read".as_slice();
+        let issue = || {
+            let form = Form::parse(Some("application/x-www-form-urlencoded"), black_box(form)).unwrap();
+            decide_token(&snapshot, &peer, (&request, now), Ok(&form), &slots).unwrap().0.token
+        };
+        let text = issue().text;
+        let access = snapshot.tokens.as_ref().unwrap().access.as_ref().unwrap();
+        c.bench_function(&format!("issue a token, {name}"), |b| b.iter(issue));
+        c.bench_function(&format!("a token that is known, {name}"), |b| {
+            b.iter(|| access.verified(black_box(&text), now).unwrap());
+        });
+        c.bench_function(&format!("a token that is not known, {name}"), |b| {
+            let fresh = || made().access.unwrap();
+            b.iter_batched(fresh, |access| access.verified(black_box(&text), now).unwrap(), BatchSize::SmallInput);
+        });
+        let request = RequestFacts { bearer: Bearer::Token(text.as_str().into()), ..request.clone() };
+        c.bench_function(&format!("decide with a token, {name}"), |b| {
+            b.iter(|| match decide(&snapshot, &peer, black_box(&request), &slots) {
+                Decision::Allow(permit) => permit,
+                Decision::Deny(denial) => panic!("{denial:?}"),
+            });
+        });
+    }
+}
+
+criterion_group!(all, benches, rules, tokens);
 criterion_main!(all);

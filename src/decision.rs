@@ -3,9 +3,12 @@
 //! In: a snapshot, a peer, a request's facts, a place for the record. Out: a [`Decision`]. Must never: allow without a
 //! grant, a live identity and a place for the record; block, lock or do I/O. [`Permit`] has no public constructor.
 
+mod bearer;
+mod issuing;
 mod slots;
 mod suppose;
 
+pub use issuing::{Granted, NotGranted, decide_revocation, decide_token, may_ask};
 pub use slots::{Slot, Slots, WhenFull};
 pub use suppose::{Supposed, Supposition, suppose};
 
@@ -20,6 +23,8 @@ use crate::registry::{Resolution, find_grant};
 use crate::request::{CanonicalRequest, RequestFacts, UpgradeWanted};
 use crate::route::{Found, Route};
 use crate::snapshot::Snapshot;
+use crate::token::AccessToken;
+use bearer::token_of;
 use std::sync::Arc;
 
 /// The outcome, with the place for its record.
@@ -38,6 +43,7 @@ pub struct Permit {
     upstream: UpstreamName,
     until: UnixNanos,
     observed: Vec<Reason>,
+    token: Option<Arc<AccessToken>>,
     slot: Slot,
 }
 
@@ -58,7 +64,7 @@ impl Permit {
         &self.upstream
     }
 
-    /// When the clock alone ends what was allowed: certificate, engagement or grant, whichever is first.
+    /// When the clock alone ends what was allowed: certificate, engagement, grant or access token, whichever is first.
     pub fn until(&self) -> UnixNanos {
         self.until
     }
@@ -66,6 +72,11 @@ impl Permit {
     /// Custom denials that do not count, because the partner is only observed.
     pub fn observed(&self) -> &[Reason] {
         &self.observed
+    }
+
+    /// The access token that it rests on as well.
+    pub fn token(&self) -> Option<&Arc<AccessToken>> {
+        self.token.as_ref()
     }
 
     pub fn slot(&self) -> &Slot {
@@ -89,6 +100,8 @@ pub struct Denial {
     pub slot: Option<Slot>,
     /// Whether the floor carries the identity, so that another request of it could be allowed.
     pub identity_stands: bool,
+    /// The access token that it came with, where that is good.
+    pub token: Option<Arc<AccessToken>>,
 }
 
 impl Denial {
@@ -151,15 +164,20 @@ fn operation_of<'a>(
 /// Decides one request.
 pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Decision {
     let situation = Situation::of(snapshot, peer, request);
-    let deny = |(reasons, detail): Refused, identity_stands| {
-        Decision::Deny(Denial { reasons, detail, slot: slots.reserve(), identity_stands })
+    let deny = |(reasons, detail): Refused, identity_stands, token| {
+        Decision::Deny(Denial { reasons, detail, slot: slots.reserve(), identity_stands, token })
     };
     let who = match standing_as(snapshot, peer, request.now, &situation.resolution) {
         Ok(who) => who,
-        Err(refused) => return deny(refused, false),
+        Err(refused) => return deny(refused, false, None),
     };
-    match judge(&who, request, &situation, |facts| snapshot.policy.decide(facts, &snapshot.values)) {
-        Err(refused) => deny(refused, true),
+    let token = match who.token(request, &situation) {
+        Ok(token) => token,
+        Err(refused) => return deny(refused, true, None),
+    };
+    let decided = |facts: &Facts<'_>| snapshot.policy.decide(facts, &snapshot.values);
+    match judge(&who, request, &situation, token.as_deref(), decided) {
+        Err(refused) => deny(refused, true, token),
         Ok(allowed) => match slots.reserve_for(&allowed.partner) {
             Some(slot) => Decision::Allow(Permit {
                 partner: allowed.partner,
@@ -168,9 +186,10 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
                 upstream: allowed.upstream,
                 until: allowed.until,
                 observed: allowed.observed,
+                token,
                 slot,
             }),
-            None => deny((vec![Reason::RecordUnavailable], None), true),
+            None => deny((vec![Reason::RecordUnavailable], None), true, token),
         },
     }
 }
@@ -187,7 +206,9 @@ pub fn decide_under(
 ) -> Result<GrantId, Refused> {
     let situation = Situation::of(snapshot, peer, request);
     let who = standing_as(snapshot, peer, request.now, &situation.resolution)?;
-    judge(&who, request, &situation, |facts| policy.decide(facts, &snapshot.values)).map(|allowed| allowed.grant)
+    let token = who.token(request, &situation)?;
+    let decided = |facts: &Facts<'_>| policy.decide(facts, &snapshot.values);
+    judge(&who, request, &situation, token.as_deref(), decided).map(|allowed| allowed.grant)
 }
 
 /// Whom the floor carries at `now`, whatever is asked for.
@@ -253,7 +274,14 @@ impl Standing<'_> {
     pub fn decide_again(&self, request: &RequestFacts, last: &mut LastVerdict) -> Result<UnixNanos, Refused> {
         let situation = Situation::of(self.snapshot, self.peer, request);
         let Snapshot { policy, values, .. } = self.snapshot;
-        judge(self, request, &situation, |facts| policy.decide_unless_same(facts, values, last)).map(|a| a.until)
+        let token = self.token(request, &situation)?;
+        let decided = |facts: &Facts<'_>| policy.decide_unless_same(facts, values, last);
+        judge(self, request, &situation, token.as_deref(), decided).map(|a| a.until)
+    }
+
+    /// The access token that a request of it comes with.
+    fn token(&self, request: &RequestFacts, situation: &Situation<'_>) -> Result<Option<Arc<AccessToken>>, Refused> {
+        token_of(self.snapshot, self.record, Some(self.peer), (request, situation), self.now)
     }
 }
 
@@ -274,10 +302,11 @@ fn judge(
     who: &Standing<'_>,
     request: &RequestFacts,
     situation: &Situation<'_>,
+    token: Option<&AccessToken>,
     policy: impl FnOnce(&Facts<'_>) -> Verdict,
 ) -> Result<Allowed, Refused> {
     let Standing { snapshot, peer, now, record, credential, until } = *who;
-    let facts = facts_of(snapshot, (record, credential), Some(peer), request, situation, now);
+    let facts = facts_of(snapshot, (record, credential), Some(peer), (request, token), situation, now);
     let mut allowed = judge_facts(snapshot, &facts, situation, policy)?;
     allowed.until = allowed.until.min(until);
     Ok(allowed)
@@ -287,7 +316,7 @@ fn facts_of<'a>(
     snapshot: &'a Snapshot,
     (record, credential): (&'a Arc<PartnerRecord>, &'a Credential),
     peer: Option<&'a Peer>,
-    request: &'a RequestFacts,
+    (request, token): (&'a RequestFacts, Option<&'a AccessToken>),
     situation: &'a Situation<'a>,
     now: UnixNanos,
 ) -> Facts<'a> {
@@ -300,6 +329,7 @@ fn facts_of<'a>(
         operation: situation.operation.as_ref(),
         route: situation.route.route().map(|r| r.name.as_str()),
         request,
+        token,
         now,
     }
 }
@@ -310,7 +340,7 @@ fn judge_facts(
     situation: &Situation<'_>,
     policy: impl FnOnce(&Facts<'_>) -> Verdict,
 ) -> Result<Allowed, Refused> {
-    let Facts { record, credential, request, now, .. } = *facts;
+    let Facts { record, credential, request, token, now, .. } = *facts;
     let one = |reason: Reason| (vec![reason], None);
     if situation.route == Found::NoHost {
         return Err(one(Reason::HostMismatch));
@@ -326,7 +356,13 @@ fn judge_facts(
     match policy(facts) {
         Verdict::Allow { grant, observed } => {
             let allowed = check_grant(snapshot, record, credential, operation, route, &grant, now)?;
-            Ok(Allowed { observed, ..allowed })
+            match token {
+                Some(token) if !token.covers(&allowed.operation, &allowed.grant) => {
+                    Err(one(Reason::TokenScopeExceeded))
+                }
+                Some(token) => Ok(Allowed { until: allowed.until.min(token.expires), observed, ..allowed }),
+                None => Ok(Allowed { observed, ..allowed }),
+            }
         }
         Verdict::Deny { mut reasons, detail } => {
             if reasons.contains(&Reason::OperationNotGranted) {

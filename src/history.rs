@@ -86,6 +86,8 @@ pub enum Way {
     AdminTls,
     /// Through the enrol listener: a partner for itself.
     Enrol,
+    /// Through the partner listener: a partner for itself.
+    Partner,
     /// On the database of a gateway that did not run.
     Offline,
     /// The gateway itself: the beginning of the history.

@@ -6,7 +6,7 @@
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "kebab-case")]
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
@@ -33,7 +33,7 @@ mod transition;
 pub use anchor::{
     Anchor, Bundle, ClientAuthUsage, CrlSource, Denied, DeniedCertificate, Der, Revocation, RevocationMode, Root,
 };
-pub use credential::{Credential, CredentialStage, CredentialState, OVERLAP, Retiring};
+pub use credential::{Credential, CredentialKind, CredentialStage, CredentialState, OVERLAP, Retiring};
 pub use grant::{Emergency, Grant, GrantState, MAX_EMERGENCY, Provenance, REVIEW_DUE};
 pub use offboarding::{Closed, Enforced, Offboarding, Report};
 pub use transition::{Illegal, illegal, illegal_at_first};

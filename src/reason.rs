@@ -24,6 +24,9 @@ pub enum Code {
     NotPermitted,
     SourceNotPermitted,
     AccessEnded,
+    TokenRequired,
+    TokenInvalid,
+    InsufficientScope,
     Unavailable,
     UpstreamUnavailable,
     UpstreamFailed,
@@ -47,6 +50,9 @@ impl Code {
         Code::NotPermitted,
         Code::SourceNotPermitted,
         Code::AccessEnded,
+        Code::TokenRequired,
+        Code::TokenInvalid,
+        Code::InsufficientScope,
         Code::Unavailable,
         Code::UpstreamUnavailable,
         Code::UpstreamFailed,
@@ -71,6 +77,16 @@ impl Code {
     /// One sentence for the partner's developer.
     pub fn detail(self) -> &'static str {
         self.row().3
+    }
+
+    /// What `WWW-Authenticate` says with the code, where it is about an access token (RFC 6750 section 3).
+    pub fn challenge(self) -> Option<&'static str> {
+        match self {
+            Code::TokenRequired => Some("Bearer realm=\"partners\""),
+            Code::TokenInvalid => Some("Bearer realm=\"partners\", error=\"invalid_token\""),
+            Code::InsufficientScope => Some("Bearer realm=\"partners\", error=\"insufficient_scope\""),
+            _ => None,
+        }
     }
 
     fn row(self) -> (&'static str, u16, u8, &'static str) {
@@ -102,6 +118,16 @@ impl Code {
                 ("source-not-permitted", 403, 7, "This call is not permitted from this address.")
             }
             Code::AccessEnded => ("access-not-current", 403, 7, "The permission for this call is not current."),
+            Code::TokenRequired => {
+                ("token-required", 401, 16, "This call needs an access token beside the client certificate.")
+            }
+            Code::TokenInvalid => (
+                "token-invalid",
+                401,
+                16,
+                "The access token is not accepted. Get a new one with the client certificate of this connection.",
+            ),
+            Code::InsufficientScope => ("insufficient-scope", 403, 7, "The access token is not for this call."),
             Code::Unavailable => {
                 ("unavailable", 503, 14, "The gateway cannot decide this request now. Try again later.")
             }
@@ -156,6 +182,7 @@ macro_rules! reasons {
                         | CredentialNotGranted
                         | MethodNotGranted
                         | TlsTooWeak
+                        | TokenScopeExceeded
                         | NetworkNotAllowed
                         | GrantNotStarted
                         | GrantExpired
@@ -184,10 +211,12 @@ macro_rules! reasons {
                         | CredentialNotActive
                         | CredentialNotYetValid
                         | CredentialExpired
+                        | TokenExpired
                         | OperationNotGranted
                         | CredentialNotGranted
                         | MethodNotGranted
                         | TlsTooWeak
+                        | TokenScopeExceeded
                         | NetworkNotAllowed
                         | GrantNotStarted
                         | GrantExpired
@@ -268,6 +297,28 @@ reasons! {
     PartnerNotActive "partner-not-active" EngagementNotActive "The partner is not in state active.";
     EngagementNotStarted "engagement-not-started" EngagementNotActive "The engagement has not started.";
     EngagementEnded "engagement-ended" EngagementNotActive "The engagement has ended.";
+    // The access token: the floor as well.
+    TokenAmbiguous "token-ambiguous" BadRequest "An access token is not in one Authorization field: there are several, or it stands in the URL, where it has leaked.";
+    TokenMissing "token-missing" TokenRequired "The route asks for an access token (`token: required`), and there is none.";
+    TokenMalformed "token-malformed" TokenInvalid "What came as an access token is none: no JWT of type `at+jwt`, too long, or not as RFC 9068 has it.";
+    TokenUnknownKey "token-unknown-key" TokenInvalid "The access token is not signed with a key that verifies now: unknown, withdrawn, or over.";
+    TokenBadSignature "token-bad-signature" TokenInvalid "The signature of the access token is not good.";
+    TokenWrongIssuer "token-wrong-issuer" TokenInvalid "The access token is of another issuer or environment.";
+    TokenNotBound "token-not-bound" TokenInvalid "The access token is bound to no certificate (`cnf`).";
+    TokenWrongCertificate "token-wrong-certificate" TokenInvalid "The access token is bound to another certificate than that of the connection.";
+    TokenWrongPartner "token-wrong-partner" TokenInvalid "The access token is of another partner.";
+    TokenNotYetValid "token-not-yet-valid" TokenInvalid "The access token is issued in the future.";
+    TokenExpired "token-expired" TokenInvalid "The access token has expired.";
+    TokenRevoked "token-revoked" TokenInvalid "The access token was revoked.";
+    TokenWrongAudience "token-wrong-audience" TokenInvalid "The access token is for another upstream.";
+    // What asks for a token.
+    TokenRequestMalformed "token-request-malformed" BadRequest "The token request is not as RFC 6749 has it: its form, a parameter that is missing, or one that stands twice.";
+    TokenClientNotAuthentic "token-client-not-authentic" IdentityUnknown "The token request names another client than the certificate is of, or brings a secret or an assertion: a certificate alone authenticates.";
+    TokenGrantTypeNotServed "token-grant-type-not-served" BadRequest "The token request is of a grant type that is not served.";
+    TokenNotRevoked "token-not-revoked" Unavailable "The token that was to be revoked is not, because that could not be written.";
+    TokenRevocationLimit "token-revocation-limit" Unavailable "So many tokens of the partner are revoked and have not expired that no other one is.";
+    TokenTargetUnknown "token-target-unknown" BadRequest "The token request names no upstream of the partner, or several, in `audience` or `resource`.";
+    TokenScopeEmpty "token-scope-empty" NotPermitted "Nothing that the token request asks for is granted now, or more than a token holds.";
     // Scope, network, expiry: policy.
     RouteUnknown "route-unknown" NotPermitted "No route serves this path.";
     OperationUnknown "operation-unknown" NotPermitted "The method and path are no known operation.";
@@ -278,6 +329,7 @@ reasons! {
     GrantNotValid "grant-not-valid" NotPermitted "Policy allowed without naming a live grant of this partner that covers the operation.";
     MethodNotGranted "method-not-granted" NotPermitted "The grant is for other methods (`methods`).";
     TlsTooWeak "tls-too-weak" NotPermitted "The connection's version of TLS is lower than the grant asks for (`tls_min`), or its cipher suite another (`tls_ciphers`).";
+    TokenScopeExceeded "token-scope-exceeded" InsufficientScope "The access token is not for this operation, or for none of the grants that permit it.";
     NetworkNotAllowed "network-not-allowed" SourceNotPermitted "The source address is in none of the allowed networks.";
     GrantNotStarted "grant-not-started" AccessEnded "The grant has not started.";
     GrantExpired "grant-expired" AccessEnded "The grant has ended.";

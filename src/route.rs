@@ -25,6 +25,7 @@ pub struct Route {
     /// How long an upgraded connection or a stream may be silent.
     pub stream_idle: Duration,
     pub forward: Forward,
+    pub token: TokenUse,
     /// Handle into the operations of the same snapshot.
     pub operations: Option<RouteId>,
 }
@@ -40,6 +41,32 @@ pub struct Forward {
     pub xfcc: bool,
     /// The signed `X-Partner-Assertion`.
     pub assertion: bool,
+    /// The access token of the request.
+    pub token: bool,
+}
+
+/// What a route makes of an access token, where the gateway issues them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenUse {
+    /// A request may come with one, and is then held to it.
+    Accepted,
+    /// A request without one is denied.
+    Required,
+    /// What is in Authorization is the upstream's business.
+    Ignored,
+}
+
+impl TokenUse {
+    pub const NAMES: &'static [&'static str] = &["accepted", "required", "ignored"];
+
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "accepted" => Some(TokenUse::Accepted),
+            "required" => Some(TokenUse::Required),
+            "ignored" => Some(TokenUse::Ignored),
+            _ => None,
+        }
+    }
 }
 
 /// All routes, ready to be asked on every request.
@@ -125,7 +152,14 @@ mod tests {
             upstream: UpstreamName::parse("u").unwrap(),
             max_body: 1,
             stream_idle: Duration::from_secs(1),
-            forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false, assertion: false },
+            token: TokenUse::Accepted,
+            forward: Forward {
+                client_cert: false,
+                client_cert_chain: false,
+                xfcc: false,
+                assertion: false,
+                token: false,
+            },
             place: String::new(),
             operations: None,
         }

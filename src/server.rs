@@ -6,7 +6,7 @@ use crate::config::{AdminConfig, Config};
 use crate::document::Problems;
 use crate::enrol;
 use crate::expiry::{self, Reminder, Successor};
-use crate::gateway::{Gateway, Live, Open};
+use crate::gateway::{Gateway, Live, Open, Revoke};
 use crate::listen::{Caps, Listener, TlsSlot};
 use crate::record::{Mask, Metrics, RecordOptions, Recorder, SpoolOptions, WriterOptions};
 use crate::reload::{ChangeError, Publisher, aside};
@@ -184,7 +184,14 @@ pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
         background.spawn(status::serve(socket, state));
     }
 
-    let gateway = Gateway::new(open.clone(), config.via.clone(), config.body);
+    let revoke: Revoke = {
+        let publisher = publisher.clone();
+        Arc::new(move |token, source| {
+            let publisher = publisher.clone();
+            Box::pin(async move { publisher.revoke_token(token, source).await.map_err(|e| e.to_string()) })
+        })
+    };
+    let gateway = Gateway::new(open.clone(), config.via.clone(), config.body, revoke);
     let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
     let app = Arc::new(http_proxy(&Arc::new(conf), gateway));
     let mut partners = JoinSet::new();

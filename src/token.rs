@@ -1,26 +1,37 @@
-//! What the gateway signs itself: its keys, and the signed identity that upstreams are given.
+//! What the gateway signs itself: its keys, the signed identity that upstreams are given, and access tokens.
 //!
 //! In: keys as the database has them, and the secret that opens them. Out: a [`Ring`] that says which key signs at a time
-//! and which still verify, and an assertion for an allowed request. Which key counts follows from the time and waits for
-//! no write. Must never: do I/O; sign anything for a request that was not allowed; give the private half of a key away.
+//! and which still verify, an assertion for an allowed request, access tokens and what one says. Which key counts follows
+//! from the time and waits for no write. Must never: do I/O; sign anything for a request that was not allowed; believe a
+//! token that it has not signed; give the private half of a key away.
 
+mod access;
 mod assertion;
+mod form;
 mod key;
 mod seal;
+mod server;
 
+pub use access::{Access, AccessToken, Issued, LONGEST_TOKEN, NotIssued, Order, RevokedToken, Unbelieved, spaced};
 pub use assertion::{ASSERTION_LIFETIME, Asserted, Assertions};
+pub use form::{Form, LONGEST_FORM};
 pub use key::{KeyState, Ring, Rotation, StoredKey};
 pub use seal::{SHORTEST_SECRET, check_secret};
+pub use server::{OauthEndpoint, OauthError, Server};
 
+use crate::clock::UnixNanos;
 use crate::jose::Algorithm;
 use crate::name::Environment;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How tokens are made, from the config.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenSettings {
-    /// Who makes them, as a URL.
-    pub issuer: Arc<str>,
+    /// Who makes them, and where.
+    pub server: Server,
+    /// How long an access token is good at most; none are made without.
+    pub lifetime: Option<Duration>,
     pub algorithm: Algorithm,
     /// What keys are encrypted under.
     pub secret: Arc<[u8]>,
@@ -29,7 +40,7 @@ pub struct TokenSettings {
 
 impl std::fmt::Debug for TokenSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenSettings").field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("TokenSettings").field("issuer", &self.server.issuer).finish_non_exhaustive()
     }
 }
 
@@ -38,7 +49,9 @@ pub struct Tokens {
     pub settings: TokenSettings,
     pub stored: Vec<StoredKey>,
     pub ring: Arc<Ring>,
-    pub assertions: Assertions,
+    pub assertions: Arc<Assertions>,
+    /// Where partners are given access tokens.
+    pub access: Option<Access>,
 }
 
 impl Tokens {
@@ -46,8 +59,23 @@ impl Tokens {
     /// A key that the secret does not open.
     pub fn new(settings: TokenSettings, stored: Vec<StoredKey>, environment: Environment) -> Result<Self, String> {
         let ring = Arc::new(Ring::open(&stored, &settings.secret, settings.rotation.longest)?);
-        let assertions = Assertions::new(settings.issuer.clone(), environment, ring.clone());
-        Ok(Tokens { settings, stored, ring, assertions })
+        let issuer = settings.server.issuer.clone();
+        let assertions = Arc::new(Assertions::new(issuer, environment.clone(), ring.clone()));
+        let made = |lifetime| Access::new(settings.server.clone(), environment, lifetime, ring.clone());
+        let access = settings.lifetime.map(made);
+        Ok(Tokens { settings, stored, ring, assertions, access })
+    }
+
+    /// The same with these tokens revoked besides.
+    #[must_use]
+    pub fn with_revoked(&self, revoked: impl IntoIterator<Item = RevokedToken>, now: UnixNanos) -> Self {
+        Tokens {
+            settings: self.settings.clone(),
+            stored: self.stored.clone(),
+            ring: self.ring.clone(),
+            assertions: self.assertions.clone(),
+            access: self.access.as_ref().map(|access| access.with_revoked(revoked, now)),
+        }
     }
 }
 

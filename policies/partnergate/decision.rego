@@ -12,8 +12,8 @@
 #
 #   Who may call at all is in standing.rego, what may be called in scope.rego, from
 #   where in network.rego and until when in expiry.rego. What a grant asks for beyond
-#   that, its conditions, is in schedule.rego, tls.rego and limits.rego. A security
-#   team adds its own denials in policies/custom.
+#   that, its conditions, is in schedule.rego, tls.rego and limits.rego; what an access
+#   token leaves of it, in token.rego. A security team adds its own denials in policies/custom.
 #
 #   custom.related of a rule names what it helps to fulfil: items of the OWASP
 #   Non-Human Identities Top 10 (NHI5:2025) and of the NIST Cybersecurity Framework
@@ -124,4 +124,4 @@ denials contains denial.reason if {
 	some denial in data.partnergate.custom.deny
 }
 
-# library: conditions.rego conditions.yaml custom_default.rego expiry.rego limits.rego network.rego observe.rego schedule.rego scope.rego standing.rego tls.rego
+# library: conditions.rego conditions.yaml custom_default.rego expiry.rego limits.rego network.rego observe.rego schedule.rego scope.rego standing.rego tls.rego token.rego

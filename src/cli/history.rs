@@ -17,6 +17,8 @@ use serde_json::{Map, Value};
 const SHOWN: usize = 160;
 /// The noun of a signing key.
 const KEY: &str = "token_key";
+/// The noun of an access token that was revoked.
+const REVOKED: &str = "revoked_token";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HistoryArgs {
@@ -58,6 +60,8 @@ enum Which {
     Calls,
     /// Keys that the gateway signs with: made and withdrawn.
     Keys,
+    /// Access tokens that their clients have revoked.
+    Tokens,
 }
 
 pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
@@ -70,6 +74,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
         Which::All => ("", None),
         Which::Calls => (CALL, None),
         Which::Keys => (KEY, None),
+        Which::Tokens => (REVOKED, None),
         Which::Partner { id } => ("partner", Some(id)),
         Which::Grant { id } => ("grant", Some(id)),
         Which::Network { name } => ("network", Some(name)),
@@ -89,7 +94,7 @@ pub(super) async fn history(gateway: &Gateway, args: &HistoryArgs) -> Exit {
     let call = match (noun, id) {
         ("grant", id) => HistoryCall { grant: id.cloned(), ..HistoryCall::default() },
         (noun, Some(id)) => HistoryCall { noun: Some(noun.to_owned()), id: Some(id.clone()), ..HistoryCall::default() },
-        (CALL | KEY, None) => HistoryCall { noun: Some(noun.to_owned()), ..HistoryCall::default() },
+        (CALL | KEY | REVOKED, None) => HistoryCall { noun: Some(noun.to_owned()), ..HistoryCall::default() },
         (_, None) => HistoryCall::default(),
     };
     let mut shown = 0_usize;
@@ -228,6 +233,10 @@ fn show(event: &Event, of_grant: Option<&str>) {
         (None, Some(made), None) if noun == KEY => {
             let text = |key: &str| made.get(key).and_then(Value::as_str).unwrap_or_default();
             say(&format!("    signs with {} from {}", text("algorithm"), text("signs_from")));
+        }
+        (None, Some(revoked), None) if noun == REVOKED => {
+            let partner = revoked.get("partner").and_then(Value::as_str).unwrap_or_default();
+            say(&format!("    an access token of {partner}"));
         }
         (None, Some(_), Some(id)) => say(&format!("    grant {id} was made")),
         (Some(_), None, Some(id)) => say(&format!("    grant {id} was removed")),

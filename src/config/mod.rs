@@ -31,7 +31,7 @@ use crate::policy::bundle::Bundle;
 use crate::policy::{EngineKind, PolicyLimits, PolicySource, Promotion};
 use crate::registry::Registry;
 use crate::request::{HeadLimits, Host};
-use crate::route::{Forward, Route};
+use crate::route::{Forward, Route, TokenUse};
 use crate::snapshot::{Ahead, CandidateSource, RequestSettings, ServerCertificateSource, Snapshot, Sources};
 use crate::token::TokenSettings;
 use crate::upstream::{HealthCheck, UpstreamProtocol, UpstreamSpec, UpstreamTimeouts, UpstreamTls};
@@ -371,10 +371,17 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let enrol = issue::enrol(root.section("enrol"), (ca, issue.is_none()), reader, problems);
     let tokens = tokens::read(root.section("tokens"), reader, problems);
     let signs = root.has("tokens");
+    let issues = root.section("tokens").has("authorization_server");
     for (name, section) in root.tables("routes") {
         if let (Some(node), true, false) = (section.node("assertion"), section.boolean("assertion"), signs) {
             let fix = "add `tokens`: who signs it, and what its keys are kept under";
             problems.push(node.error(format!("routes.{name}.assertion"), "nothing signs an assertion", Some(fix)));
+        }
+        for key in ["token", "forward_token"] {
+            if let (Some(node), false) = (section.node(key), issues) {
+                let fix = "add `tokens.authorization_server`, or take this out";
+                problems.push(node.error(format!("routes.{name}.{key}"), "nobody issues access tokens", Some(fix)));
+            }
         }
     }
     let record = record::read(root.section("record"), reader, problems);
@@ -667,7 +674,9 @@ fn route(
         client_cert_chain: section.boolean("client_cert_chain"),
         xfcc: section.boolean("xfcc"),
         assertion: section.boolean("assertion"),
+        token: section.boolean("forward_token"),
     };
+    let token = section.text("token").and_then(TokenUse::parse).unwrap_or(TokenUse::Accepted);
     if forward.client_cert_chain && !forward.client_cert {
         let reason = "a chain is sent only beside the client's certificate";
         let node = section.node("client_cert_chain").or_else(|| section.own_node())?;
@@ -682,6 +691,7 @@ fn route(
         max_body: u64::try_from(section.size("max_body")).unwrap_or(u64::MAX),
         stream_idle: section.duration("stream_idle"),
         forward,
+        token,
         operations: None,
     };
     Some((route, operations))

@@ -4,6 +4,7 @@
 use crate::document::{Field, Kind, Presence};
 use crate::jose::Algorithm;
 use crate::operation::listed::LISTED;
+use crate::route::TokenUse;
 use Presence::{Default, Optional, Required};
 use std::time::Duration;
 
@@ -448,7 +449,7 @@ static TOKENS: &[Field] = &[
         key: "issuer",
         kind: Kind::Text,
         presence: Required("https://api.partners.example.com"),
-        doc: "Who signs, as it stands in what is signed: `https://` and a host name.",
+        doc: "Who signs, as it stands in what is signed: `https://` and a host name, with a port where it is not 443.",
     },
     Field {
         key: "secret",
@@ -474,7 +475,20 @@ static TOKENS: &[Field] = &[
         presence: Default("1d"),
         doc: "How long a key is told to others before it signs: longer than they keep the set of keys without asking again.",
     },
+    Field {
+        key: "authorization_server",
+        kind: Kind::Table(AUTHORIZATION_SERVER),
+        presence: Optional(""),
+        doc: "Give partners access tokens that are bound to their certificates, at the partner listener under the host of `issuer`. Off unless it is there; `{}` is enough.",
+    },
 ];
+
+static AUTHORIZATION_SERVER: &[Field] = &[Field {
+    key: "token_lifetime",
+    kind: seconds(60, DAY),
+    presence: Default("10m"),
+    doc: "How long an access token is good at most. Its grants, the engagement and the certificate may end it before.",
+}];
 
 static ENROL: &[Field] = &[
     Field {
@@ -673,6 +687,18 @@ static ROUTE: &[Field] = &[
         kind: Kind::Boolean,
         presence: Default("false"),
         doc: "Send the upstream `X-Partner-Assertion`, a signed statement of who calls by which grant, which it can verify. Needs `tokens`.",
+    },
+    Field {
+        key: "token",
+        kind: Kind::Choice(TokenUse::NAMES),
+        presence: Optional("required"),
+        doc: "Access tokens in `Authorization: Bearer`, with `tokens.authorization_server`: `accepted` holds a request to the token that it comes with, `required` denies one without, `ignored` leaves the field to the upstream. `accepted` where nothing is said.",
+    },
+    Field {
+        key: "forward_token",
+        kind: Kind::Boolean,
+        presence: Default("false"),
+        doc: "Send the upstream the access token too. Without it, it ends at the gateway.",
     },
 ];
 

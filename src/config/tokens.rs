@@ -1,10 +1,9 @@
-//! `tokens`: what the gateway signs itself.
+//! `tokens`: what the gateway signs itself, and whether it issues access tokens.
 
 use super::files::{At, Reader};
 use crate::document::{Problems, Section};
 use crate::jose::Algorithm;
-use crate::request::Host;
-use crate::token::{ASSERTION_LIFETIME, Rotation, TokenSettings, check_secret};
+use crate::token::{ASSERTION_LIFETIME, Rotation, Server, TokenSettings, check_secret};
 
 pub(super) fn read(
     section: Section<'_>,
@@ -16,13 +15,14 @@ pub(super) fn read(
     }
     let at = |key: &str| section.node(key).map(|node| At { node, key: format!("tokens.{key}") });
     let (issuer_at, issuer) = (at("issuer")?, section.text("issuer")?);
-    // A name and nothing else, so that the path of its metadata is the same for everybody (RFC 8414 section 3).
-    let host = issuer.strip_prefix("https://").filter(|host| Host::parse(host).is_ok_and(|h| h.as_str() == *host));
-    if host.is_none() {
-        let reason = format!("`{issuer}` is not `https://` and a host name in lower case, without anything behind it");
-        problems.push(issuer_at.error(reason, Some("write it like https://api.partners.example.com")));
-        return None;
-    }
+    // No path, so that the one of its metadata is the same for everybody (RFC 8414 section 3).
+    let server = match Server::of(issuer) {
+        Ok(server) => server,
+        Err(reason) => {
+            problems.push(issuer_at.error(reason, Some("write it like https://api.partners.example.com")));
+            return None;
+        }
+    };
     let secret_at = at("secret")?;
     let (_, secret) = reader.secret(&secret_at, section.text("secret")?, problems)?;
     if let Err(reason) = check_secret(&secret) {
@@ -38,10 +38,14 @@ pub(super) fn read(
         problems.push(node.error("tokens.tell_ahead", reason, Some(fix)));
         return None;
     }
+    let access = section.section("authorization_server");
+    let lifetime = section.has("authorization_server").then(|| access.duration("token_lifetime"));
+    let longest = lifetime.unwrap_or_default().max(ASSERTION_LIFETIME);
     Some(Some(TokenSettings {
-        issuer: issuer.into(),
+        server,
+        lifetime,
         algorithm: Algorithm::parse(section.text("algorithm")?)?,
         secret: secret.into(),
-        rotation: Rotation { every, ahead, longest: ASSERTION_LIFETIME },
+        rotation: Rotation { every, ahead, longest },
     }))
 }

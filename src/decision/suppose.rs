@@ -3,7 +3,7 @@
 //! In: a snapshot, who would come, what would be asked. Out: a [`Supposition`]. Must never: open anything, take a place for a
 //! record, or leave anything in what real requests use.
 
-use super::{Refused, Situation, facts_of, judge_facts, registered, standing};
+use super::{Refused, Situation, facts_of, judge_facts, registered, standing, token_of};
 use crate::clock::UnixNanos;
 use crate::identity::Peer;
 use crate::name::GrantId;
@@ -63,11 +63,16 @@ pub fn suppose(snapshot: &Snapshot, who: Supposed<'_>, request: &RequestFacts) -
         }
     };
     let Some(known) = known else { return Supposition { floor, rest: None, input: None } };
-    let facts = facts_of(snapshot, known, peer, request, &situation, now);
+    let token = token_of(snapshot, known.0, peer, (request, &situation), now);
+    let facts =
+        facts_of(snapshot, known, peer, (request, token.as_ref().ok().and_then(Option::as_deref)), &situation, now);
     // Its own, so that nothing of this is found by real requests.
     let cache = ValueCache::new(snapshot.environment.clone(), 1);
     let input = facts.value(&InputPlan::of(&Wanted::everything()), &cache);
-    let rest = judge_facts(snapshot, &facts, &situation, |_| snapshot.policy.evaluate(input.clone()));
+    let rest = match &token {
+        Err(refused) => Err(refused.clone()),
+        Ok(_) => judge_facts(snapshot, &facts, &situation, |_| snapshot.policy.evaluate(input.clone())),
+    };
     let rest = rest.map(|allowed| allowed.grant);
     Supposition { floor, rest: Some(rest), input: Some(input) }
 }

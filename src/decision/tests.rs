@@ -9,8 +9,8 @@ use crate::operation::{RouteName, openapi};
 use crate::partner::{Anchor, ClientAuthUsage, Der, Grant, Network, Partner, Period, Revocation, Root};
 use crate::policy::{EngineKind, PolicyLimits, PolicySource};
 use crate::registry::{Change, Registry};
-use crate::request::{HeadLimits, Host, TlsFacts, canonicalise};
-use crate::route::Forward;
+use crate::request::{Bearer, HeadLimits, Host, TlsFacts, canonicalise};
+use crate::route::{Forward, TokenUse};
 use crate::snapshot::{Ahead, RequestSettings, ServerCertificateSource, Sources};
 use http::Method;
 use rcgen::{
@@ -27,6 +27,7 @@ mod evaluation;
 mod floor;
 mod independence;
 mod scope;
+mod tokens;
 
 /// 2026-03-04T12:30:00Z, a Wednesday.
 const NOW: UnixNanos = UnixNanos(1_772_627_400_000_000_000);
@@ -57,6 +58,8 @@ struct World {
     acme_leaf: Vec<u8>,
     globex_leaf: Vec<u8>,
     request: RequestFacts,
+    /// That it comes with, for who puts an input together.
+    token: Option<Arc<AccessToken>>,
 }
 
 impl World {
@@ -76,6 +79,7 @@ impl World {
             acme_leaf,
             globex_leaf,
             request: request(Method::GET, "/v1/invoices/7", "api.example"),
+            token: None,
         }
     }
 
@@ -119,7 +123,14 @@ impl World {
                 upstream: UpstreamName::parse("billing-api").unwrap(),
                 max_body: 1,
                 stream_idle: Duration::from_secs(1),
-                forward: Forward { client_cert: false, client_cert_chain: false, xfcc: false, assertion: false },
+                token: TokenUse::Accepted,
+                forward: Forward {
+                    client_cert: false,
+                    client_cert_chain: false,
+                    xfcc: false,
+                    assertion: false,
+                    token: false,
+                },
                 place: String::new(),
                 operations: None,
             }],
@@ -359,6 +370,7 @@ fn request(method: Method, target: &str, host: &str) -> RequestFacts {
         headers: vec![],
         content_length: None,
         upgrade: UpgradeWanted::No,
+        bearer: Bearer::None,
         now: NOW,
     }
 }

@@ -4,7 +4,8 @@
 use super::certificate::{ChainField, xfcc};
 use super::inflight::InFlight;
 use crate::decision::Permit;
-use crate::request::UpgradeWanted;
+use crate::request::{Bearer, UpgradeWanted};
+use crate::route::{Route, TokenUse};
 use crate::token::{Asserted, Tokens};
 use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_error::{Error, ErrorType};
@@ -33,13 +34,19 @@ pub(super) fn build_head(
     head.set_version(from.version);
     let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
     let (trace, continued) = traceparent(parent);
+    // The client's own business where the gateway has not looked at it.
+    let looked_at =
+        |route: &&Route| flight.tokens().is_some_and(|t| t.access.is_some()) && route.token != TokenUse::Ignored;
+    let withheld = matches!(request.bearer, Bearer::Token(_))
+        && flight.route().filter(looked_at).is_some_and(|route| !route.forward.token);
     for (name, value) in &from.headers {
         let text = name.as_str();
         // pingora has taken them off; what an upgrade needs is set below.
         let hop = matches!(text, "connection" | "upgrade");
         // The state of a trace means nothing to another trace.
         let stray = text == "tracestate" && !continued;
-        if name == header::HOST || is_reserved(text) || hop || stray {
+        let token = withheld && name == header::AUTHORIZATION;
+        if name == header::HOST || is_reserved(text) || hop || stray || token {
             continue;
         }
         head.append_header(name.clone(), value.clone())?;

@@ -6,15 +6,18 @@ use super::cut::{Cut, Signal};
 use super::open::{Running, Stream};
 use super::progress::PROGRESS;
 use super::{BodyLimits, Live, route_of};
-use crate::decision::{Denial, Permit, Refused, Situation, Slot};
+use crate::clock::UnixNanos;
+use crate::decision::{Denial, Granted, Permit, Refused, Situation, Slot};
 use crate::identity::Peer;
 use crate::name::{PartnerId, UpstreamName};
 use crate::operation::OperationId;
 use crate::reason::Reason;
-use crate::record::{Entry, FirstDenied, Kind, Metrics, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey};
+use crate::record::{
+    Entry, FirstDenied, Kind, Metrics, OauthEntry, Outcome, Recorder, RequestEntry, UpstreamEntry, UsageKey,
+};
 use crate::request::{RequestFacts, TlsFacts};
 use crate::route::Route;
-use crate::token::Tokens;
+use crate::token::{OauthEndpoint, RevokedToken, Tokens};
 use crate::upstream::Upstreams;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -88,7 +91,16 @@ enum Verdict {
     Allowed(Permit),
     /// The way is closed again, but what the decision said is kept.
     Denied(Denial),
+    /// What the gateway has answered itself.
+    Answered(Box<Answered>),
     Recorded,
+}
+
+/// What was done for a client of the authorization server.
+pub(super) struct Answered {
+    pub issued: Option<Granted>,
+    pub revoked: Option<RevokedToken>,
+    pub slot: Slot,
 }
 
 /// See the module.
@@ -108,6 +120,10 @@ pub(super) struct InFlight {
     complete: bool,
     /// Both sides may send at any time, and be silent in between.
     pub(super) grpc: bool,
+    /// It is for the authorization server.
+    pub(super) endpoint: Option<OauthEndpoint>,
+    /// When it was decided; when it arrived, where nothing is said.
+    decided: Option<UnixNanos>,
 }
 
 impl InFlight {
@@ -133,6 +149,8 @@ impl InFlight {
             bytes: (0, 0),
             complete: false,
             grpc: false,
+            endpoint: None,
+            decided: None,
         }
     }
 
@@ -183,15 +201,28 @@ impl InFlight {
         self.verdict = Verdict::Denied(denial);
     }
 
+    /// It is decided on this now: reading what it asks for has taken its time.
+    pub(super) fn decided_on(&mut self, live: Arc<Live>, now: UnixNanos) {
+        self.live = live;
+        self.decided = Some(now);
+    }
+
+    pub(super) fn answered_itself(&mut self, answered: Answered) {
+        self.verdict = Verdict::Answered(Box::new(answered));
+    }
+
     /// What it was allowed on has been replaced, and on what replaced it the request is denied.
     pub(super) fn overtaken(&mut self, live: Arc<Live>, (reasons, detail): Refused) {
         self.live = live;
-        let slot = match std::mem::replace(&mut self.verdict, Verdict::Undecided) {
-            Verdict::Allowed(permit) => Some(permit.into_slot()),
-            _ => None,
+        let (slot, token) = match std::mem::replace(&mut self.verdict, Verdict::Undecided) {
+            Verdict::Allowed(permit) => {
+                let token = permit.token().cloned();
+                (Some(permit.into_slot()), token)
+            }
+            _ => (None, None),
         };
         // Whether its identity stands, the look that the change brings finds out.
-        self.verdict = Verdict::Denied(Denial { reasons, detail, slot, identity_stands: true });
+        self.verdict = Verdict::Denied(Denial { reasons, detail, slot, identity_stands: true, token });
     }
 
     pub(super) fn sent_to(&mut self, upstream: UpstreamName, address: SocketAddr) {
@@ -281,7 +312,8 @@ impl InFlight {
             self.live = ending.live.clone();
         }
         let (mut reasons, mut detail, mut grant, mut partner) = (Vec::new(), None, None, None);
-        let mut observed = Vec::new();
+        let (mut observed, mut token) = (Vec::new(), None);
+        let (mut issued, mut revoked, mut allowed) = (None, None, false);
         let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
             Verdict::Undecided => {
@@ -289,17 +321,23 @@ impl InFlight {
                 self.recorder.slots().reserve()
             }
             Verdict::Denied(denial) => {
-                (reasons, detail) = (denial.reasons, denial.detail);
+                (reasons, detail, token) = (denial.reasons, denial.detail, denial.token);
                 denial.slot
             }
+            Verdict::Answered(answered) => {
+                let Answered { issued: granted, revoked: gone, slot } = *answered;
+                (issued, revoked, allowed) = (granted, gone, true);
+                Some(slot)
+            }
             Verdict::Allowed(permit) => {
+                allowed = true;
                 grant = Some(permit.grant().clone());
                 partner = Some(permit.partner().clone());
                 observed = permit.observed().to_vec();
+                token = permit.token().cloned();
                 Some(permit.into_slot())
             }
         };
-        let allowed = grant.is_some();
         let cut = cut.filter(|_| allowed);
         let aborted = (!self.complete && self.failure.is_none()) || self.failure == Some(Reason::ClientGone);
         let (result, outcome) = match (allowed, aborted, &self.failure) {
@@ -321,9 +359,10 @@ impl InFlight {
         let metrics = self.recorder.metrics();
         let situation = Situation::of(snapshot, &connection.peer, &stream.request);
         let operation = situation.operation.as_ref().map(|resolved| &resolved.operation.id);
+        let named = self.endpoint.map(OauthEndpoint::name).or_else(|| operation.map(OperationId::as_str));
         let known = situation.partner();
         let partner = partner.as_ref().or_else(|| known.map(|(record, _)| &record.partner.id));
-        metrics.request(partner.map(PartnerId::as_str), operation.map(OperationId::as_str), outcome);
+        metrics.request(partner.map(PartnerId::as_str), named, outcome);
         if let Some((record, credential)) = known {
             let leaf = &connection.peer.leaf;
             self.recorder.usage().saw(&credential.id, leaf, allowed, stream.request.now);
@@ -355,14 +394,19 @@ impl InFlight {
         for reason in &observed {
             metrics.observed(partner.map_or("unknown", PartnerId::as_str), reason);
         }
-        metrics.request_time(operation.map(OperationId::as_str), took);
+        metrics.request_time(named, took);
         let entry = Entry::Request(RequestEntry {
-            kind: if cut.is_some() { Kind::StreamCut } else { Kind::Request },
+            kind: match (cut, self.endpoint) {
+                (Some(_), _) => Kind::StreamCut,
+                (None, Some(_)) => Kind::Oauth,
+                (None, None) => Kind::Request,
+            },
             snapshot,
             peer: &connection.peer,
             request: &stream.request,
-            now: cut.map_or(stream.request.now, |ending| ending.now),
+            now: cut.map_or(self.decided.unwrap_or(stream.request.now), |ending| ending.now),
             situation: &situation,
+            token: token.as_deref(),
             result,
             reasons: &reasons,
             observed: &observed,
@@ -376,6 +420,11 @@ impl InFlight {
                 name: name.to_string(),
                 address: Some(address),
                 duration: self.upstream_took,
+            }),
+            oauth: self.endpoint.map(|endpoint| OauthEntry {
+                endpoint,
+                issued: issued.as_ref(),
+                revoked: revoked.as_ref(),
             }),
         });
         self.recorder.write(&entry, slot);

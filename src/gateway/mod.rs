@@ -9,6 +9,7 @@ mod certificate;
 mod cut;
 mod forward;
 mod inflight;
+mod oauth;
 mod open;
 mod preview;
 mod progress;
@@ -19,6 +20,7 @@ mod suppose;
 pub use certificate::{ChainField, byte_sequence};
 pub use cut::{Cut, Signal};
 pub use inflight::Connection;
+pub use oauth::Revoke;
 pub use open::{Concerns, Open, Registered};
 pub use preview::{Preview, Tally};
 pub use progress::{PROGRESS, Progress};
@@ -33,6 +35,7 @@ use crate::record::{Entry, MalformedEntry, Recorder};
 use crate::request::{Refusal, RequestFacts, UpgradeWanted};
 use crate::route::{Found, Route};
 use crate::snapshot::Snapshot;
+use crate::token::OauthEndpoint;
 use crate::upstream::{Endpoint, Upstream, Upstreams};
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -44,6 +47,7 @@ use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use read::{Arrival, is_bodyless, is_grpc, read};
+use refusal::Sent;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -66,6 +70,7 @@ pub struct Gateway {
     open: Arc<Open>,
     via: Arc<str>,
     limits: BodyLimits,
+    revoke: Revoke,
 }
 
 /// How request bodies must arrive.
@@ -89,13 +94,19 @@ pub struct Context {
 
 impl Gateway {
     /// `via` is the pseudonym in `Via` (RFC 9110 section 7.6.3).
-    pub fn new(open: Arc<Open>, via: Arc<str>, limits: BodyLimits) -> Self {
+    pub fn new(open: Arc<Open>, via: Arc<str>, limits: BodyLimits, revoke: Revoke) -> Self {
         let (live, recorder, clock) = (open.live.clone(), open.recorder.clone(), open.clock.clone());
-        Gateway { live, recorder, clock, open, via, limits }
+        Gateway { live, recorder, clock, open, via, limits, revoke }
     }
 
-    /// Everything up to the decision. `Err` is a refusal that has still to be sent.
-    fn admit(&self, session: &Session, context: &mut Context, connection: &Arc<Connection>) -> Result<(), Refused> {
+    /// Everything up to the decision. `Err` is a refusal that has still to be sent; an endpoint is one that the gateway answers
+    /// itself, and nothing is decided yet.
+    fn admit(
+        &self,
+        session: &Session,
+        context: &mut Context,
+        connection: &Arc<Connection>,
+    ) -> Result<Option<OauthEndpoint>, Refused> {
         let started = Instant::now();
         let id: Arc<str> = (&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut [0; 36])).into();
         context.id = Some(id.clone());
@@ -117,6 +128,11 @@ impl Gateway {
         let flight =
             context.flight.insert(InFlight::new(self.recorder.clone(), live, connection.clone(), request, started));
         flight.grpc = grpc;
+        let access = flight.tokens().and_then(|tokens| tokens.access.as_ref());
+        flight.endpoint = access.and_then(|access| access.server.endpoint(&flight.request().canonical));
+        if flight.endpoint.is_some() {
+            return Ok(flight.endpoint);
+        }
         let before = Instant::now();
         let decision = decision::decide(&snapshot, &connection.peer, flight.request(), self.recorder.slots());
         self.recorder.metrics().decision_seconds.observe(before.elapsed().as_secs_f64());
@@ -140,7 +156,7 @@ impl Gateway {
                     flight.fail(Reason::BodyTooLarge);
                     return Err(Refused { grpc, ..Refused::new(Reason::BodyTooLarge, id) });
                 }
-                Ok(())
+                Ok(None)
             }
             Decision::Deny(denial) => {
                 let reason = denial.reason().clone();
@@ -229,12 +245,18 @@ impl ProxyHttp for Gateway {
         // From the first byte of an answer on, a client that does not read is waited for only so long.
         session.set_write_timeout(Some(self.limits.progress));
         let admitted = self.guarded(context, |context| {
-            self.admit(session, context, &connection)?;
-            self.prepare_body(session, context);
-            Ok(())
+            let endpoint = self.admit(session, context, &connection)?;
+            if endpoint.is_none() {
+                self.prepare_body(session, context);
+            }
+            Ok(endpoint)
         });
         let refused = match admitted {
-            Ok(Ok(())) => return Ok(false),
+            Ok(Ok(None)) => return Ok(false),
+            Ok(Ok(Some(endpoint))) => {
+                self.answer_itself(session, context, &connection, endpoint).await;
+                return Ok(true);
+            }
             Ok(Err(refused)) => refused,
             Err(reason) => {
                 let id = context.id.clone().unwrap_or_else(|| "unknown".into());
@@ -250,7 +272,7 @@ impl ProxyHttp for Gateway {
             let bytes = if is_head { 0 } else { refused.body().len() };
             flight.complete(refused.status(), 0, u64::try_from(bytes).unwrap_or(u64::MAX), None);
         }
-        refusal::send(session, &refused, &connection, self.limits.progress).await;
+        refusal::send(session, Sent::Refused(&refused), &connection, self.limits.progress).await;
         Ok(true)
     }
 
@@ -447,7 +469,7 @@ impl ProxyHttp for Gateway {
         let connection = Self::connection(session);
         let status = refused.status();
         if let Some(connection) = connection {
-            let sent = refusal::send(session, &refused, &connection, self.limits.progress).await;
+            let sent = refusal::send(session, Sent::Refused(&refused), &connection, self.limits.progress).await;
             if let Some(flight) = &mut context.flight {
                 flight.answered(sent);
             }

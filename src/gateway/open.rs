@@ -15,6 +15,7 @@ use crate::policy::LastVerdict;
 use crate::record::{Entry, Kind, Recorder, RequestEntry};
 use crate::registry::Resolution;
 use crate::request::RequestFacts;
+use crate::token::AccessToken;
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,14 +64,15 @@ pub struct Stream {
     pub(super) started: Instant,
     /// On HTTP/2, where one stream can end and its siblings live.
     pub(super) progress: Option<Arc<Progress>>,
-    grant: OnceLock<GrantId>,
+    /// What it was allowed by.
+    allowed: OnceLock<(GrantId, Option<Arc<AccessToken>>)>,
     /// Whether there is a record that it is open.
     announced: AtomicBool,
 }
 
 impl Stream {
     pub(super) fn new(request: RequestFacts, started: Instant, progress: Option<Arc<Progress>>) -> Arc<Self> {
-        Arc::new(Stream { request, started, progress, grant: OnceLock::new(), announced: AtomicBool::new(false) })
+        Arc::new(Stream { request, started, progress, allowed: OnceLock::new(), announced: AtomicBool::new(false) })
     }
 
     /// What ends it: on HTTP/1 it ends with its connection.
@@ -184,7 +186,7 @@ impl Open {
         permit: &decision::Permit,
         live: &Arc<Live>,
     ) -> Result<(), Box<(Arc<Live>, decision::Refused)>> {
-        let _ = stream.grant.set(permit.grant().clone());
+        let _ = stream.allowed.set((permit.grant().clone(), permit.token().cloned()));
         let (known, due) = {
             let mut running = connection.running();
             running.streams.push(stream.clone());
@@ -267,7 +269,7 @@ impl Open {
 
     /// Writes that a request is open, once.
     pub(super) fn announce(&self, connection: &Connection, stream: &Stream, live: &Live, now: UnixNanos, status: u16) {
-        let Some(grant) = stream.grant.get() else { return };
+        let Some((grant, token)) = stream.allowed.get() else { return };
         if stream.announced.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -279,6 +281,7 @@ impl Open {
             request: &stream.request,
             now,
             situation: &situation,
+            token: token.as_deref(),
             result: "allow",
             reasons: &[],
             observed: &[],
@@ -289,6 +292,7 @@ impl Open {
             bytes_out: 0,
             duration: stream.started.elapsed(),
             upstream: None,
+            oauth: None,
         }));
     }
 

@@ -4,7 +4,7 @@ use super::forward;
 use crate::clock::UnixNanos;
 use crate::operation::parse_upgrade;
 use crate::reason::Reason;
-use crate::request::{Refusal, RequestFacts, TlsFacts, UpgradeWanted, canonicalise};
+use crate::request::{Bearer, Refusal, RequestFacts, TlsFacts, UpgradeWanted, canonicalise};
 use crate::snapshot::RequestSettings;
 use http::{HeaderMap, header};
 use pingora_http::RequestHeader;
@@ -77,6 +77,7 @@ pub(super) fn read(
         headers,
         content_length,
         upgrade: upgrade_of(head),
+        bearer: bearer_of(&head.headers),
         now,
     })
 }
@@ -166,6 +167,23 @@ fn upgrade_of(head: &RequestHeader) -> UpgradeWanted {
         _ => None,
     };
     wanted.map_or(UpgradeWanted::Unclear, UpgradeWanted::To)
+}
+
+/// RFC 6750 section 2.1; the scheme is compared without case (RFC 9110 section 11.1).
+fn bearer_of(fields: &HeaderMap) -> Bearer {
+    let mut values = fields.get_all(header::AUTHORIZATION).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Bearer::None,
+        (Some(_), Some(_)) => return Bearer::Several,
+        (Some(value), None) => String::from_utf8_lossy(value.as_bytes()),
+    };
+    // What could be read as a bearer token by anybody is one.
+    let end = value.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(value.len());
+    let (scheme, text) = value.split_at(end);
+    match scheme.eq_ignore_ascii_case("bearer") {
+        true => Bearer::Token(text.trim().into()),
+        false => Bearer::None,
+    }
 }
 
 pub(super) fn is_grpc(head: &RequestHeader) -> bool {

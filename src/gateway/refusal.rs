@@ -43,6 +43,30 @@ impl Refused {
     }
 }
 
+/// What the gateway answers itself.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: u16,
+    pub fields: Vec<(&'static str, String)>,
+    pub body: String,
+}
+
+/// What is sent without an upstream.
+pub(super) enum Sent<'a> {
+    Refused(&'a Refused),
+    /// With the request's id.
+    Answer(&'a Answer, &'a str),
+}
+
+impl Sent<'_> {
+    fn status(&self) -> u16 {
+        match self {
+            Sent::Refused(refused) => refused.status(),
+            Sent::Answer(answer, _) => answer.status,
+        }
+    }
+}
+
 /// The problem document of a refusal.
 pub fn problem_document(reason: &Reason, id: &str) -> String {
     let code = reason.code();
@@ -59,17 +83,18 @@ pub fn problem_document(reason: &Reason, id: &str) -> String {
     .to_string()
 }
 
-/// Sends a refusal within `limit` and deals with a body that is still coming. Returns the status that was sent, 0 when
+/// Sends an answer within `limit` and deals with a body that is still coming. Returns the status that was sent, 0 when
 /// the client was gone or did not read.
-pub(super) async fn send(session: &mut Session, refused: &Refused, connection: &Connection, limit: Duration) -> u16 {
+pub(super) async fn send(session: &mut Session, sent: Sent<'_>, connection: &Connection, limit: Duration) -> u16 {
     let body_pending = !session.as_downstream_mut().is_body_done();
     // A request that could not be read leaves no common ground for a next one.
     // Nor is there one for an identity that has lost every right.
-    let close = body_pending || refused.status() == 400 || connection.leave.is_up();
+    let unread = matches!(sent, Sent::Refused(_)) && sent.status() == 400;
+    let close = body_pending || unread || connection.leave.is_up();
     if close && !connection.http2 {
         session.set_keepalive(None);
     }
-    let Ok(Ok(status)) = tokio::time::timeout(limit, write(session, refused)).await else {
+    let Ok(Ok(status)) = tokio::time::timeout(limit, write(session, &sent)).await else {
         session.set_keepalive(None);
         return 0;
     };
@@ -101,7 +126,21 @@ fn status_fields(code: Code) -> HeaderMap {
     fields
 }
 
-async fn write(session: &mut Session, refused: &Refused) -> pingora_error::Result<u16> {
+async fn write(session: &mut Session, sent: &Sent<'_>) -> pingora_error::Result<u16> {
+    match sent {
+        Sent::Refused(refused) => write_refusal(session, refused).await,
+        Sent::Answer(answer, id) => {
+            let mut head = ResponseHeader::build(answer.status, Some(answer.fields.len() + 2))?;
+            head.insert_header("x-request-id", *id)?;
+            for (name, value) in &answer.fields {
+                head.insert_header(*name, value)?;
+            }
+            write_whole(session, head, answer.body.clone()).await
+        }
+    }
+}
+
+async fn write_refusal(session: &mut Session, refused: &Refused) -> pingora_error::Result<u16> {
     let status = refused.status();
     let code = refused.reason.code();
     let mut head = ResponseHeader::build(status, Some(8))?;
@@ -119,12 +158,19 @@ async fn write(session: &mut Session, refused: &Refused) -> pingora_error::Resul
         }
         return Ok(0);
     }
-    let body = refused.body();
     head.insert_header("content-type", "application/problem+json")?;
-    head.insert_header("content-length", body.len().to_string())?;
+    if let Some(challenge) = code.challenge() {
+        head.insert_header("www-authenticate", challenge)?;
+    }
     if status == 405 {
         head.insert_header("allow", "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS")?;
     }
+    write_whole(session, head, refused.body()).await
+}
+
+async fn write_whole(session: &mut Session, mut head: ResponseHeader, body: String) -> pingora_error::Result<u16> {
+    let status = head.status.as_u16();
+    head.insert_header("content-length", body.len().to_string())?;
     let is_head = session.req_header().method == http::Method::HEAD;
     session.as_downstream_mut().write_response_header(Box::new(head)).await?;
     if !is_head {

@@ -93,7 +93,8 @@ impl Place {
         Place { file: node.file.clone(), line: node.line }
     }
 
-    fn error(&self, key: &str, reason: String, fix: &str) -> Problem {
+    /// What is wrong there.
+    pub fn error(&self, key: &str, reason: String, fix: &str) -> Problem {
         Problem {
             severity: Severity::Error,
             file: self.file.clone(),

@@ -10,6 +10,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Operations {
     operations: Vec<Operation>,
+    /// Of each operation.
+    owners: Vec<RouteId>,
     by_id: BTreeMap<OperationId, usize>,
     routes: HashMap<RouteName, RouteId>,
     paths: Vec<Paths>,
@@ -66,6 +68,11 @@ impl Operations {
         self.find(id.as_str())
     }
 
+    /// The route that an operation is of.
+    pub fn route_of(&self, id: &OperationId) -> Option<RouteId> {
+        self.by_id.get(id.as_str()).and_then(|index| self.owners.get(*index)).copied()
+    }
+
     /// All operations, sorted by id.
     pub fn iter(&self) -> impl Iterator<Item = &Operation> {
         self.by_id.values().filter_map(|index| self.operations.get(*index))
@@ -111,6 +118,7 @@ impl Operations {
         }
         self.by_id.insert(operation.id.clone(), index);
         self.operations.push(operation);
+        self.owners.push(RouteId(route));
     }
 }
 

@@ -13,6 +13,16 @@ use std::time::Duration;
 pub const OVERLAP: Duration = Duration::from_secs(7 * 86_400);
 
 states! {
+    /// What a request proves itself with.
+    CredentialKind {
+        /// A client certificate.
+        X509 "x509",
+        /// A client certificate, and an access token that is bound to it.
+        Token "token",
+    }
+}
+
+states! {
     /// Where a credential was put. Only an active credential is accepted.
     CredentialState {
         Pending "pending",

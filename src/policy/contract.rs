@@ -3,7 +3,7 @@
 //!
 //! Out: where facts are ([`Shape::at`]), what they are ([`lines`]). The schemas are in `schema`.
 
-use crate::partner::{CredentialState, PartnerState};
+use crate::partner::{CredentialKind, CredentialState, PartnerState};
 
 /// One key of a table of the input document.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,7 @@ pub(super) enum Source {
     /// The request, read with what the config says about operations, routes and header fields.
     Config,
     Clock,
+    Token,
 }
 
 impl Source {
@@ -40,6 +41,7 @@ impl Source {
             Source::Request => "request",
             Source::Config => "request and config",
             Source::Clock => "clock",
+            Source::Token => "access token",
         }
     }
 }
@@ -137,7 +139,7 @@ impl Shape {
 }
 
 use Shape::{Condition, Headers, List, Name, OneOf, Open, Table, Text, Whole, Within};
-use Source::{Certificate, Clock, Config, Connection, Gateway, Registry, Request};
+use Source::{Certificate, Clock, Config, Connection, Gateway, Registry, Request, Token};
 
 const TEXTS: Shape = List(&Text);
 const OPERATION: Shape = Name(Listed::Operations);
@@ -170,6 +172,13 @@ pub(super) static INPUT: Shape = Table(&[
     always("environment", Text, Gateway, "Environment of the gateway (`environment`), such as `production`"),
     always("partner", Table(PARTNER), Registry, "Whose request it is"),
     always("credential", Table(CREDENTIAL), Registry, "What the partner has proved itself with"),
+    sometimes(
+        "token",
+        Table(TOKEN),
+        Token,
+        "the request comes with one",
+        "The access token, whose signature, certificate, audience and end the gateway has looked at",
+    ),
     always("source", Table(SOURCE), Connection, "Where the request comes from"),
     always("tls", Table(TLS), Connection, "What the TLS handshake agreed on"),
     always("request", Table(REQUEST), Request, "What is asked for, byte by byte as it is forwarded"),
@@ -233,7 +242,12 @@ const GRANT: &[Fact] = &[
 
 const CREDENTIAL: &[Fact] = &[
     always("id", Text, Registry, "Its id"),
-    always("kind", OneOf(&["x509"]), Registry, "What it is: a client certificate"),
+    always(
+        "kind",
+        OneOf(CredentialKind::NAMES),
+        Request,
+        "What the request proves itself with: a client certificate, or one with an access token that is bound to it",
+    ),
     always(
         "state",
         OneOf(CredentialState::NAMES),
@@ -251,6 +265,17 @@ const CREDENTIAL: &[Fact] = &[
     always("not_after_ns", Whole, Certificate, "First instant after its validity"),
     always("key", Table(KEY), Certificate, "Its public key"),
     always("trust_anchor", Text, Certificate, "Name of the trust anchor that the verified chain ends in"),
+];
+
+const TOKEN: &[Fact] = &[
+    always("issuer", Text, Token, "Who has issued it (`iss`)"),
+    always("subject", Text, Token, "Id of the partner it was issued to (`sub`)"),
+    always("audience", Text, Token, "Name of the upstream it is for (`aud`)"),
+    always("scope", List(&OPERATION), Token, "Ids of the operations it is for (`scope`), sorted"),
+    always("grants", TEXTS, Token, "Ids of the grants that its scope was granted by, sorted"),
+    always("id", Text, Token, "Its id (`jti`)"),
+    always("issued_ns", Whole, Token, "When it was issued (`iat`)"),
+    always("expires_ns", Whole, Token, "First instant at which it is over (`exp`)"),
 ];
 
 const SAN: &[Fact] = &[

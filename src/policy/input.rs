@@ -10,9 +10,10 @@ use crate::clock::{UnixNanos, Zone};
 use crate::identity::{Match, Peer};
 use crate::name::Environment;
 use crate::operation::Resolved;
-use crate::partner::{Credential, PartnerRecord, Period};
+use crate::partner::{Credential, CredentialKind, PartnerRecord, Period};
 use crate::registry::Derived;
 use crate::request::{RequestFacts, TlsFacts};
+use crate::token::AccessToken;
 use http::Method;
 use jiff::Timestamp;
 use jiff::civil::Weekday;
@@ -36,6 +37,8 @@ pub struct Facts<'a> {
     pub operation: Option<&'a Resolved<'a, 'a>>,
     pub route: Option<&'a str>,
     pub request: &'a RequestFacts,
+    /// That it came with, where that is good.
+    pub token: Option<&'a AccessToken>,
     /// Of the decision: a request that goes on is decided more than once.
     pub now: UnixNanos,
 }
@@ -73,8 +76,13 @@ impl ValueCache {
         self.derived.partner(record, || partner_value(record, &self.environment))
     }
 
-    fn credential(&self, record: &Arc<PartnerRecord>, credential: &Credential, peer: &Peer) -> Value {
-        self.derived.credential(record, credential, peer, || credential_value(credential, peer))
+    fn credential(
+        &self,
+        record: &Arc<PartnerRecord>,
+        credential: &Credential,
+        (peer, kind): (&Peer, CredentialKind),
+    ) -> Value {
+        self.derived.credential(record, credential, (peer, kind), || credential_value(credential, (peer, kind)))
     }
 
     fn tls(&self, facts: &Arc<TlsFacts>) -> Value {
@@ -119,15 +127,14 @@ macro_rules! keys {
 }
 
 keys! {
-    algorithm "algorithm", bits "bits", cipher "cipher", conditions "conditions", credential "credential",
+    algorithm "algorithm", audience "audience", bits "bits", cipher "cipher", conditions "conditions", credential "credential",
     credentials "credentials", dns "dns", email "email", ends_ns "ends_ns", engagement "engagement", environment
-    "environment", fingerprint_sha256 "fingerprint_sha256", grants "grants", hour "hour", https "https", id "id", ip
-    "ip", issuer "issuer", key "key", kind "kind", labels "labels", local "local", minute "minute", name "name",
+    "environment", expires_ns "expires_ns", fingerprint_sha256 "fingerprint_sha256", grants "grants", hour "hour", https "https", id "id", ip
+    "ip", issued_ns "issued_ns", issuer "issuer", key "key", kind "kind", labels "labels", local "local", minute "minute", name "name",
     networks "networks", not_after_ns "not_after_ns", not_before_ns "not_before_ns", now_ns "now_ns", observe "observe",
-    operations "operations", owner "owner", partner "partner", reason "reason", request "request", san "san", serial "serial", sni "sni", source
+    operations "operations", owner "owner", partner "partner", reason "reason", request "request", san "san", scope "scope", serial "serial", sni "sni", source
     "source", spki_sha256 "spki_sha256", starts_ns "starts_ns", state "state", subject "subject", time "time",
-    time_zone "time_zone", tls "tls", trust_anchor "trust_anchor", until_ns "until_ns", uri "uri", version "version", weekday "weekday",
-    x509 "x509",
+    time_zone "time_zone", tls "tls", token "token", trust_anchor "trust_anchor", until_ns "until_ns", uri "uri", version "version", weekday "weekday",
     get "GET", head "HEAD", post "POST", put "PUT", delete "DELETE", patch "PATCH", options "OPTIONS",
     monday "monday", tuesday "tuesday", wednesday "wednesday", thursday "thursday", friday "friday",
     saturday "saturday", sunday "sunday",
@@ -162,6 +169,7 @@ const REQUEST: &[(&str, Fact)] = &[
 ];
 
 const TLS: &[&str] = &["version", "cipher", "sni"];
+const TOKEN: &[&str] = &["issuer", "subject", "audience", "scope", "grants", "id", "issued_ns", "expires_ns"];
 const WALL: &[&str] = &["weekday", "hour", "minute", "local"];
 
 /// How the input document is put together for one policy: the facts that it can look at, and objects of their keys. A
@@ -171,6 +179,7 @@ pub struct InputPlan {
     source: Table,
     request: Table,
     tls: bool,
+    token: bool,
     wall: bool,
 }
 
@@ -196,6 +205,7 @@ impl InputPlan {
             source: table("source", SOURCE),
             request: table("request", REQUEST),
             tls,
+            token: any("token", TOKEN),
             wall: any("time", WALL),
         }
     }
@@ -251,8 +261,8 @@ impl Facts<'_> {
         put(&k.environment, cache.environment_value.clone());
         put(&k.partner, cache.partner(self.record));
         let credential = match self.peer {
-            Some(peer) => cache.credential(self.record, self.credential, peer),
-            None => supposed_credential(self.credential, self.now),
+            Some(peer) => cache.credential(self.record, self.credential, (peer, self.kind())),
+            None => supposed_credential(self.credential, self.kind(), self.now),
         };
         put(&k.credential, credential);
         put(&k.source, plan.source.value(self));
@@ -261,8 +271,30 @@ impl Facts<'_> {
         if plan.tls {
             put(&k.tls, cache.tls(&self.request.tls));
         }
+        if let (true, Some(token)) = (plan.token, self.token) {
+            put(&k.token, token_value(token));
+        }
         out.into_value()
     }
+
+    /// What it proves itself with.
+    pub fn kind(&self) -> CredentialKind {
+        if self.token.is_some() { CredentialKind::Token } else { CredentialKind::X509 }
+    }
+}
+
+fn token_value(token: &AccessToken) -> Value {
+    let k = &*KEYS;
+    object([
+        (&k.issuer, Value::String(token.issuer.clone())),
+        (&k.subject, Value::from(token.partner.as_str())),
+        (&k.audience, Value::from(token.upstream.as_str())),
+        (&k.scope, texts(&token.scope)),
+        (&k.grants, texts(&token.grants)),
+        (&k.id, Value::String(token.id.clone())),
+        (&k.issued_ns, Value::from(token.issued.0)),
+        (&k.expires_ns, Value::from(token.expires.0)),
+    ])
 }
 
 fn tls_value(tls: &TlsFacts) -> Value {
@@ -395,12 +427,12 @@ fn partner_value(record: &PartnerRecord, environment: &Environment) -> Value {
     out.into_value()
 }
 
-fn credential_value(credential: &Credential, peer: &Peer) -> Value {
+fn credential_value(credential: &Credential, (peer, kind): (&Peer, CredentialKind)) -> Value {
     let k = &*KEYS;
     let leaf = &peer.leaf;
     object([
         (&k.id, Value::from(credential.id.as_str())),
-        (&k.kind, k.x509.clone()),
+        (&k.kind, Value::from(kind.as_str())),
         (&k.state, Value::from(credential.state.as_str())),
         (&k.labels, labels(&credential.labels)),
         (&k.fingerprint_sha256, Value::from(leaf.fingerprint.to_string())),
@@ -434,12 +466,12 @@ fn credential_value(credential: &Credential, peer: &Peer) -> Value {
 const SUPPOSED: i64 = 366 * 86_400_000_000_000;
 
 /// What is known of a certificate that a credential would accept.
-fn supposed_credential(credential: &Credential, now: UnixNanos) -> Value {
+fn supposed_credential(credential: &Credential, kind: CredentialKind, now: UnixNanos) -> Value {
     let k = &*KEYS;
     let mut out = Object::new();
     let mut put = |key: &Value, value: Value| out.insert(key.clone(), value);
     put(&k.id, Value::from(credential.id.as_str()));
-    put(&k.kind, k.x509.clone());
+    put(&k.kind, Value::from(kind.as_str()));
     put(&k.state, Value::from(credential.state.as_str()));
     put(&k.labels, labels(&credential.labels));
     put(&k.trust_anchor, Value::from(credential.anchor.as_str()));

@@ -304,7 +304,7 @@ fn facts_that_are_not_in_the_contract_are_refused_with_what_was_meant() {
             "there is no fact `input.partner.stat` in the contract\n    fix: did you mean `state`?",
         ),
         ("\tinput.partner[\"labls\"].tier == 1", "6:16", "`input.partner.labls`"),
-        ("input.token.scope == 1", "6:8", "`input.token`"),
+        ("input.token.scpe == 1", "6:14", "did you mean `scope`?"),
         (
             "input.request.method.name == 1",
             "6:23",
@@ -510,6 +510,7 @@ fn what_the_library_says_is_known_to_be_said_by_policy() {
         "engagement-ended",
         "engagement-not-started",
         "partner-not-active",
+        "token-expired",
     ];
     let mut count = 0;
     for (path, text) in &shipped(&[]).files {

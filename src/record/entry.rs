@@ -3,17 +3,18 @@
 use super::mask::{Mask, printable};
 use super::replay::Change;
 use crate::clock::UnixNanos;
-use crate::decision::Situation;
+use crate::decision::{Granted, Situation};
 use crate::history::Checkpoint;
 use crate::identity::{Certificate, Fingerprint, Peer};
 use crate::name::{GrantId, PartnerId};
-use crate::partner::{Credential, PartnerRecord, Period};
+use crate::partner::{Credential, CredentialKind, PartnerRecord, Period};
 use crate::policy::{CONTRACT_VERSION, weekday_name};
 use crate::reason::{Code, Reason};
 use crate::registry::Derived;
 use crate::request::RequestFacts;
 use crate::route::Found;
 use crate::snapshot::{Revision, Snapshot};
+use crate::token::{AccessToken, OauthEndpoint, OauthError, RevokedToken};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::value::RawValue;
@@ -37,6 +38,8 @@ pub enum Kind {
     Suppressed,
     Candidate,
     History,
+    /// What the gateway itself answers as the authorization server.
+    Oauth,
 }
 
 impl Kind {
@@ -50,6 +53,7 @@ impl Kind {
             Kind::Suppressed => "suppressed",
             Kind::Candidate => "candidate",
             Kind::History => "history",
+            Kind::Oauth => "oauth",
         }
     }
 }
@@ -73,6 +77,8 @@ pub struct RequestEntry<'a> {
     /// Of the decision: where a request was decided again, of that.
     pub now: UnixNanos,
     pub situation: &'a Situation<'a>,
+    /// The access token that it came with, where that is good.
+    pub token: Option<&'a AccessToken>,
     /// `allow` or `deny`; or `aborted` and `error` for an allowed request that did not end well.
     pub result: &'static str,
     pub reasons: &'a [Reason],
@@ -86,6 +92,15 @@ pub struct RequestEntry<'a> {
     pub bytes_out: u64,
     pub duration: Duration,
     pub upstream: Option<UpstreamEntry>,
+    /// What was done where it was for the authorization server.
+    pub oauth: Option<OauthEntry<'a>>,
+}
+
+/// The authorization server's part in a request.
+pub struct OauthEntry<'a> {
+    pub endpoint: OauthEndpoint,
+    pub issued: Option<&'a Granted>,
+    pub revoked: Option<&'a RevokedToken>,
 }
 
 /// The upstream's part in a request.
@@ -237,6 +252,46 @@ struct RequestLine<'a> {
     duration_ns: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<UpstreamLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oauth: Option<OauthLine<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct OauthLine<'a> {
+    endpoint: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued: Option<IssuedLine<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked: Option<&'a str>,
+}
+
+/// No part of it is a secret: the token itself is not among it.
+#[derive(serde::Serialize)]
+struct IssuedLine<'a> {
+    id: &'a str,
+    audience: &'a str,
+    scope: Vec<&'a str>,
+    grants: Vec<&'a str>,
+    expires: String,
+}
+
+impl<'a> OauthLine<'a> {
+    fn of(entry: &'a OauthEntry<'a>, reason: Option<&Reason>) -> Self {
+        OauthLine {
+            endpoint: entry.endpoint.name(),
+            error: reason.map(|reason| OauthError::of(reason).as_str()),
+            issued: entry.issued.map(|granted| IssuedLine {
+                id: &granted.token.id,
+                audience: granted.upstream.as_str(),
+                scope: granted.scope.split(' ').collect(),
+                grants: granted.grants.iter().map(AsRef::as_ref).collect(),
+                expires: granted.token.expires.to_string(),
+            }),
+            revoked: entry.revoked.map(|token| token.id.as_str()),
+        }
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -272,6 +327,8 @@ struct Input<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     partner: Option<Arc<RawValue>>,
     credential: Arc<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<Token<'a>>,
     source: Source<'a>,
     tls: Tls<'a>,
     request: Request<'a>,
@@ -283,6 +340,34 @@ struct Source<'a> {
     ip: String,
     port: u16,
     networks: Vec<&'a str>,
+}
+
+/// No part of it is a secret: the signature is not among it.
+#[derive(serde::Serialize)]
+struct Token<'a> {
+    issuer: &'a str,
+    subject: &'a str,
+    audience: &'a str,
+    scope: Vec<&'a str>,
+    grants: Vec<&'a str>,
+    id: &'a str,
+    issued: String,
+    expires: String,
+}
+
+impl<'a> Token<'a> {
+    fn of(token: &'a AccessToken) -> Self {
+        Token {
+            issuer: &token.issuer,
+            subject: token.partner.as_str(),
+            audience: token.upstream.as_str(),
+            scope: token.scope.iter().map(AsRef::as_ref).collect(),
+            grants: token.grants.iter().map(AsRef::as_ref).collect(),
+            id: &token.id,
+            issued: token.issued.to_string(),
+            expires: token.expires.to_string(),
+        }
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -349,7 +434,8 @@ impl RequestEntry<'_> {
                 Vec::new()
             },
             observed: self.observed.iter().map(Reason::as_str).collect(),
-            code: primary.map(|r| r.code().as_str()),
+            // Of the authorization server a client is told the error of OAuth alone.
+            code: primary.filter(|_| self.oauth.is_none()).map(|r| r.code().as_str()),
             detail: self.detail.map(printable),
             grant: self.grant.map(GrantId::as_str),
             snapshot: RevisionLine::of(revision),
@@ -362,6 +448,7 @@ impl RequestEntry<'_> {
                 address: u.address.map(|a| a.to_string()),
                 duration_ns: nanos(u.duration),
             }),
+            oauth: self.oauth.as_ref().map(|entry| OauthLine::of(entry, primary)),
         };
         let before = out.len();
         if let Err(e) = serde_json::to_writer(&mut *out, &line) {
@@ -375,10 +462,12 @@ impl RequestEntry<'_> {
         let canonical = &request.canonical;
         let known = situation.partner();
         let partner = known.map(|(record, _)| cache.partner(record, || raw(&partner_json(record, self.snapshot))));
+        let kind = if self.token.is_some() { CredentialKind::Token } else { CredentialKind::X509 };
         let credential = match known {
-            Some((record, credential)) => cache
-                .credential(record, credential, self.peer, || raw(&credential_json(Some(credential), self.peer, mask))),
-            None => raw(&credential_json(None, self.peer, mask)),
+            Some((record, credential)) => cache.credential(record, credential, (self.peer, kind), || {
+                raw(&credential_json(Some(credential), (self.peer, kind), mask))
+            }),
+            None => raw(&credential_json(None, (self.peer, kind), mask)),
         };
         let utc = wall(self.now, &TimeZone::UTC);
         // The path of a known operation is written from its template, so that parameters are masked in it too.
@@ -400,6 +489,7 @@ impl RequestEntry<'_> {
             environment: self.snapshot.environment.as_str(),
             partner,
             credential,
+            token: self.token.map(Token::of),
             source: Source {
                 ip: mask.address(request.source.ip()),
                 port: request.source.port(),
@@ -644,9 +734,10 @@ fn partner_json(record: &PartnerRecord, snapshot: &Snapshot) -> Value {
     document
 }
 
-fn credential_json(credential: Option<&Credential>, peer: &Peer, mask: &Mask) -> Value {
+fn credential_json(credential: Option<&Credential>, (peer, kind): (&Peer, CredentialKind), mask: &Mask) -> Value {
     let mut out = certificate_json(&peer.leaf, mask);
     if let Some(object) = out.as_object_mut() {
+        object.insert("kind".into(), json!(kind.as_str()));
         object.insert("trust_anchor".into(), json!(peer.anchor.as_str()));
         if let Some(credential) = credential {
             object.insert("id".into(), json!(credential.id));

@@ -22,8 +22,8 @@ mod writer;
 
 pub use checkpoint::{RecordCheckpoint, RecordEnd, RecordsLost, Unrecorded};
 pub use entry::{
-    Alert, CandidateEntry, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, Presented,
-    RequestEntry, SuppressedEntry, UpstreamEntry,
+    Alert, CandidateEntry, Entry, HandshakeEntry, HistoryEntry, InputCache, Kind, MalformedEntry, OauthEntry,
+    Presented, RequestEntry, SuppressedEntry, UpstreamEntry,
 };
 pub use event::{Labels, opa_event};
 pub use mask::{Include, Mask, printable};
@@ -263,7 +263,7 @@ impl Bounds {
             Kind::Handshake => Some(&self.handshakes),
             Kind::Malformed => Some(&self.malformed),
             Kind::Candidate => Some(&self.candidate),
-            Kind::Request | Kind::StreamOpen | Kind::StreamCut | Kind::Suppressed | Kind::History => None,
+            Kind::Request | Kind::StreamOpen | Kind::StreamCut | Kind::Suppressed | Kind::History | Kind::Oauth => None,
         }
     }
 }

@@ -30,6 +30,8 @@ pub fn facts(mut input: Value) -> Result<Value, String> {
         ("/partner/engagement", "ends", "ends_ns"),
         ("/credential", "not_before", "not_before_ns"),
         ("/credential", "not_after", "not_after_ns"),
+        ("/token", "issued", "issued_ns"),
+        ("/token", "expires", "expires_ns"),
     ] {
         instant(input.pointer_mut(path), from, to)?;
     }

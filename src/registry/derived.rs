@@ -2,7 +2,7 @@
 
 use crate::identity::{Fingerprint, Peer};
 use crate::name::{AnchorName, CredentialId, PartnerId};
-use crate::partner::{Credential, PartnerRecord};
+use crate::partner::{Credential, CredentialKind, PartnerRecord};
 use quick_cache::sync::Cache;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// outlives a change.
 pub struct Derived<P, C> {
     partners: Cache<PartnerId, (Arc<PartnerRecord>, P)>,
-    credentials: Cache<Fingerprint, (CredentialKey, C)>,
+    credentials: Cache<(Fingerprint, CredentialKind), (CredentialKey, C)>,
 }
 
 #[derive(Clone)]
@@ -40,16 +40,16 @@ impl<P: Clone, C: Clone> Derived<P, C> {
         value
     }
 
-    /// The form of the peer's certificate under this credential, made when there is none yet.
+    /// The form of the peer's certificate under this credential, as one of this kind, made when there is none yet.
     pub fn credential(
         &self,
         record: &Arc<PartnerRecord>,
         credential: &Credential,
-        peer: &Peer,
+        (peer, kind): (&Peer, CredentialKind),
         make: impl FnOnce() -> C,
     ) -> C {
-        let fingerprint = peer.leaf.fingerprint;
-        if let Some((key, value)) = self.credentials.get(&fingerprint) {
+        let place = (peer.leaf.fingerprint, kind);
+        if let Some((key, value)) = self.credentials.get(&place) {
             if Arc::ptr_eq(&key.record, record) && key.credential == credential.id && key.anchor == peer.anchor {
                 return value;
             }
@@ -57,7 +57,7 @@ impl<P: Clone, C: Clone> Derived<P, C> {
         let value = make();
         let key =
             CredentialKey { record: record.clone(), credential: credential.id.clone(), anchor: peer.anchor.clone() };
-        self.credentials.insert(fingerprint, (key, value.clone()));
+        self.credentials.insert(place, (key, value.clone()));
         value
     }
 }

@@ -2,7 +2,8 @@ use super::*;
 use crate::clock::{UnixNanos, Zone};
 use crate::identity::{Certificate, Fingerprint, Match};
 use crate::partner::{
-    ClientAuthUsage, CredentialState, Der, Lockdown, Locked, Partner, PartnerState, Period, Revocation, Root,
+    ClientAuthUsage, CredentialKind, CredentialState, Der, Lockdown, Locked, Partner, PartnerState, Period, Revocation,
+    Root,
 };
 use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair, SanType};
@@ -127,7 +128,7 @@ fn what_was_derived_is_used_for_the_same_record_credential_and_anchor_only() {
     let mut credential = |registry: &Registry, id: &str, anchor: &str| {
         let record = registry.partner(&PartnerId::parse("acme").unwrap()).unwrap();
         let credential = find_credential(record, &CredentialId::parse(id).unwrap()).unwrap();
-        derived.credential(record, credential, &peer(&cert, anchor), || {
+        derived.credential(record, credential, (&peer(&cert, anchor), CredentialKind::X509), || {
             made += 1;
             made
         })

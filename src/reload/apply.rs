@@ -119,8 +119,8 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
         id: id.into(),
         detail: String::new(),
     };
-    let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, token_keys, passed } =
-        commit;
+    let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, .. } = commit;
+    let Commit { token_keys, revoked_tokens, passed, .. } = commit;
     let mut all = lines(registry, changes);
     all.extend(operators.iter().map(|one| line("change", "operator", one.name.as_str())));
     all.extend(approvals.iter().map(|one| line("change", "approval", one.id.as_str())));
@@ -133,6 +133,7 @@ fn would(registry: &Registry, commit: &Commit<'_>) -> Vec<PlanLine> {
         }
         None => PlanLine { detail: "the configured policy decides".into(), ..line("remove", "promotion", "policy") },
     }));
+    all.extend(revoked_tokens.iter().map(|one| line("create", "revoked_token", &one.id)));
     all.extend(token_keys.iter().map(|one| line("change", "token_key", &one.id)));
     all.extend(passed.iter().map(|one| line(one.verb.as_str(), "partner", one.partner.as_str())));
     all

@@ -11,10 +11,11 @@ use crate::gateway::{Concerns, Live};
 use crate::history::{Actor, Cause, Way};
 use crate::partner::Revoked;
 use crate::store::{Commit, Store};
-use crate::token::{KeyState, StoredKey, TokenSettings, Tokens};
+use crate::token::{KeyState, RevokedToken, StoredKey, TokenSettings, Tokens};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -51,6 +52,7 @@ pub(super) async fn of(
         return Ok(Some(running));
     }
     let mut stored = store.token_keys().await?;
+    let revoked = store.revoked_tokens(now).await?;
     let mut tokens = opened(settings, stored.clone(), config)?;
     if tokens.ring.signer(now).is_none() {
         let key = made(settings, now, now)?;
@@ -60,7 +62,7 @@ pub(super) async fn of(
         stored.push(key);
         tokens = opened(settings, stored, config)?;
     }
-    Ok(Some(Arc::new(tokens)))
+    Ok(Some(Arc::new(tokens.with_revoked(revoked, now))))
 }
 
 fn made(settings: &TokenSettings, signs_from: UnixNanos, now: UnixNanos) -> Result<StoredKey, ChangeError> {
@@ -160,6 +162,35 @@ impl Publisher {
         self.sign_with(&live, &tokens, keys, cause, &running).await
     }
 
+    /// Revokes an access token of a partner, which wants it so.
+    ///
+    /// # Errors
+    /// It could not be written; it is as good as before.
+    pub async fn revoke_token(self: &Arc<Self>, token: RevokedToken, source: SocketAddr) -> Result<(), ChangeError> {
+        let this = self.clone();
+        let done = aside(async move { this.revoke_token_now(token, source).await }).await;
+        done.unwrap_or_else(|e| Err(interrupted("access tokens", &e)))
+    }
+
+    async fn revoke_token_now(&self, token: RevokedToken, source: SocketAddr) -> Result<(), ChangeError> {
+        let running = self.state.lock().await;
+        self.catch_up(&running).await?;
+        let (live, tokens) = self.signing()?;
+        let (partner, now) = (token.partner.clone(), self.clock.now());
+        if tokens.access.as_ref().is_some_and(|access| access.is_revoked(&token.id)) {
+            return Ok(());
+        }
+        let changed = [token];
+        let next = tokens.with_revoked(changed.iter().cloned(), now);
+        let snapshot = live.snapshot.with_tokens(Some(Arc::new(next)), now)?;
+        let actor = Actor { address: Some(source.to_string()), ..Actor::user(partner.as_str(), None, Way::Partner) };
+        let cause = Cause::new(actor, Some("its client has revoked it".into()), None);
+        let commit = Commit { revoked_tokens: &changed, ..Commit::default() };
+        self.commit_and_publish(&live, None, commit, &cause).await?;
+        self.publish(snapshot, None, Concerns::Partners(vec![partner]), Instant::now()).await?;
+        Ok(())
+    }
+
     fn signing(&self) -> Result<(Arc<Live>, Arc<Tokens>), ChangeError> {
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let Some(tokens) = live.snapshot.tokens.clone() else {
@@ -180,7 +211,9 @@ impl Publisher {
         let mut stored = tokens.stored.clone();
         stored.retain(|key| changed.iter().all(|new| new.id != key.id));
         stored.extend(changed.iter().cloned());
-        let next = Arc::new(opened(&tokens.settings, stored, running)?);
+        let revoked = tokens.access.iter().flat_map(|access| access.revoked()).cloned();
+        let next = opened(&tokens.settings, stored, running)?.with_revoked(revoked, self.clock.now());
+        let next = Arc::new(next);
         let snapshot = live.snapshot.with_tokens(Some(next.clone()), self.clock.now())?;
         let commit = Commit { token_keys: &changed, ..Commit::default() };
         self.commit_and_publish(live, None, commit, cause).await?;
@@ -200,7 +233,7 @@ pub fn keys_not_opened(reason: &str) -> Problems {
 }
 
 fn state(tokens: &Tokens, now: UnixNanos) -> KeysState {
-    KeysState { issuer: tokens.settings.issuer.to_string(), keys: tokens.ring.states(&tokens.stored, now) }
+    KeysState { issuer: tokens.settings.server.issuer.to_string(), keys: tokens.ring.states(&tokens.stored, now) }
 }
 
 fn gateway(why: &str) -> Cause {

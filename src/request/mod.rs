@@ -12,6 +12,7 @@ pub use head::{HeadLimits, judge_head};
 
 use crate::clock::UnixNanos;
 use crate::reason::Reason;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -66,7 +67,28 @@ pub struct RequestFacts {
     /// Of the Content-Length field; 0 where there is no body; absent where there is one that does not say its length.
     pub content_length: Option<u64>,
     pub upgrade: UpgradeWanted,
+    /// What comes as an access token.
+    pub bearer: Bearer,
     pub now: UnixNanos,
+}
+
+/// What of a request may be an access token (RFC 6750 section 2.1). It is not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Bearer {
+    None,
+    Token(Arc<str>),
+    /// In more than one Authorization field.
+    Several,
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bearer::None => "None",
+            Bearer::Token(_) => "Token",
+            Bearer::Several => "Several",
+        })
+    }
 }
 
 /// Whether the request asks to leave HTTP.

@@ -19,10 +19,11 @@ use crate::operation::{Operation, Operations, RouteName};
 use crate::partner::{ANY_NETWORK, PartnerRecord};
 use crate::policy::{EngineKind, Listed, Mention, Policy, PolicyLimits, PolicySource, ValueCache};
 use crate::registry::Registry;
-use crate::request::HeadLimits;
+use crate::request::{HeadLimits, SERVED};
 use crate::route::{Route, Routes};
-use crate::token::Tokens;
+use crate::token::{OauthEndpoint, Server, Tokens};
 use crate::trust::{Material, Trust, WrongAnchor};
+use http::Method;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +130,9 @@ impl Snapshot {
         let kept = previous.filter(|p| *p.certificate_sources == sources.certificates);
         let certificates = kept.map_or_else(|| Arc::new(built), |p| p.certificates.clone());
         certificates::check_hosts(&certificates, &routes, &mut problems);
+        if let Some(access) = sources.tokens.as_ref().and_then(|tokens| tokens.access.as_ref()) {
+            check_server(&access.server, (&routes, &operations), &certificates, &mut problems);
+        }
         let same =
             |p: &&Snapshot| p.registry.anchors().eq(sources.registry.anchors()) && p.material == sources.material;
         let trust = match previous.filter(same) {
@@ -288,6 +292,32 @@ fn check_mentions(
             reason,
             fix: near,
         });
+    }
+}
+
+/// The authorization server's paths and operations must not be in each other's way.
+fn check_server(
+    server: &Server,
+    (routes, operations): (&Routes, &Operations),
+    certificates: &[ServerCertificate],
+    problems: &mut Problems,
+) {
+    for endpoint in OauthEndpoint::ALL {
+        let path = endpoint.path();
+        let route = routes.find(&server.host, path).route().and_then(|route| route.operations);
+        let resolved = |method: &Method| operations.resolve(route?, method.as_str(), path);
+        if let Some(found) = SERVED.iter().find_map(resolved) {
+            let operation = found.operation;
+            let reason =
+                format!("`{path}` on `{}` is the authorization server's, and of the operation as well", server.host);
+            let fix = "give the operation another path or host, or `tokens.issuer` another host";
+            problems.push(operation.place.error(operation.id.as_str(), reason, fix));
+        }
+    }
+    if !certificates.iter().any(|certificate| certificate.serves(&server.host)) {
+        let reason = format!("no server certificate is for the host `{}`", server.host);
+        let fix = Some("add a certificate with this name, or partners cannot get access tokens");
+        problems.warning("tokens", "issuer", reason, fix);
     }
 }
 

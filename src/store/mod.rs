@@ -39,7 +39,7 @@ use crate::operator::Operator;
 use crate::partner::{Anchor, Lockdown, Locked, Network, Report};
 use crate::policy::Promotion;
 use crate::registry::{Change, Reading, Registry};
-use crate::token::StoredKey;
+use crate::token::{RevokedToken, StoredKey};
 use futures::TryStreamExt;
 use history::Told;
 use serde::de::DeserializeOwned;
@@ -54,13 +54,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 10;
+const SCHEMA: i64 = 11;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
 const MIGRATIONS: [&[&str]; SCHEMA as usize] =
-    [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED, PROMOTIONS, TOKEN_KEYS];
+    [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED, PROMOTIONS, TOKEN_KEYS, REVOKED];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -140,6 +140,10 @@ const TOKEN_KEYS: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS sealed_key (id TEXT PRIMARY KEY, sealed TEXT NOT NULL)",
 ];
 
+/// Access tokens that are no good before they have expired.
+const REVOKED: &[&str] =
+    &["CREATE TABLE IF NOT EXISTS revoked_token (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the database `{path}` cannot be used: {source}")]
@@ -194,6 +198,7 @@ pub struct Commit<'a> {
     pub enrolments: &'a [Enrolment],
     pub promotions: &'a [Promoted],
     pub token_keys: &'a [StoredKey],
+    pub revoked_tokens: &'a [RevokedToken],
     /// What only the history has.
     pub passed: &'a [Passed],
 }
@@ -397,6 +402,22 @@ impl Store {
         Ok(found)
     }
 
+    /// Access tokens that were revoked and have not expired.
+    ///
+    /// # Errors
+    /// The database failed, or a document cannot be read.
+    pub async fn revoked_tokens(&self, now: UnixNanos) -> Result<Vec<RevokedToken>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        if !table::exists(&mut tx, table::REVOKED_TOKENS.noun).await? {
+            return Ok(Vec::new());
+        }
+        let mut found: Vec<RevokedToken> = Vec::new();
+        let known = |id: &str| Ok::<_, String>(id.to_owned());
+        let keep = |token: RevokedToken| found.extend(Some(token).filter(|token| now < token.expires));
+        documents(&mut tx, table::REVOKED_TOKENS.all, known, keep).await?;
+        Ok(found)
+    }
+
     /// Writes `changes` as one revision, and with them the events that tell of them. Returns the revision.
     ///
     /// # Errors
@@ -429,8 +450,8 @@ impl Store {
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, token_keys, passed } =
-            commit;
+        let Commit { changes, operators, approvals, reports, certificates, enrolments, promotions, .. } = commit;
+        let Commit { token_keys, revoked_tokens, passed, .. } = commit;
         let next = if changes.is_empty() { found } else { found + 1 };
         let mut end = history::own_end(&mut tx, signer).await?;
         let told = Told { cause, now, revision: next };
@@ -444,6 +465,7 @@ impl Store {
         for Promoted(promotion) in promotions {
             promoted_files(&mut tx, promotion.as_ref()).await?;
         }
+        table::put(&mut tx, revoked_tokens, &told, &mut end).await?;
         table::put(&mut tx, token_keys, &told, &mut end).await?;
         for key in token_keys {
             let put = sqlx::query("INSERT INTO sealed_key VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET sealed = ?2");

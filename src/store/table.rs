@@ -8,7 +8,7 @@ use crate::issue::{Enrolment, Issued};
 use crate::operator::Operator;
 use crate::partner::Report;
 use crate::registry::Change;
-use crate::token::StoredKey;
+use crate::token::{RevokedToken, StoredKey};
 use sqlx::{QueryBuilder, Sqlite};
 
 /// Documents that one statement writes.
@@ -54,10 +54,11 @@ static CERTIFICATES: Table = table!("certificate", "id");
 static ENROLMENTS: Table = table!("enrolment", "id");
 pub(super) static PROMOTIONS: Table = table!("promotion", "id");
 pub(super) static TOKEN_KEYS: Table = table!("token_key", "id");
+pub(super) static REVOKED_TOKENS: Table = table!("revoked_token", "id");
 /// The one that there is.
 const POLICY: &str = "policy";
 
-pub(super) static TABLES: [&Table; 11] = [
+pub(super) static TABLES: [&Table; 12] = [
     &PARTNERS,
     &NETWORKS,
     &ANCHORS,
@@ -69,6 +70,7 @@ pub(super) static TABLES: [&Table; 11] = [
     &ENROLMENTS,
     &PROMOTIONS,
     &TOKEN_KEYS,
+    &REVOKED_TOKENS,
 ];
 
 /// Whether there is this table. A database that was written by an older version, and is looked at only, lacks some.
@@ -152,6 +154,7 @@ macro_rules! kept {
 kept!(Approval, APPROVALS, id);
 kept!(Report, REPORTS, partner);
 kept!(StoredKey, TOKEN_KEYS, id);
+kept!(RevokedToken, REVOKED_TOKENS, id);
 kept!(Issued, CERTIFICATES, serial);
 kept!(Enrolment, ENROLMENTS, id);
 kept!(Operator, OPERATORS, name);

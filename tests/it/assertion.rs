@@ -1,6 +1,6 @@
 //! The signed identity that upstreams are given, verified as upstreams do; and the keys that it is signed with.
 
-use crate::harness::{Gate, HOST, Setup, await_some, node, python, run};
+use crate::harness::{Gate, HOST, Setup, await_some, block, node, python, run};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+const TOKENS: &str = include_str!("../../docs/tokens.md");
 const ISSUER: &str = "https://api.partners.example.com";
 
 fn setup() -> Setup {
@@ -58,13 +59,6 @@ fn in_state(gate: &Gate, state: &str) -> Vec<String> {
     let keys = keys(gate);
     let found = keys.iter().filter(|key| key["state"] == state);
     found.map(|key| key["id"].as_str().unwrap().to_owned()).collect()
-}
-
-/// The block of `docs/tokens.md` in this language, as a reader copies it.
-fn documented(language: &str) -> String {
-    let document = include_str!("../../docs/tokens.md");
-    let block = document.split(&format!("```{language}\n")).nth(1).unwrap();
-    block.split("```").next().unwrap().to_owned()
 }
 
 #[test]
@@ -136,7 +130,7 @@ fn documented_verifiers_take_what_is_signed_and_nothing_else() {
             let python_text = format!(
                 "{}{}\nimport json, sys\nprint(json.dumps(caller(sys.argv[1])))\n",
                 lines(""),
-                documented("python")
+                block(TOKENS, "python", "import jwt\n")
             );
             fs::write(&script, python_text).unwrap();
             let in_python = run(Command::new(&python).arg(&script).arg(token), b"");
@@ -144,10 +138,10 @@ fn documented_verifiers_take_what_is_signed_and_nothing_else() {
             let text = format!(
                 "{}{}\nconsole.log(JSON.stringify(await caller(process.argv[2])));\n",
                 lines("const "),
-                documented("js")
+                block(TOKENS, "js", "import { createPublicKey")
             );
             fs::write(&script, text).unwrap();
-            let in_node = run(Command::new(node).arg(&script).arg(token), b"");
+            let in_node = run(Command::new(&node).arg(&script).arg(token), b"");
             [("Python", in_python), ("Node", in_node)]
         };
         for (name, finished) in said(&settings, &assertion) {

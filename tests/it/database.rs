@@ -200,7 +200,7 @@ fn status_of_a_database_and_its_migration_are_told() {
     let migrate = db(&gate, &["migrate"]);
     assert_eq!(migrate.exit, Some(1), "a gateway runs on it: {}", migrate.stderr);
     gate.stop("TERM");
-    assert_eq!(db(&gate, &["migrate"]).ok().trim(), "the tables are of version 10 already");
+    assert_eq!(db(&gate, &["migrate"]).ok().trim(), "the tables are of version 11 already");
     let setup = Setup::new();
     fs::write(setup.config_file(), setup.config().to_string()).unwrap();
     assert!(setup.cli(&["db", "status"]).stderr.contains("there is no database"));

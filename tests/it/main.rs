@@ -51,6 +51,7 @@ mod served_bundles;
 mod spiffe;
 mod status;
 mod suspension;
+mod tokens;
 mod upgrade;
 mod upload;
 mod upstream;

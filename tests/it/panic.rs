@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use partnergate::clock::Clock;
 use partnergate::config::Config;
-use partnergate::gateway::{Gateway, Live, Open};
+use partnergate::gateway::{Gateway, Live, Open, Revoke};
 use partnergate::history::{self, Actor, Cause, Way};
 use partnergate::listen::{Caps, Listener, TlsSlot};
 use partnergate::record::{Mask, Metrics, RecordOptions, Recorder, WriterOptions};
@@ -139,7 +139,8 @@ impl House {
             let certificates = Arc::into_inner(shown.certificates).expect("nobody else has it");
             shown.certificates = Arc::new(certificates.into_iter().map(certificate).collect());
             tls.publish(&shown, Some(config.tls), &clock).unwrap();
-            let gateway = Gateway::new(open.clone(), config.via.clone(), config.body);
+            let revoke: Revoke = Arc::new(|_, _| Box::pin(async { Ok(()) }));
+            let gateway = Gateway::new(open.clone(), config.via.clone(), config.body, revoke);
             let conf = ServerConf { max_retries: 2, ..ServerConf::default() };
             let proxy = Arc::new(http_proxy(&Arc::new(conf), gateway));
             let app = Arc::new(Fragile { proxy, breaks: breaks.clone() });

@@ -58,6 +58,7 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
             Found::NoPath | Found::NoHost => None,
         },
         request: &world.request,
+        token: world.token.as_deref(),
         now: world.request.now,
     };
     let cache = ValueCache::new(snapshot.environment.clone(), 10);
@@ -73,7 +74,9 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
         serde_json::from_str(&value.to_json_str().unwrap()).unwrap()
     };
     let mut expected = parsed.clone();
-    expected.as_object_mut().unwrap().remove("tls");
+    for absent in ["tls", "token"] {
+        expected.as_object_mut().unwrap().remove(absent);
+    }
     for (name, kept) in [("request", "operation"), ("time", "now_ns"), ("source", "networks")] {
         expected[name].as_object_mut().unwrap().retain(|key, _| key == kept);
     }
@@ -114,6 +117,18 @@ fn full() -> World {
         sni: Some("api.example".into()),
     });
     world.request.now = UnixNanos(NOW.0 + 7);
+    world.token = Some(Arc::new(AccessToken {
+        id: "0199-1".into(),
+        issuer: "https://api.example".into(),
+        partner: partner_id("acme"),
+        upstream: UpstreamName::parse("billing-api").unwrap(),
+        scope: ["invoices.delete", "invoices.read"].map(|id| OperationId::parse(id).unwrap()).into(),
+        grants: vec![GrantId::parse("acme-reads").unwrap()],
+        certificate: Fingerprint([0xaa; 32]),
+        issued: UnixNanos(1_772_627_000_000_000_000),
+        expires: UnixNanos(1_772_627_600_000_000_000),
+        key: "k".into(),
+    }));
     world
 }
 
@@ -154,7 +169,7 @@ fn a_full_input_is_exactly_contract_version_1() {
         },
         "credential": {
             "id": "acme-cert",
-            "kind": "x509",
+            "kind": "token",
             "state": "active",
             "labels": {"use": "batch"},
             "fingerprint_sha256": "aa".repeat(32),
@@ -172,6 +187,16 @@ fn a_full_input_is_exactly_contract_version_1() {
             "not_after_ns": 1_798_761_600_000_000_001_i64,
             "key": {"algorithm": "ec-p256", "bits": 256},
             "trust_anchor": "acme-ca"
+        },
+        "token": {
+            "issuer": "https://api.example",
+            "subject": "acme",
+            "audience": "billing-api",
+            "scope": ["invoices.delete", "invoices.read"],
+            "grants": ["acme-reads"],
+            "id": "0199-1",
+            "issued_ns": 1_772_627_000_000_000_000_i64,
+            "expires_ns": 1_772_627_600_000_000_000_i64
         },
         "source": {"ip": "192.0.2.7", "port": 40000, "networks": ["any", "dc1"]},
         "tls": {"version": "1.2", "cipher": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "sni": "api.example"},

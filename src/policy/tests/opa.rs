@@ -268,7 +268,7 @@ fn opa_type_checks_policies_by_the_input_schema() {
         ("{\n\tsome g in input.partner.grants\n\tg.star == 1\n}", "undefined ref"),
         ("input.request.method.name == \"a\"", "undefined ref: input.request.method.name"),
         ("input.time.hour == \"12\"", "match error"),
-        ("input.token.scope == 1", "undefined ref: input.token.scope"),
+        ("input.token.scpe == 1", "undefined ref: input.token.scpe"),
     ] {
         let refused = own(condition).err().unwrap_or_else(|| panic!("{condition} was accepted"));
         assert!(refused.contains(said), "{condition}: {refused}");

@@ -173,9 +173,7 @@ pub fn skipped(why: &str) {
 /// A Python that has the packages (`scripts/test` makes it). `None` only where it may be missing.
 #[track_caller]
 pub fn python(packages: &[&str]) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let venv = target.join("test-venv/bin/python");
+    let venv = target().join("test-venv/bin/python");
     let python = if venv.exists() { venv } else { PathBuf::from("python3") };
     let imports = format!("import {}", packages.join(", "));
     let mut missing = String::new();
@@ -193,13 +191,34 @@ pub fn python(packages: &[&str]) -> Option<PathBuf> {
     None
 }
 
+/// Where a script of Node finds these packages, besides Node itself (`scripts/test` gets both). `None` only where something may
+/// be missing.
+#[track_caller]
+pub fn node_with(packages: &[&str]) -> Option<(PathBuf, PathBuf)> {
+    let modules = target().join("test-node/node_modules");
+    match packages.iter().find(|package| !modules.join(package).is_dir()) {
+        Some(package) => {
+            missing(&format!("package `{package}` of Node"));
+            None
+        }
+        None => Some((node()?, modules)),
+    }
+}
+
 /// Node.js. `None` only where it may be missing.
 #[track_caller]
-pub fn node() -> Option<&'static str> {
-    let there = Command::new("node").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+pub fn node() -> Option<PathBuf> {
+    let venv = target().join("test-venv/bin/node");
+    let node = if venv.exists() { venv } else { PathBuf::from("node") };
+    let there = Command::new(&node).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if there.is_ok_and(|s| s.success()) {
-        return Some("node");
+        return Some(node);
     }
     missing("Node.js");
     None
+}
+
+fn target() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }

@@ -12,7 +12,7 @@ mod upstream;
 
 pub use ca::OpensslCa;
 pub use client::{Dial, Response, TlsConn, Tried};
-pub use command::{Finished, Process, missing, node, python, run, skipped};
+pub use command::{Finished, Process, missing, node, node_with, python, run, skipped};
 pub use gate::{Curl, Gate, HOST, Setup, copy_folder, count, program, resident, same, this_user};
 pub use nginx::{Nginx, put};
 pub use pki::{Authority, Identity, Pki, openssl_key, valid};
@@ -33,4 +33,12 @@ pub fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The block of a page in this language that begins so, as a reader copies it.
+#[track_caller]
+pub fn block(page: &str, language: &str, first: &str) -> String {
+    let fence = format!("```{language}\n");
+    let mut blocks = page.split(&fence).skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.find(|block| block.starts_with(first)).unwrap_or_else(|| panic!("no block begins with {first}")).to_owned()
 }

@@ -1,0 +1,269 @@
+//! What of a partner's live grants an access token is issued for, and which token a partner may revoke.
+//!
+//! Policy is not asked: a token opens nothing. It is asked on every request that comes with one, and there the floor and
+//! the grants are looked at again.
+
+use super::{Refused, Slot, Slots, Standing, standing};
+use crate::clock::UnixNanos;
+use crate::identity::Peer;
+use crate::name::{GrantId, PartnerId, UpstreamName};
+use crate::operation::OperationId;
+use crate::partner::{Grant, Phase};
+use crate::reason::Reason;
+use crate::request::{Host, RequestFacts};
+use crate::snapshot::Snapshot;
+use crate::token::{Access, Form, Issued, NotIssued, Order, RevokedToken, spaced};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Operations that one token is for at most.
+const MOST_OPERATIONS: usize = 500;
+/// Tokens of one partner that are revoked and have not expired.
+const MOST_REVOKED: usize = 1_000;
+
+/// A token, and what it is for.
+#[derive(Debug)]
+pub struct Granted {
+    pub token: Issued,
+    /// Separated by spaces, as `scope` has it.
+    pub scope: String,
+    pub upstream: UpstreamName,
+    pub grants: Vec<GrantId>,
+}
+
+/// Why a request to the authorization server is refused.
+#[derive(Debug)]
+pub struct NotGranted {
+    pub reasons: Vec<Reason>,
+    /// For the client's developer, where there is more to say than the error itself does.
+    pub said: Option<&'static str>,
+    /// For the operator.
+    pub detail: Option<String>,
+    pub slot: Option<Slot>,
+    /// As [`super::Denial::identity_stands`].
+    pub identity_stands: bool,
+}
+
+struct No {
+    refused: Refused,
+    said: Option<&'static str>,
+    stands: bool,
+}
+
+fn no(reason: Reason, said: &'static str) -> No {
+    No { refused: (vec![reason], Some(said.to_owned())), said: Some(said), stands: true }
+}
+
+/// Whether who is there may ask for anything at all, so that nothing of what it sends needs to be read otherwise.
+///
+/// # Errors
+/// What of the floor does not hold.
+pub fn may_ask(snapshot: &Snapshot, peer: &Peer, now: UnixNanos, slots: &Slots) -> Result<(), NotGranted> {
+    asking(snapshot, peer, now).map(|_| ()).map_err(|no| refusal(no, slots))
+}
+
+/// Decides a request for an access token at this time (RFC 6749 section 4.4). With it comes the place for its record.
+///
+/// # Errors
+/// Why there is none.
+pub fn decide_token(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    (request, now): (&RequestFacts, UnixNanos),
+    form: Result<&Form, &'static str>,
+    slots: &Slots,
+) -> Result<(Granted, Slot), NotGranted> {
+    let decided = asking(snapshot, peer, now).and_then(|(who, access)| {
+        let form = authentic(&who, request, form)?;
+        match form.get("grant_type") {
+            Some("client_credentials") => {}
+            Some(_) => return Err(no(Reason::TokenGrantTypeNotServed, "this grant_type is not served")),
+            None => return Err(no(Reason::TokenRequestMalformed, "grant_type is missing")),
+        }
+        let wanted = wanted(snapshot, &who, form)?;
+        // Before anything is signed, so that nothing is that no record could be kept of.
+        let slot = slots.reserve_for(who.partner()).ok_or_else(unrecorded)?;
+        Ok((signed(access, &who, wanted)?, slot))
+    });
+    decided.map_err(|no| refusal(no, slots))
+}
+
+/// Decides a request to revoke a token at this time (RFC 7009 section 2). There is none where what was sent is no token, or
+/// not good any more: then there is nothing to do.
+///
+/// # Errors
+/// Why it is refused.
+pub fn decide_revocation(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    (request, now): (&RequestFacts, UnixNanos),
+    form: Result<&Form, &'static str>,
+    slots: &Slots,
+) -> Result<(Option<RevokedToken>, Slot), NotGranted> {
+    let decided = asking(snapshot, peer, now).and_then(|(who, access)| {
+        let form = authentic(&who, request, form)?;
+        let text = form.get("token").ok_or_else(|| no(Reason::TokenRequestMalformed, "token is missing"))?;
+        let slot = slots.reserve_for(who.partner()).ok_or_else(unrecorded)?;
+        // What is no token, or not good any more, is no error (section 2.2).
+        let Ok(token) = access.verified(text, who.now) else { return Ok((None, slot)) };
+        if token.partner != *who.partner() {
+            let detail = format!("it is `{}` of `{}`", token.id, token.partner);
+            let said = Some("the token is of another client");
+            return Err(No { refused: (vec![Reason::TokenWrongPartner], Some(detail)), said, stands: true });
+        }
+        if access.revoked_of(who.partner(), who.now) >= MOST_REVOKED {
+            let detail = format!("{MOST_REVOKED} of its tokens are revoked and have not expired");
+            let refused = (vec![Reason::TokenRevocationLimit], Some(detail));
+            return Err(No { refused, said: Some("too many tokens are revoked; try again later"), stands: true });
+        }
+        let (id, partner) = (token.id.to_string(), token.partner.clone());
+        Ok((Some(RevokedToken { id, partner, expires: token.expires, revoked: who.now }), slot))
+    });
+    decided.map_err(|no| refusal(no, slots))
+}
+
+fn unrecorded() -> No {
+    No { refused: (vec![Reason::RecordUnavailable], None), said: None, stands: true }
+}
+
+fn refusal(no: No, slots: &Slots) -> NotGranted {
+    let No { refused: (reasons, detail), said, stands } = no;
+    NotGranted { reasons, said, detail, slot: slots.reserve(), identity_stands: stands }
+}
+
+fn asking<'a>(snapshot: &'a Snapshot, peer: &'a Peer, now: UnixNanos) -> Result<(Standing<'a>, &'a Access), No> {
+    let who = standing(snapshot, peer, now).map_err(|refused| No { refused, said: None, stands: false })?;
+    let access = snapshot.tokens.as_ref().and_then(|tokens| tokens.access.as_ref());
+    let gone = || No { refused: (vec![Reason::RouteUnknown], None), said: None, stands: true };
+    Ok((who, access.ok_or_else(gone)?))
+}
+
+/// The certificate has authenticated the client; what else the request says of who it is must not say otherwise (RFC 8705
+/// section 2).
+fn authentic<'f>(
+    who: &Standing<'_>,
+    request: &RequestFacts,
+    form: Result<&'f Form, &'static str>,
+) -> Result<&'f Form, No> {
+    let form = form.map_err(|said| no(Reason::TokenRequestMalformed, said))?;
+    if request.canonical.query_pairs().next().is_some() {
+        return Err(no(Reason::TokenRequestMalformed, "parameters are in the body, and not in the URL"));
+    }
+    let others = ["client_secret", "client_assertion", "client_assertion_type"];
+    if others.iter().any(|name| form.get(name).is_some()) {
+        return Err(no(
+            Reason::TokenClientNotAuthentic,
+            "the client certificate is what authenticates, and nothing else",
+        ));
+    }
+    match form.get("client_id") {
+        None => Err(no(Reason::TokenRequestMalformed, "client_id is missing")),
+        Some(id) if id != who.partner().as_str() => {
+            Err(no(Reason::TokenClientNotAuthentic, "client_id is not the client of the certificate"))
+        }
+        Some(_) => Ok(form),
+    }
+}
+
+/// What a token is to be for.
+struct Wanted<'a> {
+    upstream: &'a UpstreamName,
+    scope: Vec<&'a OperationId>,
+    grants: Vec<&'a Grant>,
+}
+
+fn wanted<'a>(snapshot: &'a Snapshot, who: &Standing<'a>, form: &Form) -> Result<Wanted<'a>, No> {
+    let live: Vec<&Grant> = who.record.grants_in(&snapshot.environment).filter(|grant| is_usable(grant, who)).collect();
+    let mut by_upstream: BTreeMap<&UpstreamName, BTreeSet<&OperationId>> = BTreeMap::new();
+    for operation in live.iter().flat_map(|grant| &grant.operations) {
+        // One that is in no document any more is nothing that could be called.
+        if let Some((id, upstream)) = upstream_of(snapshot, operation) {
+            by_upstream.entry(upstream).or_default().insert(id);
+        }
+    }
+    let target = target(snapshot, form)?;
+    let asked: Option<BTreeSet<&str>> =
+        form.get("scope").map(|scope| scope.split(' ').filter(|s| !s.is_empty()).collect());
+    let empty = || no(Reason::TokenScopeEmpty, "nothing of this scope is granted now");
+    if let Some(asked) = &asked {
+        for operations in by_upstream.values_mut() {
+            operations.retain(|operation| asked.contains(operation.as_str()));
+        }
+        by_upstream.retain(|_, operations| !operations.is_empty());
+    }
+    if let Some(target) = &target {
+        by_upstream.retain(|upstream, _| upstream.as_str() == *target);
+    }
+    if by_upstream.len() > 1 {
+        // RFC 9068 section 3.
+        return Err(match asked {
+            Some(_) => no(Reason::TokenScopeEmpty, "the scope is of several upstreams: ask for one token for each"),
+            None => no(Reason::TokenTargetUnknown, "several upstreams are granted: name one in audience"),
+        });
+    }
+    let (upstream, scope) = by_upstream.into_iter().next().ok_or_else(empty)?;
+    if scope.len() > MOST_OPERATIONS {
+        return Err(no(Reason::TokenScopeEmpty, TOO_MUCH));
+    }
+    let grants: Vec<&Grant> =
+        live.into_iter().filter(|grant| scope.iter().any(|operation| grant.covers(operation))).collect();
+    Ok(Wanted { upstream, scope: scope.into_iter().collect(), grants })
+}
+
+const TOO_MUCH: &str = "more is granted than a token holds: name what is needed in scope";
+
+fn is_usable(grant: &Grant, who: &Standing<'_>) -> bool {
+    grant.revoked.is_none()
+        && grant.period.phase(who.now) == Phase::Live
+        && grant.credentials.as_ref().is_none_or(|credentials| credentials.contains(&who.credential.id))
+}
+
+fn upstream_of<'a>(snapshot: &'a Snapshot, operation: &OperationId) -> Option<(&'a OperationId, &'a UpstreamName)> {
+    let (known, route) = (snapshot.operations.get(operation)?, snapshot.operations.route_of(operation)?);
+    let route = snapshot.routes.iter().find(|candidate| candidate.operations == Some(route))?;
+    Some((&known.id, &route.upstream))
+}
+
+/// The upstream that `audience` names (RFC 8693 section 2.1), or the one behind the address in `resource` (RFC 8707
+/// section 2).
+fn target<'f>(snapshot: &'f Snapshot, form: &'f Form) -> Result<Option<&'f str>, No> {
+    let unknown = || no(Reason::TokenTargetUnknown, "audience is the name of an upstream, resource an address of one");
+    let behind = |resource: &str| {
+        let rest = resource.strip_prefix("https://")?;
+        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let host = Host::parse(host).ok()?;
+        if path.contains(['?', '#']) {
+            return None;
+        }
+        Some(snapshot.routes.find(&host, path).route()?.upstream.as_str())
+    };
+    let mut named = BTreeSet::new();
+    for audience in form.all("audience") {
+        let known = snapshot.routes.iter().find(|route| route.upstream.as_str() == audience);
+        named.insert(known.ok_or_else(unknown)?.upstream.as_str());
+    }
+    for resource in form.all("resource") {
+        named.insert(behind(resource).ok_or_else(unknown)?);
+    }
+    if named.len() > 1 {
+        return Err(no(Reason::TokenTargetUnknown, "a token is for one upstream"));
+    }
+    Ok(named.into_iter().next())
+}
+
+fn signed(access: &Access, who: &Standing<'_>, wanted: Wanted<'_>) -> Result<Granted, No> {
+    let Wanted { upstream, scope, mut grants } = wanted;
+    grants.sort_by(|a, b| a.id.cmp(&b.id));
+    let ids: Vec<&GrantId> = grants.iter().map(|grant| &grant.id).collect();
+    let ends = grants.iter().filter_map(|grant| grant.period.ends);
+    let until = ends.fold(who.until(), std::cmp::Ord::min);
+    let partner: &PartnerId = who.partner();
+    let certificate = who.peer.leaf.fingerprint;
+    let order = Order { partner, upstream, scope: &scope, grants: &ids, certificate, until };
+    let token = access.issue(&order, who.now).map_err(|why| match why {
+        NotIssued::NoTime => no(Reason::TokenScopeEmpty, "what is granted ends now"),
+        NotIssued::TooLong => no(Reason::TokenScopeEmpty, TOO_MUCH),
+        NotIssued::Failed(why) => No { refused: (vec![Reason::Internal], Some(why)), said: None, stands: true },
+    })?;
+    let grants = ids.into_iter().cloned().collect();
+    Ok(Granted { token, scope: spaced(&scope), upstream: upstream.clone(), grants })
+}
