@@ -20,6 +20,7 @@ mod credentials;
 mod explain;
 mod grants;
 mod history;
+mod introspect;
 mod issue;
 mod keys;
 mod kit;
@@ -173,6 +174,7 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/token/keys", post(keys::next))
         .api_route("/v1/token/keys/{id}/withdraw", post(keys::withdraw))
         .api_route("/v1/reload", post(status::reload));
+    let introspects = ApiRouter::new().api_route("/oauth2/introspect", post(introspect::introspect));
     let governs = ApiRouter::new()
         .api_route("/v1/operators", post(operators::add))
         .api_route("/v1/operators/{name}/roles", put(operators::roles))
@@ -187,6 +189,7 @@ fn calls() -> (Router<Shared>, Value) {
         (router.route_layer(held), Some(act))
     };
     let acts = [
+        (introspects, Act::Introspect),
         (looks, Act::Look),
         (looks_back, Act::LookBack),
         (requests, Act::Request),
@@ -231,7 +234,10 @@ mod tests {
             assert_eq!(declared, path.matches('{').count(), "{method} {path}");
             let said = operation["description"].as_str().unwrap();
             assert!(said.starts_with("Roles: ") || *path == "/v1/bootstrap", "{method} {path}: {said}");
-            let takes = operation["requestBody"]["content"]["application/json"]["schema"].is_object();
+            let content = &operation["requestBody"]["content"];
+            let takes = ["application/json", "application/x-www-form-urlencoded"]
+                .iter()
+                .any(|kind| content[*kind]["schema"].is_object());
             let none =
                 ["get", "delete"].contains(&method.as_str()) || ["/v1/reload", "/v1/ca/order"].contains(&path.as_str());
             assert!(takes != none || path.ends_with("/tokens/{id}"), "{method} {path}: {takes}");

@@ -57,7 +57,7 @@ macro_rules! words {
 }
 
 words! {
-    /// What an operator is there for. Each role may look.
+    /// What an operator is there for. Each role may look but the last.
     Role {
         /// Looks.
         Viewer "viewer",
@@ -69,12 +69,16 @@ words! {
         Operator "operator",
         /// Looks at the history too.
         Auditor "auditor",
+        /// An upstream: asks whether an access token is good, and nothing else.
+        Introspector "introspector",
     }
 }
 
 /// What a call comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
+    /// Whether an access token is good.
+    Introspect,
     /// Registry, status and use.
     Look,
     /// History and audit.
@@ -95,7 +99,8 @@ impl Act {
     /// The roles that permit it; one is enough.
     pub fn roles(self) -> &'static [Role] {
         match self {
-            Act::Look => Role::ALL,
+            Act::Introspect => Role::ALL,
+            Act::Look => &[Role::Viewer, Role::Requester, Role::Approver, Role::Operator, Role::Auditor],
             Act::LookBack => &[Role::Requester, Role::Approver, Role::Operator, Role::Auditor],
             Act::Request => &[Role::Requester],
             Act::End => &[Role::Requester, Role::Operator],

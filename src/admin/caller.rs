@@ -19,10 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Calls that do something else than change the registry.
 pub(super) const NO_DRY_RUN: &[&str] =
-    &["/v1/reload", "/v1/bootstrap", "/v1/ca/order", "/v1/ca/list", "/v1/policy/explain"];
+    &["/v1/reload", "/v1/bootstrap", "/v1/ca/order", "/v1/ca/list", "/v1/policy/explain", "/oauth2/introspect"];
 
 /// Calls that change nothing, whatever their method.
-const ONLY_LOOKS: &[&str] = &["/v1/policy/explain"];
+const ONLY_LOOKS: &[&str] = &["/v1/policy/explain", "/oauth2/introspect"];
 
 /// Calls that change something and are not in the history by what they change there.
 const ELSEWHERE: &[&str] = &["/v1/reload", "/v1/ca/order"];

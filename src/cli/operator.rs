@@ -58,7 +58,7 @@ enum Command {
     /// Say anew which roles an operator has.
     Roles {
         name: String,
-        /// viewer, requester, approver, operator, auditor; all that it is to have.
+        /// viewer, requester, approver, operator, auditor, introspector; all that it is to have.
         #[arg(long = "role", required = true, value_name = "ROLE")]
         roles: Vec<String>,
         #[command(flatten)]
@@ -80,7 +80,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct AddArgs {
     name: String,
-    /// viewer, requester, approver, operator, auditor; several times for several.
+    /// viewer, requester, approver, operator, auditor, introspector; several times for several.
     #[arg(long = "role", required = true, value_name = "ROLE")]
     roles: Vec<String>,
     #[command(flatten)]

@@ -3,20 +3,27 @@
 //! Policy is not asked: a token opens nothing. It is asked on every request that comes with one, and there the floor and
 //! the grants are looked at again.
 
-use super::{Refused, Slot, Slots, Standing, standing};
+use super::{Refused, Slot, Slots, Standing, registered, standing};
 use crate::clock::UnixNanos;
 use crate::identity::Peer;
 use crate::name::{GrantId, PartnerId, UpstreamName};
 use crate::operation::OperationId;
-use crate::partner::{Grant, Phase};
+use crate::partner::{DeniedCertificate, Grant, Phase};
 use crate::reason::Reason;
 use crate::request::{Host, RequestFacts};
 use crate::snapshot::Snapshot;
-use crate::token::{Access, Form, Issued, NotIssued, Order, RevokedToken, spaced};
+use crate::token::{Access, AccessToken, Form, Issued, NotIssued, Order, RevokedToken, spaced};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Operations that one token is for at most.
 const MOST_OPERATIONS: usize = 500;
+/// How often a token is exchanged for another at most.
+const DEEPEST: usize = 3;
+/// RFC 8693 section 2.1.
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// RFC 8693 section 3.
+pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// Tokens of one partner that are revoked and have not expired.
 const MOST_REVOKED: usize = 1_000;
 
@@ -28,6 +35,8 @@ pub struct Granted {
     pub scope: String,
     pub upstream: UpstreamName,
     pub grants: Vec<GrantId>,
+    /// `jti` of what it was exchanged from.
+    pub from: Option<Arc<str>>,
 }
 
 /// Why a request to the authorization server is refused.
@@ -61,7 +70,7 @@ pub fn may_ask(snapshot: &Snapshot, peer: &Peer, now: UnixNanos, slots: &Slots) 
     asking(snapshot, peer, now).map(|_| ()).map_err(|no| refusal(no, slots))
 }
 
-/// Decides a request for an access token at this time (RFC 6749 section 4.4). With it comes the place for its record.
+/// Decides a request for an access token at this time (RFC 6749 section 4.4, RFC 8693). With it comes the place for its record.
 ///
 /// # Errors
 /// Why there is none.
@@ -74,15 +83,16 @@ pub fn decide_token(
 ) -> Result<(Granted, Slot), NotGranted> {
     let decided = asking(snapshot, peer, now).and_then(|(who, access)| {
         let form = authentic(&who, request, form)?;
-        match form.get("grant_type") {
-            Some("client_credentials") => {}
+        let subject = match form.get("grant_type") {
+            Some("client_credentials") => None,
+            Some(EXCHANGE) => Some(subject(access, &who, form)?),
             Some(_) => return Err(no(Reason::TokenGrantTypeNotServed, "this grant_type is not served")),
             None => return Err(no(Reason::TokenRequestMalformed, "grant_type is missing")),
-        }
-        let wanted = wanted(snapshot, &who, form)?;
+        };
+        let wanted = wanted(snapshot, &who, form, subject.as_deref())?;
         // Before anything is signed, so that nothing is that no record could be kept of.
         let slot = slots.reserve_for(who.partner()).ok_or_else(unrecorded)?;
-        Ok((signed(access, &who, wanted)?, slot))
+        Ok((signed(access, &who, wanted, subject.as_deref())?, slot))
     });
     decided.map_err(|no| refusal(no, slots))
 }
@@ -119,6 +129,41 @@ pub fn decide_revocation(
         Ok((Some(RevokedToken { id, partner, expires: token.expires, revoked: who.now }), slot))
     });
     decided.map_err(|no| refusal(no, slots))
+}
+
+/// What an upstream is told of a token that is good now (RFC 7662 section 2.2).
+pub struct Good {
+    pub token: Arc<AccessToken>,
+    /// What of its scope is still granted.
+    pub scope: String,
+}
+
+/// A token as it stands, whoever has it. Whether it comes with the certificate that it is bound to, only who sees that one knows.
+pub fn introspect(snapshot: &Snapshot, text: &str, now: UnixNanos) -> Option<Good> {
+    let access = snapshot.tokens.as_ref()?.access.as_ref()?;
+    let token = access.verified(text, now).ok()?;
+    let registry = &snapshot.registry;
+    let record = registry.partner(&token.partner)?;
+    let certificate = DeniedCertificate::Fingerprint(token.certificate);
+    let is_denied =
+        registry.anchors().any(|anchor| anchor.denied.iter().any(|denied| denied.certificate == certificate));
+    let has_credential = record
+        .credentials
+        .iter()
+        .any(|credential| registered(record, credential, now).is_ok() && !registry.is_locked(&credential.anchor));
+    if is_denied || !has_credential {
+        return None;
+    }
+    let is_live = |grant: &&Grant| {
+        grant.revoked.is_none()
+            && grant.period.phase(now) == Phase::Live
+            && token.grants.binary_search(&grant.id).is_ok()
+    };
+    let live: Vec<&Grant> = record.grants_in(&snapshot.environment).filter(is_live).collect();
+    let scope: Vec<&OperationId> =
+        token.scope.iter().filter(|operation| live.iter().any(|grant| grant.covers(operation))).collect();
+    let scope = (!scope.is_empty()).then(|| spaced(&scope))?;
+    Some(Good { token, scope })
 }
 
 fn unrecorded() -> No {
@@ -164,6 +209,40 @@ fn authentic<'f>(
     }
 }
 
+/// The token that is exchanged for another one.
+fn subject(access: &Access, who: &Standing<'_>, form: &Form) -> Result<Arc<AccessToken>, No> {
+    let malformed = |said| no(Reason::TokenRequestMalformed, said);
+    if ["actor_token", "actor_token_type"].iter().any(|name| form.get(name).is_some()) {
+        return Err(malformed("actor_token is not served"));
+    }
+    if form.get("requested_token_type").is_some_and(|kind| kind != ACCESS_TOKEN) {
+        return Err(malformed("requested_token_type is none that is issued"));
+    }
+    let text = form.get("subject_token").ok_or_else(|| malformed("subject_token is missing"))?;
+    match form.get("subject_token_type") {
+        Some(ACCESS_TOKEN) => {}
+        Some(_) => return Err(malformed("subject_token_type is none that is exchanged")),
+        None => return Err(malformed("subject_token_type is missing")),
+    }
+    let not_good = |reason: Reason, detail: String| No {
+        refused: (vec![reason], Some(detail)),
+        said: Some("the subject_token is not good with this certificate"),
+        stands: true,
+    };
+    let token = access.verified(text, who.now).map_err(|(reason, detail)| not_good(reason, detail.to_owned()))?;
+    if token.partner != *who.partner() {
+        return Err(not_good(Reason::TokenWrongPartner, format!("it is `{}` of `{}`", token.id, token.partner)));
+    }
+    if token.certificate != who.peer.leaf.fingerprint {
+        let detail = format!("it is `{}`, bound to {}", token.id, token.certificate);
+        return Err(not_good(Reason::TokenWrongCertificate, detail));
+    }
+    if token.from.len() >= DEEPEST {
+        return Err(malformed("the subject_token was exchanged too often"));
+    }
+    Ok(token)
+}
+
 /// What a token is to be for.
 struct Wanted<'a> {
     upstream: &'a UpstreamName,
@@ -171,16 +250,28 @@ struct Wanted<'a> {
     grants: Vec<&'a Grant>,
 }
 
-fn wanted<'a>(snapshot: &'a Snapshot, who: &Standing<'a>, form: &Form) -> Result<Wanted<'a>, No> {
+/// Never more than `subject` is for.
+fn wanted<'a>(
+    snapshot: &'a Snapshot,
+    who: &Standing<'a>,
+    form: &Form,
+    subject: Option<&AccessToken>,
+) -> Result<Wanted<'a>, No> {
     let live: Vec<&Grant> = who.record.grants_in(&snapshot.environment).filter(|grant| is_usable(grant, who)).collect();
+    let within = |grant: &&Grant| subject.is_none_or(|token| token.grants.binary_search(&grant.id).is_ok());
+    let live: Vec<&Grant> = live.into_iter().filter(within).collect();
     let mut by_upstream: BTreeMap<&UpstreamName, BTreeSet<&OperationId>> = BTreeMap::new();
     for operation in live.iter().flat_map(|grant| &grant.operations) {
         // One that is in no document any more is nothing that could be called.
-        if let Some((id, upstream)) = upstream_of(snapshot, operation) {
+        let within = subject.is_none_or(|token| token.scope.binary_search(operation).is_ok());
+        if let (Some((id, upstream)), true) = (upstream_of(snapshot, operation), within) {
             by_upstream.entry(upstream).or_default().insert(id);
         }
     }
     let target = target(snapshot, form)?;
+    if target.is_some_and(|target| subject.is_some_and(|token| token.upstream.as_str() != target)) {
+        return Err(no(Reason::TokenTargetUnknown, "the subject_token is for another upstream"));
+    }
     let asked: Option<BTreeSet<&str>> =
         form.get("scope").map(|scope| scope.split(' ').filter(|s| !s.is_empty()).collect());
     let empty = || no(Reason::TokenScopeEmpty, "nothing of this scope is granted now");
@@ -190,8 +281,8 @@ fn wanted<'a>(snapshot: &'a Snapshot, who: &Standing<'a>, form: &Form) -> Result
         }
         by_upstream.retain(|_, operations| !operations.is_empty());
     }
-    if let Some(target) = &target {
-        by_upstream.retain(|upstream, _| upstream.as_str() == *target);
+    if let Some(target) = target.or(subject.map(|token| token.upstream.as_str())) {
+        by_upstream.retain(|upstream, _| upstream.as_str() == target);
     }
     if by_upstream.len() > 1 {
         // RFC 9068 section 3.
@@ -250,20 +341,26 @@ fn target<'f>(snapshot: &'f Snapshot, form: &'f Form) -> Result<Option<&'f str>,
     Ok(named.into_iter().next())
 }
 
-fn signed(access: &Access, who: &Standing<'_>, wanted: Wanted<'_>) -> Result<Granted, No> {
+fn signed(
+    access: &Access,
+    who: &Standing<'_>,
+    wanted: Wanted<'_>,
+    subject: Option<&AccessToken>,
+) -> Result<Granted, No> {
     let Wanted { upstream, scope, mut grants } = wanted;
     grants.sort_by(|a, b| a.id.cmp(&b.id));
     let ids: Vec<&GrantId> = grants.iter().map(|grant| &grant.id).collect();
     let ends = grants.iter().filter_map(|grant| grant.period.ends);
-    let until = ends.fold(who.until(), std::cmp::Ord::min);
+    let until = ends.chain(subject.map(|token| token.expires)).fold(who.until(), std::cmp::Ord::min);
     let partner: &PartnerId = who.partner();
     let certificate = who.peer.leaf.fingerprint;
-    let order = Order { partner, upstream, scope: &scope, grants: &ids, certificate, until };
+    let order = Order { partner, upstream, scope: &scope, grants: &ids, certificate, until, from: subject };
     let token = access.issue(&order, who.now).map_err(|why| match why {
         NotIssued::NoTime => no(Reason::TokenScopeEmpty, "what is granted ends now"),
         NotIssued::TooLong => no(Reason::TokenScopeEmpty, TOO_MUCH),
         NotIssued::Failed(why) => No { refused: (vec![Reason::Internal], Some(why)), said: None, stands: true },
     })?;
     let grants = ids.into_iter().cloned().collect();
-    Ok(Granted { token, scope: spaced(&scope), upstream: upstream.clone(), grants })
+    let from = subject.map(|token| token.id.clone());
+    Ok(Granted { from, token, scope: spaced(&scope), upstream: upstream.clone(), grants })
 }

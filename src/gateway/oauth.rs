@@ -3,7 +3,7 @@
 use super::inflight::Answered;
 use super::refusal::{Answer, Sent};
 use super::{Connection, Context, Gateway, refusal};
-use crate::decision::{Denial, NotGranted, decide_revocation, decide_token, may_ask};
+use crate::decision::{ACCESS_TOKEN, Denial, NotGranted, decide_revocation, decide_token, may_ask};
 use crate::reason::Reason;
 use crate::token::{Form, LONGEST_FORM, OauthEndpoint, OauthError, RevokedToken};
 use futures::future::BoxFuture;
@@ -138,15 +138,16 @@ impl Gateway {
                 })
             }
             _ => decide_token(snapshot, &connection.peer, asked, form, slots).map(|(granted, slot)| {
-                let answer = json_answer(
-                    200,
-                    &json!({
-                        "access_token": granted.token.text,
-                        "token_type": "Bearer",
-                        "expires_in": granted.token.expires_in,
-                        "scope": granted.scope,
-                    }),
-                );
+                let mut document = json!({
+                    "access_token": granted.token.text,
+                    "token_type": "Bearer",
+                    "expires_in": granted.token.expires_in,
+                    "scope": granted.scope,
+                });
+                if let (Some(_), Some(document)) = (&granted.from, document.as_object_mut()) {
+                    document.insert("issued_token_type".into(), ACCESS_TOKEN.into());
+                }
+                let answer = json_answer(200, &document);
                 flight.answered_itself(Answered { issued: Some(granted), revoked: None, slot });
                 Outcome::Answer(answer)
             }),

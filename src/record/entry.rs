@@ -275,6 +275,8 @@ struct IssuedLine<'a> {
     scope: Vec<&'a str>,
     grants: Vec<&'a str>,
     expires: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
 }
 
 impl<'a> OauthLine<'a> {
@@ -288,6 +290,7 @@ impl<'a> OauthLine<'a> {
                 scope: granted.scope.split(' ').collect(),
                 grants: granted.grants.iter().map(AsRef::as_ref).collect(),
                 expires: granted.token.expires.to_string(),
+                from: granted.from.as_deref(),
             }),
             revoked: entry.revoked.map(|token| token.id.as_str()),
         }

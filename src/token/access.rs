@@ -23,6 +23,8 @@ pub const LONGEST_TOKEN: usize = 8_192;
 const KIND: &str = "at+jwt";
 /// Values in each other, in what a token says: a list in an object.
 const DEPTH: u8 = 3;
+/// The claim of what it was exchanged from.
+const FROM: &str = "from";
 /// Tokens whose signature need not be looked at again.
 const VERIFIED: usize = 10_000;
 /// How far the clocks of two gateways may be apart.
@@ -46,6 +48,8 @@ pub struct AccessToken {
     pub certificate: Fingerprint,
     pub issued: UnixNanos,
     pub expires: UnixNanos,
+    /// `jti` of those that it was exchanged from, the first one first: it is no better than they are.
+    pub from: Vec<Arc<str>>,
     /// `kid` of what it was signed with.
     pub key: String,
 }
@@ -78,6 +82,8 @@ pub struct Order<'a> {
     pub certificate: Fingerprint,
     /// When the first of all that it rests on ends.
     pub until: UnixNanos,
+    /// What it is exchanged from.
+    pub from: Option<&'a AccessToken>,
 }
 
 /// A token that was made.
@@ -160,7 +166,8 @@ impl Access {
         let expires = order.until.min(now.saturating_add(self.lifetime)).seconds();
         let expires_in = expires.checked_sub(now.seconds()).filter(|left| *left > 0).ok_or(NotIssued::NoTime)?;
         let id = Uuid::now_v7().to_string();
-        let claims = json!({
+        let from = order.from.map(|token| token.from.iter().chain([&token.id]).cloned().collect::<Vec<_>>());
+        let mut claims = json!({
             "iss": &*self.server.issuer,
             "aud": order.upstream.as_str(),
             "sub": order.partner.as_str(),
@@ -173,6 +180,9 @@ impl Access {
             "environment": self.environment.as_str(),
             "cnf": { "x5t#S256": BASE64URL_NOPAD.encode(&order.certificate.0) },
         });
+        if let (Some(from), Some(claims)) = (&from, claims.as_object_mut()) {
+            claims.insert(FROM.into(), json!(from));
+        }
         let text = jose::sign(key, &[("typ", KIND), ("kid", key_id)], claims.to_string().as_bytes());
         let text = text.map_err(NotIssued::Failed)?;
         if text.len() > LONGEST_TOKEN {
@@ -206,8 +216,8 @@ impl Access {
         if token.issued > now.saturating_add(SKEW) {
             return Err((Reason::TokenNotYetValid, "its `iat` is in the future"));
         }
-        if self.revoked.contains_key(&token.id) {
-            return Err((Reason::TokenRevoked, "its `jti` was revoked"));
+        if token.from.iter().chain([&token.id]).any(|id| self.revoked.contains_key(id)) {
+            return Err((Reason::TokenRevoked, "it, or what it was exchanged from, was revoked"));
         }
         Ok(token)
     }
@@ -255,6 +265,12 @@ fn claims_of(
     for grant in claims.get("grants")?.as_array()? {
         grants.push(GrantId::parse(grant.as_str()?).ok()?);
     }
+    let mut from = Vec::new();
+    if let Some(ids) = claims.get(FROM) {
+        for id in ids.as_array()? {
+            from.push(id.as_str()?.into());
+        }
+    }
     scope.sort();
     grants.sort();
     Some(AccessToken {
@@ -267,6 +283,7 @@ fn claims_of(
         certificate,
         issued: seconds(claims.get("iat")?.as_u64()?),
         expires: seconds(claims.get("exp")?.as_u64()?),
+        from,
         key: key.to_owned(),
     })
 }

@@ -100,7 +100,7 @@ impl Server {
             "revocation_endpoint": at(OauthEndpoint::Revocation),
             "jwks_uri": at(OauthEndpoint::Keys),
             "response_types_supported": [],
-            "grant_types_supported": ["client_credentials"],
+            "grant_types_supported": ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"],
             "token_endpoint_auth_methods_supported": ["tls_client_auth"],
             "revocation_endpoint_auth_methods_supported": ["tls_client_auth"],
             "tls_client_certificate_bound_access_tokens": true,

@@ -10,6 +10,7 @@ use std::process::Command;
 
 const ISSUER: &str = "https://api.partner.test";
 const TOKENS: &str = include_str!("../../docs/tokens.md");
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 fn setup() -> Setup {
@@ -119,7 +120,7 @@ fn metadata_and_keys_are_there_for_partners() {
     assert_eq!(said["token_endpoint"], format!("{ISSUER}/oauth2/token"));
     assert_eq!(said["revocation_endpoint"], format!("{ISSUER}/oauth2/revoke"));
     assert_eq!(said["tls_client_certificate_bound_access_tokens"], true);
-    assert_eq!(said["grant_types_supported"], json!(["client_credentials"]));
+    assert_eq!(said["grant_types_supported"], json!(["client_credentials", EXCHANGE]));
     assert_eq!(said["token_endpoint_auth_methods_supported"], json!(["tls_client_auth"]));
     let keys = get("/.well-known/jwks.json", "GET").expect(200).json();
     let (_, public) = gate.http("/.well-known/jwks.json");
@@ -317,6 +318,84 @@ fn client_revokes_a_token_and_it_stays_revoked() {
     call(&gate, &gate.acme, &bearer(&token)).expect(401);
     let verified = gate.cli(&["audit", "verify"]).ok();
     assert!(verified.starts_with("good: "), "{verified}");
+}
+
+#[test]
+fn token_is_exchanged_for_a_narrower_one() {
+    let gate = setup().start();
+    let whole = issued(&gate, "client_id=acme&scope=items.read%20items.list");
+    let kind = "urn:ietf:params:oauth:token-type:access_token";
+    let exchange = |who: &Identity, client: &str, token: &str, more: &str| {
+        let form =
+            format!("grant_type={EXCHANGE}&client_id={client}&subject_token={token}&subject_token_type={kind}{more}");
+        post(&gate, who, "/oauth2/token", &form)
+    };
+    let answer = exchange(&gate.acme, "acme", &whole, "&scope=items.list");
+    let said = answer.expect(200).json();
+    assert_eq!((&said["issued_token_type"], &said["scope"]), (&json!(kind), &json!("items.list")));
+    let narrow = said["access_token"].as_str().unwrap();
+    assert!(part(narrow, 1)["exp"].as_u64() <= part(&whole, 1)["exp"].as_u64());
+    let record = gate.record_of(answer.id());
+    assert_eq!(record["oauth"]["issued"]["from"], part(&whole, 1)["jti"]);
+    assert_eq!(call(&gate, &gate.acme, &bearer(narrow)).expect(403).code(), "insufficient-scope");
+    call(&gate, &gate.acme, &bearer(&whole)).expect(200);
+    for (answer, error, reason) in [
+        (exchange(&gate.acme, "acme", narrow, "&scope=items.read"), "invalid_scope", "token-scope-empty"),
+        (exchange(&gate.globex, "globex", &whole, ""), "invalid_request", "token-wrong-partner"),
+        (exchange(&gate.acme, "acme", "nonsense", ""), "invalid_request", "token-malformed"),
+    ] {
+        assert_eq!(answer.expect(400).json()["error"], error);
+        assert_eq!(gate.record_of(answer.id())["reason"], reason);
+    }
+    post(&gate, &gate.acme, "/oauth2/revoke", &format!("client_id=acme&token={whole}")).expect(200);
+    let refused = call(&gate, &gate.acme, &bearer(narrow));
+    assert_eq!(gate.record_of(refused.expect(401).id())["reason"], "token-revoked");
+}
+
+#[test]
+fn upstream_asks_whether_a_token_is_good_and_may_ask_nothing_else() {
+    let gate = setup().start();
+    let token = issued(&gate, "client_id=acme&scope=items.read%20items.events");
+    let file = gate.dir.path().join("billing.token");
+    let name = ["operator", "add", "billing", "--role", "introspector", "--with-token", "--token-file"];
+    gate.cli(&[&name[..], &[file.to_str().unwrap(), "--reason", "test"]].concat()).ok();
+    let secret = fs::read_to_string(&file).unwrap();
+    let socket = gate.dir.path().join("state/admin.sock");
+    let ask = |path: &str, form: &str| {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--noproxy", "*", "--unix-socket", socket.to_str().unwrap()]);
+        command.args([
+            "--header",
+            &format!("Authorization: Bearer {}", secret.trim()),
+            "--write-out",
+            "\n%{http_code}",
+        ]);
+        if !form.is_empty() {
+            command.args(["--data", form]);
+        }
+        let said = run(command.arg(format!("http://gate{path}")), b"").ok();
+        let (body, status) = said.rsplit_once('\n').unwrap();
+        (status.parse::<u16>().unwrap(), serde_json::from_str::<Value>(body).unwrap())
+    };
+    let inactive = (200, json!({"active": false}));
+    let (status, said) = ask("/oauth2/introspect", &format!("token={token}&token_type_hint=access_token"));
+    let claims = part(&token, 1);
+    assert_eq!((status, &said["active"], &said["token_type"]), (200, &json!(true), &json!("Bearer")));
+    for claim in ["iss", "sub", "aud", "client_id", "jti", "iat", "exp", "cnf", "scope"] {
+        assert_eq!(said[claim], claims[claim], "{claim}");
+    }
+    assert_eq!(ask("/oauth2/introspect", "token=nonsense"), inactive);
+    assert_eq!(ask("/oauth2/introspect", "tokn=x").0, 400);
+    assert_eq!(ask("/v1/partners", "").0, 403, "nothing else");
+    gate.cli(&["grant", "revoke", "acme-socket", "--reason", "test", "--yes"]).ok();
+    assert_eq!(ask("/oauth2/introspect", &format!("token={token}")).1["scope"], "items.read");
+    gate.cli(&["partner", "suspend", "acme", "--reason", "test"]).ok();
+    assert_eq!(ask("/oauth2/introspect", &format!("token={token}")), inactive);
+    gate.cli(&["partner", "resume", "acme", "--reason", "test"]).ok();
+    assert_eq!(ask("/oauth2/introspect", &format!("token={token}")).1["active"], true);
+    let leaf = gate.acme.fingerprint();
+    gate.cli(&["anchor", "deny", "acme-ca", "--fingerprint", &leaf, "--reason", "test"]).ok();
+    assert_eq!(ask("/oauth2/introspect", &format!("token={token}")), inactive);
 }
 
 #[test]

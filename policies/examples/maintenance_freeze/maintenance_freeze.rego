@@ -10,12 +10,13 @@ import rego.v1
 # custom:
 #   related: [PR.AA-05]
 deny contains {"reason": "x-maintenance-freeze"} if {
+	# First what lets most requests through, and asks little.
+	not freeze_lets_through
 	freezes_listed
 	some freeze in data.custom.maintenance_freeze.freezes
 	not freeze_ahead(freeze)
 	not freeze_over(freeze)
 	freeze_concerns(freeze)
-	not freeze_lets_through
 }
 
 # METADATA

@@ -127,6 +127,7 @@ fn full() -> World {
         certificate: Fingerprint([0xaa; 32]),
         issued: UnixNanos(1_772_627_000_000_000_000),
         expires: UnixNanos(1_772_627_600_000_000_000),
+        from: Vec::new(),
         key: "k".into(),
     }));
     world

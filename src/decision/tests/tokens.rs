@@ -4,7 +4,7 @@ use super::*;
 use crate::jose::Algorithm;
 use crate::partner::{Revoked, Suspension};
 use crate::request::Bearer;
-use crate::token::{Form, Rotation, Server, StoredKey, TokenSettings, Tokens};
+use crate::token::{Form, Issued, RevokedToken, Rotation, Server, StoredKey, TokenSettings, Tokens};
 use serde_json::Value;
 
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -388,4 +388,90 @@ fn issued_token_says_nothing_of_other_grants() {
     let payload = data_encoding::BASE64URL_NOPAD.decode(payload.as_bytes()).unwrap();
     let claims: Value = serde_json::from_slice(&payload).unwrap();
     assert!(!claims.to_string().contains("acme-secret"), "{claims}");
+}
+
+const EXCHANGE: &str = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&client_id=acme\
+                        &subject_token_type=urn:ietf:params:oauth:token-type:access_token";
+
+fn exchanged(granted: &Granted, more: &str) -> String {
+    format!("{EXCHANGE}&subject_token={}{more}", granted.token.text)
+}
+
+#[test]
+fn token_is_exchanged_for_a_narrower_one_and_never_for_a_wider() {
+    let mut gate = Gate::new();
+    gate.changed(|acme| acme.grants.insert(0, grant("acme-deletes", &["invoices.delete"])));
+    let whole = gate.issued(FORM);
+    let narrow = gate.issued(&exchanged(&whole, "&scope=invoices.read"));
+    assert_eq!((narrow.scope.as_str(), narrow.from.as_deref()), ("invoices.read", Some(whole.token.id.as_str())));
+    assert_eq!(gate.with(token(&narrow)), "allowed by acme-reads");
+    // Nothing of what was given away comes back: no scope, no grant, no time, no other upstream.
+    assert_eq!(gate.refused(&exchanged(&narrow, "&scope=invoices.delete")), "token-scope-empty");
+    assert_eq!(gate.issued(&exchanged(&narrow, "&scope=invoices.read+invoices.delete")).scope, "invoices.read");
+    assert_eq!(gate.issued(&exchanged(&narrow, "")).grants, [GrantId::parse("acme-reads").unwrap()]);
+    assert_eq!(gate.issued(&exchanged(&narrow, "&audience=billing-api")).upstream.as_str(), "billing-api");
+    let peer = gate.world.peer(&gate.snapshot);
+    let later = UnixNanos(NOW.0 + 590_000_000_000);
+    let last = gate.asked_at(&peer, &exchanged(&whole, ""), later).unwrap();
+    assert_eq!((last.token.expires_in, last.token.expires), (10, whole.token.expires));
+    let over = gate.asked_at(&peer, &exchanged(&whole, ""), whole.token.expires).unwrap_err();
+    assert_eq!(over.reasons, [Reason::TokenExpired]);
+    // A grant that came later is none that the token was issued by.
+    gate.changed(|acme| acme.grants = vec![grant("acme-new", &["invoices.read"])]);
+    assert_eq!(gate.refused(&exchanged(&whole, "")), "token-scope-empty");
+}
+
+#[test]
+fn exchanges_come_to_an_end_and_are_revoked_with_what_they_are_from() {
+    let gate = Gate::new();
+    let mut chain = vec![gate.issued(FORM)];
+    for _ in 0..3 {
+        chain.push(gate.issued(&exchanged(chain.last().unwrap(), "")));
+    }
+    assert_eq!(gate.refused(&exchanged(chain.last().unwrap(), "")), "token-request-malformed");
+    assert!(chain.iter().all(|granted| granted.token.expires == chain[0].token.expires));
+    for revoked in 0..chain.len() {
+        let Granted { token: Issued { id, expires, .. }, .. } = &chain[revoked];
+        let revoked_token =
+            RevokedToken { id: id.clone(), partner: partner_id("acme"), expires: *expires, revoked: NOW };
+        let tokens = gate.snapshot.tokens.as_ref().unwrap().with_revoked([revoked_token], NOW);
+        let snapshot = gate.snapshot.with_tokens(Some(Arc::new(tokens)), NOW).unwrap_or_else(|p| panic!("{p}"));
+        let after = Gate { world: gate.world.clone(), snapshot, slots: gate.slots.clone() };
+        for (n, granted) in chain.iter().enumerate() {
+            let expected = if n < revoked { "allowed by acme-reads" } else { "token-revoked" };
+            assert_eq!(after.with(token(granted)), expected, "{revoked} was revoked, {n} is used");
+        }
+    }
+}
+
+#[test]
+fn only_ones_own_token_is_exchanged_and_with_the_certificate_that_it_is_bound_to() {
+    let mut gate = Gate::new();
+    let granted = gate.issued(FORM);
+    for (form, reason) in [
+        (EXCHANGE.to_owned(), "token-request-malformed"),
+        (format!("{EXCHANGE}&subject_token=nonsense"), "token-malformed"),
+        (exchanged(&granted, "&actor_token=x"), "token-request-malformed"),
+        (
+            exchanged(&granted, "&requested_token_type=urn:ietf:params:oauth:token-type:saml2"),
+            "token-request-malformed",
+        ),
+        (exchanged(&granted, "").replace("access_token&", "jwt&"), "token-request-malformed"),
+        (exchanged(&granted, "&audience=orders"), "token-target-unknown"),
+        (exchanged(&granted, "").replace("client_id=acme", "client_id=globex"), "token-client-not-authentic"),
+    ] {
+        assert_eq!(gate.refused(&form), reason, "{form}");
+    }
+    let globex = verified(&gate.snapshot, &gate.world.globex_leaf);
+    let stolen = exchanged(&granted, "").replace("client_id=acme", "client_id=globex");
+    assert_eq!(gate.asked_at(&globex, &stolen, NOW).unwrap_err().reasons, [Reason::TokenWrongPartner]);
+    let second = gate.world.acme_ca.issue(|_| {});
+    gate.changed(|acme| {
+        acme.credentials.push(credential("acme-second", "acme-ca", Match::FingerprintSha256(Fingerprint::of(&second))));
+    });
+    let peer = verified(&gate.snapshot, &second);
+    assert_eq!(
+        gate.asked_at(&peer, &exchanged(&granted, ""), NOW).unwrap_err().reasons,
+        [Reason::TokenWrongCertificate]
+    );
 }

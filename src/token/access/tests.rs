@@ -55,7 +55,9 @@ fn issued(access: &Access, until: UnixNanos, now: UnixNanos) -> Result<Issued, N
     let names = names();
     let (scope, grants): (Vec<_>, Vec<_>) = (names.operations.iter().collect(), names.grants.iter().collect());
     let Names { partner, upstream, .. } = &names;
-    access.issue(&Order { partner, upstream, scope: &scope, grants: &grants, certificate: CERTIFICATE, until }, now)
+    let order =
+        Order { partner, upstream, scope: &scope, grants: &grants, certificate: CERTIFICATE, until, from: None };
+    access.issue(&order, now)
 }
 
 const NEVER: UnixNanos = UnixNanos(i64::MAX);
