@@ -55,7 +55,9 @@ default decision := {"allow": false, "reasons": ["policy-undefined"]}
 #   related: [NHI5:2025, PR.AA-05]
 decision := {"allow": true, "reasons": [], "grant": grant} if {
 	# What permitted asks, written out: nearly every request ends here, and a rule that
-	# leads to it costs more than all that it asks.
+	# leads to it costs more than all that it asks. One that comes with an access token is
+	# decided below.
+	not input.token
 	now := input.time.now_ns
 	partner := input.partner
 	credential := input.credential
@@ -69,6 +71,9 @@ decision := {"allow": true, "reasons": [], "grant": grant} if {
 	grant != ""
 
 	# Equal to the empty set and nothing else: a malformed custom denial denies too.
+	data.partnergate.custom.deny == set()
+} else := {"allow": true, "reasons": [], "grant": permitted} if {
+	permitted != ""
 	data.partnergate.custom.deny == set()
 } else := {"allow": true, "reasons": [], "grant": permitted, "observed": observed} if {
 	permitted != ""
@@ -86,7 +91,8 @@ decision := {"allow": true, "reasons": [], "grant": grant} if {
 # title: Permitted but for custom rules
 # description: |
 #   The grant that permits the request: partner and credential are in good
-#   standing, the engagement is running and at least one grant is usable.
+#   standing, the engagement is running, at least one grant is usable, and an access
+#   token leaves it.
 # custom:
 #   related: [NHI5:2025, PR.AA-05]
 permitted := grant if {
@@ -110,7 +116,7 @@ permitted := grant if {
 	# always gives the same record. Without a usable grant min is undefined. That
 	# is asked, not left to the assignment: regorus' virtual machine carries on
 	# after an assignment from an undefined value, where other engines stop.
-	grant := min(usable_grants)
+	grant := min(token_grants)
 	grant != ""
 }
 

@@ -7,7 +7,8 @@ import rego.v1
 # title: Usable grants
 # description: |
 #   Ids of the partner's grants that permit this request completely: operation,
-#   credential, network, time, access token and its own conditions. One is enough.
+#   credential, network, time and its own conditions. One is enough. What an access
+#   token leaves of them is in token_grants.
 # custom:
 #   related: [NHI5:2025, PR.AA-05]
 usable_grants contains id if {
@@ -44,9 +45,6 @@ usable_grants contains id if {
 	partner_network in partner_networks
 	some grant_network in source_networks
 	grant_network in grant_networks
-
-	# A token that the request comes with leaves less.
-	not outside_token(id, operation, now)
 
 	# Last, since few grants have any: of one without conditions nothing is asked.
 	every key, value in grant.conditions {

@@ -5,16 +5,24 @@ package partnergate
 import rego.v1
 
 # METADATA
-# title: Outside of the access token
+# title: Usable grants that the access token leaves
 # description: |
-#   The request comes with an access token that does not cover this operation by this
-#   grant now. A request without one never is.
+#   Those of the usable grants that the access token was issued by, for an operation in
+#   its scope; all of them where the request comes without one.
 # custom:
 #   related: [NHI2:2025, NHI5:2025, PR.AA-05]
-outside_token(grant, operation, now) if {
-	# A token in which something is missing covers nothing.
+token_grants contains id if {
+	some id in usable_grants
+	not outside_token(id)
+}
+
+# METADATA
+# title: Outside of the access token
+# description: There is one, and it does not cover this operation by this grant now.
+outside_token(grant) if {
+	# One in which something is missing covers nothing.
 	input.token
-	not within_token(grant, operation, now)
+	not within_token(grant)
 }
 
 # METADATA
@@ -22,26 +30,24 @@ outside_token(grant, operation, now) if {
 # description: |
 #   The operation is in its scope, the grant is one of those that its scope was granted
 #   by, it is this partner's and has not ended.
-# custom:
-#   related: [NHI2:2025, NHI5:2025, PR.AA-05]
-within_token(grant, operation, now) if {
-	operation in input.token.scope
+within_token(grant) if {
+	input.request.operation in input.token.scope
 	grant in input.token.grants
-	now < input.token.expires_ns
+	input.time.now_ns < input.token.expires_ns
 	input.token.subject == input.partner.id
 }
 
 # METADATA
 # title: Operation is outside of the access token
 # description: |
-#   A grant for the operation exists, and the access token is not for the operation or
-#   was not issued by that grant.
+#   A usable grant exists, and the access token is not for the operation or was not
+#   issued by that grant.
 # custom:
 #   related: [NHI2:2025, NHI5:2025, PR.AA-05]
 denials contains "token-scope-exceeded" if {
 	# Whoever asks for a narrower token is held to it.
-	some grant in rejected_grants
-	outside_token(grant.id, input.request.operation, input.time.now_ns)
+	count(usable_grants) > 0
+	count(token_grants) == 0
 	not token_over
 }
 

@@ -46,12 +46,22 @@ struct Grant {
     own: bool,
 }
 
+/// An access token; what is not there is missing in it.
+#[derive(Clone, Debug)]
+struct Token {
+    scope: Option<Vec<&'static str>>,
+    grants: Option<Vec<String>>,
+    ends: Option<i64>,
+    subject: Option<&'static str>,
+}
+
 /// A partner, and a request of it.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     partner: (&'static str, Option<Vec<&'static str>>, Option<i64>, Option<i64>),
     credential: (&'static str, &'static str, Option<i64>, Option<i64>),
     grants: Vec<Grant>,
+    token: Option<Token>,
     source: Vec<&'static str>,
     request: (Option<&'static str>, &'static str, Option<i64>),
     tls: (&'static str, &'static str),
@@ -118,6 +128,19 @@ fn grant() -> impl Strategy<Value = Grant> {
     })
 }
 
+fn token() -> impl Strategy<Value = Token> {
+    let often = |p| proptest::option::weighted(0.95, p);
+    let grants = subsequence((0..20_u8).map(|n| format!("g{n}")).collect::<Vec<_>>(), 0..=20);
+    let grants = prop_oneof![1 => Just((0..20_u8).map(|n| format!("g{n}")).collect()), 1 => grants];
+    (
+        often(subsequence(&OPERATIONS[..], 0..=OPERATIONS.len()).boxed()),
+        proptest::option::weighted(0.95, grants),
+        proptest::option::weighted(0.95, prop_oneof![3 => 5..9_i64, 1 => instant()]),
+        proptest::option::weighted(0.95, select(vec!["acme", "acme", "acme", "acme", "globex"])),
+    )
+        .prop_map(|(scope, grants, ends, subject)| Token { scope, grants, ends, subject })
+}
+
 pub(super) fn case() -> impl Strategy<Value = Case> {
     let request = (
         proptest::option::weighted(0.97, select(&OPERATIONS[..])),
@@ -137,17 +160,18 @@ pub(super) fn case() -> impl Strategy<Value = Case> {
     (
         partner,
         credential,
-        proptest::collection::vec(grant(), 0..4),
+        (proptest::collection::vec(grant(), 0..4), proptest::option::weighted(0.4, token())),
         prop_oneof![3 => subsequence(&NETWORKS[..], 2..=4), 1 => some_of(&NETWORKS)],
         request,
         (select(vec!["1.2", "1.3", "unknown"]), select(&CIPHERS[..])),
         proptest::option::weighted(0.97, instant()),
         (0..7_usize, minute()),
     )
-        .prop_map(|(partner, credential, grants, source, request, tls, now, wall)| Case {
+        .prop_map(|(partner, credential, (grants, token), source, request, tls, now, wall)| Case {
             partner,
             credential,
             grants,
+            token,
             source,
             request,
             tls,
@@ -265,10 +289,32 @@ impl Case {
             time["now_ns"] = json!(now);
         }
         let (version, cipher) = self.tls;
-        json!({
+        let mut all = json!({
             "version": 1, "environment": "production", "partner": partner, "credential": credential, "request": request,
             "source": {"networks": self.source}, "tls": {"version": version, "cipher": cipher}, "time": time,
-        })
+        });
+        if let Some(token) = &self.token {
+            let Token { scope, grants, ends, subject } = token;
+            let keys = [
+                ("scope", scope.as_ref().map(|all| json!(all))),
+                ("grants", grants.as_ref().map(|all| json!(all))),
+                ("expires_ns", ends.map(|ends| json!(ends))),
+                ("subject", subject.map(|subject| json!(subject))),
+            ];
+            let there = keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+            all["token"] = Json::Object(there.collect());
+        }
+        all
+    }
+
+    /// Whether the access token, where there is one, is for the operation and this grant.
+    fn is_covered(&self, grant: &Grant) -> bool {
+        let Some(Token { scope, grants, ends, subject }) = &self.token else { return true };
+        let operation = self.request.0.unwrap_or_default();
+        scope.as_ref().is_some_and(|all| all.contains(&operation))
+            && grants.as_ref().is_some_and(|all| all.contains(&grant.id))
+            && ends.zip(self.now).is_some_and(|(ends, now)| now < ends)
+            && *subject == Some("acme")
     }
 
     /// The grant that permits the request, or every reason against it.
@@ -292,10 +338,20 @@ impl Case {
         deny(candidates.is_empty(), "operation-not-granted");
         // Of a request whose time or source is not known, no grant can be judged.
         let judged = admitted && self.now.is_some();
-        let usable = candidates.iter().filter(|grant| judged && grant.faults(self).is_empty());
-        match usable.map(|grant| grant.id.clone()).min() {
+        // A token that does not say when it ends has ended.
+        let over =
+            self.token.as_ref().zip(self.now).is_some_and(|(token, now)| token.ends.is_none_or(|ends| ends <= now));
+        deny(over, "token-expired");
+        let usable: Vec<&Grant> =
+            candidates.iter().copied().filter(|grant| judged && grant.faults(self).is_empty()).collect();
+        match usable.iter().filter(|grant| self.is_covered(grant)).map(|grant| grant.id.clone()).min() {
             Some(grant) if reasons.is_empty() => return Ok(grant),
             Some(_) => {}
+            None if !usable.is_empty() => {
+                if !over {
+                    reasons.insert("token-scope-exceeded");
+                }
+            }
             None => reasons.extend(candidates.iter().flat_map(|grant| grant.faults(self))),
         }
         Err(reasons.into_iter().map(str::to_owned).collect())
@@ -352,6 +408,8 @@ fn the_library_decides_as_its_rules_are_said() {
         "outside-schedule",
         "partner-not-active",
         "tls-too-weak",
+        "token-expired",
+        "token-scope-exceeded",
     ] {
         assert!(seen.get(outcome).is_some_and(|n| *n > 50), "{outcome}: {seen:?}");
     }
@@ -390,6 +448,13 @@ fn a_rule_that_is_broken_is_found() {
             "length_stated if input.request.content_length >= 0",
             "length_stated if input.request.content_length >= 1",
         ),
+        ("decision", "not input.token", "input.version == 1"),
+        ("decision", "grant := min(token_grants)", "grant := min(usable_grants)"),
+        ("token", "input.request.operation in input.token.scope", "count(input.token.scope) > 0"),
+        ("token", "grant in input.token.grants", "count(input.token.grants) > 0"),
+        ("token", "input.time.now_ns < input.token.expires_ns", "input.time.now_ns <= input.token.expires_ns"),
+        ("token", "input.token.subject == input.partner.id", "input.token.subject != \"\""),
+        ("token", "\"expires_ns\", 0) <= input.time.now_ns", "\"expires_ns\", 9) <= input.time.now_ns"),
         ("limits", "input.request.method in methods", "not input.request.method in methods"),
         ("conditions", "key == \"tls_ciphers\"", "key == \"tls_cipher\""),
         (
