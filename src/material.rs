@@ -169,7 +169,7 @@ impl MaterialFiles {
 fn bundles(registry: &Registry) -> impl Iterator<Item = (&AnchorName, &Bundle)> {
     registry.anchors().filter_map(|anchor| match &anchor.root {
         Root::Bundle { bundle } => Some((&anchor.name, bundle)),
-        Root::Certificate { .. } => None,
+        Root::Certificate { .. } | Root::SelfSigned { .. } => None,
     })
 }
 

@@ -144,10 +144,13 @@ def micro_targets(raw: Raw) -> list[Row]:
         return []
     growth = many / few - 1
     examples = by_name.get("decide with every example")
+    known, issued = by_name.get("a token that is known, ES256"), by_name.get("issue a token, ES256")
     return [
         ("one decision, 100,000 partners", "at most 8 µs", f"{many:.2f} µs", many <= 8),
         *([("one decision with every example", "at most 15 µs", f"{examples:.2f} µs", examples <= 15)] if examples else []),
         ("its growth from 10 to 100,000 partners", "less than 20 %", f"{growth:.0%}", growth < 0.2),
+        *([("an access token that is known", "at most 3 µs", f"{known:.2f} µs", known <= 3)] if known else []),
+        *([("tokens issued on one core", "at least 2,000 /s", f"{1e6 / issued:,.0f} /s", issued <= 500)] if issued else []),
     ]
 
 

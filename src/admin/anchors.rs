@@ -262,6 +262,8 @@ pub(super) struct AnchorAnswer {
     certificates: Vec<RootRow>,
     /// Null where the anchor is a certificate.
     bundle: Option<BundleRow>,
+    /// It is a client certificate, and the only one under itself.
+    self_signed: bool,
     /// The partners that it may speak for.
     partners: Vec<PartnerId>,
     environments: Vec<Environment>,
@@ -331,7 +333,7 @@ impl AnchorAnswer {
             Root::Bundle { bundle } => {
                 Some(BundleRow { trust_domain: bundle.trust_domain.clone(), file: bundle.file.clone() })
             }
-            Root::Certificate { .. } => None,
+            Root::Certificate { .. } | Root::SelfSigned { .. } => None,
         };
         let revocation = &anchor.revocation;
         let denied = anchor.denied.iter().map(|d| DeniedRow {
@@ -351,6 +353,7 @@ impl AnchorAnswer {
                 })
                 .collect(),
             bundle,
+            self_signed: matches!(anchor.root, Root::SelfSigned { .. }),
             partners: anchor.partners.clone(),
             environments: anchor.environments.clone(),
             client_auth: anchor.client_auth,

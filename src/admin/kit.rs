@@ -12,6 +12,7 @@ use crate::partner::{Grant, GrantState, PartnerRecord, PartnerStage};
 use crate::reason::Code;
 use crate::reload::Publisher;
 use crate::store::DeclaredFile;
+use crate::token::OauthEndpoint;
 use axum::extract::{Path, State};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -226,6 +227,20 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
             first.host,
             port(publisher),
             first.operation.template
+        ));
+    }
+    if let Some(access) = live.snapshot.tokens.as_ref().and_then(|tokens| tokens.access.as_ref()) {
+        line("\n## Access tokens\n".into());
+        line(format!(
+            "A call needs none. Software that speaks OAuth gets one with the client certificate, for some or all of the \
+             operations above, and sends it as `Authorization: Bearer`; it is accepted with this certificate alone.\n\n\
+             ```sh\ncurl {trust}--cert cert.pem --key key.pem {}{} \\\n  --data grant_type=client_credentials --data \
+             client_id={}\n```\n\nThe rest is in its metadata (RFC 8414), at `{}{}`.",
+            access.server.issuer,
+            OauthEndpoint::Token.path(),
+            partner.id,
+            access.server.issuer,
+            OauthEndpoint::Metadata.path()
         ));
     }
     line("\n## What refusals mean\n".into());

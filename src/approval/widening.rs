@@ -147,7 +147,7 @@ pub(super) fn of_anchor(before: Option<&Anchor>, after: &Anchor) -> Vec<String> 
 /// Whom somebody is about to trust.
 fn shown(root: &Root) -> String {
     match root {
-        Root::Certificate { certificate } => {
+        Root::Certificate { certificate } | Root::SelfSigned { self_signed: certificate } => {
             let sha256 = Fingerprint::of(&certificate.0);
             match Certificate::from_der(&certificate.0) {
                 Ok(facts) => format!("{} until {}, SHA-256 {sha256}", facts.subject, facts.not_after),

@@ -21,6 +21,30 @@ pub(super) struct Args {
     command: Command,
 }
 
+/// What is trusted.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct RootFile {
+    /// The CA certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// A client certificate that is its own anchor, in PEM: of one partner, and nothing that it signs is believed.
+    #[arg(long, value_name = "FILE")]
+    self_signed: Option<PathBuf>,
+}
+
+/// What is trusted in the place of what was.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct OtherRoot {
+    /// Another CA certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Another self-signed client certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    self_signed: Option<PathBuf>,
+}
+
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// All anchors in a table.
@@ -34,12 +58,11 @@ enum Command {
         #[command(flatten)]
         form: Form,
     },
-    /// Trust a CA for some partners. Another operator approves it.
+    /// Trust a CA for some partners, or a client certificate of one partner that no CA has issued. Another operator approves it.
     Add {
         name: String,
-        /// The CA certificate, in PEM.
-        #[arg(long, value_name = "FILE")]
-        certificate: PathBuf,
+        #[command(flatten)]
+        root: RootFile,
         #[command(flatten)]
         settings: Settings,
     },
@@ -47,9 +70,8 @@ enum Command {
     /// another operator.
     Edit {
         name: String,
-        /// Another CA certificate, in PEM.
-        #[arg(long, value_name = "FILE")]
-        certificate: Option<PathBuf>,
+        #[command(flatten)]
+        root: OtherRoot,
         #[command(flatten)]
         settings: Settings,
     },
@@ -132,11 +154,11 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             Ok(()) => see(gateway, &format!("/v1/anchors/{name}"), form, show).await,
             Err(exit) => exit,
         },
-        Command::Add { name, certificate, settings } => {
-            set(gateway, Method::PUT, &name, Some(certificate), settings).await.unwrap_or_else(|exit| exit)
+        Command::Add { name, root: RootFile { certificate, self_signed }, settings } => {
+            set(gateway, Method::PUT, &name, (certificate, self_signed), settings).await.unwrap_or_else(|exit| exit)
         }
-        Command::Edit { name, certificate, settings } => {
-            set(gateway, Method::PATCH, &name, certificate, settings).await.unwrap_or_else(|exit| exit)
+        Command::Edit { name, root: OtherRoot { certificate, self_signed }, settings } => {
+            set(gateway, Method::PATCH, &name, (certificate, self_signed), settings).await.unwrap_or_else(|exit| exit)
         }
         Command::Bind(Binding { name, partners, asking }) => {
             let call = AnchorCall { bind: partners, ..AnchorCall::default() };
@@ -169,26 +191,29 @@ async fn set(
     gateway: &Gateway,
     method: Method,
     name: &str,
-    certificate: Option<PathBuf>,
+    (certificate, self_signed): (Option<PathBuf>, Option<PathBuf>),
     settings: Settings,
 ) -> Result<Exit, Exit> {
     let mut set = Map::new();
-    if let Some(file) = certificate {
+    for (key, flag, file) in
+        [("certificate", "--certificate", certificate), ("self_signed", "--self-signed", self_signed)]
+    {
+        let Some(file) = file else { continue };
         let text = disk::read(&file, MAX_CERTIFICATE)
             .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is no PEM".to_owned()));
         let text = text.map_err(|reason| {
-            complain(&format!("--certificate: `{}` {reason}", file.display()));
+            complain(&format!("{flag}: `{}` {reason}", file.display()));
             Exit::Problems
         })?;
         if text.contains("PRIVATE KEY-----") {
-            complain(&format!("--certificate: `{}` holds a private key: send the certificate alone", file.display()));
+            complain(&format!("{flag}: `{}` holds a private key: send the certificate alone", file.display()));
             return Err(Exit::Problems);
         }
         if !text.contains("-----BEGIN CERTIFICATE-----") {
-            complain(&format!("--certificate: `{}` is no certificate in PEM", file.display()));
+            complain(&format!("{flag}: `{}` is no certificate in PEM", file.display()));
             return Err(Exit::Problems);
         }
-        put(&mut set, "certificate", Some(text));
+        put(&mut set, key, Some(text));
     }
     put_list(&mut set, "partners", settings.partners);
     put(&mut set, "max_lifetime", settings.max_lifetime);
@@ -266,7 +291,8 @@ fn show(value: &Value) {
         say(&format!("  bundle       of {domain}, in {}", text(&value["bundle"]["file"])));
     }
     for c in value["certificates"].as_array().into_iter().flatten() {
-        say(&format!("  certificate  {} until {}", text(&c["subject"]), text(&c["not_after"])));
+        let kind = if value["self_signed"] == true { "self-signed" } else { "certificate" };
+        say(&format!("  {kind:<13}{} until {}", text(&c["subject"]), text(&c["not_after"])));
         say(&format!("               SHA-256 {}", text(&c["fingerprint_sha256"])));
     }
     say(&format!("  partners     {}", join(&value["partners"])));

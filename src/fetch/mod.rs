@@ -567,6 +567,7 @@ impl Drop for Unanswered<'_> {
 fn roots_of(anchor: &Anchor, bundles: &Bundles) -> Vec<Der> {
     match &anchor.root {
         Root::Certificate { certificate } => vec![certificate.clone()],
+        Root::SelfSigned { .. } => Vec::new(),
         Root::Bundle { .. } => bundles.get(&anchor.name).map(|b| b.certificates.clone()).unwrap_or_default(),
     }
 }

@@ -58,6 +58,9 @@ pub enum Root {
     Certificate { certificate: Der },
     /// The CA certificates of a SPIFFE trust domain, as its bundle lists them.
     Bundle { bundle: Bundle },
+    /// One client certificate that nobody has issued but its owner: it ends in itself, and is believed because it was
+    /// registered (RFC 8705 section 2.2). Nothing that it has signed is.
+    SelfSigned { self_signed: Der },
 }
 
 /// Where a SPIFFE trust bundle is read from.

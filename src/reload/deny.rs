@@ -47,7 +47,8 @@ impl Publisher {
             return Err(no_anchor(name, registry).into());
         };
         if let Denial::Deny(Denied { certificate: DeniedCertificate::Fingerprint(named), .. }) = &denial {
-            if live.snapshot.trust.anchors().iter().any(|a| a.name == *name && a.fingerprint == *named) {
+            if live.snapshot.trust.anchors().iter().any(|a| a.name == *name && a.fingerprint == *named && !a.is_pinned)
+            {
                 let mut problems = Problems::new();
                 let reason = format!("this is the certificate of the anchor `{name}` itself");
                 problems.file("registry", reason, Some("remove the anchor, or deny what is below it"));

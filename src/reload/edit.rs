@@ -95,15 +95,15 @@ impl Edited {
         let mut document = document;
         edit.make(&format!("{nouns}.{id}"), &mut document)?;
         // What is sent is what is in the file; a registry file names it.
-        if let ("anchors", Some(text)) = (nouns, document.get("certificate").and_then(Value::as_str)) {
-            if text.contains("-----BEGIN") {
-                let (name, text) = (format!("{id}.pem"), text.to_owned());
-                files.retain(|file| file.name != name);
-                if let Some(object) = document.as_object_mut() {
-                    object.insert("certificate".into(), json!(name));
-                }
-                files.push(DeclaredFile { name, text });
+        for key in ["certificate", "self_signed"] {
+            let sent = document.get(key).and_then(Value::as_str).filter(|text| text.contains("-----BEGIN"));
+            let ("anchors", Some(text)) = (nouns, sent) else { continue };
+            let (name, text) = (format!("{id}.pem"), text.to_owned());
+            files.retain(|file| file.name != name);
+            if let Some(object) = document.as_object_mut() {
+                object.insert(key.into(), json!(name));
             }
+            files.push(DeclaredFile { name, text });
         }
         let file = json!({"environment": environment, nouns: {id.as_str(): document}});
         let text = serde_json::to_string_pretty(&file).unwrap_or_else(|_| file.to_string());

@@ -39,7 +39,9 @@ impl<'a> Export<'a> {
 /// The PEM files that the form of an anchor names.
 pub fn anchor_files(anchor: &Anchor) -> Vec<DeclaredFile> {
     let own = match &anchor.root {
-        Root::Certificate { certificate } => Some((certificate_file(anchor), certificate)),
+        Root::Certificate { certificate } | Root::SelfSigned { self_signed: certificate } => {
+            Some((certificate_file(anchor), certificate))
+        }
         Root::Bundle { .. } => None,
     };
     let below = anchor.revocation.intermediates.iter().enumerate();
@@ -145,6 +147,7 @@ impl Serialize for Named<'_> {
         let mut document = serializer.serialize_map(None)?;
         match &anchor.root {
             Root::Certificate { .. } => document.serialize_entry("certificate", &certificate_file(anchor))?,
+            Root::SelfSigned { .. } => document.serialize_entry("self_signed", &certificate_file(anchor))?,
             Root::Bundle { bundle } => document.serialize_entry("bundle", bundle)?,
         }
         document.serialize_entry("partners", &anchor.partners)?;

@@ -51,13 +51,19 @@ static ANCHOR: &[Field] = &[
         key: "certificate",
         kind: Kind::Text,
         presence: Optional("acme-ca.pem"),
-        doc: "PEM file in the same folder. Either this or `bundle`.",
+        doc: "The CA certificate: a PEM file in the same folder. Either this, `bundle` or `self_signed`.",
     },
     Field {
         key: "bundle",
         kind: Kind::Table(BUNDLE),
         presence: Optional(""),
         doc: "A SPIFFE trust bundle instead of one certificate.",
+    },
+    Field {
+        key: "self_signed",
+        kind: Kind::Text,
+        presence: Optional("acme-client.pem"),
+        doc: "A client certificate that no CA has issued, as a PEM file in the same folder: it is its own anchor, of one partner, and nothing that it signs is believed (RFC 8705 section 2.2).",
     },
     Field {
         key: "partners",

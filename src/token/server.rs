@@ -58,6 +58,9 @@ impl OauthEndpoint {
     }
 }
 
+/// RFC 8705 section 2: a certificate authenticates, one of a CA or one that was registered.
+const AUTH_METHODS: [&str; 2] = ["tls_client_auth", "self_signed_tls_client_auth"];
+
 /// Where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -101,8 +104,8 @@ impl Server {
             "jwks_uri": at(OauthEndpoint::Keys),
             "response_types_supported": [],
             "grant_types_supported": ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"],
-            "token_endpoint_auth_methods_supported": ["tls_client_auth"],
-            "revocation_endpoint_auth_methods_supported": ["tls_client_auth"],
+            "token_endpoint_auth_methods_supported": AUTH_METHODS,
+            "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
             "tls_client_certificate_bound_access_tokens": true,
         })
     }

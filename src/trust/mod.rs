@@ -17,9 +17,10 @@ pub use revocation::{AnchorLists, AnchorRevocation, Checked, Wanted};
 use crate::clock::UnixNanos;
 use crate::identity::{
     Certificate, DistinguishedName, Fault, Fingerprint, Issuer, Peer, SerialKey, SignatureStrength, SpiffeId, Svid,
+    is_signed_by,
 };
 use crate::name::{AnchorName, Environment};
-use crate::partner::{Anchor, ClientAuthUsage, DeniedCertificate, Root};
+use crate::partner::{Anchor, ClientAuthUsage, DeniedCertificate, Revocation, Root};
 use crate::reason::Reason;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use std::collections::{HashMap, HashSet};
@@ -47,10 +48,12 @@ pub struct Trust {
     generation: u64,
     /// Each CA certificate; those of one bundle follow each other.
     anchors: Vec<Trusted>,
-    /// For webpki, in the order of `anchors`.
+    /// For webpki: those of them that are CA certificates.
     webpki: Vec<TrustAnchor<'static>>,
     /// Place in `anchors` by public key.
     by_key: HashMap<Fingerprint, usize>,
+    /// Place in `anchors` of client certificates that are their own anchors, by fingerprint.
+    pinned: HashMap<Fingerprint, usize>,
     /// Which anchor's bundle vouches for a SPIFFE trust domain.
     domains: HashMap<String, AnchorName>,
 }
@@ -72,6 +75,8 @@ pub struct Trusted {
     max_lifetime: Option<Duration>,
     /// Shared by the certificates of one bundle.
     rules: Arc<Rules>,
+    /// It is a client certificate, and the only one under itself.
+    pub is_pinned: bool,
 }
 
 /// Which certificates under an anchor are not believed whatever their path says.
@@ -109,6 +114,7 @@ impl Trust {
             anchors: Vec::new(),
             webpki: Vec::new(),
             by_key: HashMap::new(),
+            pinned: HashMap::new(),
             domains: HashMap::new(),
         };
         let mut problems = Vec::new();
@@ -116,6 +122,12 @@ impl Trust {
             let name = &anchor.name;
             let (certificates, trust_domain) = match &anchor.root {
                 Root::Certificate { certificate } => (std::slice::from_ref(certificate), None),
+                Root::SelfSigned { self_signed } => {
+                    if let Err(reason) = trust.pin(anchor, &self_signed.0) {
+                        problems.push(WrongAnchor { anchor: name.clone(), reason });
+                    }
+                    continue;
+                }
                 Root::Bundle { bundle } => {
                     if let Some(other) = trust.domains.insert(bundle.trust_domain.clone(), name.clone()) {
                         let reason = format!(
@@ -150,8 +162,36 @@ impl Trust {
         trust_domain: Option<Arc<str>>,
         rules: Arc<Rules>,
     ) -> Result<(), String> {
-        let name = &anchor.name;
         let facts = check_anchor(der)?;
+        self.is_new_key(&facts)?;
+        let der = CertificateDer::from(der);
+        let trusted =
+            webpki::anchor_from_trusted_cert(&der).map_err(|e| format!("cannot be used as a trust anchor ({e})"))?;
+        self.webpki.push(trusted.to_owned());
+        self.put(anchor, facts, trust_domain, rules, false);
+        Ok(())
+    }
+
+    /// A client certificate that is its own anchor.
+    fn pin(&mut self, anchor: &Anchor, der: &[u8]) -> Result<(), String> {
+        let facts = check_pinned(der)?;
+        self.is_new_key(&facts)?;
+        if anchor.partners.len() > 1 {
+            return Err("is a self-signed client certificate, which is of one partner: bind it to no other".into());
+        }
+        if anchor.revocation != Revocation::default() {
+            return Err(
+                "is a self-signed client certificate, which no revocation list covers: take `revocation` out; \
+                        `anchor deny` refuses it at once"
+                    .into(),
+            );
+        }
+        self.pinned.insert(facts.fingerprint, self.anchors.len());
+        self.put(anchor, facts, None, Arc::new(Rules::of(anchor, None)), true);
+        Ok(())
+    }
+
+    fn is_new_key(&self, facts: &Certificate) -> Result<(), String> {
         if let Some(other) = self.by_key.get(&facts.spki_sha256).and_then(|place| self.anchors.get(*place)) {
             return Err(format!(
                 "has the same public key as the anchor `{}`, so that one could speak for the other's partners: keep one \
@@ -159,13 +199,20 @@ impl Trust {
                 other.name
             ));
         }
-        let der = CertificateDer::from(der);
-        let trusted =
-            webpki::anchor_from_trusted_cert(&der).map_err(|e| format!("cannot be used as a trust anchor ({e})"))?;
-        self.webpki.push(trusted.to_owned());
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        anchor: &Anchor,
+        facts: Certificate,
+        trust_domain: Option<Arc<str>>,
+        rules: Arc<Rules>,
+        is_pinned: bool,
+    ) {
         self.by_key.insert(facts.spki_sha256, self.anchors.len());
         self.anchors.push(Trusted {
-            name: name.clone(),
+            name: anchor.name.clone(),
             trust_domain,
             subject: facts.subject,
             spki_sha256: facts.spki_sha256,
@@ -173,11 +220,12 @@ impl Trust {
             not_before: facts.not_before,
             not_after: facts.not_after,
             environments: anchor.environments.clone(),
-            client_auth: anchor.client_auth,
+            // Whoever makes a certificate for itself rarely says what it is for.
+            client_auth: if is_pinned { ClientAuthUsage::Optional } else { anchor.client_auth },
             max_lifetime: anchor.max_lifetime,
             rules,
+            is_pinned,
         });
-        Ok(())
     }
 
     pub fn generation(&self) -> u64 {
@@ -237,6 +285,13 @@ impl Trust {
             issuers.push(Certificate::from_der(der)?);
         }
         check_strength(&leaf, "the client certificate")?;
+        if let Some(anchor) = self.pinned.get(&leaf.fingerprint).and_then(|place| self.anchors.get(*place)) {
+            // Byte by byte what was registered, and its key has signed the handshake: there is no path to look at.
+            check_anchor_validity(anchor, now)?;
+            check_leaf(&leaf, anchor)?;
+            let peer = Peer::new(leaf, Vec::new(), anchor.name.clone(), anchor.spki_sha256, self.generation);
+            return Ok((peer, anchor));
+        }
         if leaf.is_ca {
             return Err(Fault::new(Reason::CertificateConstraint, "the client certificate is a CA certificate"));
         }
@@ -299,6 +354,8 @@ impl Trust {
     /// [`Reason::CertificateRevoked`] and [`Reason::RevocationUnknown`].
     pub fn still_good(&self, peer: &Peer, now: UnixNanos) -> Result<&Trusted, Reason> {
         let anchor = self.by_key(&peer.anchor_spki).filter(|a| a.name == peer.anchor);
+        // A key that is pinned is so with this certificate alone.
+        let anchor = anchor.filter(|a| !a.is_pinned || a.fingerprint == peer.leaf.fingerprint);
         let Some(anchor) = anchor else { return Err(Reason::TrustChanged) };
         check_anchor_validity(anchor, now).map_err(|f| f.reason)?;
         if peer.intermediates.iter().any(|issuer| now >= issuer.not_after) {
@@ -379,6 +436,26 @@ fn check_anchor(der: &[u8]) -> Result<Certificate, String> {
     check_strength(&facts, "the CA certificate").map_err(|f| f.detail)?;
     if facts.subject.is_empty() {
         return Err("the CA certificate has no subject".into());
+    }
+    Ok(facts)
+}
+
+/// What a client certificate must be that is its own anchor. Whether it is a CA certificate does not matter, as `openssl req -x509`
+/// makes them so: nothing under it is believed.
+fn check_pinned(der: &[u8]) -> Result<Certificate, String> {
+    let facts = Certificate::from_der(der).map_err(|f| f.detail)?;
+    check_strength(&facts, "the client certificate").map_err(|f| f.detail)?;
+    if !is_signed_by(der, der) {
+        return Err("is not self-signed: register the CA that has issued it, and match the certificate".into());
+    }
+    if let Some(oid) = facts.unknown_critical.first() {
+        return Err(format!("the certificate has a critical extension that is not understood ({oid})"));
+    }
+    if !facts.digital_signature {
+        return Err("keyUsage of the certificate does not permit digitalSignature, which TLS needs".into());
+    }
+    if facts.client_auth == Some(false) {
+        return Err("extendedKeyUsage of the certificate does not name clientAuth".into());
     }
     Ok(facts)
 }

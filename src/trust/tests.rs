@@ -8,6 +8,7 @@ use rcgen::{
 
 mod bundle;
 mod limbo;
+mod pinned;
 
 struct Ca {
     signer: Signer<'static, KeyPair>,

@@ -1,7 +1,7 @@
 //! What the admin API answers, against the schemas of its OpenAPI document: each call once, and once as a dry run where it
 //! has one.
 
-use crate::harness::{Gate, copy_folder, python, run};
+use crate::harness::{Gate, HOST, copy_folder, python, run};
 use crate::issue::{Client, URI, onboard, with_ca};
 use serde_json::{Value, json};
 use std::fs;
@@ -57,8 +57,11 @@ impl Calls {
             let token = fs::read_to_string(self.gate.dir.path().join("second.token")).unwrap();
             curl.arg("-H").arg(format!("Authorization: Bearer {}", token.trim()));
         }
-        if !body.is_null() {
-            curl.args(["-H", "Content-Type: application/json", "-d", &body.to_string()]);
+        match body {
+            Value::Null => {}
+            // A form.
+            Value::String(form) => drop(curl.args(["-d", form])),
+            body => drop(curl.args(["-H", "Content-Type: application/json", "-d", &body.to_string()])),
         }
         let said = run(&mut curl, b"").ok();
         let (answer, status) = said.rsplit_once('\n').unwrap();
@@ -234,6 +237,11 @@ fn ends(calls: &mut Calls) {
 }
 
 fn keys(calls: &mut Calls) {
+    let form = ["--data", "grant_type=client_credentials&client_id=acme"];
+    let issued = calls.gate.curl(Some(&calls.gate.acme), "/oauth2/token", &form);
+    let token = issued.expect(200).json()["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(calls.call("POST", "/oauth2/introspect", &json!(format!("token={token}")))["active"], true);
+    calls.call("POST", "/oauth2/introspect", &json!("token=none"));
     let id = calls.get("/v1/token/keys")["keys"][0]["id"].as_str().unwrap().to_owned();
     calls.call("POST", "/v1/token/keys", &json!({"reason": "x"}));
     calls.twice("POST", &format!("/v1/token/keys/{id}/withdraw"), &why());
@@ -250,7 +258,8 @@ fn every_answer_is_as_its_schema_says() {
     let secret = setup.dir.path().join("token-keys");
     fs::write(&secret, "x".repeat(44)).unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    let tokens = json!({"issuer": "https://api.example.com", "secret": format!("file:{}", secret.display())});
+    let secret = format!("file:{}", secret.display());
+    let tokens = json!({"issuer": format!("https://{HOST}"), "secret": secret, "authorization_server": {}});
     let gate = setup.set("policy.candidate", json!({"dir": next})).set("tokens", tokens).start();
     onboard(&gate);
     crate::grants::answer(&gate, "GET", "/items");

@@ -121,13 +121,18 @@ fn metadata_and_keys_are_there_for_partners() {
     assert_eq!(said["revocation_endpoint"], format!("{ISSUER}/oauth2/revoke"));
     assert_eq!(said["tls_client_certificate_bound_access_tokens"], true);
     assert_eq!(said["grant_types_supported"], json!(["client_credentials", EXCHANGE]));
-    assert_eq!(said["token_endpoint_auth_methods_supported"], json!(["tls_client_auth"]));
+    assert_eq!(
+        said["token_endpoint_auth_methods_supported"],
+        json!(["tls_client_auth", "self_signed_tls_client_auth"])
+    );
     let keys = get("/.well-known/jwks.json", "GET").expect(200).json();
     let (_, public) = gate.http("/.well-known/jwks.json");
     assert_eq!(keys, serde_json::from_str::<Value>(&public).unwrap(), "the same as on the status listener");
     let token = issued(&gate, "client_id=acme");
     assert!(keys["keys"].as_array().unwrap().iter().any(|key| key["kid"] == part(&token, 0)["kid"]));
     assert_eq!(gate.record_of(metadata.id())["oauth"]["endpoint"], "oauth2.metadata");
+    let (status, kit) = gate.admin("GET", "/v1/partners/acme/kit", "");
+    assert!(status == 200 && kit.contains(&format!("{ISSUER}/oauth2/token")), "{kit}");
 
     for (path, method, allow) in [
         ("/oauth2/token", "GET", "POST"),
@@ -396,6 +401,56 @@ fn upstream_asks_whether_a_token_is_good_and_may_ask_nothing_else() {
     let leaf = gate.acme.fingerprint();
     gate.cli(&["anchor", "deny", "acme-ca", "--fingerprint", &leaf, "--reason", "test"]).ok();
     assert_eq!(ask("/oauth2/introspect", &format!("token={token}")), inactive);
+}
+
+/// RFC 8705 section 2.2, with a certificate as `openssl req -x509` makes it.
+#[test]
+fn partner_without_a_ca_registers_its_own_certificate() {
+    let gate = setup().start();
+    let folder = gate.dir.path();
+    let (own, key) = (folder.join("own.pem"), folder.join("own.key"));
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=acme",
+    ]);
+    run(openssl.args(["-days", "30", "-keyout"]).arg(&key).arg("-out").arg(&own), b"").ok();
+    let der = run(Command::new("openssl").args(["x509", "-outform", "der", "-in"]).arg(&own), b"");
+    let fingerprint = hex::encode(ring::digest::digest(&ring::digest::SHA256, &der.stdout).as_ref());
+    let request = |target: &str, data: &[&str]| {
+        let certificate = ["--cert", own.to_str().unwrap(), "--key", key.to_str().unwrap()];
+        gate.curl(None, target, &[&certificate[..], data].concat())
+    };
+    assert_eq!(request("/items/7", &[]).status, 0, "nobody knows it yet");
+    let add = ["anchor", "add", "acme-own", "--self-signed", own.to_str().unwrap(), "--reason", "test"];
+    let refused = gate.cli(&[&add[..], &["--partner", "acme", "--partner", "globex"]].concat());
+    assert!(refused.exit == Some(1) && refused.stderr.contains("of one partner"), "{refused:?}");
+    gate.cli(&[&add[..], &["--partner", "acme"]].concat()).ok();
+    let matching = format!("fingerprint_sha256={fingerprint}");
+    let credential = ["credential", "add", "acme", "acme-own", "--anchor", "acme-own", "--match", &matching];
+    gate.cli(&[&credential[..], &["--reason", "test"]].concat()).ok();
+    request("/items/7", &[]).expect(200);
+    let form = ["--data", "grant_type=client_credentials&client_id=acme&scope=items.read"];
+    let token = request("/oauth2/token", &form).expect(200).json()["access_token"].as_str().unwrap().to_owned();
+    let header = format!("Authorization: Bearer {token}");
+    request("/items/7", &["--header", &header]).expect(200);
+    let shown = gate.cli(&["anchor", "show", "acme-own"]).ok();
+    assert!(shown.contains("self-signed") && shown.contains(&fingerprint), "{shown}");
+    // It comes back as it was from what is exported.
+    let export = folder.join("export");
+    gate.cli(&["export", "--directory", export.to_str().unwrap()]).ok();
+    let plan = gate.cli(&["plan", "-f", export.to_str().unwrap()]).ok();
+    assert!(plan.contains("nothing") || plan.contains("no change"), "{plan}");
+    // And is gone at once.
+    gate.cli(&["anchor", "deny", "acme-own", "--fingerprint", &fingerprint, "--reason", "stolen"]).ok();
+    assert_eq!(request("/items/7", &[]).status, 0);
 }
 
 #[test]

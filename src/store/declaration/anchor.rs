@@ -31,6 +31,16 @@ impl Reader<'_> {
 
     fn root(&mut self, section: Section<'_>, path: &str) -> Option<Root> {
         let at = section.own_node()?;
+        if let Some(written) = section.text("self_signed") {
+            if section.has("certificate") || section.has("bundle") {
+                let reason = "has `self_signed` and `certificate` or `bundle`";
+                self.problems.push(at.error(path, reason, Some("keep one of them")));
+                return None;
+            }
+            let node = section.node("self_signed")?;
+            let self_signed = self.certificate(node, written, &format!("{path}.self_signed"))?;
+            return Some(Root::SelfSigned { self_signed });
+        }
         match (section.text("certificate"), section.has("bundle")) {
             (Some(written), false) => {
                 let certificate =
@@ -48,8 +58,13 @@ impl Reader<'_> {
                 Some(Root::Bundle { bundle: Bundle { trust_domain, file: bundle.text("file")?.into() } })
             }
             (None, false) => {
-                let fix = "add `certificate: FILE.pem`, or `bundle` for a SPIFFE trust domain";
-                self.problems.push(at.error(path, "has neither `certificate` nor `bundle`", Some(fix)));
+                let fix = "add `certificate: FILE.pem`, `bundle` for a SPIFFE trust domain, or `self_signed` for a client certificate \
+                           that is its own anchor";
+                self.problems.push(at.error(
+                    path,
+                    "has neither `certificate` nor `bundle` nor `self_signed`",
+                    Some(fix),
+                ));
                 None
             }
             (Some(_), true) => {
@@ -68,7 +83,7 @@ impl Reader<'_> {
                 Some(file) => &file.text,
                 None => {
                     let reason = format!("there is no file `{written}` in the folder");
-                    let fix = "put the CA certificate there in PEM, with the ending .pem or .crt";
+                    let fix = "put the certificate there in PEM, with the ending .pem or .crt";
                     self.problems.push(node.error(key, reason, Some(fix)));
                     return None;
                 }
