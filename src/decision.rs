@@ -8,7 +8,9 @@ mod issuing;
 mod slots;
 mod suppose;
 
-pub use issuing::{ACCESS_TOKEN, Good, Granted, NotGranted, decide_revocation, decide_token, introspect, may_ask};
+pub use issuing::{
+    ACCESS_TOKEN, Good, Granted, MOST_REVOKED, NotGranted, decide_revocation, decide_token, introspect, may_ask,
+};
 pub use slots::{Slot, Slots, WhenFull};
 pub use suppose::{Supposed, Supposition, suppose};
 

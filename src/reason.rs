@@ -24,6 +24,7 @@ pub enum Code {
     NotPermitted,
     SourceNotPermitted,
     AccessEnded,
+    TokenUnclear,
     TokenRequired,
     TokenInvalid,
     InsufficientScope,
@@ -50,6 +51,7 @@ impl Code {
         Code::NotPermitted,
         Code::SourceNotPermitted,
         Code::AccessEnded,
+        Code::TokenUnclear,
         Code::TokenRequired,
         Code::TokenInvalid,
         Code::InsufficientScope,
@@ -82,6 +84,7 @@ impl Code {
     /// What `WWW-Authenticate` says with the code, where it is about an access token (RFC 6750 section 3).
     pub fn challenge(self) -> Option<&'static str> {
         match self {
+            Code::TokenUnclear => Some("Bearer realm=\"partners\", error=\"invalid_request\""),
             Code::TokenRequired => Some("Bearer realm=\"partners\""),
             Code::TokenInvalid => Some("Bearer realm=\"partners\", error=\"invalid_token\""),
             Code::InsufficientScope => Some("Bearer realm=\"partners\", error=\"insufficient_scope\""),
@@ -118,6 +121,9 @@ impl Code {
                 ("source-not-permitted", 403, 7, "This call is not permitted from this address.")
             }
             Code::AccessEnded => ("access-not-current", 403, 7, "The permission for this call is not current."),
+            Code::TokenUnclear => {
+                ("token-unclear", 400, 13, "An access token is sent in one Authorization field, and nowhere else.")
+            }
             Code::TokenRequired => {
                 ("token-required", 401, 16, "This call needs an access token beside the client certificate.")
             }
@@ -298,7 +304,7 @@ reasons! {
     EngagementNotStarted "engagement-not-started" EngagementNotActive "The engagement has not started.";
     EngagementEnded "engagement-ended" EngagementNotActive "The engagement has ended.";
     // The access token: the floor as well.
-    TokenAmbiguous "token-ambiguous" BadRequest "An access token is not in one Authorization field: there are several, or it stands in the URL, where it has leaked.";
+    TokenAmbiguous "token-ambiguous" TokenUnclear "An access token is not in one Authorization field, alone: there are several, it is behind something else, or it stands in the URL, where it has leaked.";
     TokenMissing "token-missing" TokenRequired "The route asks for an access token (`token: required`), and there is none.";
     TokenMalformed "token-malformed" TokenInvalid "What came as an access token is none: no JWT of type `at+jwt`, too long, or not as RFC 9068 has it.";
     TokenUnknownKey "token-unknown-key" TokenInvalid "The access token is not signed with a key that verifies now: unknown, withdrawn, or over.";

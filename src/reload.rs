@@ -202,6 +202,7 @@ pub struct Publisher {
     enrolling: ArcSwap<EnrolConfig>,
     /// The built-in CA, as the config says it now.
     issuing: ArcSwapOption<IssueConfig>,
+    revoking: tokens::Revoking,
 }
 
 impl Publisher {
@@ -283,6 +284,7 @@ impl Publisher {
             enrolment: Arc::new(Semaphore::new(1)),
             enrolling: ArcSwap::from_pointee(config.enrol.clone()),
             issuing: ArcSwapOption::from(config.issue.clone().map(Arc::new)),
+            revoking: tokens::Revoking::default(),
         };
         log_warnings(&config.warnings);
         log_warnings(&warnings);

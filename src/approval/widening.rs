@@ -148,10 +148,11 @@ pub(super) fn of_anchor(before: Option<&Anchor>, after: &Anchor) -> Vec<String> 
 fn shown(root: &Root) -> String {
     match root {
         Root::Certificate { certificate } | Root::SelfSigned { self_signed: certificate } => {
+            let kind = if matches!(root, Root::SelfSigned { .. }) { "the client certificate " } else { "" };
             let sha256 = Fingerprint::of(&certificate.0);
             match Certificate::from_der(&certificate.0) {
-                Ok(facts) => format!("{} until {}, SHA-256 {sha256}", facts.subject, facts.not_after),
-                Err(_) => format!("SHA-256 {sha256}"),
+                Ok(facts) => format!("{kind}{} until {}, SHA-256 {sha256}", facts.subject, facts.not_after),
+                Err(_) => format!("{kind}SHA-256 {sha256}"),
             }
         }
         Root::Bundle { bundle } => format!("the bundle of {} in {}", bundle.trust_domain, bundle.file.display()),

@@ -14,6 +14,12 @@ use std::sync::Arc;
 /// As it may not come (RFC 6750 section 2.3): in the URL it has leaked.
 const IN_QUERY: &str = "access_token";
 
+/// Servers behind may read a name in any case, and `.` as `_`.
+fn is_in_query(name: &str) -> bool {
+    let plain = name.bytes().map(|c| if c == b'.' { b'_' } else { c.to_ascii_lowercase() });
+    name.len() == IN_QUERY.len() && plain.eq(IN_QUERY.bytes())
+}
+
 /// The token, where there is one and it is good for this partner with this certificate; without a peer, with whichever.
 pub(super) fn token_of(
     snapshot: &Snapshot,
@@ -29,12 +35,12 @@ pub(super) fn token_of(
         return Ok(None);
     }
     let refuse = |reason: Reason, detail: String| Err((vec![reason], Some(detail)));
-    if request.canonical.query_pairs().any(|(name, _)| name == IN_QUERY) {
+    if request.canonical.query_pairs().any(|(name, _)| is_in_query(name)) {
         return refuse(Reason::TokenAmbiguous, format!("`{IN_QUERY}` is in the query"));
     }
     let text = match &request.bearer {
         Bearer::Token(text) => text,
-        Bearer::Several => return refuse(Reason::TokenAmbiguous, "there are several Authorization fields".into()),
+        Bearer::Unclear(why) => return refuse(Reason::TokenAmbiguous, (*why).to_owned()),
         Bearer::None if wanted == TokenUse::Required => return Err((vec![Reason::TokenMissing], None)),
         Bearer::None => return Ok(None),
     };

@@ -3,17 +3,20 @@
 //! Policy is not asked: a token opens nothing. It is asked on every request that comes with one, and there the floor and
 //! the grants are looked at again.
 
-use super::{Refused, Slot, Slots, Standing, registered, standing};
+use super::suppose::registered_floor;
+use super::{Refused, Slot, Slots, Standing, standing};
 use crate::clock::UnixNanos;
 use crate::identity::Peer;
 use crate::name::{GrantId, PartnerId, UpstreamName};
 use crate::operation::OperationId;
-use crate::partner::{DeniedCertificate, Grant, Phase};
+use crate::partner::{Denied, DeniedCertificate, Grant, Phase};
 use crate::reason::Reason;
+use crate::registry::find_credential;
 use crate::request::{Host, RequestFacts};
 use crate::snapshot::Snapshot;
 use crate::token::{Access, AccessToken, Form, Issued, NotIssued, Order, RevokedToken, spaced};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Operations that one token is for at most.
@@ -25,7 +28,7 @@ const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// RFC 8693 section 3.
 pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// Tokens of one partner that are revoked and have not expired.
-const MOST_REVOKED: usize = 1_000;
+pub const MOST_REVOKED: usize = 100;
 
 /// A token, and what it is for.
 #[derive(Debug)]
@@ -66,8 +69,9 @@ fn no(reason: Reason, said: &'static str) -> No {
 ///
 /// # Errors
 /// What of the floor does not hold.
-pub fn may_ask(snapshot: &Snapshot, peer: &Peer, now: UnixNanos, slots: &Slots) -> Result<(), NotGranted> {
-    asking(snapshot, peer, now).map(|_| ()).map_err(|no| refusal(no, slots))
+pub fn may_ask(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Result<(), NotGranted> {
+    let now = request.now;
+    asking(snapshot, peer, (request.source, now)).map(|_| ()).map_err(|no| refusal(no, slots))
 }
 
 /// Decides a request for an access token at this time (RFC 6749 section 4.4, RFC 8693). With it comes the place for its record.
@@ -81,7 +85,7 @@ pub fn decide_token(
     form: Result<&Form, &'static str>,
     slots: &Slots,
 ) -> Result<(Granted, Slot), NotGranted> {
-    let decided = asking(snapshot, peer, now).and_then(|(who, access)| {
+    let decided = asking(snapshot, peer, (request.source, now)).and_then(|(who, access)| {
         let form = authentic(&who, request, form)?;
         let subject = match form.get("grant_type") {
             Some("client_credentials") => None,
@@ -109,7 +113,7 @@ pub fn decide_revocation(
     form: Result<&Form, &'static str>,
     slots: &Slots,
 ) -> Result<(Option<RevokedToken>, Slot), NotGranted> {
-    let decided = asking(snapshot, peer, now).and_then(|(who, access)| {
+    let decided = asking(snapshot, peer, (request.source, now)).and_then(|(who, access)| {
         let form = authentic(&who, request, form)?;
         let text = form.get("token").ok_or_else(|| no(Reason::TokenRequestMalformed, "token is missing"))?;
         let slot = slots.reserve_for(who.partner()).ok_or_else(unrecorded)?;
@@ -138,26 +142,26 @@ pub struct Good {
     pub scope: String,
 }
 
-/// A token as it stands, whoever has it. Whether it comes with the certificate that it is bound to, only who sees that one knows.
+/// A token as it stands, whoever has it: with what the registry says of its partner, credential and grants. Whether it comes with the certificate that it is bound to, only who sees that one knows.
 pub fn introspect(snapshot: &Snapshot, text: &str, now: UnixNanos) -> Option<Good> {
     let access = snapshot.tokens.as_ref()?.access.as_ref()?;
     let token = access.verified(text, now).ok()?;
     let registry = &snapshot.registry;
     let record = registry.partner(&token.partner)?;
-    let certificate = DeniedCertificate::Fingerprint(token.certificate);
-    let is_denied =
-        registry.anchors().any(|anchor| anchor.denied.iter().any(|denied| denied.certificate == certificate));
-    let has_credential = record
-        .credentials
-        .iter()
-        .any(|credential| registered(record, credential, now).is_ok() && !registry.is_locked(&credential.anchor));
-    if is_denied || !has_credential {
+    let credential = find_credential(record, &token.credential)?;
+    registered_floor(snapshot, record, credential, now).ok()?;
+    let names_it = |denied: &Denied| match &denied.certificate {
+        DeniedCertificate::Fingerprint(fingerprint) => *fingerprint == token.certificate,
+        DeniedCertificate::Serial(serial) => *serial == token.serial,
+    };
+    if registry.anchor(&credential.anchor)?.denied.iter().any(names_it) {
         return None;
     }
     let is_live = |grant: &&Grant| {
         grant.revoked.is_none()
             && grant.period.phase(now) == Phase::Live
             && token.grants.binary_search(&grant.id).is_ok()
+            && grant.credentials.as_ref().is_none_or(|credentials| credentials.contains(&credential.id))
     };
     let live: Vec<&Grant> = record.grants_in(&snapshot.environment).filter(is_live).collect();
     let scope: Vec<&OperationId> =
@@ -175,8 +179,17 @@ fn refusal(no: No, slots: &Slots) -> NotGranted {
     NotGranted { reasons, said, detail, slot: slots.reserve(), identity_stands: stands }
 }
 
-fn asking<'a>(snapshot: &'a Snapshot, peer: &'a Peer, now: UnixNanos) -> Result<(Standing<'a>, &'a Access), No> {
+fn asking<'a>(
+    snapshot: &'a Snapshot,
+    peer: &'a Peer,
+    (source, now): (SocketAddr, UnixNanos),
+) -> Result<(Standing<'a>, &'a Access), No> {
     let who = standing(snapshot, peer, now).map_err(|refused| No { refused, said: None, stands: false })?;
+    // As for every call: what a stolen key is worth elsewhere is nothing.
+    let networks = snapshot.registry.networks_of(source.ip());
+    if !who.record.partner.networks.iter().any(|name| networks.contains(&name.as_str())) {
+        return Err(No { refused: (vec![Reason::NetworkNotAllowed], None), said: None, stands: true });
+    }
     let access = snapshot.tokens.as_ref().and_then(|tokens| tokens.access.as_ref());
     let gone = || No { refused: (vec![Reason::RouteUnknown], None), said: None, stands: true };
     Ok((who, access.ok_or_else(gone)?))
@@ -269,6 +282,10 @@ fn wanted<'a>(
         }
     }
     let target = target(snapshot, form)?;
+    // Not granted and not there are told alike.
+    if target.is_some_and(|target| !by_upstream.keys().any(|upstream| upstream.as_str() == target)) {
+        return Err(no(Reason::TokenTargetUnknown, NO_TARGET));
+    }
     if target.is_some_and(|target| subject.is_some_and(|token| token.upstream.as_str() != target)) {
         return Err(no(Reason::TokenTargetUnknown, "the subject_token is for another upstream"));
     }
@@ -300,6 +317,7 @@ fn wanted<'a>(
     Ok(Wanted { upstream, scope: scope.into_iter().collect(), grants })
 }
 
+const NO_TARGET: &str = "audience is the name of an upstream that is granted, resource an address of one";
 const TOO_MUCH: &str = "more is granted than a token holds: name what is needed in scope";
 
 fn is_usable(grant: &Grant, who: &Standing<'_>) -> bool {
@@ -317,7 +335,7 @@ fn upstream_of<'a>(snapshot: &'a Snapshot, operation: &OperationId) -> Option<(&
 /// The upstream that `audience` names (RFC 8693 section 2.1), or the one behind the address in `resource` (RFC 8707
 /// section 2).
 fn target<'f>(snapshot: &'f Snapshot, form: &'f Form) -> Result<Option<&'f str>, No> {
-    let unknown = || no(Reason::TokenTargetUnknown, "audience is the name of an upstream, resource an address of one");
+    let unknown = || no(Reason::TokenTargetUnknown, NO_TARGET);
     let behind = |resource: &str| {
         let rest = resource.strip_prefix("https://")?;
         let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
@@ -353,8 +371,8 @@ fn signed(
     let ends = grants.iter().filter_map(|grant| grant.period.ends);
     let until = ends.chain(subject.map(|token| token.expires)).fold(who.until(), std::cmp::Ord::min);
     let partner: &PartnerId = who.partner();
-    let certificate = who.peer.leaf.fingerprint;
-    let order = Order { partner, upstream, scope: &scope, grants: &ids, certificate, until, from: subject };
+    let (certificate, credential) = (&who.peer.leaf, &who.credential.id);
+    let order = Order { partner, upstream, scope: &scope, grants: &ids, certificate, credential, until, from: subject };
     let token = access.issue(&order, who.now).map_err(|why| match why {
         NotIssued::NoTime => no(Reason::TokenScopeEmpty, "what is granted ends now"),
         NotIssued::TooLong => no(Reason::TokenScopeEmpty, TOO_MUCH),

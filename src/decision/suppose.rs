@@ -78,7 +78,7 @@ pub fn suppose(snapshot: &Snapshot, who: Supposed<'_>, request: &RequestFacts) -
 }
 
 /// The floor without what it asks of a certificate, in the same order.
-fn registered_floor(
+pub(super) fn registered_floor(
     snapshot: &Snapshot,
     record: &PartnerRecord,
     credential: &Credential,

@@ -317,6 +317,10 @@ impl InFlight {
         let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
             Verdict::Undecided => {
+                // Of what is answered here, the client went away while its form was read.
+                if self.endpoint.is_some() && !self.complete {
+                    self.failure.get_or_insert(Reason::ClientGone);
+                }
                 reasons.push(self.failure.clone().unwrap_or(Reason::Internal));
                 self.recorder.slots().reserve()
             }

@@ -7,8 +7,8 @@ use crate::decision::{ACCESS_TOKEN, Denial, NotGranted, decide_revocation, decid
 use crate::reason::Reason;
 use crate::token::{Form, LONGEST_FORM, OauthEndpoint, OauthError, RevokedToken};
 use futures::future::BoxFuture;
-use http::Method;
-use http::header::{CONTENT_TYPE, EXPECT};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::{Method, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_proxy::Session;
 use serde_json::{Value, json};
@@ -39,7 +39,10 @@ impl Gateway {
     ) {
         let method = session.req_header().method.clone();
         let mut got = 0;
-        let at_once = self.guarded(context, |context| self.at_once(context, connection, endpoint, &method));
+        let authorization = session.req_header().headers.get(AUTHORIZATION).map(|value| value.as_bytes().to_vec());
+        let at_once = self.guarded(context, |context| {
+            self.at_once(context, connection, endpoint, (&method, authorization.as_deref()))
+        });
         let answer = match at_once {
             Ok(Some(answer)) => answer,
             Err(reason) => error(&reason, None),
@@ -79,12 +82,12 @@ impl Gateway {
         context: &mut Context,
         connection: &Connection,
         endpoint: OauthEndpoint,
-        method: &Method,
+        (method, authorization): (&Method, Option<&[u8]>),
     ) -> Option<Answer> {
         let flight = context.flight.as_mut()?;
         let slots = self.recorder.slots();
         let live = flight.live().clone();
-        if let Err(refused) = may_ask(&live.snapshot, &connection.peer, flight.request().now, slots) {
+        if let Err(refused) = may_ask(&live.snapshot, &connection.peer, flight.request(), slots) {
             return Some(self.refused(context, connection, refused));
         }
         if !endpoint.takes(method) {
@@ -93,6 +96,18 @@ impl Gateway {
             flight.denied(Denial { reasons, detail: None, slot, identity_stands: true, token: None });
             let answer = error(&Reason::MethodNotServed, None).with("allow", endpoint.methods());
             return Some(Answer { status: 405, ..answer });
+        }
+        if let Some(value) = authorization {
+            // More than one way to authenticate is none (RFC 6749 section 2.3).
+            let (slot, detail) = (slots.reserve(), Some("Authorization beside the client certificate".to_owned()));
+            let reasons = vec![Reason::TokenClientNotAuthentic];
+            flight.denied(Denial { reasons, detail, slot, identity_stands: true, token: None });
+            let said = "the client certificate is what authenticates, and nothing else";
+            let answer = error(&Reason::TokenClientNotAuthentic, Some(said));
+            let scheme: Vec<u8> = value.iter().copied().take_while(u8::is_ascii_alphanumeric).take(32).collect();
+            let scheme = String::from_utf8(scheme).ok().filter(|scheme| !scheme.is_empty());
+            let challenge = format!("{} realm=\"partners\"", scheme.as_deref().unwrap_or("Basic"));
+            return Some(Answer { status: 401, ..answer.with("www-authenticate", &challenge) });
         }
         let tokens = live.snapshot.tokens.as_ref()?;
         let document: Value = match endpoint {
@@ -184,7 +199,13 @@ impl Gateway {
 /// The body, whole.
 async fn body_of(session: &mut Session) -> Result<Vec<u8>, &'static str> {
     const BROKE_OFF: &str = "the body broke off";
-    if session.req_header().headers.contains_key(EXPECT) {
+    const TOO_LONG: &str = "the body is too long";
+    let head = session.req_header();
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > LONGEST_FORM) {
+        return Err(TOO_LONG);
+    }
+    if head.headers.contains_key(EXPECT) && head.version == Version::HTTP_11 {
         if let ServerSession::H1(h1) = session.as_downstream_mut() {
             h1.write_continue_response().await.map_err(|_| BROKE_OFF)?;
         }
@@ -193,7 +214,7 @@ async fn body_of(session: &mut Session) -> Result<Vec<u8>, &'static str> {
     while let Some(piece) = session.as_downstream_mut().read_request_body().await.map_err(|_| BROKE_OFF)? {
         body.extend_from_slice(&piece);
         if body.len() > LONGEST_FORM {
-            return Err("the body is too long");
+            return Err(TOO_LONG);
         }
     }
     Ok(body)

@@ -174,16 +174,23 @@ fn bearer_of(fields: &HeaderMap) -> Bearer {
     let mut values = fields.get_all(header::AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
         (None, _) => return Bearer::None,
-        (Some(_), Some(_)) => return Bearer::Several,
+        (Some(_), Some(_)) => return Bearer::Unclear("there are several Authorization fields"),
         (Some(value), None) => String::from_utf8_lossy(value.as_bytes()),
     };
-    // What could be read as a bearer token by anybody is one.
     let end = value.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(value.len());
     let (scheme, text) = value.split_at(end);
-    match scheme.eq_ignore_ascii_case("bearer") {
-        true => Bearer::Token(text.trim().into()),
-        false => Bearer::None,
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Bearer::Token(text.trim().into());
     }
+    // Somebody behind may find one there: in a list, behind something, under another scheme.
+    let is_jwt = |word: &str| word.starts_with("eyJ") && word.matches('.').count() >= 2;
+    let mut words = value.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
+    if value.to_ascii_lowercase().contains("bearer") || words.any(is_jwt) {
+        return Bearer::Unclear(
+            "an access token is in Authorization, and not as its only credential of the scheme Bearer",
+        );
+    }
+    Bearer::None
 }
 
 pub(super) fn is_grpc(head: &RequestHeader) -> bool {

@@ -93,6 +93,13 @@ impl Edited {
             }
         };
         let mut document = document;
+        // An anchor is of one kind: one that is sent takes the place of the other.
+        if let ("anchors", Some(object)) = (nouns, document.as_object_mut()) {
+            let roots = ["certificate", "self_signed", "bundle"];
+            if roots.iter().any(|key| edit.patch.contains_key(*key)) {
+                object.retain(|key, _| !roots.contains(&key.as_str()));
+            }
+        }
         edit.make(&format!("{nouns}.{id}"), &mut document)?;
         // What is sent is what is in the file; a registry file names it.
         for key in ["certificate", "self_signed"] {

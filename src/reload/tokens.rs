@@ -10,6 +10,7 @@ use crate::decision::{self, Good};
 use crate::document::Problems;
 use crate::gateway::{Concerns, Live};
 use crate::history::{Actor, Cause, Way};
+use crate::name::PartnerId;
 use crate::partner::Revoked;
 use crate::store::{Commit, Store};
 use crate::token::{KeyState, RevokedToken, StoredKey, TokenSettings, Tokens};
@@ -17,8 +18,9 @@ use data_encoding::BASE64URL_NOPAD;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -230,8 +232,17 @@ impl Publisher {
     /// # Errors
     /// It could not be written; it is as good as before.
     pub async fn revoke_token(self: &Arc<Self>, token: RevokedToken, source: SocketAddr) -> Result<(), ChangeError> {
+        // Whoever asks for many at once waits in nobody's way: operators change things under the same lock.
+        if !self.revoking.enter(&token.partner) {
+            return Err(busy().into());
+        }
         let this = self.clone();
-        let done = aside(async move { this.revoke_token_now(token, source).await }).await;
+        let done = aside(async move {
+            // Also where the caller has gone away, it is over only then.
+            let _place = Place(&this.revoking, token.partner.clone());
+            this.revoke_token_now(token, source).await
+        });
+        let done = done.await;
         done.unwrap_or_else(|e| Err(interrupted("access tokens", &e)))
     }
 
@@ -240,8 +251,12 @@ impl Publisher {
         self.catch_up(&running).await?;
         let (live, tokens) = self.signing()?;
         let (partner, now) = (token.partner.clone(), self.clock.now());
-        if tokens.access.as_ref().is_some_and(|access| access.is_revoked(&token.id)) {
+        let access = tokens.access.as_ref();
+        if access.is_some_and(|access| access.is_revoked(&token.id)) {
             return Ok(());
+        }
+        if access.is_some_and(|access| access.revoked_of(&partner, now) >= decision::MOST_REVOKED) {
+            return Err(busy().into());
         }
         let changed = [token];
         let next = tokens.with_revoked(changed.iter().cloned(), now);
@@ -283,6 +298,36 @@ impl Publisher {
         // Nobody has lost a right by it.
         self.publish(snapshot, None, Concerns::Partners(Vec::new()), Instant::now()).await?;
         Ok(state(&next, self.clock.now()))
+    }
+}
+
+fn busy() -> Problems {
+    wrong("too many tokens of this partner are revoked, or are just being revoked", Some("try again later"))
+}
+
+/// Whose tokens are just being revoked.
+#[derive(Default)]
+pub(super) struct Revoking(Mutex<BTreeSet<PartnerId>>);
+
+/// A place among them, as long as it lasts.
+struct Place<'a>(&'a Revoking, PartnerId);
+
+impl Revoking {
+    /// One for each partner, and so few altogether that a change by an operator does not wait long behind them.
+    fn enter(&self, partner: &PartnerId) -> bool {
+        const MOST: usize = 4;
+        let mut all = self.all();
+        all.len() < MOST && all.insert(partner.clone())
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeSet<PartnerId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.all().remove(&self.1);
     }
 }
 

@@ -77,8 +77,8 @@ pub struct RequestFacts {
 pub enum Bearer {
     None,
     Token(Arc<str>),
-    /// In more than one Authorization field.
-    Several,
+    /// What may be one, and stands in another way than RFC 6750 has it.
+    Unclear(&'static str),
 }
 
 impl fmt::Debug for Bearer {
@@ -86,7 +86,7 @@ impl fmt::Debug for Bearer {
         f.write_str(match self {
             Bearer::None => "None",
             Bearer::Token(_) => "Token",
-            Bearer::Several => "Several",
+            Bearer::Unclear(_) => "Unclear",
         })
     }
 }

@@ -3,9 +3,9 @@
 use super::key::Ring;
 use super::server::Server;
 use crate::clock::UnixNanos;
-use crate::identity::Fingerprint;
+use crate::identity::{Certificate, Fingerprint, Serial};
 use crate::jose::{self, Jws};
-use crate::name::{Environment, GrantId, PartnerId, UpstreamName};
+use crate::name::{CredentialId, Environment, GrantId, PartnerId, UpstreamName};
 use crate::operation::OperationId;
 use crate::reason::Reason;
 use data_encoding::BASE64URL_NOPAD;
@@ -46,6 +46,9 @@ pub struct AccessToken {
     pub grants: Vec<GrantId>,
     /// `cnf.x5t#S256`: whom it is bound to.
     pub certificate: Fingerprint,
+    /// Its serial number, and the credential that it is of: for who sees the token without the certificate.
+    pub serial: Serial,
+    pub credential: CredentialId,
     pub issued: UnixNanos,
     pub expires: UnixNanos,
     /// `jti` of those that it was exchanged from, the first one first: it is no better than they are.
@@ -79,7 +82,8 @@ pub struct Order<'a> {
     pub scope: &'a [&'a OperationId],
     /// Sorted.
     pub grants: &'a [&'a GrantId],
-    pub certificate: Fingerprint,
+    pub certificate: &'a Certificate,
+    pub credential: &'a CredentialId,
     /// When the first of all that it rests on ends.
     pub until: UnixNanos,
     /// What it is exchanged from.
@@ -178,7 +182,9 @@ impl Access {
             "scope": spaced(order.scope),
             "grants": order.grants,
             "environment": self.environment.as_str(),
-            "cnf": { "x5t#S256": BASE64URL_NOPAD.encode(&order.certificate.0) },
+            "credential": order.credential.as_str(),
+            "serial": order.certificate.serial.as_str(),
+            "cnf": { "x5t#S256": BASE64URL_NOPAD.encode(&order.certificate.fingerprint.0) },
         });
         if let (Some(from), Some(claims)) = (&from, claims.as_object_mut()) {
             claims.insert(FROM.into(), json!(from));
@@ -281,6 +287,8 @@ fn claims_of(
         scope,
         grants,
         certificate,
+        serial: Serial::parse(text("serial")?).ok()?,
+        credential: CredentialId::parse(text("credential")?).ok()?,
         issued: seconds(claims.get("iat")?.as_u64()?),
         expires: seconds(claims.get("exp")?.as_u64()?),
         from,

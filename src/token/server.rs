@@ -134,9 +134,11 @@ impl OauthError {
             reason => match reason.code() {
                 Code::Internal => OauthError::ServerError,
                 code if code.status() >= 500 => OauthError::TemporarilyUnavailable,
-                Code::IdentityUnknown | Code::CredentialNotValid | Code::EngagementNotActive | Code::NotPermitted => {
-                    OauthError::InvalidClient
-                }
+                Code::IdentityUnknown
+                | Code::CredentialNotValid
+                | Code::EngagementNotActive
+                | Code::SourceNotPermitted
+                | Code::NotPermitted => OauthError::InvalidClient,
                 _ => OauthError::InvalidRequest,
             },
         }
@@ -154,9 +156,9 @@ impl OauthError {
         }
     }
 
+    /// With 401 it is told how else a client could authenticate, which it cannot (RFC 6749 section 5.2).
     pub fn status(self) -> u16 {
         match self {
-            OauthError::InvalidClient => 401,
             OauthError::TemporarilyUnavailable => 503,
             OauthError::ServerError => 500,
             _ => 400,

@@ -194,8 +194,7 @@ impl Trust {
     fn is_new_key(&self, facts: &Certificate) -> Result<(), String> {
         if let Some(other) = self.by_key.get(&facts.spki_sha256).and_then(|place| self.anchors.get(*place)) {
             return Err(format!(
-                "has the same public key as the anchor `{}`, so that one could speak for the other's partners: keep one \
-                 and bind it to both lists of partners",
+                "has the same public key as the anchor `{}`, so that one could speak for the other's partners: keep one",
                 other.name
             ));
         }
@@ -354,8 +353,8 @@ impl Trust {
     /// [`Reason::CertificateRevoked`] and [`Reason::RevocationUnknown`].
     pub fn still_good(&self, peer: &Peer, now: UnixNanos) -> Result<&Trusted, Reason> {
         let anchor = self.by_key(&peer.anchor_spki).filter(|a| a.name == peer.anchor);
-        // A key that is pinned is so with this certificate alone.
-        let anchor = anchor.filter(|a| !a.is_pinned || a.fingerprint == peer.leaf.fingerprint);
+        // A key that is pinned is so with this certificate alone, and no CA is a client.
+        let anchor = anchor.filter(|a| a.is_pinned == (a.fingerprint == peer.leaf.fingerprint));
         let Some(anchor) = anchor else { return Err(Reason::TrustChanged) };
         check_anchor_validity(anchor, now).map_err(|f| f.reason)?;
         if peer.intermediates.iter().any(|issuer| now >= issuer.not_after) {

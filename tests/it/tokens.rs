@@ -146,7 +146,7 @@ fn metadata_and_keys_are_there_for_partners() {
     let curl = gate.curl(None, "/.well-known/oauth-authorization-server", &[]);
     assert!(curl.exit != 0 && curl.status == 0, "{curl:?}");
     let unknown = gate.pki.client(&gate.acme_ca, "unknown", |_| {});
-    assert_eq!(asked(&gate, &unknown, "client_id=acme").expect(401).json()["error"], "invalid_client");
+    assert_eq!(asked(&gate, &unknown, "client_id=acme").expect(400).json()["error"], "invalid_client");
 }
 
 #[test]
@@ -156,8 +156,8 @@ fn requests_are_refused_as_the_rfcs_say() {
         ("client_id=acme&scope=items.delete", 400, "invalid_scope"),
         ("client_id=acme&audience=nothing", 400, "invalid_target"),
         ("client_id=acme&resource=https%3A%2F%2Felsewhere.example%2F", 400, "invalid_target"),
-        ("client_id=globex", 401, "invalid_client"),
-        ("client_id=acme&client_secret=guess", 401, "invalid_client"),
+        ("client_id=globex", 400, "invalid_client"),
+        ("client_id=acme&client_secret=guess", 400, "invalid_client"),
         ("scope=items.read", 400, "invalid_request"),
         ("client_id=acme&client_id=acme", 400, "invalid_request"),
         ("client_id=acme&scope=items.read&scope=items.list", 400, "invalid_request"),
@@ -192,8 +192,12 @@ fn requests_are_refused_as_the_rfcs_say() {
             "POST /oauth2/token HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {FORM}\r\nContent-Length: {}\r\n\r\n{form}",
             form.len()
         );
-        connection.request(head).expect(401);
+        connection.request(head).expect(400);
     }
+    let basic = format!("Content-Type: {FORM}\r\nAuthorization: Basic YWNtZTo=\r\n");
+    let answer = post_as(&gate, &gate.acme, "/oauth2/token", "grant_type=client_credentials&client_id=acme", &basic);
+    assert_eq!(answer.expect(401).json()["error"], "invalid_client");
+    assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"partners\""));
     let chunked = format!(
         "POST /oauth2/token HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {FORM}\r\nTransfer-Encoding: chunked\r\n\r\n"
     );
@@ -260,9 +264,21 @@ fn stolen_and_altered_tokens_are_worth_nothing() {
     denied(call(&gate, &gate.acme, "Authorization: Bearer\r\n"), "token-malformed").expect(401);
     call(&gate, &gate.acme, "Authorization: Basic YTpi\r\n").expect(200);
     // Where a token could be read in two ways, it is not read.
-    for fields in [format!("{0}{0}", bearer(&token)), format!("{}Authorization: Basic YTpi\r\n", bearer(&token))] {
-        denied(call(&gate, &gate.acme, &fields), "token-ambiguous").expect(400);
+    for fields in [
+        format!("{0}{0}", bearer(&token)),
+        format!("{}Authorization: Basic YTpi\r\n", bearer(&token)),
+        format!("Authorization: Basic YTpi, Bearer {token}\r\n"),
+        format!("Authorization: , Bearer {token}\r\n"),
+        format!("Authorization: \"Bearer\" {token}\r\n"),
+        format!("Authorization: \u{a0}Bearer {token}\r\n"),
+        format!("Authorization: DPoP {token}\r\n"),
+        format!("Authorization: {token}\r\n"),
+    ] {
+        let answer = denied(call(&gate, &gate.acme, &fields), "token-ambiguous");
+        assert_eq!(answer.expect(400).code(), "token-unclear", "{fields}");
+        challenge(&answer, "invalid_request");
     }
+    assert!(!gate.upstream.text().contains(signature));
     let url = format!("GET /items/7?access_token={token} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     let answer = gate.dial().identity(&gate.acme).open().request(url);
     denied(answer, "token-ambiguous").expect(400);
@@ -292,7 +308,7 @@ fn token_is_over_with_what_it_rests_on() {
     let socket = issued(&gate, "client_id=acme");
     assert_eq!(part(&socket, 1)["scope"], "items.events");
     gate.cli(&["partner", "suspend", "acme", "--reason", "test"]).ok();
-    assert_eq!(asked(&gate, &gate.acme, "client_id=acme").expect(401).json()["error"], "invalid_client");
+    assert_eq!(asked(&gate, &gate.acme, "client_id=acme").expect(400).json()["error"], "invalid_client");
     assert_eq!(call(&gate, &gate.acme, &bearer(&socket)).expect(403).code(), "engagement-not-active");
 }
 

@@ -125,6 +125,8 @@ fn full() -> World {
         scope: ["invoices.delete", "invoices.read"].map(|id| OperationId::parse(id).unwrap()).into(),
         grants: vec![GrantId::parse("acme-reads").unwrap()],
         certificate: Fingerprint([0xaa; 32]),
+        serial: Serial::parse("0aff").unwrap(),
+        credential: credential_id("acme-cert"),
         issued: UnixNanos(1_772_627_000_000_000_000),
         expires: UnixNanos(1_772_627_600_000_000_000),
         from: Vec::new(),

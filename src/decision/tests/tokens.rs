@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::jose::Algorithm;
-use crate::partner::{Revoked, Suspension};
+use crate::partner::{Denied, DeniedCertificate, Revoked, Suspension};
 use crate::request::Bearer;
 use crate::token::{Form, Issued, RevokedToken, Rotation, Server, StoredKey, TokenSettings, Tokens};
 use serde_json::Value;
@@ -199,6 +199,7 @@ fn target_is_an_upstream_by_name_or_by_address() {
     for target in [
         "audience=orders",
         "audience=billing-api&audience=orders",
+        "scope=invoices.read&audience=orders",
         "resource=http://api.example/v1",
         "resource=https://api.example/v2",
         "resource=https://other.example/v1",
@@ -294,18 +295,22 @@ fn policy_that_permits_everything_opens_no_token() {
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
     let bad = format!("{}x", granted.token.text);
     assert_eq!(gate.with(Bearer::Token(bad.into())), "token-malformed");
-    assert_eq!(gate.with(Bearer::Several), "token-ambiguous");
+    assert_eq!(gate.with(Bearer::Unclear("why")), "token-ambiguous");
 }
 
 #[test]
 fn token_in_the_url_has_leaked() {
     let mut gate = Gate::new();
     let granted = gate.issued(FORM);
-    let target = format!("/v1/invoices/7?access_token={}", granted.token.text);
-    gate.world.request = request(Method::GET, &target, "api.example");
-    for bearer in [Bearer::None, token(&granted)] {
-        assert_eq!(gate.with(bearer), "token-ambiguous");
+    for name in ["access_token", "Access_Token", "access.token"] {
+        let target = format!("/v1/invoices/7?{name}={}", granted.token.text);
+        gate.world.request = request(Method::GET, &target, "api.example");
+        for bearer in [Bearer::None, token(&granted)] {
+            assert_eq!(gate.with(bearer), "token-ambiguous", "{name}");
+        }
     }
+    gate.world.request = request(Method::GET, "/v1/invoices/7?access-token=x&token=y", "api.example");
+    assert_eq!(gate.with(Bearer::None), "allowed by acme-reads");
 }
 
 #[test]
@@ -320,7 +325,7 @@ fn route_says_whether_a_token_is_asked_for() {
     assert_eq!(gate.with(Bearer::None), "token-missing");
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
     gate.snapshot.routes = of_route(&gate.snapshot, TokenUse::Ignored);
-    for bearer in [Bearer::None, Bearer::Several, Bearer::Token("of the upstream".into())] {
+    for bearer in [Bearer::None, Bearer::Unclear("why"), Bearer::Token("of the upstream".into())] {
         assert_eq!(gate.with(bearer), "allowed by acme-reads");
     }
 }
@@ -474,4 +479,51 @@ fn only_ones_own_token_is_exchanged_and_with_the_certificate_that_it_is_bound_to
         gate.asked_at(&peer, &exchanged(&granted, ""), NOW).unwrap_err().reasons,
         [Reason::TokenWrongCertificate]
     );
+}
+
+#[test]
+fn token_is_had_from_the_partners_networks_alone() {
+    let gate = Gate::new();
+    let peer = gate.world.peer(&gate.snapshot);
+    let form = Form::parse(Some("application/x-www-form-urlencoded"), FORM.as_bytes()).unwrap();
+    let elsewhere =
+        RequestFacts { source: from("203.0.113.9"), ..request(Method::POST, "/oauth2/token", "api.example") };
+    let refused = decide_token(&gate.snapshot, &peer, (&elsewhere, NOW), Ok(&form), &gate.slots).unwrap_err();
+    assert!(refused.reasons == [Reason::NetworkNotAllowed] && refused.identity_stands);
+    assert!(may_ask(&gate.snapshot, &peer, &elsewhere, &gate.slots).is_err());
+    assert!(may_ask(&gate.snapshot, &peer, &gate.world.request, &gate.slots).is_ok());
+}
+
+#[test]
+fn upstream_is_told_what_still_holds_of_a_token() {
+    let mut gate = Gate::new();
+    gate.changed(|acme| acme.credentials.push(credential("acme-x", "acme-ca", Match::uri("spiffe://a/b").unwrap())));
+    let granted = gate.issued(FORM);
+    let told = |gate: &Gate| introspect(&gate.snapshot, &granted.token.text, NOW).map(|good| good.scope);
+    assert_eq!(told(&gate).as_deref(), Some("invoices.read"));
+    let serial = gate.world.peer(&gate.snapshot).leaf.serial.clone();
+    let whole = gate.world.clone();
+    let changes: [fn(&mut World); 6] = [
+        |world| world.acme.credentials[0].state = CredentialState::Revoked,
+        |world| world.acme.credentials[0].environments = vec![environment("staging")],
+        |world| world.acme.grants[0].credentials = Some(vec![credential_id("acme-x")]),
+        |world| world.acme.grants[0].period.ends = Some(NOW),
+        |world| world.acme.partner.state = PartnerState::Draft,
+        |world| world.anchors[0].environments = vec![environment("staging")],
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        gate.world = whole.clone();
+        change(&mut gate.world);
+        gate.changed(|_| {});
+        assert_eq!(told(&gate), None, "{n}");
+    }
+    for certificate in
+        [DeniedCertificate::Serial(serial), DeniedCertificate::Fingerprint(Fingerprint::of(&whole.acme_leaf))]
+    {
+        gate.world = whole.clone();
+        let (reason, author) = ("stolen".to_owned(), "alice".to_owned());
+        gate.world.anchors[0].denied = vec![Denied { certificate, reason, author, at: NOW }];
+        gate.changed(|_| {});
+        assert_eq!(told(&gate), None);
+    }
 }

@@ -2,11 +2,16 @@ use super::*;
 use crate::jose::{Algorithm, SignKey};
 use crate::token::StoredKey;
 use proptest::prelude::*;
+use std::sync::LazyLock;
 
 const SECRET: &[u8] = b"a secret that is long enough for tests";
 const ISSUER: &str = "https://gate.example";
 const LIFETIME: Duration = Duration::from_secs(600);
-const CERTIFICATE: Fingerprint = Fingerprint([7; 32]);
+
+static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(|| {
+    let key = rcgen::KeyPair::generate().unwrap();
+    Certificate::from_der(rcgen::CertificateParams::default().self_signed(&key).unwrap().der()).unwrap()
+});
 
 fn at(seconds: i64) -> UnixNanos {
     UnixNanos(seconds * 1_000_000_000)
@@ -55,8 +60,16 @@ fn issued(access: &Access, until: UnixNanos, now: UnixNanos) -> Result<Issued, N
     let names = names();
     let (scope, grants): (Vec<_>, Vec<_>) = (names.operations.iter().collect(), names.grants.iter().collect());
     let Names { partner, upstream, .. } = &names;
-    let order =
-        Order { partner, upstream, scope: &scope, grants: &grants, certificate: CERTIFICATE, until, from: None };
+    let order = Order {
+        partner,
+        upstream,
+        scope: &scope,
+        grants: &grants,
+        certificate: &CERTIFICATE,
+        credential: &CredentialId::parse("acme-1").unwrap(),
+        until,
+        from: None,
+    };
     access.issue(&order, now)
 }
 
@@ -66,7 +79,7 @@ fn claims() -> Map<String, Value> {
     let claims = json!({
         "iss": ISSUER, "aud": "billing", "sub": "acme", "client_id": "acme", "iat": 2000, "exp": 2600, "jti": "j-1",
         "scope": "invoices.list invoices.read", "grants": ["g-1", "g-2"], "environment": "production",
-        "cnf": {"x5t#S256": BASE64URL_NOPAD.encode(&CERTIFICATE.0)},
+        "cnf": {"x5t#S256": BASE64URL_NOPAD.encode(&CERTIFICATE.fingerprint.0)}, "serial": "0a", "credential": "acme-1",
     });
     claims.as_object().unwrap().clone()
 }
@@ -102,7 +115,7 @@ fn token_says_what_it_was_issued_for() {
     let names = names();
     assert_eq!((&known.partner, &known.upstream), (&names.partner, &names.upstream));
     assert_eq!((&known.scope, &known.grants), (&names.operations, &names.grants));
-    assert_eq!((known.certificate, &*known.id), (CERTIFICATE, token.id.as_str()));
+    assert_eq!((known.certificate, &*known.id), (CERTIFICATE.fingerprint, token.id.as_str()));
     assert!(known.covers(&names.operations[0], &names.grants[1]));
     assert!(!known.covers(&OperationId::parse("orders.read").unwrap(), &names.grants[0]));
     assert!(!known.covers(&names.operations[0], &GrantId::parse("g-3").unwrap()));
