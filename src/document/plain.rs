@@ -47,13 +47,13 @@ fn is_plain(c: char) -> bool {
     (' '..='~').contains(&c) || !(c.is_control() || hidden(c).is_ok())
 }
 
-/// A character as people are shown it: itself, or as `\u{…}` where it is not [plain](is_plain).
+/// A character as people are shown it: itself, or as `\u{…}` where it is not plain.
 pub fn shown(c: char) -> impl Iterator<Item = char> + Clone {
     let hidden = !is_plain(c);
     (!hidden).then_some(c).into_iter().chain(hidden.then(|| c.escape_unicode()).into_iter().flatten())
 }
 
-/// A text in which all that is not [plain](is_plain) is written as `\u{…}`, but for `kept`.
+/// A text in which all that is not plain is written as `\u{…}`, but for `kept`.
 pub fn plain(text: &str, kept: &[char]) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
