@@ -4,6 +4,7 @@
 //! partner take the places of all.
 
 use crate::name::PartnerId;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,7 +29,6 @@ pub struct Slots {
     when_full: WhenFull,
 }
 
-#[derive(Debug)]
 struct Places {
     capacity: usize,
     /// Nothing is to be allowed.
@@ -42,6 +42,12 @@ struct Places {
     taken: Box<[AtomicUsize]>,
     max_share: usize,
     hash: RandomState,
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Places").field("capacity", &self.capacity).field("free", &self.free).finish_non_exhaustive()
+    }
 }
 
 /// Counters of such places: 128 KiB, and one chance in 16,384 to share one with a certain other partner.

@@ -4,7 +4,7 @@ use crate::harness::http2::{
     Answer, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, Http2, PING, PREFACE, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, block, block_on, frame, get_fields, request, send_all, whole,
 };
-use crate::harness::{DEADLINE, Dial, Gate, HOST, Setup, await_some, count, python, resident, run};
+use crate::harness::{DEADLINE, Dial, Gate, HOST, Over, Setup, await_some, count, python, resident, run};
 use futures::future::join_all;
 use http::Request;
 use serde_json::{Value, json};
@@ -922,8 +922,9 @@ fn survived(gate: &Gate, bound: u64, attack: impl FnOnce()) {
                 }
             }
         });
+        let until = Over(&over);
         attack();
-        over.store(true, Ordering::SeqCst);
+        drop(until);
         other.join().unwrap()
     });
     assert!(peak < before + bound, "{} MiB, then {} MiB", before / MIB, peak / MIB);

@@ -1,12 +1,13 @@
 //! Access tokens as partners get and use them: discovery, issuing, calls, revocation, and every way to use one that is not
 //! one's own.
 
-use crate::harness::{Gate, HOST, Identity, Response, Setup, await_some, block, node_with, python, run};
+use crate::harness::{Gate, HOST, Identity, Over, Response, Setup, await_some, block, node_with, python, run};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const ISSUER: &str = "https://api.partner.test";
 const TOKENS: &str = include_str!("../../docs/tokens.md");
@@ -499,12 +500,12 @@ fn partner_without_a_ca_registers_its_own_certificate() {
 fn keys_follow_each_other_while_tokens_are_in_use() {
     let gate = setup().start();
     let old = issued(&gate, "client_id=acme");
-    let running = std::sync::atomic::AtomicBool::new(true);
+    let over = AtomicBool::new(false);
     let calls = std::thread::scope(|scope| {
         let caller = scope.spawn(|| {
             let mut connection = gate.dial().identity(&gate.acme).open();
             let (mut calls, mut token) = (0, old.clone());
-            while running.load(std::sync::atomic::Ordering::Relaxed) {
+            while !over.load(Ordering::SeqCst) {
                 let head = format!("GET /items/7 HTTP/1.1\r\nHost: {HOST}\r\n{}\r\n", bearer(&token));
                 connection.request(head).expect(200);
                 calls += 1;
@@ -514,10 +515,11 @@ fn keys_follow_each_other_while_tokens_are_in_use() {
             }
             calls
         });
+        let until = Over(&over);
         for _ in 0..3 {
             gate.cli(&["token", "rotate-key", "--reason", "test", "--at-once"]).ok();
         }
-        running.store(false, std::sync::atomic::Ordering::Relaxed);
+        drop(until);
         caller.join().unwrap()
     });
     assert!(calls > 10, "{calls}");

@@ -35,6 +35,15 @@ pub fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Says that something is over when it is dropped, also by a test that fails: whoever goes on until then would do so for ever.
+pub struct Over<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 /// The block of a page in this language that begins so, as a reader copies it.
 #[track_caller]
 pub fn block(page: &str, language: &str, first: &str) -> String {
