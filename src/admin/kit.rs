@@ -7,7 +7,7 @@ use crate::clock::UnixNanos;
 use crate::gateway::Live;
 use crate::identity::certificate_pem;
 use crate::name::PartnerId;
-use crate::operation::{Operation, Operations, RouteId};
+use crate::operation::Operation;
 use crate::partner::{Grant, GrantState, PartnerRecord, PartnerStage};
 use crate::reason::Code;
 use crate::reload::Publisher;
@@ -71,31 +71,14 @@ fn granted<'a>(live: &'a Live, record: &'a PartnerRecord, now: UnixNanos) -> Vec
             continue;
         }
         for operation in grant.operations.iter().filter_map(|id| operations.get(id)) {
-            let route = routes.iter().find(|route| route.operations.is_some_and(|id| is_of(operations, id, operation)));
+            let of = operations.route_of(&operation.id);
+            let route = routes.iter().find(|route| of.is_some() && route.operations == of);
             let host = route.and_then(|route| route.hosts.first()).map(|host| host.as_str().to_owned());
             let host = host.unwrap_or_default();
             found.entry(operation.id.as_str()).or_insert(Granted { operation, grant, host });
         }
     }
     found.into_values().collect()
-}
-
-fn is_of(operations: &Operations, route: RouteId, operation: &Operation) -> bool {
-    let mut path = String::new();
-    let mut inside = false;
-    for c in operation.template.to_string().chars() {
-        match c {
-            '{' => {
-                inside = true;
-                path.push('x');
-            }
-            '}' => inside = false,
-            c if !inside => path.push(c),
-            _ => {}
-        }
-    }
-    let found = operations.resolve(route, operation.method.as_str(), &path);
-    found.is_some_and(|found| found.operation.id == operation.id)
 }
 
 fn port(publisher: &Publisher) -> u16 {
