@@ -1,9 +1,13 @@
 //! Record version 1: the JSON of one line. Within the version only additions.
 
+mod oauth;
+
+pub use oauth::OauthEntry;
+
 use super::mask::{Mask, printable};
 use super::replay::Change;
 use crate::clock::UnixNanos;
-use crate::decision::{Granted, Situation};
+use crate::decision::Situation;
 use crate::history::Checkpoint;
 use crate::identity::{Certificate, Fingerprint, Peer};
 use crate::name::{GrantId, PartnerId};
@@ -14,9 +18,10 @@ use crate::registry::Derived;
 use crate::request::RequestFacts;
 use crate::route::Found;
 use crate::snapshot::{Revision, Snapshot};
-use crate::token::{AccessToken, OauthEndpoint, OauthError, RevokedToken};
+use crate::token::AccessToken;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use oauth::{OauthLine, Token};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -94,13 +99,6 @@ pub struct RequestEntry<'a> {
     pub upstream: Option<UpstreamEntry>,
     /// What was done where it was for the authorization server.
     pub oauth: Option<OauthEntry<'a>>,
-}
-
-/// The authorization server's part in a request.
-pub struct OauthEntry<'a> {
-    pub endpoint: OauthEndpoint,
-    pub issued: Option<&'a Granted>,
-    pub revoked: Option<&'a RevokedToken>,
 }
 
 /// The upstream's part in a request.
@@ -257,47 +255,6 @@ struct RequestLine<'a> {
 }
 
 #[derive(serde::Serialize)]
-struct OauthLine<'a> {
-    endpoint: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    issued: Option<IssuedLine<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    revoked: Option<&'a str>,
-}
-
-/// No part of it is a secret: the token itself is not among it.
-#[derive(serde::Serialize)]
-struct IssuedLine<'a> {
-    id: &'a str,
-    audience: &'a str,
-    scope: Vec<&'a str>,
-    grants: Vec<&'a str>,
-    expires: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<&'a str>,
-}
-
-impl<'a> OauthLine<'a> {
-    fn of(entry: &'a OauthEntry<'a>, reason: Option<&Reason>) -> Self {
-        OauthLine {
-            endpoint: entry.endpoint.name(),
-            error: reason.map(|reason| OauthError::of(reason).as_str()),
-            issued: entry.issued.map(|granted| IssuedLine {
-                id: &granted.token.id,
-                audience: granted.upstream.as_str(),
-                scope: granted.scope.split(' ').collect(),
-                grants: granted.grants.iter().map(AsRef::as_ref).collect(),
-                expires: granted.token.expires.to_string(),
-                from: granted.from.as_deref(),
-            }),
-            revoked: entry.revoked.map(|token| token.id.as_str()),
-        }
-    }
-}
-
-#[derive(serde::Serialize)]
 struct RevisionLine<'a> {
     registry: u64,
     policy: &'a str,
@@ -343,34 +300,6 @@ struct Source<'a> {
     ip: String,
     port: u16,
     networks: Vec<&'a str>,
-}
-
-/// No part of it is a secret: the signature is not among it.
-#[derive(serde::Serialize)]
-struct Token<'a> {
-    issuer: &'a str,
-    subject: &'a str,
-    audience: &'a str,
-    scope: Vec<&'a str>,
-    grants: Vec<&'a str>,
-    id: &'a str,
-    issued: String,
-    expires: String,
-}
-
-impl<'a> Token<'a> {
-    fn of(token: &'a AccessToken) -> Self {
-        Token {
-            issuer: &token.issuer,
-            subject: token.partner.as_str(),
-            audience: token.upstream.as_str(),
-            scope: token.scope.iter().map(AsRef::as_ref).collect(),
-            grants: token.grants.iter().map(AsRef::as_ref).collect(),
-            id: &token.id,
-            issued: token.issued.to_string(),
-            expires: token.expires.to_string(),
-        }
-    }
 }
 
 #[derive(serde::Serialize)]
@@ -465,7 +394,7 @@ impl RequestEntry<'_> {
         let canonical = &request.canonical;
         let known = situation.partner();
         let partner = known.map(|(record, _)| cache.partner(record, || raw(&partner_json(record, self.snapshot))));
-        let kind = if self.token.is_some() { CredentialKind::Token } else { CredentialKind::X509 };
+        let kind = AccessToken::kind(self.token);
         let credential = match known {
             Some((record, credential)) => cache.credential(record, credential, (self.peer, kind), || {
                 raw(&credential_json(Some(credential), (self.peer, kind), mask))
