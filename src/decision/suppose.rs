@@ -64,15 +64,15 @@ pub fn suppose(snapshot: &Snapshot, who: Supposed<'_>, request: &RequestFacts) -
     };
     let Some(known) = known else { return Supposition { floor, rest: None, input: None } };
     let token = token_of(snapshot, known.0, peer, (request, &situation), now);
-    let facts =
-        facts_of(snapshot, known, peer, (request, token.as_ref().ok().and_then(Option::as_deref)), &situation, now);
+    let (token, floor) = match token {
+        Ok(token) => (token, floor),
+        Err(refused) => (None, floor.and(Err(refused))),
+    };
+    let facts = facts_of(snapshot, known, peer, (request, token.as_deref()), &situation, now);
     // Its own, so that nothing of this is found by real requests.
     let cache = ValueCache::new(snapshot.environment.clone(), 1);
     let input = facts.value(&InputPlan::of(&Wanted::everything()), &cache);
-    let rest = match &token {
-        Err(refused) => Err(refused.clone()),
-        Ok(_) => judge_facts(snapshot, &facts, &situation, |_| snapshot.policy.evaluate(input.clone())),
-    };
+    let rest = judge_facts(snapshot, &facts, &situation, |_| snapshot.policy.evaluate(input.clone()));
     let rest = rest.map(|allowed| allowed.grant);
     Supposition { floor, rest: Some(rest), input: Some(input) }
 }

@@ -10,7 +10,8 @@ use crate::document::Problems;
 use crate::identity::certificate_pem;
 use crate::policy::explain::{RuleTold, SeenTold, Told, VerdictTold, explain};
 use crate::policy::{PolicyLimits, PolicySource, check_input};
-use crate::record::{Sink, recorded};
+use crate::reason::Reason;
+use crate::record::{Kind, Sink, recorded};
 use http::Method;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -320,6 +321,14 @@ fn recorded_as(asked: &Asked) {
     let (result, time) = (text_at(record, "/result"), text_at(record, "/time"));
     let reason = record["reason"].as_str().map(|reason| format!(", {reason}")).unwrap_or_default();
     tell(&format!("recorded: {result}{reason} at {time}, policy {}", text_at(record, "/snapshot/policy")));
+    let had_a_say = match record["reason"].as_str().and_then(Reason::parse) {
+        _ if record["kind"] == Kind::Oauth.as_str() => false,
+        Some(reason) => result != "deny" || reason.is_of_policy(),
+        None => true,
+    };
+    if !had_a_say {
+        tell("          policy had no say in it; below is what it says of the same facts");
+    }
     let masked = recorded::masked(&asked.input);
     if !masked.is_empty() {
         tell(&format!("          hashes in the record, and so here: {}", masked.join(", ")));
