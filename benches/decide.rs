@@ -148,13 +148,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
             max_body: 1,
             stream_idle: Duration::from_secs(1),
             token: TokenUse::Accepted,
-            forward: Forward {
-                client_cert: false,
-                client_cert_chain: false,
-                xfcc: false,
-                assertion: false,
-                token: false,
-            },
+            forward: Forward::default(),
             place: String::new(),
             operations: None,
         }],
@@ -166,7 +160,11 @@ fn world(partners: usize, policy: PolicySource) -> World {
         policy_engine: EngineKind::Rvm,
         // Longer than the default, which is held in real time: a machine that does something else for 10 ms is no fault.
         policy_limits: PolicyLimits { time: Duration::from_secs(1), instructions: 25_000 },
-        request: RequestSettings { head: HeadLimits { max_bytes: 16_384, max_fields: 100 }, policy_headers: vec![] },
+        request: RequestSettings {
+            head: HeadLimits { max_bytes: 16_384, max_fields: 100 },
+            policy_headers: vec![],
+            bearer: false,
+        },
         certificates: vec![ServerCertificateSource {
             chain_file: "server.pem".into(),
             key_file: "server.key".into(),

@@ -107,6 +107,11 @@ pub struct Denial {
 }
 
 impl Denial {
+    /// For one reason, of an identity that stands.
+    fn of(reason: Reason, detail: Option<String>, slots: &Slots) -> Self {
+        Denial { reasons: vec![reason], detail, slot: slots.reserve(), identity_stands: true, token: None }
+    }
+
     pub fn reason(&self) -> &Reason {
         self.reasons.first().unwrap_or(&Reason::Internal)
     }

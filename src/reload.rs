@@ -41,7 +41,7 @@ pub use partners::Rotation;
 pub use suspend::Stop;
 pub use switch::Switched;
 use switch::Unsaved;
-pub use tokens::{Introspection, KeyWish, KeysState, keys_not_opened};
+pub use tokens::{KeyWish, KeysState, keys_not_opened};
 
 use crate::clock::{Clock, UnixNanos};
 use crate::config::{BundleConfig, Config, EnrolConfig, IssueConfig};

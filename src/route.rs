@@ -31,7 +31,7 @@ pub struct Route {
 }
 
 /// What the upstream is told of the client's certificate besides `X-Partner-Id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forward {
     /// RFC 9440 `Client-Cert`.
     pub client_cert: bool,
@@ -153,13 +153,7 @@ mod tests {
             max_body: 1,
             stream_idle: Duration::from_secs(1),
             token: TokenUse::Accepted,
-            forward: Forward {
-                client_cert: false,
-                client_cert_chain: false,
-                xfcc: false,
-                assertion: false,
-                token: false,
-            },
+            forward: Forward::default(),
             place: String::new(),
             operations: None,
         }

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::answer::{Answer, problem, sent};
-use crate::reload::Introspection;
+use crate::decision::{self, Good};
 use crate::token::Form;
 use aide::OperationInput;
 use aide::generate::GenContext;
@@ -11,7 +11,63 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use schemars::json_schema;
+use data_encoding::BASE64URL_NOPAD;
+use schemars::{JsonSchema, json_schema};
+use serde::Serialize;
+
+/// What an upstream is told of an access token (RFC 7662 section 2.2, RFC 8705 section 3.2): of one that is not good, that it is not.
+#[derive(Default, Serialize, JsonSchema)]
+pub(super) struct Introspection {
+    active: bool,
+    /// What of its scope is granted now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iat: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
+    /// Whom it is bound to: it is good with this certificate alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<Confirmation>,
+}
+
+/// RFC 8705 section 3.1.
+#[derive(Serialize, JsonSchema)]
+struct Confirmation {
+    #[serde(rename = "x5t#S256")]
+    certificate: String,
+}
+
+impl Introspection {
+    fn of(good: &Good) -> Self {
+        let token = &good.token;
+        Introspection {
+            active: true,
+            scope: Some(good.scope.clone()),
+            client_id: Some(token.partner.to_string()),
+            token_type: Some("Bearer"),
+            exp: Some(token.expires.seconds()),
+            iat: Some(token.issued.seconds()),
+            sub: Some(token.partner.to_string()),
+            aud: Some(token.upstream.to_string()),
+            iss: Some(token.issuer.to_string()),
+            jti: Some(token.id.to_string()),
+            cnf: Some(Confirmation { certificate: BASE64URL_NOPAD.encode(&token.certificate.0) }),
+        }
+    }
+}
 
 /// What is asked: `token`, and what else RFC 7662 section 2.1 has, which changes nothing.
 pub(super) struct Asked(Form);
@@ -51,5 +107,8 @@ pub(super) async fn introspect(State(shared): State<Shared>, Asked(form): Asked)
     let Some(token) = form.get("token") else {
         return Err(problem(StatusCode::BAD_REQUEST, "`token` is missing", Vec::new()));
     };
-    sent(shared.publisher.introspect(token))
+    let publisher = &shared.publisher;
+    let live = publisher.live();
+    let good = live.and_then(|live| decision::introspect(&live.snapshot, token, publisher.now()));
+    sent(good.map_or_else(Introspection::default, |good| Introspection::of(&good)))
 }

@@ -474,6 +474,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
         request: RequestSettings {
             head: HeadLimits { max_bytes: request.size("max_head"), max_fields: request.count("max_fields") },
             policy_headers,
+            bearer: issues,
         },
         certificates,
         revision: "".into(),

@@ -4,12 +4,12 @@
 //! the grants are looked at again.
 
 use super::suppose::registered_floor;
-use super::{Refused, Slot, Slots, Standing, standing};
+use super::{Denial, Refused, Slot, Slots, Standing, standing};
 use crate::clock::UnixNanos;
 use crate::identity::Peer;
 use crate::name::{GrantId, PartnerId, UpstreamName};
 use crate::operation::OperationId;
-use crate::partner::{Denied, DeniedCertificate, Grant, Phase};
+use crate::partner::{Denied, DeniedCertificate, Grant};
 use crate::reason::Reason;
 use crate::registry::find_credential;
 use crate::request::{Host, RequestFacts};
@@ -45,14 +45,16 @@ pub struct Granted {
 /// Why a request to the authorization server is refused.
 #[derive(Debug)]
 pub struct NotGranted {
-    pub reasons: Vec<Reason>,
+    pub denial: Denial,
     /// For the client's developer, where there is more to say than the error itself does.
     pub said: Option<&'static str>,
-    /// For the operator.
-    pub detail: Option<String>,
-    pub slot: Option<Slot>,
-    /// As [`super::Denial::identity_stands`].
-    pub identity_stands: bool,
+}
+
+impl NotGranted {
+    /// For one reason, of an identity that stands.
+    pub fn of(reason: Reason, detail: Option<String>, slots: &Slots) -> Self {
+        NotGranted { denial: Denial::of(reason, detail, slots), said: None }
+    }
 }
 
 struct No {
@@ -65,14 +67,29 @@ fn no(reason: Reason, said: &'static str) -> No {
     No { refused: (vec![reason], Some(said.to_owned())), said: Some(said), stands: true }
 }
 
-/// Whether who is there may ask for anything at all, so that nothing of what it sends needs to be read otherwise.
+/// Whether who is there may ask for anything at all, so that nothing of what it sends needs to be read otherwise; `authorization`
+/// where it says in that field who it is as well. With it comes the place for a record.
 ///
 /// # Errors
 /// What of the floor does not hold.
-pub fn may_ask(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Result<(), NotGranted> {
-    let now = request.now;
-    asking(snapshot, peer, (request.source, now)).map(|_| ()).map_err(|no| refusal(no, slots))
+pub fn may_ask(
+    snapshot: &Snapshot,
+    peer: &Peer,
+    request: &RequestFacts,
+    authorization: bool,
+    slots: &Slots,
+) -> Result<Slot, NotGranted> {
+    let asked = asking(snapshot, peer, (request.source, request.now)).and_then(|(who, _)| {
+        if authorization {
+            // More than one way to authenticate is none (RFC 6749 section 2.3).
+            return Err(no(Reason::TokenClientNotAuthentic, ONE_WAY));
+        }
+        slots.reserve_for(who.partner()).ok_or_else(unrecorded)
+    });
+    asked.map_err(|no| refusal(no, slots))
 }
+
+const ONE_WAY: &str = "the client certificate is what authenticates, and nothing else";
 
 /// Decides a request for an access token at this time (RFC 6749 section 4.4, RFC 8693). With it comes the place for its record.
 ///
@@ -142,7 +159,8 @@ pub struct Good {
     pub scope: String,
 }
 
-/// A token as it stands, whoever has it: with what the registry says of its partner, credential and grants. Whether it comes with the certificate that it is bound to, only who sees that one knows.
+/// A token as it stands, whoever has it: with what the registry says of its partner, credential and grants. Whether it comes
+/// with the certificate that it is bound to, only who sees that one knows.
 pub fn introspect(snapshot: &Snapshot, text: &str, now: UnixNanos) -> Option<Good> {
     let access = snapshot.tokens.as_ref()?.access.as_ref()?;
     let token = access.verified(text, now).ok()?;
@@ -157,12 +175,8 @@ pub fn introspect(snapshot: &Snapshot, text: &str, now: UnixNanos) -> Option<Goo
     if registry.anchor(&credential.anchor)?.denied.iter().any(names_it) {
         return None;
     }
-    let is_live = |grant: &&Grant| {
-        grant.revoked.is_none()
-            && grant.period.phase(now) == Phase::Live
-            && token.grants.binary_search(&grant.id).is_ok()
-            && grant.credentials.as_ref().is_none_or(|credentials| credentials.contains(&credential.id))
-    };
+    let is_live =
+        |grant: &&Grant| grant.is_live_for(&credential.id, now) && token.grants.binary_search(&grant.id).is_ok();
     let live: Vec<&Grant> = record.grants_in(&snapshot.environment).filter(is_live).collect();
     let scope: Vec<&OperationId> =
         token.scope.iter().filter(|operation| live.iter().any(|grant| grant.covers(operation))).collect();
@@ -175,8 +189,8 @@ fn unrecorded() -> No {
 }
 
 fn refusal(no: No, slots: &Slots) -> NotGranted {
-    let No { refused: (reasons, detail), said, stands } = no;
-    NotGranted { reasons, said, detail, slot: slots.reserve(), identity_stands: stands }
+    let No { refused: (reasons, detail), said, stands: identity_stands } = no;
+    NotGranted { denial: Denial { reasons, detail, slot: slots.reserve(), identity_stands, token: None }, said }
 }
 
 fn asking<'a>(
@@ -208,10 +222,7 @@ fn authentic<'f>(
     }
     let others = ["client_secret", "client_assertion", "client_assertion_type"];
     if others.iter().any(|name| form.get(name).is_some()) {
-        return Err(no(
-            Reason::TokenClientNotAuthentic,
-            "the client certificate is what authenticates, and nothing else",
-        ));
+        return Err(no(Reason::TokenClientNotAuthentic, ONE_WAY));
     }
     match form.get("client_id") {
         None => Err(no(Reason::TokenRequestMalformed, "client_id is missing")),
@@ -270,9 +281,11 @@ fn wanted<'a>(
     form: &Form,
     subject: Option<&AccessToken>,
 ) -> Result<Wanted<'a>, No> {
-    let live: Vec<&Grant> = who.record.grants_in(&snapshot.environment).filter(|grant| is_usable(grant, who)).collect();
-    let within = |grant: &&Grant| subject.is_none_or(|token| token.grants.binary_search(&grant.id).is_ok());
-    let live: Vec<&Grant> = live.into_iter().filter(within).collect();
+    let is_live = |grant: &&Grant| {
+        let within = subject.is_none_or(|token| token.grants.binary_search(&grant.id).is_ok());
+        within && grant.is_live_for(&who.credential.id, who.now)
+    };
+    let live: Vec<&Grant> = who.record.grants_in(&snapshot.environment).filter(is_live).collect();
     let mut by_upstream: BTreeMap<&UpstreamName, BTreeSet<&OperationId>> = BTreeMap::new();
     for operation in live.iter().flat_map(|grant| &grant.operations) {
         // One that is in no document any more is nothing that could be called.
@@ -281,13 +294,14 @@ fn wanted<'a>(
             by_upstream.entry(upstream).or_default().insert(id);
         }
     }
+    // A subject's scope was of one upstream; its operations may be of another by now.
+    if let Some(token) = subject {
+        by_upstream.retain(|upstream, _| **upstream == token.upstream);
+    }
     let target = target(snapshot, form)?;
     // Not granted and not there are told alike.
     if target.is_some_and(|target| !by_upstream.keys().any(|upstream| upstream.as_str() == target)) {
         return Err(no(Reason::TokenTargetUnknown, NO_TARGET));
-    }
-    if target.is_some_and(|target| subject.is_some_and(|token| token.upstream.as_str() != target)) {
-        return Err(no(Reason::TokenTargetUnknown, "the subject_token is for another upstream"));
     }
     let asked: Option<BTreeSet<&str>> =
         form.get("scope").map(|scope| scope.split(' ').filter(|s| !s.is_empty()).collect());
@@ -298,7 +312,7 @@ fn wanted<'a>(
         }
         by_upstream.retain(|_, operations| !operations.is_empty());
     }
-    if let Some(target) = target.or(subject.map(|token| token.upstream.as_str())) {
+    if let Some(target) = target {
         by_upstream.retain(|upstream, _| upstream.as_str() == target);
     }
     if by_upstream.len() > 1 {
@@ -319,12 +333,6 @@ fn wanted<'a>(
 
 const NO_TARGET: &str = "audience is the name of an upstream that is granted, resource an address of one";
 const TOO_MUCH: &str = "more is granted than a token holds: name what is needed in scope";
-
-fn is_usable(grant: &Grant, who: &Standing<'_>) -> bool {
-    grant.revoked.is_none()
-        && grant.period.phase(who.now) == Phase::Live
-        && grant.credentials.as_ref().is_none_or(|credentials| credentials.contains(&who.credential.id))
-}
 
 fn upstream_of<'a>(snapshot: &'a Snapshot, operation: &OperationId) -> Option<(&'a OperationId, &'a UpstreamName)> {
     let (known, route) = (snapshot.operations.get(operation)?, snapshot.operations.route_of(operation)?);

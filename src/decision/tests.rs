@@ -124,13 +124,7 @@ impl World {
                 max_body: 1,
                 stream_idle: Duration::from_secs(1),
                 token: TokenUse::Accepted,
-                forward: Forward {
-                    client_cert: false,
-                    client_cert_chain: false,
-                    xfcc: false,
-                    assertion: false,
-                    token: false,
-                },
+                forward: Forward::default(),
                 place: String::new(),
                 operations: None,
             }],
@@ -144,6 +138,7 @@ impl World {
             request: RequestSettings {
                 head: HeadLimits { max_bytes: 16_384, max_fields: 100 },
                 policy_headers: vec![],
+                bearer: true,
             },
             certificates: vec![SERVER.clone()],
             registry: self.registry(),

@@ -4,8 +4,7 @@
 use super::certificate::{ChainField, xfcc};
 use super::inflight::InFlight;
 use crate::decision::Permit;
-use crate::request::{Bearer, UpgradeWanted};
-use crate::route::{Route, TokenUse};
+use crate::request::UpgradeWanted;
 use crate::token::{Asserted, Tokens};
 use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_error::{Error, ErrorType};
@@ -34,11 +33,7 @@ pub(super) fn build_head(
     head.set_version(from.version);
     let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
     let (trace, continued) = traceparent(parent);
-    // The client's own business where the gateway has not looked at it.
-    let looked_at =
-        |route: &&Route| flight.tokens().is_some_and(|t| t.access.is_some()) && route.token != TokenUse::Ignored;
-    let withheld = matches!(request.bearer, Bearer::Token(_))
-        && flight.route().filter(looked_at).is_some_and(|route| !route.forward.token);
+    let withheld = permit.token().is_some() && flight.route().is_none_or(|route| !route.forward.token);
     for (name, value) in &from.headers {
         let text = name.as_str();
         // pingora has taken them off; what an upgrade needs is set below.

@@ -3,7 +3,7 @@
 use super::inflight::Answered;
 use super::refusal::{Answer, Sent};
 use super::{Connection, Context, Gateway, refusal};
-use crate::decision::{ACCESS_TOKEN, Denial, NotGranted, decide_revocation, decide_token, may_ask};
+use crate::decision::{ACCESS_TOKEN, NotGranted, decide_revocation, decide_token, may_ask};
 use crate::reason::Reason;
 use crate::token::{Form, LONGEST_FORM, OauthEndpoint, OauthError, RevokedToken};
 use futures::future::BoxFuture;
@@ -62,7 +62,7 @@ impl Gateway {
                     self.guarded(context, |context| self.of_form(context, connection, endpoint, form.as_ref()));
                 match outcome {
                     Ok(Outcome::Answer(answer)) => answer,
-                    Ok(Outcome::Revoke(token)) => self.revoked(context, token, connection.source).await,
+                    Ok(Outcome::Revoke(token)) => self.revoked(context, connection, token).await,
                     Err(reason) => error(&reason, None),
                 }
             }
@@ -87,43 +87,28 @@ impl Gateway {
         let flight = context.flight.as_mut()?;
         let slots = self.recorder.slots();
         let live = flight.live().clone();
-        if let Err(refused) = may_ask(&live.snapshot, &connection.peer, flight.request(), slots) {
-            return Some(self.refused(context, connection, refused));
-        }
+        let request = flight.request();
+        let slot = match may_ask(&live.snapshot, &connection.peer, request, authorization.is_some(), slots) {
+            Ok(slot) => slot,
+            Err(refused) => {
+                let is_client = OauthError::of(refused.denial.reason()) == OauthError::InvalidClient;
+                let answer = self.refused(context, connection, refused);
+                return Some(match authorization.filter(|_| is_client) {
+                    Some(value) => challenged(answer, value),
+                    None => answer,
+                });
+            }
+        };
         if !endpoint.takes(method) {
-            let slot = slots.reserve();
-            let reasons = vec![Reason::MethodNotServed];
-            flight.denied(Denial { reasons, detail: None, slot, identity_stands: true, token: None });
-            let answer = error(&Reason::MethodNotServed, None).with("allow", endpoint.methods());
+            let refused = NotGranted::of(Reason::MethodNotServed, None, slots);
+            let answer = self.refused(context, connection, refused).with("allow", endpoint.methods());
             return Some(Answer { status: 405, ..answer });
-        }
-        if let Some(value) = authorization {
-            // More than one way to authenticate is none (RFC 6749 section 2.3).
-            let (slot, detail) = (slots.reserve(), Some("Authorization beside the client certificate".to_owned()));
-            let reasons = vec![Reason::TokenClientNotAuthentic];
-            flight.denied(Denial { reasons, detail, slot, identity_stands: true, token: None });
-            let said = "the client certificate is what authenticates, and nothing else";
-            let answer = error(&Reason::TokenClientNotAuthentic, Some(said));
-            let scheme: Vec<u8> = value.iter().copied().take_while(u8::is_ascii_alphanumeric).take(32).collect();
-            let scheme = String::from_utf8(scheme).ok().filter(|scheme| !scheme.is_empty());
-            let challenge = format!("{} realm=\"partners\"", scheme.as_deref().unwrap_or("Basic"));
-            return Some(Answer { status: 401, ..answer.with("www-authenticate", &challenge) });
         }
         let tokens = live.snapshot.tokens.as_ref()?;
         let document: Value = match endpoint {
             OauthEndpoint::Metadata => tokens.access.as_ref()?.server.metadata(),
-            OauthEndpoint::Keys => tokens.ring.jwks(flight.request().now),
+            OauthEndpoint::Keys => tokens.ring.jwks(request.now),
             OauthEndpoint::Token | OauthEndpoint::Revocation => return None,
-        };
-        let Some(slot) = slots.reserve() else {
-            let refused = NotGranted {
-                reasons: vec![Reason::RecordUnavailable],
-                said: None,
-                detail: None,
-                slot: None,
-                identity_stands: true,
-            };
-            return Some(self.refused(context, connection, refused));
         };
         flight.answered_itself(Answered { issued: None, revoked: None, slot });
         Some(json_answer(200, &document).with("cache-control", KEPT).without("pragma"))
@@ -170,30 +155,35 @@ impl Gateway {
         decided.unwrap_or_else(|refused| Outcome::Answer(self.refused(context, connection, refused)))
     }
 
-    async fn revoked(&self, context: &mut Context, token: RevokedToken, source: SocketAddr) -> Answer {
-        let done = (self.revoke)(token, source).await;
+    async fn revoked(&self, context: &mut Context, connection: &Connection, token: RevokedToken) -> Answer {
+        let done = (self.revoke)(token, connection.source).await;
         let answered = self.guarded(context, |context| {
             let Err(why) = done else { return empty() };
-            if let Some(flight) = context.flight.as_mut() {
-                let (reasons, slot) = (vec![Reason::TokenNotRevoked], self.recorder.slots().reserve());
-                flight.denied(Denial { reasons, detail: Some(why), slot, identity_stands: true, token: None });
-            }
-            error(&Reason::TokenNotRevoked, None)
+            let refused = NotGranted::of(Reason::TokenNotRevoked, Some(why), self.recorder.slots());
+            self.refused(context, connection, refused)
         });
         answered.unwrap_or_else(|reason| error(&reason, None))
     }
 
     fn refused(&self, context: &mut Context, connection: &Connection, refused: NotGranted) -> Answer {
-        let NotGranted { reasons, said, detail, slot, identity_stands } = refused;
-        if !identity_stands {
+        let NotGranted { denial, said } = refused;
+        if !denial.identity_stands {
             connection.lost_its_rights();
         }
-        let answer = error(reasons.first().unwrap_or(&Reason::Internal), said);
+        let answer = error(denial.reason(), said);
         if let Some(flight) = context.flight.as_mut() {
-            flight.denied(Denial { reasons, detail, slot, identity_stands, token: None });
+            flight.denied(denial);
         }
         answer
     }
+}
+
+/// RFC 6749 section 5.2: a client that was not authenticated, and said in Authorization who it is, is told so of the same scheme.
+fn challenged(answer: Answer, authorization: &[u8]) -> Answer {
+    let scheme = authorization.iter().copied().take_while(u8::is_ascii_alphanumeric).take(32);
+    let scheme: String = scheme.map(char::from).collect();
+    let scheme = if scheme.is_empty() { "Basic" } else { &scheme };
+    Answer { status: 401, ..answer.with("www-authenticate", &format!("{scheme} realm=\"partners\"")) }
 }
 
 /// The body, whole.

@@ -77,7 +77,7 @@ pub(super) fn read(
         headers,
         content_length,
         upgrade: upgrade_of(head),
-        bearer: bearer_of(&head.headers),
+        bearer: if settings.bearer { bearer_of(&head.headers) } else { Bearer::None },
         now,
     })
 }

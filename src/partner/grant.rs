@@ -146,6 +146,11 @@ impl Grant {
         self.emergency.as_deref().is_some_and(pending)
     }
 
+    /// Whether it is in force for this credential.
+    pub fn is_live_for(&self, credential: &CredentialId, now: UnixNanos) -> bool {
+        self.state(now) == GrantState::Active && self.credentials.as_ref().is_none_or(|all| all.contains(credential))
+    }
+
     pub fn covers(&self, operation: &OperationId) -> bool {
         self.operations.binary_search(operation).is_ok()
     }

@@ -127,14 +127,16 @@ macro_rules! keys {
 }
 
 keys! {
-    algorithm "algorithm", audience "audience", bits "bits", cipher "cipher", conditions "conditions", credential "credential",
-    credentials "credentials", dns "dns", email "email", ends_ns "ends_ns", engagement "engagement", environment
-    "environment", expires_ns "expires_ns", fingerprint_sha256 "fingerprint_sha256", grants "grants", hour "hour", https "https", id "id", ip
-    "ip", issued_ns "issued_ns", issuer "issuer", key "key", kind "kind", labels "labels", local "local", minute "minute", name "name",
-    networks "networks", not_after_ns "not_after_ns", not_before_ns "not_before_ns", now_ns "now_ns", observe "observe",
-    operations "operations", owner "owner", partner "partner", reason "reason", request "request", san "san", scope "scope", serial "serial", sni "sni", source
-    "source", spki_sha256 "spki_sha256", starts_ns "starts_ns", state "state", subject "subject", time "time",
-    time_zone "time_zone", tls "tls", token "token", trust_anchor "trust_anchor", until_ns "until_ns", uri "uri", version "version", weekday "weekday",
+    algorithm "algorithm", audience "audience", bits "bits", cipher "cipher", conditions "conditions",
+    credential "credential", credentials "credentials", dns "dns", email "email", ends_ns "ends_ns",
+    engagement "engagement", environment "environment", expires_ns "expires_ns",
+    fingerprint_sha256 "fingerprint_sha256", grants "grants", hour "hour", https "https", id "id", ip "ip",
+    issued_ns "issued_ns", issuer "issuer", key "key", kind "kind", labels "labels", local "local", minute "minute",
+    name "name", networks "networks", not_after_ns "not_after_ns", not_before_ns "not_before_ns", now_ns "now_ns",
+    observe "observe", operations "operations", owner "owner", partner "partner", reason "reason", request "request",
+    san "san", scope "scope", serial "serial", sni "sni", source "source", spki_sha256 "spki_sha256",
+    starts_ns "starts_ns", state "state", subject "subject", time "time", time_zone "time_zone", tls "tls",
+    token "token", trust_anchor "trust_anchor", until_ns "until_ns", uri "uri", version "version", weekday "weekday",
     get "GET", head "HEAD", post "POST", put "PUT", delete "DELETE", patch "PATCH", options "OPTIONS",
     monday "monday", tuesday "tuesday", wednesday "wednesday", thursday "thursday", friday "friday",
     saturday "saturday", sunday "sunday",
@@ -260,9 +262,10 @@ impl Facts<'_> {
         put(&k.version, Value::from(CONTRACT_VERSION));
         put(&k.environment, cache.environment_value.clone());
         put(&k.partner, cache.partner(self.record));
+        let kind = AccessToken::kind(self.token);
         let credential = match self.peer {
-            Some(peer) => cache.credential(self.record, self.credential, (peer, self.kind())),
-            None => supposed_credential(self.credential, self.kind(), self.now),
+            Some(peer) => cache.credential(self.record, self.credential, (peer, kind)),
+            None => supposed_credential(self.credential, kind, self.now),
         };
         put(&k.credential, credential);
         put(&k.source, plan.source.value(self));
@@ -275,11 +278,6 @@ impl Facts<'_> {
             put(&k.token, token_value(token));
         }
         out.into_value()
-    }
-
-    /// What it proves itself with.
-    pub fn kind(&self) -> CredentialKind {
-        if self.token.is_some() { CredentialKind::Token } else { CredentialKind::X509 }
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{ChangeError, Publisher, aside, interrupted, not_live, told};
 use crate::clock::UnixNanos;
 use crate::config::Config;
-use crate::decision::{self, Good};
+use crate::decision;
 use crate::document::Problems;
 use crate::gateway::{Concerns, Live};
 use crate::history::{Actor, Cause, Way};
@@ -14,7 +14,6 @@ use crate::name::PartnerId;
 use crate::partner::Revoked;
 use crate::store::{Commit, Store};
 use crate::token::{KeyState, RevokedToken, StoredKey, TokenSettings, Tokens};
-use data_encoding::BASE64URL_NOPAD;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -33,60 +32,6 @@ pub struct KeysState {
     issuer: String,
     /// By the time from which they sign.
     keys: Vec<KeyState>,
-}
-
-/// What an upstream is told of an access token (RFC 7662 section 2.2, RFC 8705 section 3.2): of one that is not good, that it is not.
-#[derive(Default, Serialize, JsonSchema)]
-pub struct Introspection {
-    active: bool,
-    /// What of its scope is granted now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scope: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exp: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    iat: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sub: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aud: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    iss: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    jti: Option<String>,
-    /// Whom it is bound to: it is good with this certificate alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cnf: Option<Confirmation>,
-}
-
-/// RFC 8705 section 3.1.
-#[derive(Serialize, JsonSchema)]
-pub struct Confirmation {
-    #[serde(rename = "x5t#S256")]
-    certificate: String,
-}
-
-impl Introspection {
-    fn of(good: &Good) -> Self {
-        let token = &good.token;
-        Introspection {
-            active: true,
-            scope: Some(good.scope.clone()),
-            client_id: Some(token.partner.to_string()),
-            token_type: Some("Bearer"),
-            exp: Some(token.expires.seconds()),
-            iat: Some(token.issued.seconds()),
-            sub: Some(token.partner.to_string()),
-            aud: Some(token.upstream.to_string()),
-            iss: Some(token.issuer.to_string()),
-            jti: Some(token.id.to_string()),
-            cnf: Some(Confirmation { certificate: BASE64URL_NOPAD.encode(&token.certificate.0) }),
-        }
-    }
 }
 
 /// What is wanted of the keys.
@@ -162,13 +107,6 @@ impl Publisher {
     /// The public keys as others verify with them.
     pub fn jwks(&self) -> Option<Value> {
         self.live.load().as_ref().and_then(|live| Some(live.snapshot.tokens.as_ref()?.ring.jwks(self.now())))
-    }
-
-    /// What an upstream is told of an access token, on what is live now.
-    pub fn introspect(&self, text: &str) -> Introspection {
-        let live = self.live.load();
-        let good = live.as_ref().and_then(|live| decision::introspect(&live.snapshot, text, self.clock.now()));
-        good.map_or_else(Introspection::default, |good| Introspection::of(&good))
     }
 
     /// Does with the keys what an operator wants.

@@ -63,6 +63,8 @@ pub struct RequestSettings {
     pub head: HeadLimits,
     /// Field names, in lower case, whose values policy and records may see.
     pub policy_headers: Vec<String>,
+    /// Access tokens are looked for.
+    pub bearer: bool,
 }
 
 /// The revisions of what a decision was made on.

@@ -7,12 +7,14 @@ use crate::identity::{Certificate, Fingerprint, Serial};
 use crate::jose::{self, Jws};
 use crate::name::{CredentialId, Environment, GrantId, PartnerId, UpstreamName};
 use crate::operation::OperationId;
+use crate::partner::CredentialKind;
 use crate::reason::Reason;
 use data_encoding::BASE64URL_NOPAD;
 use imbl::HashMap;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -58,6 +60,11 @@ pub struct AccessToken {
 }
 
 impl AccessToken {
+    /// What a request proves itself with that comes with this.
+    pub fn kind(token: Option<&Self>) -> CredentialKind {
+        if token.is_some() { CredentialKind::Token } else { CredentialKind::X509 }
+    }
+
     pub fn covers(&self, operation: &OperationId, grant: &GrantId) -> bool {
         self.scope.binary_search(operation).is_ok() && self.grants.binary_search(grant).is_ok()
     }
@@ -90,14 +97,19 @@ pub struct Order<'a> {
     pub from: Option<&'a AccessToken>,
 }
 
-/// A token that was made.
-#[derive(Debug)]
+/// A token that was made. Its text is not shown by `Debug`.
 pub struct Issued {
     pub text: String,
     pub id: String,
     pub expires: UnixNanos,
     /// In seconds.
     pub expires_in: u64,
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued").field("id", &self.id).field("expires", &self.expires).finish_non_exhaustive()
+    }
 }
 
 /// Why no token is made.

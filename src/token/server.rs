@@ -156,7 +156,7 @@ impl OauthError {
         }
     }
 
-    /// With 401 it is told how else a client could authenticate, which it cannot (RFC 6749 section 5.2).
+    /// 400 for a client that is not authenticated too: 401 would name another way to be, and there is none.
     pub fn status(self) -> u16 {
         match self {
             OauthError::TemporarilyUnavailable => 503,

@@ -5,7 +5,6 @@ use crate::harness::{Gate, HOST, copy_folder, python, run};
 use crate::issue::{Client, URI, onboard, with_ca};
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// Calls that a gateway with a CA of its own, and operators, has no good answer to.
@@ -255,10 +254,7 @@ fn every_answer_is_as_its_schema_says() {
     fs::write(policies.join("reasons.yaml"), "reasons:\n  x-a: \"A\"\n").unwrap();
     copy_folder(&policies, &next);
     fs::write(next.join("custom/data.yaml"), "limit: 1\n").unwrap();
-    let secret = setup.dir.path().join("token-keys");
-    fs::write(&secret, "x".repeat(44)).unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    let secret = format!("file:{}", secret.display());
+    let secret = setup.token_secret();
     let tokens = json!({"issuer": format!("https://{HOST}"), "secret": secret, "authorization_server": {}});
     let gate = setup.set("policy.candidate", json!({"dir": next})).set("tokens", tokens).start();
     onboard(&gate);

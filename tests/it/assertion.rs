@@ -13,16 +13,8 @@ const ISSUER: &str = "https://api.partners.example.com";
 
 fn setup() -> Setup {
     let setup = Setup::new();
-    let secret = setup.dir.path().join("token-keys");
-    fs::write(&secret, "x".repeat(44)).unwrap();
-    chmod(&secret);
-    let tokens = json!({"issuer": ISSUER, "secret": format!("file:{}", secret.display())});
+    let tokens = json!({"issuer": ISSUER, "secret": setup.token_secret()});
     setup.set("tokens", tokens).set("routes.api.assertion", true)
-}
-
-fn chmod(file: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Calls once with these fields, and gives every assertion that the upstream has received of it.
@@ -102,7 +94,7 @@ fn assertion_is_sent_where_the_route_says_so_alone_and_needs_keys() {
         assert!(exit == Some(3) && said.contains(key) && said.contains(why), "{value}: {said}");
     }
     let short = setup();
-    fs::write(short.dir.path().join("token-keys"), "short\n").unwrap();
+    fs::write(short.pki.dir().join("token-keys"), "short\n").unwrap();
     let (exit, said) = short.start_expecting_failure();
     assert!(exit == Some(3) && said.contains("5 bytes") && said.contains("openssl rand"), "{said}");
 }
@@ -229,7 +221,7 @@ fn keys_are_opened_by_their_secret_alone_and_told_with_their_tag() {
     let held: Vec<u8> =
         fs::read_dir(state).unwrap().flat_map(|entry| fs::read(entry.unwrap().path()).unwrap_or_default()).collect();
     assert!(!String::from_utf8_lossy(&held).contains("PRIVATE KEY"));
-    fs::write(gate.dir.path().join("token-keys"), "y".repeat(44)).unwrap();
+    fs::write(gate.pki.dir().join("token-keys"), "y".repeat(44)).unwrap();
     let check = gate.cli(&["check"]);
     assert!(
         check.exit == Some(3) && format!("{}{}", check.text(), check.stderr).contains("tokens.secret"),

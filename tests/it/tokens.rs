@@ -5,7 +5,7 @@ use crate::harness::{Gate, HOST, Identity, Over, Response, Setup, await_some, bl
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,10 +16,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 fn setup() -> Setup {
     let setup = Setup::new();
-    let secret = setup.dir.path().join("token-keys");
-    fs::write(&secret, "x".repeat(44)).unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    let secret = format!("file:{}", secret.display());
+    let secret = setup.token_secret();
     setup.set("tokens", json!({"issuer": ISSUER, "secret": secret, "authorization_server": {}}))
 }
 
@@ -284,6 +281,18 @@ fn stolen_and_altered_tokens_are_worth_nothing() {
     let answer = gate.dial().identity(&gate.acme).open().request(url);
     denied(answer, "token-ambiguous").expect(400);
     assert!(!gate.records_text().contains(signature), "a token in the URL is masked");
+    // What an operator is told of it.
+    let log = gate.dir.path().join("records.jsonl");
+    let refused = call(&gate, &gate.globex, &bearer(&token));
+    gate.record_of(refused.id());
+    let told = gate.cli(&["policy", "explain", "--decision", refused.id(), "--log", log.to_str().unwrap()]).ok();
+    assert!(told.contains("token-wrong-partner") && told.contains("policy had no say in it"), "{told}");
+    let certificate = gate.globex.chain_file.to_str().unwrap();
+    let header = format!("Authorization: Bearer {token}");
+    let told = gate
+        .cli(&["policy", "explain", "--path", "/items", "--cert", certificate, "--header", &header, "--host", HOST])
+        .ok();
+    assert!(told.contains("by the floor") && told.contains("token-wrong-partner"), "{told}");
     // Outside of its scope, although it is granted.
     let narrow = issued(&gate, "client_id=acme&scope=items.list");
     let answer = denied(call(&gate, &gate.acme, &bearer(&narrow)), "token-scope-exceeded");

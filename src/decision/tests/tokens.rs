@@ -53,7 +53,7 @@ impl Gate {
     #[track_caller]
     fn refused(&self, form: &str) -> String {
         let refused = self.asked(form).unwrap_err();
-        refused.reasons.iter().map(Reason::as_str).collect::<Vec<_>>().join(" ")
+        refused.denial.reasons.iter().map(Reason::as_str).collect::<Vec<_>>().join(" ")
     }
 
     #[track_caller]
@@ -177,12 +177,12 @@ fn client_is_who_the_certificate_says_and_nothing_else_authenticates() {
     let in_url = request(Method::POST, "/oauth2/token?grant_type=client_credentials", "api.example");
     let form = Form::parse(Some("application/x-www-form-urlencoded"), FORM.as_bytes()).unwrap();
     let refused = decide_token(&gate.snapshot, &peer, (&in_url, NOW), Ok(&form), &gate.slots).unwrap_err();
-    assert_eq!(refused.reasons, [Reason::TokenRequestMalformed]);
+    assert_eq!(refused.denial.reasons, [Reason::TokenRequestMalformed]);
     // The floor comes first, and says what it says to everybody.
     let mut gate = gate;
     gate.changed(|acme| acme.partner.state = PartnerState::Draft);
     let refused = gate.asked("nonsense").unwrap_err();
-    assert!(refused.reasons == [Reason::PartnerNotActive] && !refused.identity_stands);
+    assert!(refused.denial.reasons == [Reason::PartnerNotActive] && !refused.denial.identity_stands);
 }
 
 #[test]
@@ -356,9 +356,12 @@ fn client_revokes_its_own_tokens_and_no_other() {
     assert_eq!((revoked.id.as_str(), revoked.expires), (granted.token.id.as_str(), granted.token.expires));
     // What is no token is no error (RFC 7009 section 2.2).
     assert_eq!(revoke(&peer, "acme", "nonsense").unwrap(), None);
-    assert_eq!(revoke(&globex, "globex", &granted.token.text).unwrap_err().reasons, [Reason::TokenWrongPartner]);
-    assert_eq!(revoke(&globex, "acme", &granted.token.text).unwrap_err().reasons, [Reason::TokenClientNotAuthentic]);
-    assert_eq!(revoke(&peer, "acme", "").unwrap_err().reasons, [Reason::TokenRequestMalformed]);
+    assert_eq!(revoke(&globex, "globex", &granted.token.text).unwrap_err().denial.reasons, [Reason::TokenWrongPartner]);
+    assert_eq!(
+        revoke(&globex, "acme", &granted.token.text).unwrap_err().denial.reasons,
+        [Reason::TokenClientNotAuthentic]
+    );
+    assert_eq!(revoke(&peer, "acme", "").unwrap_err().denial.reasons, [Reason::TokenRequestMalformed]);
 }
 
 #[test]
@@ -420,7 +423,7 @@ fn token_is_exchanged_for_a_narrower_one_and_never_for_a_wider() {
     let last = gate.asked_at(&peer, &exchanged(&whole, ""), later).unwrap();
     assert_eq!((last.token.expires_in, last.token.expires), (10, whole.token.expires));
     let over = gate.asked_at(&peer, &exchanged(&whole, ""), whole.token.expires).unwrap_err();
-    assert_eq!(over.reasons, [Reason::TokenExpired]);
+    assert_eq!(over.denial.reasons, [Reason::TokenExpired]);
     // A grant that came later is none that the token was issued by.
     gate.changed(|acme| acme.grants = vec![grant("acme-new", &["invoices.read"])]);
     assert_eq!(gate.refused(&exchanged(&whole, "")), "token-scope-empty");
@@ -469,14 +472,14 @@ fn only_ones_own_token_is_exchanged_and_with_the_certificate_that_it_is_bound_to
     }
     let globex = verified(&gate.snapshot, &gate.world.globex_leaf);
     let stolen = exchanged(&granted, "").replace("client_id=acme", "client_id=globex");
-    assert_eq!(gate.asked_at(&globex, &stolen, NOW).unwrap_err().reasons, [Reason::TokenWrongPartner]);
+    assert_eq!(gate.asked_at(&globex, &stolen, NOW).unwrap_err().denial.reasons, [Reason::TokenWrongPartner]);
     let second = gate.world.acme_ca.issue(|_| {});
     gate.changed(|acme| {
         acme.credentials.push(credential("acme-second", "acme-ca", Match::FingerprintSha256(Fingerprint::of(&second))));
     });
     let peer = verified(&gate.snapshot, &second);
     assert_eq!(
-        gate.asked_at(&peer, &exchanged(&granted, ""), NOW).unwrap_err().reasons,
+        gate.asked_at(&peer, &exchanged(&granted, ""), NOW).unwrap_err().denial.reasons,
         [Reason::TokenWrongCertificate]
     );
 }
@@ -489,9 +492,9 @@ fn token_is_had_from_the_partners_networks_alone() {
     let elsewhere =
         RequestFacts { source: from("203.0.113.9"), ..request(Method::POST, "/oauth2/token", "api.example") };
     let refused = decide_token(&gate.snapshot, &peer, (&elsewhere, NOW), Ok(&form), &gate.slots).unwrap_err();
-    assert!(refused.reasons == [Reason::NetworkNotAllowed] && refused.identity_stands);
-    assert!(may_ask(&gate.snapshot, &peer, &elsewhere, &gate.slots).is_err());
-    assert!(may_ask(&gate.snapshot, &peer, &gate.world.request, &gate.slots).is_ok());
+    assert!(refused.denial.reasons == [Reason::NetworkNotAllowed] && refused.denial.identity_stands);
+    assert!(may_ask(&gate.snapshot, &peer, &elsewhere, false, &gate.slots).is_err());
+    assert!(may_ask(&gate.snapshot, &peer, &gate.world.request, false, &gate.slots).is_ok());
 }
 
 #[test]

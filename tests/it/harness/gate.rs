@@ -185,6 +185,12 @@ impl Setup {
         &self.registry
     }
 
+    /// A reference to a secret that signing keys can be kept under, for `tokens.secret`.
+    pub fn token_secret(&self) -> String {
+        let file = self.pki.write("token-keys", 0o600, "x".repeat(44).as_bytes());
+        format!("file:{}", file.display())
+    }
+
     /// Sets an environment variable of the gateway.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
