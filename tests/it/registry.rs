@@ -771,6 +771,8 @@ fn an_apply_whose_caller_goes_away_leaves_database_and_requests_of_one_mind() {
     for round in 0..12 {
         admin(&socket(&gate), "POST", "/v1/apply", &open);
         get(&mut conn, "/items").expect(200);
+        // What was used is written first, so that what is written then is the change.
+        admin(&socket(&gate), "GET", "/v1/credentials?partner=acme", &json!({}));
         let (revision, before) = (gate.metric(REVISION), written());
         let mut stream = UnixStream::connect(socket(&gate)).unwrap();
         let body = closed.to_string();
