@@ -11,15 +11,19 @@ use partnergate::jose::Algorithm;
 use partnergate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId, UpstreamName};
 use partnergate::operation::{OperationId, RouteName, openapi};
 use partnergate::partner::{
-    Anchor, ClientAuthUsage, Credential, CredentialState, Der, Grant, Network, Partner, PartnerRecord, PartnerState,
-    Period, Revocation, Root,
+    Anchor, ApiKey, BoundTo, ClientAuthUsage, Credential, CredentialState, Der, Grant, Network, Partner, PartnerRecord,
+    PartnerState, Period, Revocation, Root,
 };
 use partnergate::policy::{EngineKind, PolicyLimits, PolicySource};
 use partnergate::registry::{Change, Registry};
-use partnergate::request::{Bearer, HeadLimits, Host, RequestFacts, TlsFacts, UpgradeWanted, canonicalise, judge_head};
+use partnergate::request::{
+    Brought, HeadLimits, Host, RequestFacts, TlsFacts, UpgradeWanted, canonicalise, judge_head,
+};
 use partnergate::route::{Forward, Route, TokenUse};
 use partnergate::snapshot::{Ahead, RequestSettings, ServerCertificateSource, Snapshot, Sources};
-use partnergate::token::{Form, Rotation, Server, StoredKey, TokenSettings, Tokens};
+use partnergate::token::{
+    ApiKeySettings, Form, KeyUse, MadeKey, Rotation, Server, StoredKey, TokenSettings, Tokens, find_key,
+};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use regorus::languages::rego::compiler::Compiler;
 use regorus::rvm::RegoVM;
@@ -131,6 +135,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
                     emergency: None,
                 })
                 .collect(),
+            api_keys: Vec::new(),
         };
         changes.push(Change::Partner(id.clone(), Some(record.into())));
     }
@@ -148,6 +153,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
             max_body: 1,
             stream_idle: Duration::from_secs(1),
             token: TokenUse::Accepted,
+            api_key: TokenUse::Accepted,
             forward: Forward::default(),
             place: String::new(),
             operations: None,
@@ -164,6 +170,7 @@ fn world(partners: usize, policy: PolicySource) -> World {
             head: HeadLimits { max_bytes: 16_384, max_fields: 100 },
             policy_headers: vec![],
             bearer: false,
+            api_key: false,
         },
         certificates: vec![ServerCertificateSource {
             chain_file: "server.pem".into(),
@@ -194,7 +201,8 @@ fn world(partners: usize, policy: PolicySource) -> World {
         headers: vec![],
         content_length: None,
         upgrade: UpgradeWanted::No,
-        bearer: Bearer::None,
+        bearer: Brought::None,
+        api_key: Brought::None,
         now,
     };
     World { snapshot, peer, request, leaf, slots: Slots::new(1000, usize::MAX, WhenFull::Deny) }
@@ -346,7 +354,10 @@ fn tokens(c: &mut Criterion) {
     let rotation = Rotation { every, ahead: lifetime, longest: lifetime };
     for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
         let server = Server::of("https://api.example.com").unwrap();
-        let settings = TokenSettings { server, lifetime: Some(lifetime), algorithm, secret: secret.clone(), rotation };
+        let api_keys = Some(ApiKeySettings { accepted_in: KeyUse::Header, longest: every });
+        let secret_of = secret.clone();
+        let settings =
+            TokenSettings { server, lifetime: Some(lifetime), api_keys, algorithm, secret: secret_of, rotation };
         let key = StoredKey::generate(algorithm, &secret, (now, now)).unwrap();
         let made = || Tokens::new(settings.clone(), vec![key.clone()], snapshot.environment.clone()).unwrap();
         let tokens = Some(Arc::new(made()));
@@ -369,7 +380,7 @@ fn tokens(c: &mut Criterion) {
             let fresh = || made().access.unwrap();
             b.iter_batched(fresh, |access| access.verified(black_box(&text), now).unwrap(), BatchSize::SmallInput);
         });
-        let request = RequestFacts { bearer: Bearer::Token(text.as_str().into()), ..request.clone() };
+        let request = RequestFacts { bearer: Brought::Text(text.as_str().into()), ..request.clone() };
         c.bench_function(&format!("decide with a token, {name}"), |b| {
             b.iter(|| match decide(&snapshot, &peer, black_box(&request), &slots) {
                 Decision::Allow(permit) => permit,
@@ -379,5 +390,51 @@ fn tokens(c: &mut Criterion) {
     }
 }
 
-criterion_group!(all, benches, rules, tokens);
+/// A request that comes with an API key, and what looking at the key alone takes.
+fn api_keys(c: &mut Criterion) {
+    let World { snapshot, peer, request, slots, .. } = world(10, library());
+    let (now, day) = (request.now, Duration::from_secs(86_400));
+    let settings = TokenSettings {
+        server: Server::of("https://api.example.com").unwrap(),
+        lifetime: None,
+        api_keys: Some(ApiKeySettings { accepted_in: KeyUse::Header, longest: day }),
+        algorithm: Algorithm::Es256,
+        secret: [7; 32].into(),
+        rotation: Rotation { every: day, ahead: day / 2, longest: day },
+    };
+    let tokens = Arc::new(Tokens::new(settings, Vec::new(), snapshot.environment.clone()).unwrap());
+    let keys = tokens.api_keys.clone().unwrap();
+    let MadeKey { text, hash } = keys.make().unwrap();
+    let id = PartnerId::parse("p0").unwrap();
+    let mut record = PartnerRecord::clone(snapshot.registry.partner(&id).unwrap());
+    record.api_keys.push(ApiKey {
+        id: CredentialId::parse("key").unwrap(),
+        owner: "team".into(),
+        hash,
+        bound_to: BoundTo::FingerprintSha256(peer.leaf.fingerprint),
+        grants: record.grants.iter().map(|grant| grant.id.clone()).collect(),
+        operations: None,
+        networks: None,
+        environments: vec![snapshot.environment.clone()],
+        ends: UnixNanos(i64::MAX),
+        approval: None,
+        retiring: None,
+        revoked: None,
+    });
+    let registry = snapshot.registry.with(2, &[Change::Partner(id.clone(), Some(Arc::new(record)))]).unwrap();
+    let snapshot = snapshot.with_registry(registry, &[id], None, now).map_err(|p| p.to_string()).unwrap();
+    let snapshot = snapshot.with_tokens(Some(tokens), now).map_err(|p| p.to_string()).unwrap();
+    c.bench_function("an API key, read and hashed", |b| b.iter(|| keys.read(black_box(&text)).unwrap()));
+    let target = "/v1/invoices/2026-0815?page=2";
+    c.bench_function("an API key, looked for in a URL", |b| b.iter(|| find_key(black_box(target)).is_none()));
+    let request = RequestFacts { api_key: Brought::Text(text.as_str().into()), ..request };
+    c.bench_function("decide with an API key", |b| {
+        b.iter(|| match decide(&snapshot, &peer, black_box(&request), &slots) {
+            Decision::Allow(permit) => permit,
+            Decision::Deny(denial) => panic!("{denial:?}"),
+        });
+    });
+}
+
+criterion_group!(all, benches, rules, tokens, api_keys);
 criterion_main!(all);

@@ -13,6 +13,7 @@
 
 mod anchors;
 mod answer;
+mod api_keys;
 mod approvals;
 mod caller;
 mod candidate;
@@ -36,8 +37,9 @@ mod status;
 mod suspend;
 
 pub use anchors::{AnchorCall, DenyCall};
+pub use api_keys::{ApiKeyCall, FindKeyCall, KeyRotateCall};
 pub use approvals::{ApprovalAnswer, VerdictCall, document as approval_document};
-pub use caller::user_name;
+pub use caller::{KEY_TYPED, user_name};
 pub use candidate::PromoteCall;
 pub use credentials::RotateCall;
 pub use explain::{ExplainCall, HeaderCall};
@@ -115,6 +117,8 @@ fn calls() -> (Router<Shared>, Value) {
         .api_route("/v1/grants/{id}", get(registry::grant))
         .api_route("/v1/partners/{id}/credentials/{credential}", get(registry::credential))
         .api_route("/v1/credentials", get(credentials::list))
+        .api_route("/v1/api-keys", get(api_keys::list))
+        .api_route("/v1/api-keys/find", post(api_keys::find))
         .api_route("/v1/certificates", get(issue::list))
         .api_route("/v1/enrolments", get(issue::enrolments))
         .api_route("/v1/ca", get(issue::ca))
@@ -142,6 +146,8 @@ fn calls() -> (Router<Shared>, Value) {
             put(grants::add_credential).patch(grants::edit_credential),
         )
         .api_route("/v1/partners/{id}/credentials/{credential}/rotate", post(credentials::rotate))
+        .api_route("/v1/partners/{id}/api-keys/{key}", put(api_keys::add).patch(api_keys::edit))
+        .api_route("/v1/partners/{id}/api-keys/{key}/rotate", post(api_keys::rotate))
         .api_route("/v1/networks/{name}", put(networks::add).patch(networks::change).delete(networks::remove))
         .api_route("/v1/anchors/{name}", put(anchors::add).patch(anchors::edit).delete(anchors::remove))
         .api_route("/v1/grants/{id}", patch(grants::edit_grant))

@@ -31,6 +31,11 @@ fn exchanged(before: &PartnerRecord, after: &PartnerRecord) -> bool {
     !before.credentials.iter().all(same)
 }
 
+/// Whether an API key permits more than it did.
+pub fn key_permits_more(before: &ApiKey, after: &ApiKey) -> bool {
+    !widening::of_api_key(Some(before), after).is_empty()
+}
+
 /// Whether a grant permits more than it did.
 pub fn permits_more(before: &Grant, after: &Grant) -> bool {
     !widening::of_grant(Some(before), after).is_empty()
@@ -38,7 +43,7 @@ pub fn permits_more(before: &Grant, after: &Grant) -> bool {
 
 use crate::clock::UnixNanos;
 use crate::name::ApprovalId;
-use crate::partner::{Credential, Grant, PartnerRecord};
+use crate::partner::{ApiKey, Credential, Grant, PartnerRecord};
 use crate::registry::{Change, Registry, find_credential};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};

@@ -5,12 +5,14 @@
 
 mod bearer;
 mod issuing;
+mod presented;
 mod slots;
 mod suppose;
 
 pub use issuing::{
     ACCESS_TOKEN, Good, Granted, MOST_REVOKED, NotGranted, decide_revocation, decide_token, introspect, may_ask,
 };
+pub use presented::Narrowed;
 pub use slots::{Slot, Slots, WhenFull};
 pub use suppose::{Supposed, Supposition, suppose};
 
@@ -25,8 +27,7 @@ use crate::registry::{Resolution, find_grant};
 use crate::request::{CanonicalRequest, RequestFacts, UpgradeWanted};
 use crate::route::{Found, Route};
 use crate::snapshot::Snapshot;
-use crate::token::AccessToken;
-use bearer::token_of;
+use presented::{Presented, presented};
 use std::sync::Arc;
 
 /// The outcome, with the place for its record.
@@ -45,7 +46,7 @@ pub struct Permit {
     upstream: UpstreamName,
     until: UnixNanos,
     observed: Vec<Reason>,
-    token: Option<Arc<AccessToken>>,
+    narrowed: Narrowed,
     slot: Slot,
 }
 
@@ -66,7 +67,8 @@ impl Permit {
         &self.upstream
     }
 
-    /// When the clock alone ends what was allowed: certificate, engagement, grant or access token, whichever is first.
+    /// When the clock alone ends what was allowed: certificate, engagement, grant, access token or API key, whichever is
+    /// first.
     pub fn until(&self) -> UnixNanos {
         self.until
     }
@@ -76,9 +78,9 @@ impl Permit {
         &self.observed
     }
 
-    /// The access token that it rests on as well.
-    pub fn token(&self) -> Option<&Arc<AccessToken>> {
-        self.token.as_ref()
+    /// The access token and the API key that it rests on as well.
+    pub fn narrowed(&self) -> &Narrowed {
+        &self.narrowed
     }
 
     pub fn slot(&self) -> &Slot {
@@ -102,14 +104,20 @@ pub struct Denial {
     pub slot: Option<Slot>,
     /// Whether the floor carries the identity, so that another request of it could be allowed.
     pub identity_stands: bool,
-    /// The access token that it came with, where that is good.
-    pub token: Option<Arc<AccessToken>>,
+    /// The access token and the API key that it came with, where they are good.
+    pub narrowed: Narrowed,
 }
 
 impl Denial {
     /// For one reason, of an identity that stands.
     fn of(reason: Reason, detail: Option<String>, slots: &Slots) -> Self {
-        Denial { reasons: vec![reason], detail, slot: slots.reserve(), identity_stands: true, token: None }
+        Denial {
+            reasons: vec![reason],
+            detail,
+            slot: slots.reserve(),
+            identity_stands: true,
+            narrowed: Narrowed::default(),
+        }
     }
 
     pub fn reason(&self) -> &Reason {
@@ -171,20 +179,20 @@ fn operation_of<'a>(
 /// Decides one request.
 pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &Slots) -> Decision {
     let situation = Situation::of(snapshot, peer, request);
-    let deny = |(reasons, detail): Refused, identity_stands, token| {
-        Decision::Deny(Denial { reasons, detail, slot: slots.reserve(), identity_stands, token })
+    let deny = |(reasons, detail): Refused, identity_stands, narrowed| {
+        Decision::Deny(Denial { reasons, detail, slot: slots.reserve(), identity_stands, narrowed })
     };
     let who = match standing_as(snapshot, peer, request.now, &situation.resolution) {
         Ok(who) => who,
-        Err(refused) => return deny(refused, false, None),
+        Err(refused) => return deny(refused, false, Narrowed::default()),
     };
-    let token = match who.token(request, &situation) {
-        Ok(token) => token,
-        Err(refused) => return deny(refused, true, None),
+    let presented = match who.presented(request, &situation) {
+        Ok(presented) => presented,
+        Err(refused) => return deny(refused, true, Narrowed::default()),
     };
     let decided = |facts: &Facts<'_>| snapshot.policy.decide(facts, &snapshot.values);
-    match judge(&who, request, &situation, token.as_deref(), decided) {
-        Err(refused) => deny(refused, true, token),
+    match judge(&who, request, &situation, &presented, decided) {
+        Err(refused) => deny(refused, true, presented.narrowed()),
         Ok(allowed) => match slots.reserve_for(&allowed.partner) {
             Some(slot) => Decision::Allow(Permit {
                 partner: allowed.partner,
@@ -193,10 +201,10 @@ pub fn decide(snapshot: &Snapshot, peer: &Peer, request: &RequestFacts, slots: &
                 upstream: allowed.upstream,
                 until: allowed.until,
                 observed: allowed.observed,
-                token,
+                narrowed: presented.narrowed(),
                 slot,
             }),
-            None => deny((vec![Reason::RecordUnavailable], None), true, token),
+            None => deny((vec![Reason::RecordUnavailable], None), true, presented.narrowed()),
         },
     }
 }
@@ -213,9 +221,9 @@ pub fn decide_under(
 ) -> Result<GrantId, Refused> {
     let situation = Situation::of(snapshot, peer, request);
     let who = standing_as(snapshot, peer, request.now, &situation.resolution)?;
-    let token = who.token(request, &situation)?;
+    let presented = who.presented(request, &situation)?;
     let decided = |facts: &Facts<'_>| policy.decide(facts, &snapshot.values);
-    judge(&who, request, &situation, token.as_deref(), decided).map(|allowed| allowed.grant)
+    judge(&who, request, &situation, &presented, decided).map(|allowed| allowed.grant)
 }
 
 /// Whom the floor carries at `now`, whatever is asked for.
@@ -263,7 +271,7 @@ pub struct Standing<'a> {
     until: UnixNanos,
 }
 
-impl Standing<'_> {
+impl<'a> Standing<'a> {
     pub fn partner(&self) -> &PartnerId {
         &self.record.partner.id
     }
@@ -281,14 +289,14 @@ impl Standing<'_> {
     pub fn decide_again(&self, request: &RequestFacts, last: &mut LastVerdict) -> Result<UnixNanos, Refused> {
         let situation = Situation::of(self.snapshot, self.peer, request);
         let Snapshot { policy, values, .. } = self.snapshot;
-        let token = self.token(request, &situation)?;
+        let presented = self.presented(request, &situation)?;
         let decided = |facts: &Facts<'_>| policy.decide_unless_same(facts, values, last);
-        judge(self, request, &situation, token.as_deref(), decided).map(|a| a.until)
+        judge(self, request, &situation, &presented, decided).map(|a| a.until)
     }
 
-    /// The access token that a request of it comes with.
-    fn token(&self, request: &RequestFacts, situation: &Situation<'_>) -> Result<Option<Arc<AccessToken>>, Refused> {
-        token_of(self.snapshot, self.record, Some(self.peer), (request, situation), self.now)
+    /// The access token and the API key that a request of it comes with.
+    fn presented(&self, request: &RequestFacts, situation: &Situation<'_>) -> Result<Presented<'a>, Refused> {
+        presented(self.snapshot, self.record, Some(self.peer), (request, situation), self.now)
     }
 }
 
@@ -309,11 +317,11 @@ fn judge(
     who: &Standing<'_>,
     request: &RequestFacts,
     situation: &Situation<'_>,
-    token: Option<&AccessToken>,
+    presented: &Presented<'_>,
     policy: impl FnOnce(&Facts<'_>) -> Verdict,
 ) -> Result<Allowed, Refused> {
     let Standing { snapshot, peer, now, record, credential, until } = *who;
-    let facts = facts_of(snapshot, (record, credential), Some(peer), (request, token), situation, now);
+    let facts = facts_of(snapshot, (record, credential), Some(peer), (request, presented), situation, now);
     let mut allowed = judge_facts(snapshot, &facts, situation, policy)?;
     allowed.until = allowed.until.min(until);
     Ok(allowed)
@@ -323,7 +331,7 @@ fn facts_of<'a>(
     snapshot: &'a Snapshot,
     (record, credential): (&'a Arc<PartnerRecord>, &'a Credential),
     peer: Option<&'a Peer>,
-    (request, token): (&'a RequestFacts, Option<&'a AccessToken>),
+    (request, presented): (&'a RequestFacts, &'a Presented<'a>),
     situation: &'a Situation<'a>,
     now: UnixNanos,
 ) -> Facts<'a> {
@@ -336,7 +344,8 @@ fn facts_of<'a>(
         operation: situation.operation.as_ref(),
         route: situation.route.route().map(|r| r.name.as_str()),
         request,
-        token,
+        token: presented.token.as_deref(),
+        api_key: presented.key,
         now,
     }
 }
@@ -347,7 +356,7 @@ fn judge_facts(
     situation: &Situation<'_>,
     policy: impl FnOnce(&Facts<'_>) -> Verdict,
 ) -> Result<Allowed, Refused> {
-    let Facts { record, credential, request, token, now, .. } = *facts;
+    let Facts { record, credential, request, token, api_key, now, .. } = *facts;
     let one = |reason: Reason| (vec![reason], None);
     if situation.route == Found::NoHost {
         return Err(one(Reason::HostMismatch));
@@ -363,13 +372,17 @@ fn judge_facts(
     match policy(facts) {
         Verdict::Allow { grant, observed } => {
             let allowed = check_grant(snapshot, record, credential, operation, route, &grant, now)?;
-            match token {
-                Some(token) if !token.covers(&allowed.operation, &allowed.grant) => {
-                    Err(one(Reason::TokenScopeExceeded))
-                }
-                Some(token) => Ok(Allowed { until: allowed.until.min(token.expires), observed, ..allowed }),
-                None => Ok(Allowed { observed, ..allowed }),
+            if token.is_some_and(|token| !token.covers(&allowed.operation, &allowed.grant)) {
+                return Err(one(Reason::TokenScopeExceeded));
             }
+            if api_key.is_some_and(|key| !key.covers(&allowed.operation, &allowed.grant)) {
+                return Err(one(Reason::ApiKeyScopeExceeded));
+            }
+            if api_key.is_some_and(|key| !key.admits(&situation.networks)) {
+                return Err(one(Reason::NetworkNotAllowed));
+            }
+            let ends = token.map(|token| token.expires).into_iter().chain(api_key.map(|key| key.ends));
+            Ok(Allowed { until: ends.fold(allowed.until, UnixNanos::min), observed, ..allowed })
         }
         Verdict::Deny { mut reasons, detail } => {
             if reasons.contains(&Reason::OperationNotGranted) {

@@ -8,7 +8,7 @@ use crate::clock::UnixNanos;
 use crate::fetch::Overview;
 use crate::identity::MatchKind;
 use crate::name::{AnchorName, PartnerId};
-use crate::partner::{Credential, CredentialState, PartnerRecord};
+use crate::partner::{ApiKey, Credential, CredentialStage, CredentialState, PartnerRecord};
 use crate::registry::Registry;
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
@@ -31,10 +31,12 @@ pub enum Kind {
     Anchor,
     RevocationList,
     Credential,
+    ApiKey,
 }
 
 impl Kind {
-    pub const ALL: &'static [Kind] = &[Kind::ServerCertificate, Kind::Anchor, Kind::RevocationList, Kind::Credential];
+    pub const ALL: &'static [Kind] =
+        &[Kind::ServerCertificate, Kind::Anchor, Kind::RevocationList, Kind::Credential, Kind::ApiKey];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,6 +44,7 @@ impl Kind {
             Kind::Anchor => "anchor",
             Kind::RevocationList => "revocation-list",
             Kind::Credential => "credential",
+            Kind::ApiKey => "api-key",
         }
     }
 }
@@ -79,6 +82,7 @@ impl fmt::Display for Expiring {
             Kind::Anchor => "the trust anchor",
             Kind::RevocationList => "the revocation list of the anchor",
             Kind::Credential => "the certificate last seen of the credential",
+            Kind::ApiKey => "the API key",
         };
         write!(f, "{what} `{}`", self.name)?;
         if let Some(partner) = &self.partner {
@@ -140,6 +144,10 @@ pub fn soon(
             let successor = successor_of(credential, record, seen, limit);
             add(Kind::Credential, credential.id.as_str(), Some(&record.partner.id), *ends, successor);
         }
+        for key in record.api_keys.iter().filter(|k| k.revoked.is_none() && k.ends <= limit) {
+            let successor = successor_of_key(key, record, now);
+            add(Kind::ApiKey, key.id.as_str(), Some(&record.partner.id), key.ends, successor);
+        }
     }
     found.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.name.cmp(&b.name)));
     found
@@ -194,6 +202,19 @@ pub fn outgoing(registry: &Registry, used: &HashMap<String, UnixNanos>) -> Vec<O
         }
     }
     found
+}
+
+/// The key that is to take its place, or another one that is good with the same certificate for as much and for longer.
+fn successor_of_key(key: &ApiKey, record: &PartnerRecord, now: UnixNanos) -> Successor {
+    let named = |other: &ApiKey| key.retiring.as_ref().is_some_and(|retiring| retiring.successor == other.id);
+    let as_much = |other: &ApiKey| {
+        (&other.bound_to, &other.grants, &other.operations, &other.networks)
+            == (&key.bound_to, &key.grants, &key.operations, &key.networks)
+    };
+    let good =
+        |other: &&ApiKey| other.id != key.id && other.ends > key.ends && other.stage(now) == CredentialStage::Active;
+    let other = record.api_keys.iter().filter(good).find(|other| named(other) || as_much(other));
+    other.map_or(Successor::Missing, |other| Successor::Registered(other.id.to_string()))
 }
 
 /// Another active credential of the partner that may do as much, and whose certificate, as far as it is known, outlives

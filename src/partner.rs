@@ -25,6 +25,7 @@ macro_rules! states {
 }
 
 mod anchor;
+mod api_key;
 mod credential;
 mod grant;
 mod offboarding;
@@ -33,6 +34,7 @@ mod transition;
 pub use anchor::{
     Anchor, Bundle, ClientAuthUsage, CrlSource, Denied, DeniedCertificate, Der, Revocation, RevocationMode, Root,
 };
+pub use api_key::{ApiKey, BoundTo, KeyHash};
 pub use credential::{Credential, CredentialKind, CredentialStage, CredentialState, OVERLAP, Retiring};
 pub use grant::{Emergency, Grant, GrantState, MAX_EMERGENCY, Provenance, REVIEW_DUE};
 pub use offboarding::{Closed, Enforced, Offboarding, Report};
@@ -293,6 +295,9 @@ pub struct PartnerRecord {
     pub credentials: Vec<Credential>,
     /// Sorted by id.
     pub grants: Vec<Grant>,
+    /// Sorted by id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_keys: Vec<ApiKey>,
 }
 
 /// What is locked down: nobody is served, or nobody under one anchor.
@@ -390,7 +395,8 @@ mod tests {
         assert_eq!((acme.offboard(at(10)), acme.engagement.ends), (Ok(true), Some(UnixNanos(50))));
         assert_eq!((acme.standing(), acme.stage(UnixNanos(9))), (PartnerState::Active, PartnerStage::Offboarding));
         assert_eq!(acme.stage(UnixNanos(10)), PartnerStage::Ended);
-        let mut record = PartnerRecord { partner: acme, credentials: Vec::new(), grants: Vec::new() };
+        let mut record =
+            PartnerRecord { partner: acme, credentials: Vec::new(), grants: Vec::new(), api_keys: Vec::new() };
         record.close(&Revoked { reason: "r".into(), author: "a".into(), at: UnixNanos(11) });
         let mut acme = record.partner;
         assert_eq!((acme.standing(), acme.stage(UnixNanos(9))), (PartnerState::Ended, PartnerStage::Ended));

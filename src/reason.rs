@@ -27,6 +27,9 @@ pub enum Code {
     TokenUnclear,
     TokenRequired,
     TokenInvalid,
+    ApiKeyUnclear,
+    ApiKeyRequired,
+    ApiKeyInvalid,
     InsufficientScope,
     Unavailable,
     UpstreamUnavailable,
@@ -54,6 +57,9 @@ impl Code {
         Code::TokenUnclear,
         Code::TokenRequired,
         Code::TokenInvalid,
+        Code::ApiKeyUnclear,
+        Code::ApiKeyRequired,
+        Code::ApiKeyInvalid,
         Code::InsufficientScope,
         Code::Unavailable,
         Code::UpstreamUnavailable,
@@ -81,12 +87,14 @@ impl Code {
         self.row().3
     }
 
-    /// What `WWW-Authenticate` says with the code, where it is about an access token (RFC 6750 section 3).
+    /// What `WWW-Authenticate` says with the code, where it is about an access token (RFC 6750 section 3) or an API key, for
+    /// which there is no registered scheme.
     pub fn challenge(self) -> Option<&'static str> {
         match self {
             Code::TokenUnclear => Some("Bearer realm=\"partners\", error=\"invalid_request\""),
             Code::TokenRequired => Some("Bearer realm=\"partners\""),
             Code::TokenInvalid => Some("Bearer realm=\"partners\", error=\"invalid_token\""),
+            Code::ApiKeyRequired | Code::ApiKeyInvalid => Some("ApiKey realm=\"partners\""),
             Code::InsufficientScope => Some("Bearer realm=\"partners\", error=\"insufficient_scope\""),
             _ => None,
         }
@@ -123,6 +131,15 @@ impl Code {
             Code::AccessEnded => ("access-not-current", 403, 7, "The permission for this call is not current."),
             Code::TokenUnclear => {
                 ("token-unclear", 400, 13, "An access token is sent in one Authorization field, and nowhere else.")
+            }
+            Code::ApiKeyUnclear => {
+                ("api-key-unclear", 400, 13, "An API key is sent in one X-API-Key field, and nowhere else.")
+            }
+            Code::ApiKeyRequired => {
+                ("api-key-required", 401, 16, "This call needs an API key beside the client certificate.")
+            }
+            Code::ApiKeyInvalid => {
+                ("api-key-invalid", 401, 16, "The API key is not good with this client certificate.")
             }
             Code::TokenRequired => {
                 ("token-required", 401, 16, "This call needs an access token beside the client certificate.")
@@ -189,6 +206,7 @@ macro_rules! reasons {
                         | MethodNotGranted
                         | TlsTooWeak
                         | TokenScopeExceeded
+                        | ApiKeyScopeExceeded
                         | NetworkNotAllowed
                         | GrantNotStarted
                         | GrantExpired
@@ -218,11 +236,13 @@ macro_rules! reasons {
                         | CredentialNotYetValid
                         | CredentialExpired
                         | TokenExpired
+                        | ApiKeyExpired
                         | OperationNotGranted
                         | CredentialNotGranted
                         | MethodNotGranted
                         | TlsTooWeak
                         | TokenScopeExceeded
+                        | ApiKeyScopeExceeded
                         | NetworkNotAllowed
                         | GrantNotStarted
                         | GrantExpired
@@ -318,9 +338,20 @@ reasons! {
     TokenRevoked "token-revoked" TokenInvalid "The access token was revoked.";
     TokenWrongAudience "token-wrong-audience" TokenInvalid "The access token is for another upstream.";
     // What asks for a token.
+    ApiKeyInUrl "api-key-in-url" ApiKeyUnclear "An API key is in the URL, where it has leaked.";
+    ApiKeyAmbiguous "api-key-ambiguous" ApiKeyUnclear "An API key is not in one X-API-Key field, alone: there are several, it is in another field, or an access token is there too.";
+    ApiKeyMissing "api-key-missing" ApiKeyRequired "The route asks for an API key (`api_key: required`), and there is none.";
+    ApiKeyNotAccepted "api-key-not-accepted" ApiKeyInvalid "API keys are not accepted here: they are only exchanged for access tokens (`tokens.api_keys.accepted_in`), the route leaves the field to the upstream, or there is no `tokens.api_keys`.";
+    ApiKeyMalformed "api-key-malformed" ApiKeyInvalid "What came as an API key is none, or is mistyped.";
+    ApiKeyUnknown "api-key-unknown" ApiKeyInvalid "Nobody has this API key here: it never was, waits for approval, or is of another environment.";
+    ApiKeyWrongPartner "api-key-wrong-partner" ApiKeyInvalid "The API key is of another partner.";
+    ApiKeyWrongCertificate "api-key-wrong-certificate" ApiKeyInvalid "The API key is bound to another certificate than that of the connection.";
+    ApiKeyRevoked "api-key-revoked" ApiKeyInvalid "The API key was revoked.";
+    ApiKeyExpired "api-key-expired" ApiKeyInvalid "The API key has ended.";
     TokenRequestMalformed "token-request-malformed" BadRequest "The token request is not as RFC 6749 has it: its form, a parameter that is missing, or one that stands twice.";
     TokenClientNotAuthentic "token-client-not-authentic" IdentityUnknown "The token request names another client than the certificate is of, or brings a secret or an assertion: a certificate alone authenticates.";
     TokenGrantTypeNotServed "token-grant-type-not-served" BadRequest "The token request is of a grant type that is not served.";
+    TokenTypeNotRevoked "token-type-not-revoked" BadRequest "What was to be revoked is an API key: operators revoke those.";
     TokenNotRevoked "token-not-revoked" Unavailable "The token that was to be revoked is not, because that could not be written.";
     TokenRevocationLimit "token-revocation-limit" Unavailable "So many tokens of the partner are revoked and have not expired that no other one is.";
     TokenTargetUnknown "token-target-unknown" BadRequest "The token request names no upstream of the partner, or several, in `audience` or `resource`.";
@@ -335,6 +366,7 @@ reasons! {
     GrantNotValid "grant-not-valid" NotPermitted "Policy allowed without naming a live grant of this partner that covers the operation.";
     MethodNotGranted "method-not-granted" NotPermitted "The grant is for other methods (`methods`).";
     TlsTooWeak "tls-too-weak" NotPermitted "The connection's version of TLS is lower than the grant asks for (`tls_min`), or its cipher suite another (`tls_ciphers`).";
+    ApiKeyScopeExceeded "api-key-scope-exceeded" NotPermitted "The API key is not for this operation, or for none of the grants that permit it.";
     TokenScopeExceeded "token-scope-exceeded" InsufficientScope "The access token is not for this operation, or for none of the grants that permit it.";
     NetworkNotAllowed "network-not-allowed" SourceNotPermitted "The source address is in none of the allowed networks.";
     GrantNotStarted "grant-not-started" AccessEnded "The grant has not started.";

@@ -14,7 +14,7 @@ use crate::history::middles;
 use crate::identity::{Fingerprint, MatchKey, MatchKind, Peer};
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, PartnerId};
 use crate::partner::{
-    ANY_NETWORK, Anchor, Credential, CredentialState, Grant, Lockdown, Locked, Network, PartnerRecord,
+    ANY_NETWORK, Anchor, ApiKey, Credential, CredentialState, Grant, KeyHash, Lockdown, Locked, Network, PartnerRecord,
 };
 use ip_network::IpNetwork;
 use ip_network_table::IpNetworkTable;
@@ -72,7 +72,9 @@ pub struct Registry {
     matches: imbl::HashMap<MatchKey, Holder>,
     /// Certificates and keys that are registered, under whatever anchor: none is for two partners.
     clients: imbl::OrdMap<(MatchKind, Fingerprint), Holder>,
+    /// And API keys: no two have one id.
     credentials: imbl::OrdMap<CredentialId, Arc<PartnerRecord>>,
+    api_keys: imbl::OrdMap<KeyHash, (Arc<PartnerRecord>, u32)>,
     grants: imbl::OrdMap<GrantId, Arc<PartnerRecord>>,
     anchors: imbl::OrdMap<AnchorName, Arc<Anchor>>,
     /// The partners that each anchor may speak for.
@@ -119,6 +121,7 @@ impl Default for Registry {
             matches: imbl::HashMap::new(),
             clients: imbl::OrdMap::new(),
             credentials: imbl::OrdMap::new(),
+            api_keys: imbl::OrdMap::new(),
             grants: imbl::OrdMap::new(),
             anchors: imbl::OrdMap::new(),
             bound: imbl::OrdMap::new(),
@@ -301,7 +304,19 @@ impl Registry {
         self.lockdowns.values()
     }
 
-    /// The partner that has this credential.
+    /// The API key of which this is kept, and the partner that has it.
+    pub fn api_key(&self, hash: &KeyHash) -> Option<(&Arc<PartnerRecord>, &ApiKey)> {
+        let (record, place) = self.api_keys.get(hash)?;
+        Some((record, usize::try_from(*place).ok().and_then(|place| record.api_keys.get(place))?))
+    }
+
+    /// API keys behind an id, sorted by id, with the partner that has each.
+    pub fn api_keys_after(&self, after: Option<&CredentialId>) -> impl Iterator<Item = (&Arc<PartnerRecord>, &ApiKey)> {
+        let all = self.credentials.range::<_, CredentialId>(behind(after));
+        all.filter_map(|(id, record)| Some((record, find_api_key(record, id)?)))
+    }
+
+    /// The partner that has this credential, or this API key.
     pub fn with_credential(&self, id: &CredentialId) -> Option<&Arc<PartnerRecord>> {
         self.credentials.get(id)
     }
@@ -340,6 +355,10 @@ impl Registry {
                 self.clients.remove(&bytes);
             }
             self.credentials.remove(&credential.id);
+        }
+        for key in &record.api_keys {
+            self.api_keys.remove(&key.hash);
+            self.credentials.remove(&key.id);
         }
         for grant in &record.grants {
             self.grants.remove(&grant.id);
@@ -397,6 +416,17 @@ impl Registry {
                 problems.push(Inconsistent::new(id, &at, reason));
             }
         }
+        for (place, key) in (0..).zip(&record.api_keys) {
+            let at = ["api_keys", key.id.as_str(), "hash"];
+            if let Some(other) = self.credentials.insert(key.id.clone(), record.clone()) {
+                let reason = format!("the id `{}` is also one of `{}`", key.id, other.partner.id);
+                problems.push(Inconsistent::new(id, &at[..2], reason));
+            }
+            if let Some((other, _)) = self.api_keys.insert(key.hash, (record.clone(), place)) {
+                let reason = format!("is that of another key, of `{}`", other.partner.id);
+                problems.push(Inconsistent::new(id, &at, reason));
+            }
+        }
         for grant in &record.grants {
             if let Some(other) = self.grants.insert(grant.id.clone(), record.clone()) {
                 let reason = format!("the grant id `{}` is also one of `{}`", grant.id, other.partner.id);
@@ -445,6 +475,17 @@ impl Registry {
             for name in grant.credentials.iter().flatten().filter(|c| find_credential(record, c).is_none()) {
                 let at = ["grants", grant.id.as_str(), "credentials", name.as_str()];
                 wrong(&at, format!("`{id}` has no credential `{name}`"));
+            }
+        }
+        for key in record.api_keys.iter().filter(|key| key.revoked.is_none()) {
+            for name in key.networks.iter().flatten().filter(|n| unknown(n)) {
+                let at = ["api_keys", key.id.as_str(), "networks", name.as_str()];
+                wrong(&at, format!("there is no network `{name}`"));
+            }
+            let successor = key.retiring.as_ref().map(|retiring| &retiring.successor);
+            if let Some(successor) = successor.filter(|successor| find_api_key(record, successor).is_none()) {
+                let at = ["api_keys", key.id.as_str(), "retiring", "successor"];
+                wrong(&at, format!("`{id}` has no API key `{successor}`"));
             }
         }
     }
@@ -502,6 +543,11 @@ impl Reading {
 /// The credential of this id; `credentials` are sorted.
 pub fn find_credential<'a>(record: &'a PartnerRecord, id: &CredentialId) -> Option<&'a Credential> {
     record.credentials.binary_search_by(|c| c.id.cmp(id)).ok().and_then(|n| record.credentials.get(n))
+}
+
+/// The API key of this id; `api_keys` are sorted.
+pub fn find_api_key<'a>(record: &'a PartnerRecord, id: &CredentialId) -> Option<&'a ApiKey> {
+    record.api_keys.binary_search_by(|k| k.id.cmp(id)).ok().and_then(|n| record.api_keys.get(n))
 }
 
 /// The grant of this id; `grants` are sorted.

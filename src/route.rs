@@ -26,6 +26,7 @@ pub struct Route {
     pub stream_idle: Duration,
     pub forward: Forward,
     pub token: TokenUse,
+    pub api_key: TokenUse,
     /// Handle into the operations of the same snapshot.
     pub operations: Option<RouteId>,
 }
@@ -45,14 +46,14 @@ pub struct Forward {
     pub token: bool,
 }
 
-/// What a route makes of an access token, where the gateway issues them.
+/// What a route makes of an access token, where the gateway issues them, or of an API key, where partners have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenUse {
     /// A request may come with one, and is then held to it.
     Accepted,
     /// A request without one is denied.
     Required,
-    /// What is in Authorization is the upstream's business.
+    /// What is in the field is the upstream's business.
     Ignored,
 }
 
@@ -153,6 +154,7 @@ mod tests {
             max_body: 1,
             stream_idle: Duration::from_secs(1),
             token: TokenUse::Accepted,
+            api_key: TokenUse::Accepted,
             forward: Forward::default(),
             place: String::new(),
             operations: None,

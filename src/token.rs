@@ -6,6 +6,7 @@
 //! token that it has not signed; give the private half of a key away.
 
 mod access;
+mod api_key;
 mod assertion;
 mod form;
 mod key;
@@ -13,6 +14,7 @@ mod seal;
 mod server;
 
 pub use access::{Access, AccessToken, Issued, LONGEST_TOKEN, NotIssued, Order, RevokedToken, Unbelieved, spaced};
+pub use api_key::{ApiKeySettings, ApiKeys, KEY_PREFIX, KeyUse, MadeKey, find_key};
 pub use assertion::{ASSERTION_LIFETIME, Asserted, Assertions};
 pub use form::{Form, LONGEST_FORM};
 pub use key::{KeyState, Ring, Rotation, StoredKey};
@@ -32,8 +34,10 @@ pub struct TokenSettings {
     pub server: Server,
     /// How long an access token is good at most; none are made without.
     pub lifetime: Option<Duration>,
+    /// What API keys are accepted for; none are without.
+    pub api_keys: Option<ApiKeySettings>,
     pub algorithm: Algorithm,
-    /// What keys are encrypted under.
+    /// What keys are encrypted under, and API keys hashed.
     pub secret: Arc<[u8]>,
     pub rotation: Rotation,
 }
@@ -52,6 +56,8 @@ pub struct Tokens {
     pub assertions: Arc<Assertions>,
     /// Where partners are given access tokens.
     pub access: Option<Access>,
+    /// Where partners have API keys.
+    pub api_keys: Option<Arc<ApiKeys>>,
 }
 
 impl Tokens {
@@ -63,7 +69,8 @@ impl Tokens {
         let assertions = Arc::new(Assertions::new(issuer, environment.clone(), ring.clone()));
         let made = |lifetime| Access::new(settings.server.clone(), environment, lifetime, ring.clone());
         let access = settings.lifetime.map(made);
-        Ok(Tokens { settings, stored, ring, assertions, access })
+        let api_keys = settings.api_keys.map(|own| ApiKeys::new(own, &settings.secret)).transpose()?.map(Arc::new);
+        Ok(Tokens { settings, stored, ring, assertions, access, api_keys })
     }
 
     /// The same with these tokens revoked besides.
@@ -75,6 +82,7 @@ impl Tokens {
             ring: self.ring.clone(),
             assertions: self.assertions.clone(),
             access: self.access.as_ref().map(|access| access.with_revoked(revoked, now)),
+            api_keys: self.api_keys.clone(),
         }
     }
 }

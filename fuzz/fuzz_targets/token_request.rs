@@ -1,10 +1,15 @@
-//! Bodies of token requests, from anywhere.
+//! Bodies of token requests, and what may be an API key in a URL, from anywhere.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use partnergate::token::Form;
+use partnergate::token::{Form, KEY_PREFIX, find_key};
 
 fuzz_target!(|data: &[u8]| {
+    if let Some(key) = find_key(&String::from_utf8_lossy(data)) {
+        // What was found is found again, by itself and in a URL.
+        assert!(key.starts_with(KEY_PREFIX) && key.is_ascii());
+        assert_eq!(find_key(&format!("/x?k={key}")), Some(key));
+    }
     let Ok(form) = Form::parse(Some("application/x-www-form-urlencoded"), data) else { return };
     for name in ["grant_type", "client_id", "scope", "token", "resource"] {
         let all: Vec<&str> = form.all(name).collect();

@@ -13,7 +13,8 @@
 #   Who may call at all is in standing.rego, what may be called in scope.rego, from
 #   where in network.rego and until when in expiry.rego. What a grant asks for beyond
 #   that, its conditions, is in schedule.rego, tls.rego and limits.rego; what an access
-#   token leaves of it, in token.rego. A security team adds its own denials in policies/custom.
+#   token leaves of it, in token.rego, and an API key, in api_key.rego. A security team
+#   adds its own denials in policies/custom.
 #
 #   custom.related of a rule names what it helps to fulfil: items of the OWASP
 #   Non-Human Identities Top 10 (NHI5:2025) and of the NIST Cybersecurity Framework
@@ -55,9 +56,10 @@ default decision := {"allow": false, "reasons": ["policy-undefined"]}
 #   related: [NHI5:2025, PR.AA-05]
 decision := {"allow": true, "reasons": [], "grant": grant} if {
 	# What permitted asks, written out: nearly every request ends here, and a rule that
-	# leads to it costs more than all that it asks. One that comes with an access token is
-	# decided below.
+	# leads to it costs more than all that it asks. One that comes with an access token, or
+	# with an API key, is decided below.
 	not input.token
+	not input.api_key
 	now := input.time.now_ns
 	partner := input.partner
 	credential := input.credential
@@ -92,7 +94,7 @@ decision := {"allow": true, "reasons": [], "grant": grant} if {
 # description: |
 #   The grant that permits the request: partner and credential are in good
 #   standing, the engagement is running, at least one grant is usable, and an access
-#   token leaves it.
+#   token and an API key leave it.
 # custom:
 #   related: [NHI5:2025, PR.AA-05]
 permitted := grant if {
@@ -116,7 +118,7 @@ permitted := grant if {
 	# always gives the same record. Without a usable grant min is undefined. That
 	# is asked, not left to the assignment: regorus' virtual machine carries on
 	# after an assignment from an undefined value, where other engines stop.
-	grant := min(token_grants)
+	grant := min(key_grants)
 	grant != ""
 }
 
@@ -130,4 +132,4 @@ denials contains denial.reason if {
 	some denial in data.partnergate.custom.deny
 }
 
-# library: conditions.rego conditions.yaml custom_default.rego expiry.rego limits.rego network.rego observe.rego schedule.rego scope.rego standing.rego tls.rego token.rego
+# library: api_key.rego conditions.rego conditions.yaml custom_default.rego expiry.rego limits.rego network.rego observe.rego schedule.rego scope.rego standing.rego tls.rego token.rego

@@ -9,7 +9,7 @@ use crate::approval::{Approval, Item, Present, Verdict};
 use crate::clock::UnixNanos;
 use crate::name::ApprovalId;
 use crate::reload::Verdicted;
-use crate::store::{anchor_document, credential_document, grant_document, own_document};
+use crate::store::{anchor_document, api_key_document, credential_document, grant_document, own_document};
 use axum::extract::{Path, Query, State};
 use axum::{Extension, Json};
 use schemars::JsonSchema;
@@ -103,6 +103,7 @@ fn after(item: &Item, now: UnixNanos) -> Option<Value> {
         Item::Partner { after, .. } => after.as_deref().map(own_document),
         Item::Credential { after, .. } => after.as_deref().map(credential_document),
         Item::Grant { after, .. } => after.as_deref().map(grant_document),
+        Item::ApiKey { after, .. } => after.as_deref().map(api_key_document),
         Item::Network { after, .. } => after.as_ref().map(|n| json!({"cidrs": n.cidrs})),
         Item::Anchor { after, .. } => after.as_deref().map(anchor_document),
         Item::Operator { after, .. } => Some(json!(Shown::of(after, now, None))),

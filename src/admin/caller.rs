@@ -6,6 +6,7 @@ use crate::history::{Actor, Cause, Way};
 use crate::identity::Certificate;
 use crate::operator::{Act, Operator, Role, Unrecognised};
 use crate::reload::Authority;
+use crate::token::find_key;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -22,7 +23,7 @@ pub(super) const NO_DRY_RUN: &[&str] =
     &["/v1/reload", "/v1/bootstrap", "/v1/ca/order", "/v1/ca/list", "/v1/policy/explain", "/oauth2/introspect"];
 
 /// Calls that change nothing, whatever their method.
-const ONLY_LOOKS: &[&str] = &["/v1/policy/explain", "/oauth2/introspect"];
+const ONLY_LOOKS: &[&str] = &["/v1/policy/explain", "/v1/api-keys/find", "/oauth2/introspect"];
 
 /// Calls that change something and are not in the history by what they change there.
 const ELSEWHERE: &[&str] = &["/v1/reload", "/v1/ca/order"];
@@ -48,7 +49,7 @@ pub(super) struct Caller {
     /// What the caller has seen of what it changes.
     pub if_match: Option<String>,
     /// It is only to be seen what the call would come to.
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 impl Caller {
@@ -100,6 +101,9 @@ pub fn user_name(uid: u32) -> String {
     }
 }
 
+/// What is said where an API key was sent in the place of its id, or in a text that is kept.
+pub const KEY_TYPED: &str = "an API key is in what was to be sent, where it would be kept for good: nothing was done. Write its id; `credential find` says whose it is";
+
 /// Finds out who calls; nobody else comes further. What is logged of a call is who, what and how it went.
 pub(super) async fn recognised(
     State(shared): State<Shared>,
@@ -110,9 +114,14 @@ pub(super) async fn recognised(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     // A token that somebody took for its id is no less secret there.
     let path = if path.contains("pgo_") || path.contains("pge_") { "(with a token in it)".to_owned() } else { path };
-    let metrics = shared.publisher.metrics();
+    // It would stay in the log and in the history for good.
+    if find_key(&request.uri().to_string()).is_some() {
+        shared.publisher.metrics().admin_calls.with_label_values(&["refused"]).inc();
+        return problem(StatusCode::UNPROCESSABLE_ENTITY, KEY_TYPED, Vec::new());
+    }
     let from_browser =
         |headers: &HeaderMap| headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+    let metrics = shared.publisher.metrics();
     if from_browser(request.headers()) {
         metrics.admin_calls.with_label_values(&["refused"]).inc();
         return problem(StatusCode::FORBIDDEN, "calls from pages in a browser are refused", Vec::new());

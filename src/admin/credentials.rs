@@ -54,16 +54,22 @@ struct Row {
 
 /// Who has ended it, why and when (RFC 3339).
 #[derive(Serialize, JsonSchema)]
-struct WhoEnded {
+pub(super) struct WhoEnded {
     reason: String,
     author: String,
     at: String,
 }
 
+impl WhoEnded {
+    pub(super) fn of(revoked: &Revoked) -> Self {
+        let Revoked { reason, author, at } = revoked;
+        WhoEnded { reason: reason.clone(), author: author.clone(), at: at.to_string() }
+    }
+}
+
 impl Row {
     fn of(partner: &PartnerId, credential: &Credential, now: UnixNanos) -> Self {
         let retiring = credential.retiring.as_deref();
-        let revoked = credential.revoked.as_deref();
         Row {
             id: credential.id.clone(),
             partner: partner.clone(),
@@ -73,11 +79,7 @@ impl Row {
             ends: credential.ends.map(|ends| ends.to_string()),
             successor: retiring.map(|r| r.successor.clone()),
             retires: retiring.map(|r| r.until().to_string()),
-            revoked: revoked.map(|r| WhoEnded {
-                reason: r.reason.clone(),
-                author: r.author.clone(),
-                at: r.at.to_string(),
-            }),
+            revoked: credential.revoked.as_deref().map(WhoEnded::of),
             certificates: None,
         }
     }
@@ -116,7 +118,7 @@ pub(super) async fn list(
     sent(found.await?)
 }
 
-/// A credential that was ended.
+/// A credential, or an API key, that was ended.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct RevokedCredential {
     credential: CredentialId,

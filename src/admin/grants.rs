@@ -16,6 +16,7 @@ use crate::reload::{Applied, Apply, Authority, ChangeError, Edit, Edited, Mark, 
 use crate::store::{PlanOptions, emergency_document};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -213,8 +214,8 @@ pub(super) async fn edit_credential(
     below(("credentials", Place::Taken), state, caller, (partner, id.to_string()), call).await
 }
 
-/// A grant or a credential of a partner; `nouns` is `grants` or `credentials`.
-async fn below(
+/// A part of a partner; `nouns` is `grants`, `credentials` or `api_keys`.
+pub(super) async fn below(
     (nouns, place): (&str, Place),
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -333,6 +334,15 @@ pub(super) struct Asking {
 
 /// Applies it, or has it wait for somebody else.
 pub(super) async fn ask(shared: &Shared, caller: &Caller, wanted: Wanted, asking: Asking) -> Answer<Applied> {
+    sent(asked(shared, caller, wanted, asking).await?)
+}
+
+pub(super) async fn asked(
+    shared: &Shared,
+    caller: &Caller,
+    wanted: Wanted,
+    asking: Asking,
+) -> Result<Applied, Response> {
     let edited = matches!(wanted, Wanted::Edited(_));
     let apply = Apply {
         wanted,
@@ -342,7 +352,7 @@ pub(super) async fn ask(shared: &Shared, caller: &Caller, wanted: Wanted, asking
         authority: caller.authority(),
         if_match: caller.if_match.clone(),
     };
-    sent(shared.publisher.apply(apply).await.map_err(refused)?)
+    shared.publisher.apply(apply).await.map_err(refused)
 }
 
 /// A grant that an operator has made alone.

@@ -226,6 +226,19 @@ fn readme(publisher: &Publisher, live: &Live, record: &PartnerRecord, granted: &
             OauthEndpoint::Metadata.path()
         ));
     }
+    let keys = live.snapshot.tokens.as_ref().and_then(|tokens| tokens.api_keys.as_ref());
+    let open = record.api_keys.iter().filter(|key| key.revoked.is_none());
+    for (n, key) in open.filter(|_| keys.is_some()).enumerate() {
+        if n == 0 {
+            line("\n## API keys\n".into());
+            line(
+                "A key is sent in `X-API-Key` with every call, is accepted with your certificate alone, and never belongs \
+                 into a URL. Your contact hands it over, once.\n"
+                    .into(),
+            );
+        }
+        line(format!("- `{}` is {}, until {}", key.id, key.stage(publisher.now()).as_str(), key.ends));
+    }
     line("\n## What refusals mean\n".into());
     line(
         "They are problem documents (RFC 9457) with a `code`:\n\n| code | status | meaning |\n| --- | --- | --- |"

@@ -193,13 +193,15 @@ struct PartnerRow {
     credentials: usize,
     /// How many it has.
     grants: usize,
+    /// How many it has.
+    api_keys: usize,
     /// RFC 3339; null where no end is set.
     engagement_ends: Option<String>,
 }
 
 impl PartnerRow {
     fn of(record: &PartnerRecord, now: UnixNanos) -> Self {
-        let PartnerRecord { partner, credentials, grants } = record;
+        let PartnerRecord { partner, credentials, grants, api_keys } = record;
         PartnerRow {
             id: partner.id.clone(),
             name: partner.name.clone(),
@@ -207,6 +209,7 @@ impl PartnerRow {
             state: partner.stage(now),
             credentials: credentials.len(),
             grants: grants.len(),
+            api_keys: api_keys.len(),
             engagement_ends: partner.engaged().ends.map(|e| e.to_string()),
         }
     }

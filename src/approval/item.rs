@@ -4,8 +4,8 @@ use super::widening;
 use crate::history::document_sha256;
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, OperatorName, PartnerId};
 use crate::operator::{Operator, Operators};
-use crate::partner::{Anchor, Credential, Grant, Network, Partner, PartnerRecord, Provenance};
-use crate::registry::{Change, Registry, find_credential, find_grant};
+use crate::partner::{Anchor, ApiKey, Credential, Grant, Network, Partner, PartnerRecord, Provenance};
+use crate::registry::{Change, Registry, find_api_key, find_credential, find_grant};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -31,6 +31,12 @@ pub enum Item {
         id: GrantId,
         before_sha256: Option<String>,
         after: Option<Box<Grant>>,
+    },
+    ApiKey {
+        partner: PartnerId,
+        id: CredentialId,
+        before_sha256: Option<String>,
+        after: Option<Box<ApiKey>>,
     },
     Network {
         id: NetworkName,
@@ -75,6 +81,7 @@ impl Item {
             Item::Partner { .. } => "partner",
             Item::Credential { .. } => "credential",
             Item::Grant { .. } => "grant",
+            Item::ApiKey { .. } => "api-key",
             Item::Network { .. } => "network",
             Item::Anchor { .. } => "anchor",
             Item::Operator { .. } => "operator",
@@ -86,6 +93,7 @@ impl Item {
             Item::Partner { id, .. } => id.as_str(),
             Item::Credential { id, .. } => id.as_str(),
             Item::Grant { id, .. } => id.as_str(),
+            Item::ApiKey { id, .. } => id.as_str(),
             Item::Network { id, .. } => id.as_str(),
             Item::Anchor { id, .. } => id.as_str(),
             Item::Operator { id, .. } => id.as_str(),
@@ -96,7 +104,9 @@ impl Item {
     pub fn partner(&self) -> Option<&PartnerId> {
         match self {
             Item::Partner { id, .. } => Some(id),
-            Item::Credential { partner, .. } | Item::Grant { partner, .. } => Some(partner),
+            Item::Credential { partner, .. } | Item::Grant { partner, .. } | Item::ApiKey { partner, .. } => {
+                Some(partner)
+            }
             Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => None,
         }
     }
@@ -106,6 +116,7 @@ impl Item {
         match self {
             Item::Partner { after: Some(partner), .. } => partner.networks.contains(network),
             Item::Grant { after: Some(grant), .. } => grant.networks.as_ref().is_some_and(|n| n.contains(network)),
+            Item::ApiKey { after: Some(key), .. } => key.networks.as_ref().is_some_and(|n| n.contains(network)),
             Item::Network { id, .. } => id == network,
             _ => false,
         }
@@ -122,6 +133,9 @@ impl Item {
             }
             Item::Grant { id, after: Some(after), .. } => {
                 widening::of_grant(record.and_then(|r| find_grant(r, id.as_str())), after)
+            }
+            Item::ApiKey { id, after: Some(after), .. } => {
+                widening::of_api_key(record.and_then(|r| find_api_key(r, id)), after)
             }
             Item::Network { id, after: Some(after), .. } => {
                 widening::of_network(registry.network(id).map(|n| &**n), after)
@@ -144,6 +158,9 @@ impl Item {
             }
             Item::Grant { id, before_sha256, .. } => {
                 (record.and_then(|r| find_grant(r, id.as_str())).and_then(digest), before_sha256)
+            }
+            Item::ApiKey { id, before_sha256, .. } => {
+                (record.and_then(|r| find_api_key(r, id)).and_then(digest), before_sha256)
             }
             Item::Network { id, before_sha256, .. } => (registry.network(id).and_then(|n| digest(&**n)), before_sha256),
             Item::Anchor { id, before_sha256, .. } => (registry.anchor(id).and_then(|a| digest(&**a)), before_sha256),
@@ -255,6 +272,17 @@ fn of_record(
             split.waiting.push(Item::Grant { partner, id: grant, before_sha256, after });
         }
     }
+    let ids =
+        |record: Option<&PartnerRecord>| record.map(|r| r.api_keys.iter().map(|k| k.id.clone()).collect::<Vec<_>>());
+    for key in union(ids(old), ids(after)) {
+        let was = old.and_then(|r| find_api_key(r, &key));
+        let is = after.and_then(|r| find_api_key(r, &key));
+        if waits(is.map(|is| widening::of_api_key(was, is)).unwrap_or_default(), was != is) {
+            let (partner, before_sha256) = (id.clone(), was.and_then(digest));
+            let after = is.cloned().map(Box::new);
+            split.waiting.push(Item::ApiKey { partner, id: key, before_sha256, after });
+        }
+    }
     let items = split.waiting.get(waiting..).unwrap_or_default();
     if items.is_empty() {
         split.now.push(Change::Partner(id.clone(), after.cloned().map(Arc::new)));
@@ -273,6 +301,9 @@ fn of_record(
             }
             Item::Grant { id, .. } => {
                 put(&mut rest.grants, id, old.and_then(|r| find_grant(r, id.as_str())).cloned(), |g| &g.id);
+            }
+            Item::ApiKey { id, .. } => {
+                put(&mut rest.api_keys, id, old.and_then(|r| find_api_key(r, id)).cloned(), |k| &k.id);
             }
             Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}
         }
@@ -321,7 +352,7 @@ pub fn changes(present: Present<'_>, items: &[Item], provenance: &Arc<Provenance
             Item::Network { id, after, .. } => changes.push(Change::Network(id.clone(), after.clone())),
             Item::Anchor { id, after, .. } => changes.push(Change::Anchor(id.clone(), after.as_deref().cloned())),
             Item::Operator { after, .. } => operators.push(Operator::clone(after)),
-            Item::Partner { .. } | Item::Credential { .. } | Item::Grant { .. } => {}
+            Item::Partner { .. } | Item::Credential { .. } | Item::Grant { .. } | Item::ApiKey { .. } => {}
         }
     }
     changes.extend(records.into_iter().map(|(id, record)| Change::Partner(id.clone(), record.map(Arc::new))));
@@ -334,7 +365,8 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
             (Some(record), Some(partner)) => record.partner = Partner::clone(partner),
             (None, Some(partner)) => {
                 let partner = Partner::clone(partner);
-                *record = Some(PartnerRecord { partner, credentials: Vec::new(), grants: Vec::new() });
+                *record =
+                    Some(PartnerRecord { partner, credentials: Vec::new(), grants: Vec::new(), api_keys: Vec::new() });
             }
             (_, None) => *record = None,
         }
@@ -342,7 +374,10 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
     }
     let Some(record) = record else {
         // A partner that goes takes all of its own along.
-        let goes = matches!(item, Item::Credential { after: None, .. } | Item::Grant { after: None, .. });
+        let goes = matches!(
+            item,
+            Item::Credential { after: None, .. } | Item::Grant { after: None, .. } | Item::ApiKey { after: None, .. }
+        );
         let partner = item.partner().map(ToString::to_string).unwrap_or_default();
         return if goes { Ok(()) } else { Err(vec![format!("there is no partner `{partner}` any more")]) };
     };
@@ -366,6 +401,14 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
                 _ => Grant { approval: Some(provenance.clone()), ..grant },
             });
             put(&mut record.grants, id, after, |g| &g.id);
+        }
+        Item::ApiKey { id, after, .. } => {
+            let mut after = after.as_deref().cloned().map(|key| ApiKey { approval: Some(provenance.clone()), ..key });
+            let new = find_api_key(record, id).is_none_or(|before| before.retiring.is_none());
+            if let Some(retiring) = after.as_mut().and_then(|after| after.retiring.as_mut()).filter(|_| new) {
+                retiring.since = provenance.at;
+            }
+            put(&mut record.api_keys, id, after, |k| &k.id);
         }
         Item::Partner { .. } | Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}
     }

@@ -3,7 +3,8 @@
 use crate::history::middles;
 use crate::identity::{Certificate, Fingerprint, Match};
 use crate::partner::{
-    Anchor, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerState, Period, Root,
+    Anchor, ApiKey, ClientAuthUsage, Credential, CredentialState, Grant, Network, Partner, PartnerState, Period,
+    Retiring, Root,
 };
 use std::fmt::Display;
 
@@ -65,21 +66,7 @@ pub(super) fn of_credential(before: Option<&Credential>, after: &Credential, gra
                 let to = after.ends.map_or_else(|| "for good".to_owned(), |ends| format!("until {ends}"));
                 widens.push(format!("is accepted longer, {to}"));
             }
-            if let Some(was) = &before.retiring {
-                match &after.retiring {
-                    None => widens.push(format!("stays, and was being succeeded by `{}`", was.successor)),
-                    Some(is) if is.successor != was.successor => {
-                        widens.push(format!(
-                            "waits for `{}` to succeed it, and waited for `{}`",
-                            is.successor, was.successor
-                        ));
-                    }
-                    Some(is) if is.until() > was.until() => {
-                        widens.push(format!("is accepted beside `{}` for longer", is.successor));
-                    }
-                    Some(_) => {}
-                }
-            }
+            succession(&mut widens, before.retiring.as_deref(), after.retiring.as_deref());
             seen(&mut widens, "labels", before.labels != after.labels);
         }
     }
@@ -110,6 +97,51 @@ pub(super) fn of_grant(before: Option<&Grant>, after: &Grant) -> Vec<String> {
         widens.push("was revoked".into());
     }
     widens
+}
+
+/// A key that is new narrows what the certificate may do; but where a route asks for one, it opens that.
+pub(super) fn of_api_key(before: Option<&ApiKey>, after: &ApiKey) -> Vec<String> {
+    let mut widens = Vec::new();
+    let Some(before) = before else {
+        widens.push(format!("is new, bound to {}, until {}", after.bound_to, after.ends));
+        widens.extend(named("is for the grants", after.grants.iter()));
+        let of_them = after.operations.as_ref().map(|operations| named("of them for", operations.iter()));
+        widens.extend(of_them.map(|named| named.unwrap_or_else(|| "for no operation of them".into())));
+        let from = after.networks.as_ref().map(|networks| named("comes from", networks.iter()));
+        widens.extend(from.map(|named| named.unwrap_or_else(|| "comes from nowhere".into())));
+        return widens;
+    };
+    if (before.hash, before.bound_to) != (after.hash, after.bound_to) {
+        widens.push(format!("is another key, bound to {}", after.bound_to));
+    }
+    added(&mut widens, "is for the grants", &before.grants, &after.grants);
+    let all = "every operation of its grants";
+    narrowed(&mut widens, "is for", all, before.operations.as_ref(), after.operations.as_ref());
+    narrowed(&mut widens, "from", "every network of the grant", before.networks.as_ref(), after.networks.as_ref());
+    added(&mut widens, "is accepted in", &before.environments, &after.environments);
+    if after.ends > before.ends {
+        widens.push(format!("is accepted longer, until {}", after.ends));
+    }
+    if before.revoked.is_some() && after.revoked.is_none() {
+        widens.push("was revoked".into());
+    }
+    succession(&mut widens, before.retiring.as_deref(), after.retiring.as_deref());
+    widens
+}
+
+/// What is being succeeded stays for longer than it would have.
+fn succession(widens: &mut Vec<String>, before: Option<&Retiring>, after: Option<&Retiring>) {
+    let Some(was) = before else { return };
+    match after {
+        None => widens.push(format!("stays, and was being succeeded by `{}`", was.successor)),
+        Some(is) if is.successor != was.successor => {
+            widens.push(format!("waits for `{}` to succeed it, and waited for `{}`", is.successor, was.successor));
+        }
+        Some(is) if is.until() > was.until() => {
+            widens.push(format!("is accepted beside `{}` for longer", is.successor));
+        }
+        Some(_) => {}
+    }
 }
 
 /// A network that is new is nobody's yet.

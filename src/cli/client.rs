@@ -3,9 +3,11 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
 use super::{Exit, complain};
+use crate::admin::KEY_TYPED;
 use crate::config::Config;
 use crate::disk;
 use crate::document::parse_secret;
+use crate::token::find_key;
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full};
@@ -56,7 +58,16 @@ pub(super) struct Gateway {
 const REMOTE: &str = "Who calls, and whom";
 
 /// Sends one call to the gateway. What it says against it goes to stderr.
+/// The one call that a key itself is sent with.
+pub(super) const FIND: &str = "/v1/api-keys/find";
+
 pub(super) async fn ask(gateway: &Gateway, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Exit> {
+    // What was typed into a command is kept with it.
+    let typed = body.filter(|_| target != FIND).map(Value::to_string).unwrap_or_default();
+    if find_key(target).is_some() || find_key(&typed).is_some() {
+        complain(KEY_TYPED);
+        return Err(Exit::Problems);
+    }
     let joined = if target.contains('?') { '&' } else { '?' };
     let dry = gateway.dry_run && !method.is_safe();
     let target = if dry { format!("{target}{joined}dry_run=true") } else { target.to_owned() };

@@ -2,6 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value answers null for a key that it does not have")]
 
+use super::api_key::{self, Bound, Purpose, Rotation};
 use super::ca::{carried_out, keep_order};
 use super::client::{Gateway, ask};
 use super::edit::{self, Asking, Sure, id, pair, planned, put, time, unsaved};
@@ -22,7 +23,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// All credentials in a table; of one partner, with the certificates that were seen of them.
+    /// All credentials and API keys in tables; of one partner, with the certificates that were seen of them and with their
+    /// use.
     List {
         /// Of this partner alone.
         #[arg(long)]
@@ -30,7 +32,7 @@ enum Command {
         #[command(flatten)]
         form: Form,
     },
-    /// Register a credential. One that is recognised by a name waits for another operator.
+    /// Register a credential, or make an API key. One that is recognised by a name, and a key, wait for another operator.
     Add(Add),
     /// Let the built-in CA give a certificate for a request (PKCS#10). The names are those that were approved.
     Issue {
@@ -105,6 +107,9 @@ enum Command {
         /// Let it stay after all. Another operator approves that.
         #[arg(long)]
         cancel: bool,
+        /// Both are API keys.
+        #[arg(long)]
+        api_key: bool,
         #[command(flatten)]
         asking: Asking,
     },
@@ -115,7 +120,15 @@ enum Command {
         #[command(flatten)]
         asking: Asking,
     },
-    /// End a credential at once and for good, on what is open too.
+    /// Say whose API key it is that was found somewhere: it is read from stdin, or from a file, and written nowhere.
+    Find {
+        /// A file with the key, and nothing else.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// End a credential, or an API key, at once and for good, on what is open too.
     Revoke {
         partner: String,
         id: String,
@@ -133,14 +146,24 @@ struct Add {
     partner: String,
     /// The new credential's.
     id: String,
+    /// Make an API key, to be sent in X-API-Key beside the certificate. It is shown now and never again.
+    #[arg(long, requires = "grants", conflicts_with_all = ["anchor", "matches", "pending", "labels"])]
+    api_key: bool,
+    #[command(flatten)]
+    purpose: Purpose,
+    #[command(flatten)]
+    bound: Bound,
+    /// Write the API key into a new file instead of showing it.
+    #[arg(long, value_name = "FILE", requires = "api_key")]
+    key_file: Option<PathBuf>,
     /// The trust anchor that its chain must end in.
-    #[arg(long)]
-    anchor: String,
+    #[arg(long, required_unless_present = "api_key")]
+    anchor: Option<String>,
     /// What the certificate is recognised by: fingerprint_sha256=HEX, spki_sha256=HEX, uri=URI, dns=NAME, subject=DN,
     /// organization_id=ID, or issuer=DN and serial=HEX.
-    #[arg(long = "match", required = true, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "match", required_unless_present = "api_key", value_name = "KEY=VALUE", value_parser = pair)]
     matches: Vec<(String, String)>,
-    /// It is not accepted from then on, whatever its certificates say.
+    /// It is not accepted from then on, whatever its certificates say. An API key ends in 90 days when absent.
     #[arg(long, value_name = "TIME", value_parser = time)]
     ends: Option<String>,
     /// Do not accept it before it is activated.
@@ -161,8 +184,16 @@ struct Rotate {
     /// The id of the new one.
     #[arg(long, value_name = "ID")]
     to: String,
+    /// An API key is rotated: a new one is made and shown.
+    #[arg(long, conflicts_with_all = ["anchor", "matches", "pending"])]
+    api_key: bool,
+    #[command(flatten)]
+    bound: Bound,
+    /// Write the API key into a new file instead of showing it.
+    #[arg(long, value_name = "FILE", requires = "api_key")]
+    key_file: Option<PathBuf>,
     /// What the new certificate is recognised by, as with `add`.
-    #[arg(long = "match", required = true, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(long = "match", required_unless_present = "api_key", value_name = "KEY=VALUE", value_parser = pair)]
     matches: Vec<(String, String)>,
     /// The trust anchor of the new one; the old one's when absent.
     #[arg(long)]
@@ -200,7 +231,11 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
         Command::Codes { partner, form } => codes(gateway, &partner, form).await,
         Command::Void { partner, id, why, form } => void(gateway, (&partner, &id), why, form).await,
         Command::Issued { partner, form } => issued(gateway, &partner, form).await,
-        Command::Retire { partner, id, successor, overlap, cancel, asking } => {
+        Command::Retire { partner, id, successor, overlap, cancel, api_key: true, asking } => {
+            let successor = successor.filter(|_| !cancel);
+            api_key::retire(gateway, (&partner, &id), successor, overlap, asking).await
+        }
+        Command::Retire { partner, id, successor, overlap, cancel, api_key: false, asking } => {
             retire(gateway, &partner, &id, successor.filter(|_| !cancel), overlap, asking).await
         }
         Command::Activate { partner, id, asking } => {
@@ -208,6 +243,7 @@ pub(super) async fn run(gateway: &Gateway, args: Args) -> Exit {
             put(&mut set, "state", Some("active"));
             change(gateway, &partner, &id, set, asking).await
         }
+        Command::Find { key_file, form } => api_key::find(gateway, key_file.as_deref(), form).await,
         Command::Revoke { partner, id, why, sure, form } => revoke(gateway, &partner, &id, why, sure, form).await,
     };
     outcome.unwrap_or_else(|exit| exit)
@@ -232,9 +268,13 @@ async fn change(
 }
 
 async fn register(gateway: &Gateway, add: Add) -> Result<Exit, Exit> {
+    if add.api_key {
+        let (own, what) = ((add.partner.as_str(), add.id.as_str()), (add.purpose, &add.bound));
+        return api_key::add(gateway, own, what, (add.ends, add.key_file.as_deref()), add.asking).await;
+    }
     let path = path(&add.partner, &add.id)?;
     let mut set = Map::new();
-    put(&mut set, "anchor", Some(add.anchor));
+    put(&mut set, "anchor", add.anchor);
     put(&mut set, "match", Some(table(add.matches)));
     put(&mut set, "ends", add.ends);
     put(&mut set, "state", add.pending.then_some("pending"));
@@ -376,6 +416,11 @@ async fn issued(gateway: &Gateway, partner: &str, form: Form) -> Result<Exit, Ex
 }
 
 async fn rotate(gateway: &Gateway, args: Rotate) -> Result<Exit, Exit> {
+    if args.api_key {
+        let Rotate { partner, id, to, bound, ends, overlap, key_file, asking, .. } = args;
+        let more = Rotation { bound: &bound, ends, overlap, file: key_file.as_deref() };
+        return api_key::rotate(gateway, (&partner, &id, to), more, asking).await;
+    }
     let path = format!("{}/rotate", path(&args.partner, &args.id)?);
     let Asking { because: Because { reason, ticket }, form } = args.asking;
     let call = json!(RotateCall {
@@ -436,7 +481,12 @@ async fn list(gateway: &Gateway, partner: Option<&str>, form: Form) -> Result<Ex
         Some(partner) => format!("/v1/credentials?partner={}", id("partner", partner)?),
         None => "/v1/credentials".to_owned(),
     };
-    Ok(form.show(ask(gateway, Method::GET, &path, None).await, |answer| {
+    let mut answer = ask(gateway, Method::GET, &path, None).await?;
+    let mut keys = ask(gateway, Method::GET, &path.replacen("credentials", "api-keys", 1), None).await?;
+    if let Some(object) = answer.as_object_mut() {
+        object.insert("api_keys".into(), keys["api_keys"].take());
+    }
+    Ok(form.show(Ok(answer), |answer| {
         let row = |[id, partner, state, kind, anchor, then]: [&str; 6]| {
             say(format!("{id:<24} {partner:<16} {state:<9} {kind:<18} {anchor:<16} {then}").trim_end());
         };
@@ -459,5 +509,6 @@ async fn list(gateway: &Gateway, partner: Option<&str>, form: Form) -> Result<Ex
                 say(&format!("               first {}, last {}", text(&seen["first_seen"]), text(&seen["last_seen"])));
             }
         }
+        api_key::list(answer);
     }))
 }

@@ -1,7 +1,8 @@
 //! `db`: the database and its keys as files: what state they are in, a copy of them, and back from a copy.
 
+use super::keeper::Keeper;
 use super::offline::this_user;
-use super::operator::{Keeper, first_operator, show_with_token};
+use super::operator::{first_operator, show_with_token};
 use super::{Exit, Form, Output, Why, complain, import, print, say};
 use crate::admin::{Shown, new_operator};
 use crate::clock::{Clock, UnixNanos};

@@ -4,6 +4,7 @@
 //! `docs/cli.md`.
 
 mod anchor;
+mod api_key;
 mod apply;
 mod approval;
 mod audit;
@@ -21,6 +22,7 @@ mod grant;
 mod history;
 mod import;
 mod import_certs;
+mod keeper;
 mod lockdown;
 mod network;
 mod offline;

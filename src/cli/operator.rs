@@ -1,16 +1,14 @@
 //! `admin bootstrap` and `operator`: those who operate the gateway.
 
 use super::client::{Gateway, ask};
+use super::keeper::Keeper;
 use super::{Because, Exit, Form, Why, complain, say};
 use crate::admin::{BootstrapCall, OperatorCall, RolesCall, Shown, TokenCall};
-use crate::disk;
 use crate::document::parse_duration;
 use crate::name::OperatorName;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -183,7 +181,7 @@ pub(super) async fn bootstrap(gateway: &Gateway, args: AdminArgs) -> Exit {
     let mut exit = Exit::Done;
     if let Some(made) = answer.get_mut("operators").and_then(Value::as_array_mut) {
         for (operator, file) in made.iter_mut().zip(files) {
-            exit = file.keep(operator).err().unwrap_or(exit);
+            exit = file.keep("token", operator).err().unwrap_or(exit);
         }
     }
     let shown = form.show(Ok(answer), |answer| each(answer, told));
@@ -288,52 +286,9 @@ async fn with_token_kept(gateway: &Gateway, path: &str, call: &Value, file: Opti
 
 /// An operator whose token is told this once, or written into a file.
 pub(super) fn show_with_token(mut answer: Value, keeper: Keeper, form: Form) -> Exit {
-    let kept = keeper.keep(&mut answer);
+    let kept = keeper.keep("token", &mut answer);
     let shown = form.show(Ok(answer), |answer| one(answer, told));
     kept.err().unwrap_or(shown)
-}
-
-/// The file that a token is to be written into, made before there is a token: nobody could be given it afterwards.
-pub(super) struct Keeper(Option<(PathBuf, Option<File>)>);
-
-impl Keeper {
-    pub(super) fn new(path: Option<&Path>) -> Result<Self, Exit> {
-        let Some(path) = path else { return Ok(Keeper(None)) };
-        match disk::create(path) {
-            Ok(file) => Ok(Keeper(Some((path.to_owned(), Some(file))))),
-            Err(e) => {
-                complain(&format!("`{}`: {}; name a new file. Nothing was changed", path.display(), disk::plain(&e)));
-                Err(Exit::Problems)
-            }
-        }
-    }
-
-    /// Takes the token out of an answer and writes it.
-    fn keep(mut self, answer: &mut Value) -> Result<(), Exit> {
-        let Some((path, file)) = &mut self.0 else { return Ok(()) };
-        let token = answer.as_object_mut().and_then(|answer| answer.remove("token"));
-        let Some(Value::String(token)) = token else { return Ok(()) };
-        let Some(mut open) = file.take() else { return Ok(()) };
-        if let Err(e) = open.write_all(token.as_bytes()).and_then(|()| open.sync_all()) {
-            complain(&format!("`{}`: {}", path.display(), disk::plain(&e)));
-            // Better seen by whoever stands here than lost.
-            answer.as_object_mut().map(|answer| answer.insert("token".into(), token.into()));
-            return Err(Exit::Failed);
-        }
-        if let Some(answer) = answer.as_object_mut() {
-            answer.insert("token_file".into(), path.display().to_string().into());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        // There was no token for it.
-        if let Some((path, Some(_))) = &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 fn each(answer: &Value, show: fn(&Shown)) {

@@ -349,7 +349,9 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let mut policy_headers = Vec::new();
     for name in policy.texts("headers") {
         let lower = name.to_ascii_lowercase();
-        let secret = matches!(lower.as_str(), "authorization" | "proxy-authorization" | "cookie" | "x-api-key");
+        // Some read `_` and `.` as `-`.
+        let plain = lower.replace(['_', '.'], "-");
+        let secret = matches!(plain.as_str(), "authorization" | "proxy-authorization" | "cookie" | "x-api-key");
         if secret || http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
             if let Some(node) = policy.node("headers") {
                 let why = if secret {
@@ -372,6 +374,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
     let tokens = tokens::read(root.section("tokens"), reader, problems);
     let signs = root.has("tokens");
     let issues = root.section("tokens").has("authorization_server");
+    let keys = root.section("tokens").has("api_keys");
     for (name, section) in root.tables("routes") {
         if let (Some(node), true, false) = (section.node("assertion"), section.boolean("assertion"), signs) {
             let fix = "add `tokens`: who signs it, and what its keys are kept under";
@@ -382,6 +385,12 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
                 let fix = "add `tokens.authorization_server`, or take this out";
                 problems.push(node.error(format!("routes.{name}.{key}"), "nobody issues access tokens", Some(fix)));
             }
+        }
+    }
+    for (name, section) in root.tables("routes") {
+        if let (Some(node), false) = (section.node("api_key"), keys) {
+            let fix = "add `tokens.api_keys`, or take this out";
+            problems.push(node.error(format!("routes.{name}.api_key"), "nobody has API keys", Some(fix)));
         }
     }
     let record = record::read(root.section("record"), reader, problems);
@@ -475,6 +484,7 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             head: HeadLimits { max_bytes: request.size("max_head"), max_fields: request.count("max_fields") },
             policy_headers,
             bearer: issues,
+            api_key: keys,
         },
         certificates,
         revision: "".into(),
@@ -677,7 +687,8 @@ fn route(
         assertion: section.boolean("assertion"),
         token: section.boolean("forward_token"),
     };
-    let token = section.text("token").and_then(TokenUse::parse).unwrap_or(TokenUse::Accepted);
+    let made_of = |key: &str| section.text(key).and_then(TokenUse::parse).unwrap_or(TokenUse::Accepted);
+    let (token, api_key) = (made_of("token"), made_of("api_key"));
     if forward.client_cert_chain && !forward.client_cert {
         let reason = "a chain is sent only beside the client's certificate";
         let node = section.node("client_cert_chain").or_else(|| section.own_node())?;
@@ -693,6 +704,7 @@ fn route(
         stream_idle: section.duration("stream_idle"),
         forward,
         token,
+        api_key,
         operations: None,
     };
     Some((route, operations))

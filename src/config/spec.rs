@@ -5,6 +5,7 @@ use crate::document::{Field, Kind, Presence};
 use crate::jose::Algorithm;
 use crate::operation::listed::LISTED;
 use crate::route::TokenUse;
+use crate::token::KeyUse;
 use Presence::{Default, Optional, Required};
 use std::time::Duration;
 
@@ -481,6 +482,27 @@ static TOKENS: &[Field] = &[
         presence: Optional(""),
         doc: "Give partners access tokens that are bound to their certificates, at the partner listener under the host of `issuer`. Off unless it is there; `{}` is enough.",
     },
+    Field {
+        key: "api_keys",
+        kind: Kind::Table(API_KEYS),
+        presence: Optional(""),
+        doc: "Let partners have API keys that are bound to their certificates. Off unless it is there; `{}` is enough.",
+    },
+];
+
+static API_KEYS: &[Field] = &[
+    Field {
+        key: "accepted_in",
+        kind: Kind::Choice(KeyUse::NAMES),
+        presence: Default("header"),
+        doc: "Where a key is accepted: in `X-API-Key` of a request (`header`), or only to be exchanged for an access token (`exchange`).",
+    },
+    Field {
+        key: "max_lifetime",
+        kind: seconds(3_600, 3_660 * DAY),
+        presence: Default("366d"),
+        doc: "How long a key may be good. `credential add --api-key` makes one for 90 days where nothing is said.",
+    },
 ];
 
 static AUTHORIZATION_SERVER: &[Field] = &[Field {
@@ -693,6 +715,12 @@ static ROUTE: &[Field] = &[
         kind: Kind::Choice(TokenUse::NAMES),
         presence: Optional("required"),
         doc: "Access tokens in `Authorization: Bearer`, with `tokens.authorization_server`: `accepted` holds a request to the token that it comes with, `required` denies one without, `ignored` leaves the field to the upstream. `accepted` where nothing is said.",
+    },
+    Field {
+        key: "api_key",
+        kind: Kind::Choice(TokenUse::NAMES),
+        presence: Optional("required"),
+        doc: "API keys in `X-API-Key`, with `tokens.api_keys`: `accepted` holds a request to the key that it comes with, `required` denies one without, `ignored` leaves the field to the upstream, unless a key is in it. `accepted` where nothing is said. An upstream never gets a key.",
     },
     Field {
         key: "forward_token",

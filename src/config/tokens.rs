@@ -1,9 +1,9 @@
-//! `tokens`: what the gateway signs itself, and whether it issues access tokens.
+//! `tokens`: what the gateway signs itself, whether it issues access tokens, and what API keys are for.
 
 use super::files::{At, Reader};
 use crate::document::{Problems, Section};
 use crate::jose::Algorithm;
-use crate::token::{ASSERTION_LIFETIME, Rotation, Server, TokenSettings, check_secret};
+use crate::token::{ASSERTION_LIFETIME, ApiKeySettings, KeyUse, Rotation, Server, TokenSettings, check_secret};
 
 pub(super) fn read(
     section: Section<'_>,
@@ -40,10 +40,26 @@ pub(super) fn read(
     }
     let access = section.section("authorization_server");
     let lifetime = section.has("authorization_server").then(|| access.duration("token_lifetime"));
+    let keys = section.section("api_keys");
+    let api_keys = match section.has("api_keys") {
+        false => None,
+        true => {
+            let accepted_in = KeyUse::parse(keys.text("accepted_in")?)?;
+            if let (KeyUse::Exchange, None) = (accepted_in, lifetime) {
+                let node = keys.node("accepted_in").or_else(|| keys.own_node())?;
+                let reason = "an API key would be for nothing: it is only exchanged, and no access tokens are given";
+                let fix = "add `tokens.authorization_server`, or accept keys in `header`";
+                problems.push(node.error("tokens.api_keys.accepted_in", reason, Some(fix)));
+                return None;
+            }
+            Some(ApiKeySettings { accepted_in, longest: keys.duration("max_lifetime") })
+        }
+    };
     let longest = lifetime.unwrap_or_default().max(ASSERTION_LIFETIME);
     Some(Some(TokenSettings {
         server,
         lifetime,
+        api_keys,
         algorithm: Algorithm::parse(section.text("algorithm")?)?,
         secret: secret.into(),
         rotation: Rotation { every, ahead, longest },

@@ -5,7 +5,7 @@ use crate::clock::UnixNanos;
 use crate::identity::Peer;
 use crate::partner::PartnerRecord;
 use crate::reason::Reason;
-use crate::request::{Bearer, RequestFacts};
+use crate::request::{Brought, RequestFacts};
 use crate::route::TokenUse;
 use crate::snapshot::Snapshot;
 use crate::token::AccessToken;
@@ -39,10 +39,10 @@ pub(super) fn token_of(
         return refuse(Reason::TokenAmbiguous, format!("`{IN_QUERY}` is in the query"));
     }
     let text = match &request.bearer {
-        Bearer::Token(text) => text,
-        Bearer::Unclear(why) => return refuse(Reason::TokenAmbiguous, (*why).to_owned()),
-        Bearer::None if wanted == TokenUse::Required => return Err((vec![Reason::TokenMissing], None)),
-        Bearer::None => return Ok(None),
+        Brought::Text(text) => text,
+        Brought::Unclear(why) => return refuse(Reason::TokenAmbiguous, (*why).to_owned()),
+        Brought::None if wanted == TokenUse::Required => return Err((vec![Reason::TokenMissing], None)),
+        Brought::None => return Ok(None),
     };
     let token = access.verified(text, now).map_err(|(reason, detail)| (vec![reason], Some(detail.to_owned())))?;
     if token.partner != record.partner.id {

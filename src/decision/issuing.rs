@@ -3,18 +3,19 @@
 //! Policy is not asked: a token opens nothing. It is asked on every request that comes with one, and there the floor and
 //! the grants are looked at again.
 
+use super::presented::{Narrowed, Presented, key_of_token, key_with};
 use super::suppose::registered_floor;
 use super::{Denial, Refused, Slot, Slots, Standing, standing};
 use crate::clock::UnixNanos;
 use crate::identity::Peer;
-use crate::name::{GrantId, PartnerId, UpstreamName};
+use crate::name::{CredentialId, GrantId, PartnerId, UpstreamName};
 use crate::operation::OperationId;
-use crate::partner::{Denied, DeniedCertificate, Grant};
+use crate::partner::{CredentialStage, Denied, DeniedCertificate, Grant};
 use crate::reason::Reason;
-use crate::registry::find_credential;
+use crate::registry::{find_api_key, find_credential};
 use crate::request::{Host, RequestFacts};
 use crate::snapshot::Snapshot;
-use crate::token::{Access, AccessToken, Form, Issued, NotIssued, Order, RevokedToken, spaced};
+use crate::token::{Access, AccessToken, Form, Issued, NotIssued, Order, RevokedToken, find_key, spaced};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ const DEEPEST: usize = 3;
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// RFC 8693 section 3.
 pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+/// An API key, as the type of a token (RFC 8693 section 3 leaves that to whoever issues one).
+pub const API_KEY: &str = "urn:partnergate:token-type:api-key";
 /// Tokens of one partner that are revoked and have not expired.
 pub const MOST_REVOKED: usize = 100;
 
@@ -38,14 +41,16 @@ pub struct Granted {
     pub scope: String,
     pub upstream: UpstreamName,
     pub grants: Vec<GrantId>,
-    /// `jti` of what it was exchanged from.
+    /// `jti` of the token, or the id of the API key, that it was exchanged from.
     pub from: Option<Arc<str>>,
+    /// The API key that it was given for.
+    pub api_key: Option<CredentialId>,
 }
 
 /// Why a request to the authorization server is refused.
 #[derive(Debug)]
 pub struct NotGranted {
-    pub denial: Denial,
+    pub denial: Box<Denial>,
     /// For the client's developer, where there is more to say than the error itself does.
     pub said: Option<&'static str>,
 }
@@ -53,7 +58,7 @@ pub struct NotGranted {
 impl NotGranted {
     /// For one reason, of an identity that stands.
     pub fn of(reason: Reason, detail: Option<String>, slots: &Slots) -> Self {
-        NotGranted { denial: Denial::of(reason, detail, slots), said: None }
+        NotGranted { denial: Box::new(Denial::of(reason, detail, slots)), said: None }
     }
 }
 
@@ -105,15 +110,15 @@ pub fn decide_token(
     let decided = asking(snapshot, peer, (request.source, now)).and_then(|(who, access)| {
         let form = authentic(&who, request, form)?;
         let subject = match form.get("grant_type") {
-            Some("client_credentials") => None,
-            Some(EXCHANGE) => Some(subject(access, &who, form)?),
+            Some("client_credentials") => Presented::default(),
+            Some(EXCHANGE) => subject(snapshot, access, &who, form, request.source)?,
             Some(_) => return Err(no(Reason::TokenGrantTypeNotServed, "this grant_type is not served")),
             None => return Err(no(Reason::TokenRequestMalformed, "grant_type is missing")),
         };
-        let wanted = wanted(snapshot, &who, form, subject.as_deref())?;
+        let wanted = wanted(snapshot, &who, form, &subject)?;
         // Before anything is signed, so that nothing is that no record could be kept of.
         let slot = slots.reserve_for(who.partner()).ok_or_else(unrecorded)?;
-        Ok((signed(access, &who, wanted, subject.as_deref())?, slot))
+        Ok((signed(access, &who, wanted, &subject)?, slot))
     });
     decided.map_err(|no| refusal(no, slots))
 }
@@ -133,6 +138,9 @@ pub fn decide_revocation(
     let decided = asking(snapshot, peer, (request.source, now)).and_then(|(who, access)| {
         let form = authentic(&who, request, form)?;
         let text = form.get("token").ok_or_else(|| no(Reason::TokenRequestMalformed, "token is missing"))?;
+        if find_key(text).is_some() {
+            return Err(no(Reason::TokenTypeNotRevoked, "an API key is revoked by your contact"));
+        }
         let slot = slots.reserve_for(who.partner()).ok_or_else(unrecorded)?;
         // What is no token, or not good any more, is no error (section 2.2).
         let Ok(token) = access.verified(text, who.now) else { return Ok((None, slot)) };
@@ -168,6 +176,13 @@ pub fn introspect(snapshot: &Snapshot, text: &str, now: UnixNanos) -> Option<Goo
     let record = registry.partner(&token.partner)?;
     let credential = find_credential(record, &token.credential)?;
     registered_floor(snapshot, record, credential, now).ok()?;
+    let key = match &token.api_key {
+        Some(id) => {
+            let key = find_api_key(record, id).filter(|key| key.environments.contains(&snapshot.environment))?;
+            matches!(key.stage(now), CredentialStage::Active | CredentialStage::Retiring).then_some(Some(key))?
+        }
+        None => None,
+    };
     let names_it = |denied: &Denied| match &denied.certificate {
         DeniedCertificate::Fingerprint(fingerprint) => *fingerprint == token.certificate,
         DeniedCertificate::Serial(serial) => *serial == token.serial,
@@ -175,11 +190,11 @@ pub fn introspect(snapshot: &Snapshot, text: &str, now: UnixNanos) -> Option<Goo
     if registry.anchor(&credential.anchor)?.denied.iter().any(names_it) {
         return None;
     }
-    let is_live =
-        |grant: &&Grant| grant.is_live_for(&credential.id, now) && token.grants.binary_search(&grant.id).is_ok();
+    let presented = Presented { token: Some(token.clone()), key };
+    let is_live = |grant: &&Grant| grant.is_live_for(&credential.id, now) && presented.has_grant(&grant.id);
     let live: Vec<&Grant> = record.grants_in(&snapshot.environment).filter(is_live).collect();
-    let scope: Vec<&OperationId> =
-        token.scope.iter().filter(|operation| live.iter().any(|grant| grant.covers(operation))).collect();
+    let scope = token.scope.iter().filter(|operation| presented.has_operation(operation));
+    let scope: Vec<&OperationId> = scope.filter(|o| live.iter().any(|grant| grant.covers(o))).collect();
     let scope = (!scope.is_empty()).then(|| spaced(&scope))?;
     Some(Good { token, scope })
 }
@@ -190,7 +205,16 @@ fn unrecorded() -> No {
 
 fn refusal(no: No, slots: &Slots) -> NotGranted {
     let No { refused: (reasons, detail), said, stands: identity_stands } = no;
-    NotGranted { denial: Denial { reasons, detail, slot: slots.reserve(), identity_stands, token: None }, said }
+    NotGranted {
+        denial: Box::new(Denial {
+            reasons,
+            detail,
+            slot: slots.reserve(),
+            identity_stands,
+            narrowed: Narrowed::default(),
+        }),
+        said,
+    }
 }
 
 fn asking<'a>(
@@ -233,8 +257,14 @@ fn authentic<'f>(
     }
 }
 
-/// The token that is exchanged for another one.
-fn subject(access: &Access, who: &Standing<'_>, form: &Form) -> Result<Arc<AccessToken>, No> {
+/// The token, or the API key, that is exchanged for a token.
+fn subject<'a>(
+    snapshot: &Snapshot,
+    access: &Access,
+    who: &Standing<'a>,
+    form: &Form,
+    source: SocketAddr,
+) -> Result<Presented<'a>, No> {
     let malformed = |said| no(Reason::TokenRequestMalformed, said);
     if ["actor_token", "actor_token_type"].iter().any(|name| form.get(name).is_some()) {
         return Err(malformed("actor_token is not served"));
@@ -243,14 +273,24 @@ fn subject(access: &Access, who: &Standing<'_>, form: &Form) -> Result<Arc<Acces
         return Err(malformed("requested_token_type is none that is issued"));
     }
     let text = form.get("subject_token").ok_or_else(|| malformed("subject_token is missing"))?;
-    match form.get("subject_token_type") {
-        Some(ACCESS_TOKEN) => {}
-        Some(_) => return Err(malformed("subject_token_type is none that is exchanged")),
-        None => return Err(malformed("subject_token_type is missing")),
+    let keys = snapshot.tokens.as_ref().and_then(|tokens| tokens.api_keys.as_ref());
+    match (form.get("subject_token_type"), keys) {
+        (Some(ACCESS_TOKEN), _) => {}
+        (Some(API_KEY), Some(keys)) => {
+            let key = key_with(snapshot, keys, who.record, Some(who.peer), text, who.now).and_then(|key| {
+                let networks = snapshot.registry.networks_of(source.ip());
+                key.admits(&networks).then_some(key).ok_or((vec![Reason::NetworkNotAllowed], None))
+            });
+            let said = Some("the API key is not good with this certificate from here");
+            let key = key.map_err(|refused| No { refused, said, stands: true })?;
+            return Ok(Presented { token: None, key: Some(key) });
+        }
+        (Some(_), _) => return Err(malformed("subject_token_type is none that is exchanged")),
+        (None, _) => return Err(malformed("subject_token_type is missing")),
     }
     let not_good = |reason: Reason, detail: String| No {
         refused: (vec![reason], Some(detail)),
-        said: Some("the subject_token is not good with this certificate"),
+        said: Some(NOT_GOOD),
         stands: true,
     };
     let token = access.verified(text, who.now).map_err(|(reason, detail)| not_good(reason, detail.to_owned()))?;
@@ -264,8 +304,18 @@ fn subject(access: &Access, who: &Standing<'_>, form: &Form) -> Result<Arc<Acces
     if token.from.len() >= DEEPEST {
         return Err(malformed("the subject_token was exchanged too often"));
     }
-    Ok(token)
+    let key = match &token.api_key {
+        Some(id) => Some(key_of_token(snapshot, who.record, Some(who.peer), id, who.now).map_err(|refused| No {
+            refused,
+            said: Some(NOT_GOOD),
+            stands: true,
+        })?),
+        None => None,
+    };
+    Ok(Presented { token: Some(token), key })
 }
+
+const NOT_GOOD: &str = "the subject_token is not good with this certificate";
 
 /// What a token is to be for.
 struct Wanted<'a> {
@@ -279,23 +329,19 @@ fn wanted<'a>(
     snapshot: &'a Snapshot,
     who: &Standing<'a>,
     form: &Form,
-    subject: Option<&AccessToken>,
+    subject: &Presented<'_>,
 ) -> Result<Wanted<'a>, No> {
-    let is_live = |grant: &&Grant| {
-        let within = subject.is_none_or(|token| token.grants.binary_search(&grant.id).is_ok());
-        within && grant.is_live_for(&who.credential.id, who.now)
-    };
+    let is_live = |grant: &&Grant| subject.has_grant(&grant.id) && grant.is_live_for(&who.credential.id, who.now);
     let live: Vec<&Grant> = who.record.grants_in(&snapshot.environment).filter(is_live).collect();
     let mut by_upstream: BTreeMap<&UpstreamName, BTreeSet<&OperationId>> = BTreeMap::new();
     for operation in live.iter().flat_map(|grant| &grant.operations) {
         // One that is in no document any more is nothing that could be called.
-        let within = subject.is_none_or(|token| token.scope.binary_search(operation).is_ok());
-        if let (Some((id, upstream)), true) = (upstream_of(snapshot, operation), within) {
+        if let (Some((id, upstream)), true) = (upstream_of(snapshot, operation), subject.has_operation(operation)) {
             by_upstream.entry(upstream).or_default().insert(id);
         }
     }
     // A subject's scope was of one upstream; its operations may be of another by now.
-    if let Some(token) = subject {
+    if let Some(token) = &subject.token {
         by_upstream.retain(|upstream, _| **upstream == token.upstream);
     }
     let target = target(snapshot, form)?;
@@ -367,26 +413,23 @@ fn target<'f>(snapshot: &'f Snapshot, form: &'f Form) -> Result<Option<&'f str>,
     Ok(named.into_iter().next())
 }
 
-fn signed(
-    access: &Access,
-    who: &Standing<'_>,
-    wanted: Wanted<'_>,
-    subject: Option<&AccessToken>,
-) -> Result<Granted, No> {
+fn signed(access: &Access, who: &Standing<'_>, wanted: Wanted<'_>, subject: &Presented<'_>) -> Result<Granted, No> {
     let Wanted { upstream, scope, mut grants } = wanted;
     grants.sort_by(|a, b| a.id.cmp(&b.id));
     let ids: Vec<&GrantId> = grants.iter().map(|grant| &grant.id).collect();
     let ends = grants.iter().filter_map(|grant| grant.period.ends);
-    let until = ends.chain(subject.map(|token| token.expires)).fold(who.until(), std::cmp::Ord::min);
+    let ends = ends.chain(subject.token.as_ref().map(|token| token.expires)).chain(subject.key.map(|key| key.ends));
+    let until = ends.fold(who.until(), std::cmp::Ord::min);
     let partner: &PartnerId = who.partner();
     let (certificate, credential) = (&who.peer.leaf, &who.credential.id);
-    let order = Order { partner, upstream, scope: &scope, grants: &ids, certificate, credential, until, from: subject };
+    let (from, api_key) = (subject.token.as_deref(), subject.key.map(|key| &key.id));
+    let order = Order { partner, upstream, scope: &scope, grants: &ids, certificate, credential, until, from, api_key };
     let token = access.issue(&order, who.now).map_err(|why| match why {
         NotIssued::NoTime => no(Reason::TokenScopeEmpty, "what is granted ends now"),
         NotIssued::TooLong => no(Reason::TokenScopeEmpty, TOO_MUCH),
         NotIssued::Failed(why) => No { refused: (vec![Reason::Internal], Some(why)), said: None, stands: true },
     })?;
     let grants = ids.into_iter().cloned().collect();
-    let from = subject.map(|token| token.id.clone());
-    Ok(Granted { from, token, scope: spaced(&scope), upstream: upstream.clone(), grants })
+    let from = from.map(|token| token.id.clone()).or_else(|| api_key.map(|id| id.as_str().into()));
+    Ok(Granted { from, api_key: api_key.cloned(), token, scope: spaced(&scope), upstream: upstream.clone(), grants })
 }

@@ -3,7 +3,8 @@
 //! In: a snapshot, who would come, what would be asked. Out: a [`Supposition`]. Must never: open anything, take a place for a
 //! record, or leave anything in what real requests use.
 
-use super::{Refused, Situation, facts_of, judge_facts, registered, standing, token_of};
+use super::presented::{Presented, presented};
+use super::{Refused, Situation, facts_of, judge_facts, registered, standing};
 use crate::clock::UnixNanos;
 use crate::identity::Peer;
 use crate::name::GrantId;
@@ -63,12 +64,11 @@ pub fn suppose(snapshot: &Snapshot, who: Supposed<'_>, request: &RequestFacts) -
         }
     };
     let Some(known) = known else { return Supposition { floor, rest: None, input: None } };
-    let token = token_of(snapshot, known.0, peer, (request, &situation), now);
-    let (token, floor) = match token {
-        Ok(token) => (token, floor),
-        Err(refused) => (None, floor.and(Err(refused))),
+    let (presented, floor) = match presented(snapshot, known.0, peer, (request, &situation), now) {
+        Ok(presented) => (presented, floor),
+        Err(refused) => (Presented::default(), floor.and(Err(refused))),
     };
-    let facts = facts_of(snapshot, known, peer, (request, token.as_deref()), &situation, now);
+    let facts = facts_of(snapshot, known, peer, (request, &presented), &situation, now);
     // Its own, so that nothing of this is found by real requests.
     let cache = ValueCache::new(snapshot.environment.clone(), 1);
     let input = facts.value(&InputPlan::of(&Wanted::everything()), &cache);

@@ -9,9 +9,10 @@ use crate::operation::{RouteName, openapi};
 use crate::partner::{Anchor, ClientAuthUsage, Der, Grant, Network, Partner, Period, Revocation, Root};
 use crate::policy::{EngineKind, PolicyLimits, PolicySource};
 use crate::registry::{Change, Registry};
-use crate::request::{Bearer, HeadLimits, Host, TlsFacts, canonicalise};
+use crate::request::{Brought, HeadLimits, Host, TlsFacts, canonicalise};
 use crate::route::{Forward, TokenUse};
 use crate::snapshot::{Ahead, RequestSettings, ServerCertificateSource, Sources};
+use crate::token::AccessToken;
 use http::Method;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer as Signer, KeyPair,
@@ -22,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+mod api_keys;
 mod contract;
 mod evaluation;
 mod floor;
@@ -124,6 +126,7 @@ impl World {
                 max_body: 1,
                 stream_idle: Duration::from_secs(1),
                 token: TokenUse::Accepted,
+                api_key: TokenUse::Accepted,
                 forward: Forward::default(),
                 place: String::new(),
                 operations: None,
@@ -139,6 +142,7 @@ impl World {
                 head: HeadLimits { max_bytes: 16_384, max_fields: 100 },
                 policy_headers: vec![],
                 bearer: true,
+                api_key: true,
             },
             certificates: vec![SERVER.clone()],
             registry: self.registry(),
@@ -320,6 +324,7 @@ fn record(id: &str, leaf: &[u8], grants: Vec<Grant>) -> PartnerRecord {
             Match::FingerprintSha256(Fingerprint::of(leaf)),
         )],
         grants,
+        api_keys: Vec::new(),
     }
 }
 
@@ -365,7 +370,8 @@ fn request(method: Method, target: &str, host: &str) -> RequestFacts {
         headers: vec![],
         content_length: None,
         upgrade: UpgradeWanted::No,
-        bearer: Bearer::None,
+        bearer: Brought::None,
+        api_key: Brought::None,
         now: NOW,
     }
 }

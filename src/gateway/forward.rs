@@ -3,8 +3,10 @@
 
 use super::certificate::{ChainField, xfcc};
 use super::inflight::InFlight;
+use super::read::API_KEY;
 use crate::decision::Permit;
 use crate::request::UpgradeWanted;
+use crate::route::TokenUse;
 use crate::token::{Asserted, Tokens};
 use http::{HeaderMap, HeaderValue, Version, header};
 use pingora_error::{Error, ErrorType};
@@ -33,7 +35,10 @@ pub(super) fn build_head(
     head.set_version(from.version);
     let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
     let (trace, continued) = traceparent(parent);
-    let withheld = permit.token().is_some() && flight.route().is_none_or(|route| !route.forward.token);
+    let withheld = permit.narrowed().token.is_some() && flight.route().is_none_or(|route| !route.forward.token);
+    // A key is for the gateway, and says nothing to anybody else.
+    let keyed = flight.tokens().is_some_and(|tokens| tokens.api_keys.is_some())
+        && flight.route().is_none_or(|route| route.api_key != TokenUse::Ignored);
     for (name, value) in &from.headers {
         let text = name.as_str();
         // pingora has taken them off; what an upgrade needs is set below.
@@ -41,7 +46,8 @@ pub(super) fn build_head(
         // The state of a trace means nothing to another trace.
         let stray = text == "tracestate" && !continued;
         let token = withheld && name == header::AUTHORIZATION;
-        if name == header::HOST || is_reserved(text) || hop || stray || token {
+        let key = keyed && text == API_KEY;
+        if name == header::HOST || is_reserved(text) || hop || stray || token || key {
             continue;
         }
         head.append_header(name.clone(), value.clone())?;

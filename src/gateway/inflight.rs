@@ -7,7 +7,7 @@ use super::open::{Running, Stream};
 use super::progress::PROGRESS;
 use super::{BodyLimits, Live, route_of};
 use crate::clock::UnixNanos;
-use crate::decision::{Denial, Granted, Permit, Refused, Situation, Slot};
+use crate::decision::{Denial, Granted, Narrowed, Permit, Refused, Situation, Slot};
 use crate::identity::Peer;
 use crate::name::{PartnerId, UpstreamName};
 use crate::operation::OperationId;
@@ -214,15 +214,15 @@ impl InFlight {
     /// What it was allowed on has been replaced, and on what replaced it the request is denied.
     pub(super) fn overtaken(&mut self, live: Arc<Live>, (reasons, detail): Refused) {
         self.live = live;
-        let (slot, token) = match std::mem::replace(&mut self.verdict, Verdict::Undecided) {
+        let (slot, narrowed) = match std::mem::replace(&mut self.verdict, Verdict::Undecided) {
             Verdict::Allowed(permit) => {
-                let token = permit.token().cloned();
-                (Some(permit.into_slot()), token)
+                let narrowed = permit.narrowed().clone();
+                (Some(permit.into_slot()), narrowed)
             }
-            _ => (None, None),
+            _ => (None, Narrowed::default()),
         };
         // Whether its identity stands, the look that the change brings finds out.
-        self.verdict = Verdict::Denied(Denial { reasons, detail, slot, identity_stands: true, token });
+        self.verdict = Verdict::Denied(Denial { reasons, detail, slot, identity_stands: true, narrowed });
     }
 
     pub(super) fn sent_to(&mut self, upstream: UpstreamName, address: SocketAddr) {
@@ -312,7 +312,7 @@ impl InFlight {
             self.live = ending.live.clone();
         }
         let (mut reasons, mut detail, mut grant, mut partner) = (Vec::new(), None, None, None);
-        let (mut observed, mut token) = (Vec::new(), None);
+        let (mut observed, mut narrowed) = (Vec::new(), Narrowed::default());
         let (mut issued, mut revoked, mut allowed) = (None, None, false);
         let slot: Option<Slot> = match std::mem::replace(&mut self.verdict, Verdict::Recorded) {
             Verdict::Recorded => return,
@@ -325,11 +325,13 @@ impl InFlight {
                 self.recorder.slots().reserve()
             }
             Verdict::Denied(denial) => {
-                (reasons, detail, token) = (denial.reasons, denial.detail, denial.token);
+                (reasons, detail, narrowed) = (denial.reasons, denial.detail, denial.narrowed);
                 denial.slot
             }
             Verdict::Answered(answered) => {
                 let Answered { issued: granted, revoked: gone, slot } = *answered;
+                // A key is in use where it is exchanged as well.
+                narrowed.api_key = granted.as_ref().and_then(|granted| granted.api_key.clone());
                 (issued, revoked, allowed) = (granted, gone, true);
                 Some(slot)
             }
@@ -338,7 +340,7 @@ impl InFlight {
                 grant = Some(permit.grant().clone());
                 partner = Some(permit.partner().clone());
                 observed = permit.observed().to_vec();
-                token = permit.token().cloned();
+                narrowed = permit.narrowed().clone();
                 Some(permit.into_slot())
             }
         };
@@ -378,6 +380,9 @@ impl InFlight {
                     reason: reason.clone(),
                 });
             }
+            if let (true, Some(key)) = (allowed, &narrowed.api_key) {
+                self.recorder.usage().key_used(key, situation.networks.join(","), stream.request.now);
+            }
             if let (Some(grant), Some(operation)) = (&grant, operation) {
                 let key = UsageKey {
                     partner: record.partner.id.clone(),
@@ -410,7 +415,8 @@ impl InFlight {
             request: &stream.request,
             now: cut.map_or(self.decided.unwrap_or(stream.request.now), |ending| ending.now),
             situation: &situation,
-            token: token.as_deref(),
+            token: narrowed.token.as_deref(),
+            api_key: narrowed.api_key.as_ref(),
             result,
             reasons: &reasons,
             observed: &observed,

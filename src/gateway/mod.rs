@@ -46,7 +46,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use read::{Arrival, is_bodyless, is_grpc, read};
+use read::{Arrival, is_bodyless, is_grpc, read, stray_key};
 use refusal::Sent;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -116,6 +116,10 @@ impl Gateway {
         };
         let snapshot = live.snapshot.clone();
         let (head, bodyless) = (session.req_header(), is_bodyless(session));
+        if let Some(refusal) = self.leaked(connection, &snapshot, head) {
+            self.malformed(connection, &snapshot, &id, &refusal);
+            return Err(Refused { grpc, ..Refused::new(refusal.reason, id) });
+        }
         let arrival = Arrival { source: connection.source, tls: &connection.tls, http2: connection.http2 };
         let request = match read(head, bodyless, &arrival, &snapshot.request, id.clone(), self.clock.now()) {
             Ok(request) => request,
@@ -167,6 +171,26 @@ impl Gateway {
                 Err(Refused { grpc, ..Refused::new(reason, id) })
             }
         }
+    }
+
+    /// Whether an API key is anywhere but in its own field, whether keys are accepted or not. Nothing of such a request is
+    /// written down but whose key it is.
+    fn leaked(&self, connection: &Connection, snapshot: &Snapshot, head: &RequestHeader) -> Option<Refusal> {
+        let (found, in_url) = stray_key(head)?;
+        let registry = &snapshot.registry;
+        let keys = snapshot.tokens.as_ref().and_then(|tokens| tokens.api_keys.as_ref());
+        let owner = keys.and_then(|keys| registry.api_key(&keys.read(&found)?));
+        let detail = match owner {
+            Some((record, key)) => format!("it is `{}` of `{}`: revoke it", key.id, record.partner.id),
+            None => "it is no key of anybody, or a part of one".to_owned(),
+        };
+        if !in_url {
+            return Some(Refusal::new(Reason::ApiKeyAmbiguous, detail));
+        }
+        let peer = registry.matching(&connection.peer).into_iter().next();
+        let partner = owner.map(|(record, _)| record).or_else(|| peer.map(|(record, ..)| record));
+        self.recorder.metrics().api_key_in_url(partner.map(|record| &record.partner.id));
+        Some(Refusal::new(Reason::ApiKeyInUrl, detail))
     }
 
     /// Counts and records a request that could not be decided.

@@ -172,7 +172,7 @@ impl Gateway {
         }
         let answer = error(denial.reason(), said);
         if let Some(flight) = context.flight.as_mut() {
-            flight.denied(denial);
+            flight.denied(*denial);
         }
         answer
     }

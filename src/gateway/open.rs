@@ -9,13 +9,12 @@
 use super::cut::{Cut, Ending, Enforcement};
 use super::{Connection, Live, Preview, Progress};
 use crate::clock::{Clock, UnixNanos};
-use crate::decision::{self, Situation};
+use crate::decision::{self, Narrowed, Situation};
 use crate::name::{AnchorName, GrantId, PartnerId};
 use crate::policy::LastVerdict;
 use crate::record::{Entry, Kind, Recorder, RequestEntry};
 use crate::registry::Resolution;
 use crate::request::RequestFacts;
-use crate::token::AccessToken;
 use arc_swap::ArcSwapOption;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,7 +64,7 @@ pub struct Stream {
     /// On HTTP/2, where one stream can end and its siblings live.
     pub(super) progress: Option<Arc<Progress>>,
     /// What it was allowed by.
-    allowed: OnceLock<(GrantId, Option<Arc<AccessToken>>)>,
+    allowed: OnceLock<(GrantId, Narrowed)>,
     /// Whether there is a record that it is open.
     announced: AtomicBool,
 }
@@ -186,7 +185,7 @@ impl Open {
         permit: &decision::Permit,
         live: &Arc<Live>,
     ) -> Result<(), Box<(Arc<Live>, decision::Refused)>> {
-        let _ = stream.allowed.set((permit.grant().clone(), permit.token().cloned()));
+        let _ = stream.allowed.set((permit.grant().clone(), permit.narrowed().clone()));
         let (known, due) = {
             let mut running = connection.running();
             running.streams.push(stream.clone());
@@ -269,7 +268,7 @@ impl Open {
 
     /// Writes that a request is open, once.
     pub(super) fn announce(&self, connection: &Connection, stream: &Stream, live: &Live, now: UnixNanos, status: u16) {
-        let Some((grant, token)) = stream.allowed.get() else { return };
+        let Some((grant, narrowed)) = stream.allowed.get() else { return };
         if stream.announced.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -281,7 +280,8 @@ impl Open {
             request: &stream.request,
             now,
             situation: &situation,
-            token: token.as_deref(),
+            token: narrowed.token.as_deref(),
+            api_key: narrowed.api_key.as_ref(),
             result: "allow",
             reasons: &[],
             observed: &[],

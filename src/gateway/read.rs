@@ -4,13 +4,18 @@ use super::forward;
 use crate::clock::UnixNanos;
 use crate::operation::parse_upgrade;
 use crate::reason::Reason;
-use crate::request::{Bearer, Refusal, RequestFacts, TlsFacts, UpgradeWanted, canonicalise};
+use crate::request::{Brought, Refusal, RequestFacts, TlsFacts, UpgradeWanted, canonicalise};
 use crate::snapshot::RequestSettings;
-use http::{HeaderMap, header};
+use crate::token::find_key;
+use data_encoding::BASE64;
+use http::{HeaderMap, HeaderValue, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// The field that API keys come in.
+pub(super) const API_KEY: &str = "x-api-key";
 
 /// How a request has come.
 pub(super) struct Arrival<'a> {
@@ -77,7 +82,8 @@ pub(super) fn read(
         headers,
         content_length,
         upgrade: upgrade_of(head),
-        bearer: if settings.bearer { bearer_of(&head.headers) } else { Bearer::None },
+        bearer: if settings.bearer { bearer_of(&head.headers) } else { Brought::None },
+        api_key: api_key_of(&head.headers, settings.api_key),
         now,
     })
 }
@@ -170,27 +176,64 @@ fn upgrade_of(head: &RequestHeader) -> UpgradeWanted {
 }
 
 /// RFC 6750 section 2.1; the scheme is compared without case (RFC 9110 section 11.1).
-fn bearer_of(fields: &HeaderMap) -> Bearer {
+fn bearer_of(fields: &HeaderMap) -> Brought {
     let mut values = fields.get_all(header::AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
-        (None, _) => return Bearer::None,
-        (Some(_), Some(_)) => return Bearer::Unclear("there are several Authorization fields"),
+        (None, _) => return Brought::None,
+        (Some(_), Some(_)) => return Brought::Unclear("there are several Authorization fields"),
         (Some(value), None) => String::from_utf8_lossy(value.as_bytes()),
     };
     let end = value.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(value.len());
     let (scheme, text) = value.split_at(end);
     if scheme.eq_ignore_ascii_case("bearer") {
-        return Bearer::Token(text.trim().into());
+        return Brought::Text(text.trim().into());
     }
     // Somebody behind may find one there: in a list, behind something, under another scheme.
     let is_jwt = |word: &str| word.starts_with("eyJ") && word.matches('.').count() >= 2;
     let mut words = value.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
     if value.to_ascii_lowercase().contains("bearer") || words.any(is_jwt) {
-        return Bearer::Unclear(
+        return Brought::Unclear(
             "an access token is in Authorization, and not as its only credential of the scheme Bearer",
         );
     }
-    Bearer::None
+    Brought::None
+}
+
+/// One field. Where nobody has keys, what is in it is the upstream's business, unless it is a key all the same.
+fn api_key_of(fields: &HeaderMap, wanted: bool) -> Brought {
+    let mut values = fields.get_all(API_KEY).iter();
+    let text = match (values.next(), values.next()) {
+        (None, _) => return Brought::None,
+        (Some(value), None) => String::from_utf8_lossy(value.as_bytes()),
+        (Some(_), Some(_)) if wanted || has_key(fields.get_all(API_KEY)) => {
+            return Brought::Unclear("there are several X-API-Key fields");
+        }
+        (Some(_), Some(_)) => return Brought::None,
+    };
+    if wanted || find_key(&text).is_some() { Brought::Text(text.into()) } else { Brought::None }
+}
+
+fn has_key<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
+    values.into_iter().any(|value| find_key(&String::from_utf8_lossy(value.as_bytes())).is_some())
+}
+
+/// An API key that is anywhere but in its own field, and whether it is in the URL: there, and in whatever spelling of a
+/// field, others write it down.
+pub(super) fn stray_key(head: &RequestHeader) -> Option<(String, bool)> {
+    let text = |bytes: &[u8]| find_key(&String::from_utf8_lossy(bytes));
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let host = head.headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+    let url = std::iter::once(head.raw_path()).chain(authority.map(str::as_bytes)).chain(host);
+    if let Some(key) = url.into_iter().find_map(text) {
+        return Some((key, true));
+    }
+    let fields = head.headers.iter().filter(|(name, _)| name.as_str() != API_KEY);
+    let mut found = fields.filter_map(|(name, value)| {
+        let value = value.as_bytes();
+        let basic = || value.strip_prefix(b"Basic ").and_then(|code| BASE64.decode(code).ok());
+        text(value).or_else(|| text(name.as_str().as_bytes())).or_else(|| text(&basic()?))
+    });
+    found.next().map(|key| (key, false))
 }
 
 pub(super) fn is_grpc(head: &RequestHeader) -> bool {

@@ -19,6 +19,19 @@ states! {
         X509 "x509",
         /// A client certificate, and an access token that is bound to it.
         Token "token",
+        /// A client certificate, and an API key that is bound to it.
+        ApiKey "api-key",
+    }
+}
+
+impl CredentialKind {
+    /// Of a request with a certificate and what it brings besides. A token that was given for a key is a token.
+    pub fn of(token: bool, key: bool) -> Self {
+        match (token, key) {
+            (true, _) => CredentialKind::Token,
+            (false, true) => CredentialKind::ApiKey,
+            (false, false) => CredentialKind::X509,
+        }
     }
 }
 
@@ -80,6 +93,11 @@ impl Retiring {
     pub fn until(&self) -> UnixNanos {
         self.since.saturating_add(self.overlap)
     }
+
+    /// Whether both were good for long enough and the successor, which `seen` says when it was used last, is in use.
+    pub fn is_over(&self, seen: Option<UnixNanos>, now: UnixNanos) -> bool {
+        now >= self.until() && seen.is_some_and(|seen| seen >= self.since)
+    }
 }
 
 impl Credential {
@@ -130,10 +148,7 @@ impl Credential {
     /// Whether nothing needs it any more: both were good for long enough, and its successor, which `seen` says when it was
     /// used last, is in use.
     pub fn is_succeeded(&self, seen: Option<UnixNanos>, now: UnixNanos) -> bool {
-        let Some(retiring) = self.retiring.as_ref().filter(|_| self.state == CredentialState::Active) else {
-            return false;
-        };
-        now >= retiring.until() && seen.is_some_and(|seen| seen >= retiring.since)
+        self.state == CredentialState::Active && self.retiring.as_ref().is_some_and(|r| r.is_over(seen, now))
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Offboarding {
 pub struct Closed {
     pub credentials: Vec<CredentialId>,
     pub grants: Vec<GrantId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_keys: Vec<CredentialId>,
     /// What waited for approval, and is void.
     pub approvals: Vec<ApprovalId>,
     /// Ids of enrolment codes that are void.
@@ -79,7 +81,7 @@ pub struct Enforced {
 }
 
 impl PartnerRecord {
-    /// Revokes every credential and every grant that has not ended. Returns which.
+    /// Revokes every credential, every API key, and every grant that has not ended. Returns which.
     pub fn close(&mut self, revoked: &Revoked) -> Closed {
         let mut closed = Closed::default();
         for credential in &mut self.credentials {
@@ -92,6 +94,11 @@ impl PartnerRecord {
                 && grant.revoke(revoked.clone()) == Ok(true)
             {
                 closed.grants.push(grant.id.clone());
+            }
+        }
+        for key in &mut self.api_keys {
+            if key.revoke(revoked.clone()) {
+                closed.api_keys.push(key.id.clone());
             }
         }
         if let Some(offboarding) = &mut self.partner.offboarding {

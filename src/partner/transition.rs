@@ -1,7 +1,7 @@
 //! From what to what a partner, its credentials and its grants may be put. What follows from time, and what operators do
 //! with a verb of its own (suspend, offboard, revoke), is elsewhere; this is about what somebody writes down.
 
-use super::{Credential, CredentialState, Grant, GrantState, PartnerRecord, PartnerState};
+use super::{ApiKey, Credential, CredentialStage, CredentialState, Grant, GrantState, PartnerRecord, PartnerState};
 use crate::clock::UnixNanos;
 
 /// What is not legal now.
@@ -31,6 +31,10 @@ pub fn illegal(before: &PartnerRecord, after: &PartnerRecord, now: UnixNanos) ->
         if let Some(illegal) = end.and_then(|end| outlives(was, credential, end)) {
             found.push(illegal);
         }
+    }
+    for key in &after.api_keys {
+        let was = before.api_keys.iter().find(|k| k.id == key.id);
+        found.extend(of_api_key(was, key, after, now));
     }
     found
 }
@@ -79,6 +83,57 @@ fn of_grant(before: &Grant, after: &Grant, now: UnixNanos) -> Option<Illegal> {
     })
 }
 
+/// A key is for what is granted, and of one secret and one certificate as long as it lives.
+fn of_api_key(before: Option<&ApiKey>, after: &ApiKey, record: &PartnerRecord, now: UnixNanos) -> Vec<Illegal> {
+    let id = &after.id;
+    let mut found = Vec::new();
+    let mut wrong = |key: &str, reason: String, fix| {
+        found.push(Illegal { key: format!("api_keys.{id}.{key}"), reason, fix });
+    };
+    if before == Some(after) || after.revoked.is_some() {
+        return found;
+    }
+    const ANOTHER: &str = "let another key take its place: `credential rotate`";
+    if before.is_some_and(|before| before.hash != after.hash) {
+        wrong("hash", format!("`{id}` is another key already"), ANOTHER);
+    }
+    if before.is_some_and(|before| before.bound_to != after.bound_to) {
+        wrong("bound_to", format!("`{id}` is bound to another certificate already"), ANOTHER);
+    }
+    if before.is_some_and(|before| now >= before.ends && after.ends > before.ends) {
+        wrong("ends", format!("`{id}` has ended: what is over is not extended"), "make another key");
+    }
+    let end = record.partner.engaged().ends.filter(|end| after.ends > *end);
+    if let Some(end) = end.filter(|_| before.is_none_or(|before| before.ends != after.ends)) {
+        let reason = format!("{} is after the engagement has ended ({end})", after.ends);
+        wrong("ends", reason, "let it end with the engagement at the latest");
+    }
+    let successor = after.retiring.as_ref().filter(|_| before.is_none_or(|before| before.retiring != after.retiring));
+    let successor = successor.and_then(|retiring| record.api_keys.iter().find(|key| key.id == retiring.successor));
+    if let Some(other) = successor.filter(|other| other.stage(now) != CredentialStage::Active) {
+        let reason = format!("`{}` is {}, and takes nobody's place", other.id, other.stage(now).as_str());
+        wrong("retiring", reason, ANOTHER);
+    }
+    if before.is_some_and(|before| (&before.grants, &before.operations) == (&after.grants, &after.operations)) {
+        return found;
+    }
+    let open = |grant: &&Grant| matches!(grant.state(now), GrantState::Approved | GrantState::Active);
+    let mut granted = Vec::new();
+    for name in &after.grants {
+        match record.grants.iter().filter(open).find(|grant| grant.id == *name) {
+            Some(grant) => granted.push(grant),
+            None => {
+                wrong("grants", format!("`{name}` is no grant of the partner that is in force"), "see `grant list`")
+            }
+        }
+    }
+    for operation in after.operations.iter().flatten().filter(|o| !granted.iter().any(|grant| grant.covers(o))) {
+        let reason = format!("`{operation}` is covered by none of the grants of the key");
+        wrong("operations", reason, "a key is for what its grants cover, by the ids of operations");
+    }
+    found
+}
+
 /// Nothing outlives the engagement.
 fn outlives(before: Option<&Credential>, after: &Credential, end: UnixNanos) -> Option<Illegal> {
     let ends = after.ends.filter(|ends| *ends > end)?;
@@ -91,10 +146,12 @@ fn outlives(before: Option<&Credential>, after: &Credential, end: UnixNanos) -> 
 }
 
 /// The same for a partner that is new.
-pub fn illegal_at_first(record: &PartnerRecord) -> Vec<Illegal> {
+pub fn illegal_at_first(record: &PartnerRecord, now: UnixNanos) -> Vec<Illegal> {
     let end = record.partner.engaged().ends;
     let credentials = record.credentials.iter();
-    end.into_iter().flat_map(|end| credentials.clone().filter_map(move |c| outlives(None, c, end))).collect()
+    let outlive = end.into_iter().flat_map(|end| credentials.clone().filter_map(move |c| outlives(None, c, end)));
+    let keys = record.api_keys.iter().flat_map(|key| of_api_key(None, key, record, now));
+    outlive.chain(keys).collect()
 }
 
 #[cfg(test)]
@@ -154,6 +211,6 @@ mod tests {
         assert_eq!(illegal(&of(2_000), &ends(5_000), NOW), []);
         assert_eq!(illegal(&of(2_000), &ends(5_001), NOW)[0].key, "credentials.acme-1.ends");
         assert_eq!(illegal(&ends(9_000), &ends(9_000), NOW), [], "what is there already is not what somebody asks for");
-        assert_eq!(illegal_at_first(&ends(5_001)).len(), 1);
+        assert_eq!(illegal_at_first(&ends(5_001), NOW).len(), 1);
     }
 }

@@ -179,6 +179,13 @@ pub(super) static INPUT: Shape = Table(&[
         "the request comes with one",
         "The access token, whose signature, certificate, audience and end the gateway has looked at",
     ),
+    sometimes(
+        "api_key",
+        Table(API_KEY),
+        Registry,
+        "the request comes with one, or with an access token that was given for one",
+        "The API key, whose secret, certificate and end the gateway has looked at",
+    ),
     always("source", Table(SOURCE), Connection, "Where the request comes from"),
     always("tls", Table(TLS), Connection, "What the TLS handshake agreed on"),
     always("request", Table(REQUEST), Request, "What is asked for, byte by byte as it is forwarded"),
@@ -240,13 +247,28 @@ const GRANT: &[Fact] = &[
     ),
 ];
 
+const API_KEY: &[Fact] = &[
+    always("id", Text, Registry, "Its id"),
+    always("owner", Text, Registry, "Who answers for it on our side"),
+    always("grants", TEXTS, Registry, "Ids of the grants that it may be used by"),
+    sometimes(
+        "operations",
+        List(&OPERATION),
+        Registry,
+        "the key names operations",
+        "Ids of the operations that it is for; all that its grants cover, otherwise",
+    ),
+    sometimes("networks", NETWORKS, Registry, "the key names networks", "Networks it is limited to"),
+    always("ends_ns", Whole, Registry, "First instant at which it is not good any more"),
+];
+
 const CREDENTIAL: &[Fact] = &[
     always("id", Text, Registry, "Its id"),
     always(
         "kind",
         OneOf(CredentialKind::NAMES),
         Request,
-        "What the request proves itself with: a client certificate, or one with an access token that is bound to it",
+        "What the request proves itself with: a client certificate, or one with an access token or an API key that is bound to it",
     ),
     always(
         "state",

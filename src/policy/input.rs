@@ -10,7 +10,7 @@ use crate::clock::{UnixNanos, Zone};
 use crate::identity::{Match, Peer};
 use crate::name::Environment;
 use crate::operation::Resolved;
-use crate::partner::{Credential, CredentialKind, PartnerRecord, Period};
+use crate::partner::{ApiKey, Credential, CredentialKind, PartnerRecord, Period};
 use crate::registry::Derived;
 use crate::request::{RequestFacts, TlsFacts};
 use crate::token::AccessToken;
@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub request: &'a RequestFacts,
     /// That it came with, where that is good.
     pub token: Option<&'a AccessToken>,
+    /// That it came with, or that the token was given for.
+    pub api_key: Option<&'a ApiKey>,
     /// Of the decision: a request that goes on is decided more than once.
     pub now: UnixNanos,
 }
@@ -127,7 +129,7 @@ macro_rules! keys {
 }
 
 keys! {
-    algorithm "algorithm", audience "audience", bits "bits", cipher "cipher", conditions "conditions",
+    algorithm "algorithm", api_key "api_key", audience "audience", bits "bits", cipher "cipher", conditions "conditions",
     credential "credential", credentials "credentials", dns "dns", email "email", ends_ns "ends_ns",
     engagement "engagement", environment "environment", expires_ns "expires_ns",
     fingerprint_sha256 "fingerprint_sha256", grants "grants", hour "hour", https "https", id "id", ip "ip",
@@ -172,6 +174,7 @@ const REQUEST: &[(&str, Fact)] = &[
 
 const TLS: &[&str] = &["version", "cipher", "sni"];
 const TOKEN: &[&str] = &["issuer", "subject", "audience", "scope", "grants", "id", "issued_ns", "expires_ns"];
+const API_KEY: &[&str] = &["id", "owner", "grants", "operations", "networks", "ends_ns"];
 const WALL: &[&str] = &["weekday", "hour", "minute", "local"];
 
 /// How the input document is put together for one policy: the facts that it can look at, and objects of their keys. A
@@ -182,6 +185,7 @@ pub struct InputPlan {
     request: Table,
     tls: bool,
     token: bool,
+    api_key: bool,
     wall: bool,
 }
 
@@ -208,6 +212,7 @@ impl InputPlan {
             request: table("request", REQUEST),
             tls,
             token: any("token", TOKEN),
+            api_key: any("api_key", API_KEY),
             wall: any("time", WALL),
         }
     }
@@ -262,7 +267,7 @@ impl Facts<'_> {
         put(&k.version, Value::from(CONTRACT_VERSION));
         put(&k.environment, cache.environment_value.clone());
         put(&k.partner, cache.partner(self.record));
-        let kind = AccessToken::kind(self.token);
+        let kind = CredentialKind::of(self.token.is_some(), self.api_key.is_some());
         let credential = match self.peer {
             Some(peer) => cache.credential(self.record, self.credential, (peer, kind)),
             None => supposed_credential(self.credential, kind, self.now),
@@ -276,6 +281,9 @@ impl Facts<'_> {
         }
         if let (true, Some(token)) = (plan.token, self.token) {
             put(&k.token, token_value(token));
+        }
+        if let (true, Some(key)) = (plan.api_key, self.api_key) {
+            put(&k.api_key, api_key_value(key));
         }
         out.into_value()
     }
@@ -293,6 +301,22 @@ fn token_value(token: &AccessToken) -> Value {
         (&k.issued_ns, Value::from(token.issued.0)),
         (&k.expires_ns, Value::from(token.expires.0)),
     ])
+}
+
+fn api_key_value(key: &ApiKey) -> Value {
+    let k = &*KEYS;
+    let mut out = Object::new();
+    out.insert(k.id.clone(), Value::from(key.id.as_str()));
+    out.insert(k.owner.clone(), Value::from(key.owner.as_str()));
+    out.insert(k.grants.clone(), texts(&key.grants));
+    if let Some(operations) = &key.operations {
+        out.insert(k.operations.clone(), texts(operations));
+    }
+    if let Some(networks) = &key.networks {
+        out.insert(k.networks.clone(), texts(networks));
+    }
+    out.insert(k.ends_ns.clone(), Value::from(key.ends.0));
+    out.into_value()
 }
 
 fn tls_value(tls: &TlsFacts) -> Value {

@@ -510,6 +510,7 @@ fn what_the_library_says_is_known_to_be_said_by_policy() {
         "engagement-ended",
         "engagement-not-started",
         "partner-not-active",
+        "api-key-expired",
         "token-expired",
     ];
     let mut count = 0;

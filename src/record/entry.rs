@@ -10,18 +10,18 @@ use crate::clock::UnixNanos;
 use crate::decision::Situation;
 use crate::history::Checkpoint;
 use crate::identity::{Certificate, Fingerprint, Peer};
-use crate::name::{GrantId, PartnerId};
+use crate::name::{CredentialId, GrantId, PartnerId};
 use crate::partner::{Credential, CredentialKind, PartnerRecord, Period};
 use crate::policy::{CONTRACT_VERSION, weekday_name};
 use crate::reason::{Code, Reason};
-use crate::registry::Derived;
+use crate::registry::{Derived, find_api_key};
 use crate::request::RequestFacts;
 use crate::route::Found;
 use crate::snapshot::{Revision, Snapshot};
 use crate::token::AccessToken;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use oauth::{OauthLine, Token};
+use oauth::{Key, OauthLine, Token};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -84,6 +84,8 @@ pub struct RequestEntry<'a> {
     pub situation: &'a Situation<'a>,
     /// The access token that it came with, where that is good.
     pub token: Option<&'a AccessToken>,
+    /// The id of the API key that it came with, or that the token was given for, where that is good.
+    pub api_key: Option<&'a CredentialId>,
     /// `allow` or `deny`; or `aborted` and `error` for an allowed request that did not end well.
     pub result: &'static str,
     pub reasons: &'a [Reason],
@@ -289,6 +291,8 @@ struct Input<'a> {
     credential: Arc<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<Token<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<Key<'a>>,
     source: Source<'a>,
     tls: Tls<'a>,
     request: Request<'a>,
@@ -394,7 +398,8 @@ impl RequestEntry<'_> {
         let canonical = &request.canonical;
         let known = situation.partner();
         let partner = known.map(|(record, _)| cache.partner(record, || raw(&partner_json(record, self.snapshot))));
-        let kind = AccessToken::kind(self.token);
+        let api_key = self.api_key.zip(known).and_then(|(id, (record, _))| find_api_key(record, id));
+        let kind = CredentialKind::of(self.token.is_some(), self.api_key.is_some());
         let credential = match known {
             Some((record, credential)) => cache.credential(record, credential, (self.peer, kind), || {
                 raw(&credential_json(Some(credential), (self.peer, kind), mask))
@@ -422,6 +427,7 @@ impl RequestEntry<'_> {
             partner,
             credential,
             token: self.token.map(Token::of),
+            api_key: api_key.map(Key::of),
             source: Source {
                 ip: mask.address(request.source.ip()),
                 port: request.source.port(),

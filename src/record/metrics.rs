@@ -2,6 +2,7 @@
 
 use super::replay::Kind;
 use crate::clock::UnixNanos;
+use crate::name::PartnerId;
 use crate::reason::Reason;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -229,9 +230,10 @@ metrics! {
     promoted: IntGauge("partnergate_policy_promoted", "1 while a candidate that was promoted decides in the place of the configured policy.");
     chain_omitted: IntCounter("partnergate_client_cert_chain_omitted_total", "Requests forwarded without Client-Cert-Chain because the chain is too large for a header field.");
     xfcc_omitted: IntCounter("partnergate_xfcc_omitted_total", "Requests forwarded without X-Forwarded-Client-Cert because the certificate's names are too large for a header field.");
-    credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, for those that expire within 30 days.", labels ["partner", "credential"]);
+    credential_expiry: GaugeVec("partnergate_credential_expiry_timestamp_seconds", "notAfter of the certificate last seen of a credential, and the end of an API key, for those that expire within 30 days.", labels ["partner", "credential"]);
     credential_expiry_count: IntGaugeVec("partnergate_credentials_expiring", "Credentials by time until the certificate last seen expires: `expired`, `1d`, `7d`, `30d`, `90d`, `later`, `unseen`.", labels ["within"]);
-    expiring: IntGaugeVec("partnergate_expiring_without_successor", "What ends within 30 days, or has ended, and has no successor registered, by kind (server-certificate, anchor, credential).", labels ["kind"]);
+    expiring: IntGaugeVec("partnergate_expiring_without_successor", "What ends within 30 days, or has ended, and has no successor registered, by kind (server-certificate, anchor, credential, api-key).", labels ["kind"]);
+    api_keys_in_urls: IntCounterVec("partnergate_api_keys_in_urls_total", "Requests refused because an API key was in the URL, by partner: it has leaked, and is to be revoked.", labels ["partner"]);
     series_folded: IntCounter("partnergate_metrics_series_folded_total", "Times that an id was counted as `other`, or its series left out, because of metrics.max_series.");
     build_info: IntGaugeVec("partnergate_build_info", "1, with the version.", labels ["version"]);
     ready: IntGauge("partnergate_ready", "1 while the gateway takes new connections with a live snapshot.");
@@ -249,6 +251,12 @@ impl Metrics {
             let (partner, operation) = if within { (partner, operation) } else { (OTHER, OTHER) };
             self.partner_operations.with_label_values(&[partner, operation, outcome.as_str()]).inc();
         }
+    }
+
+    /// Counts a key that has leaked.
+    pub fn api_key_in_url(&self, partner: Option<&PartnerId>) {
+        let partner = partner.map_or("unknown", |id| self.label(&self.bound.partners, id.as_str()));
+        self.api_keys_in_urls.with_label_values(&[partner]).inc();
     }
 
     /// Counts a denial that is only observed.

@@ -32,6 +32,7 @@ pub fn facts(mut input: Value) -> Result<Value, String> {
         ("/credential", "not_after", "not_after_ns"),
         ("/token", "issued", "issued_ns"),
         ("/token", "expires", "expires_ns"),
+        ("/api_key", "ends", "ends_ns"),
     ] {
         instant(input.pointer_mut(path), from, to)?;
     }

@@ -7,6 +7,7 @@ use crate::name::{CredentialId, GrantId, PartnerId};
 use crate::operation::OperationId;
 use crate::reason::Reason;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
 /// What is counted apart.
@@ -53,6 +54,9 @@ pub struct FirstDenied {
     pub reason: Reason,
 }
 
+/// An API key, and the names of the networks that held the source address, joined by `,`.
+pub type KeyPlace = (CredentialId, String);
+
 /// A partner, and when it was closed.
 pub type ClosedPartner = (PartnerId, UnixNanos);
 
@@ -64,6 +68,8 @@ const MAX_KEYS: usize = 200_000;
 pub struct Batch {
     pub usage: Vec<(UsageKey, Usage)>,
     pub seen: Vec<Seen>,
+    /// Use of API keys, by id and names of networks.
+    pub keys: Vec<(KeyPlace, Usage)>,
     pub refused: Vec<(ClosedPartner, FirstDenied)>,
     /// Revoked certificates that were shown, and when first.
     pub refused_handshakes: Vec<(Fingerprint, UnixNanos)>,
@@ -71,7 +77,11 @@ pub struct Batch {
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.usage.is_empty() && self.seen.is_empty() && self.refused.is_empty() && self.refused_handshakes.is_empty()
+        self.usage.is_empty()
+            && self.seen.is_empty()
+            && self.keys.is_empty()
+            && self.refused.is_empty()
+            && self.refused_handshakes.is_empty()
     }
 }
 
@@ -79,6 +89,7 @@ impl Batch {
 struct Pending {
     usage: HashMap<UsageKey, Usage>,
     seen: HashMap<(CredentialId, Fingerprint), Seen>,
+    keys: HashMap<KeyPlace, Usage>,
     refused: HashMap<ClosedPartner, FirstDenied>,
     refused_handshakes: HashMap<Fingerprint, UnixNanos>,
 }
@@ -96,7 +107,12 @@ impl UsageLog {
 
     /// Counts one allowed request.
     pub fn count(&self, key: UsageKey, now: UnixNanos) {
-        self.lock().add(key, Usage { count: 1, first: now, last: now });
+        add(&mut self.lock().usage, key, Usage { count: 1, first: now, last: now });
+    }
+
+    /// Counts one use of an API key.
+    pub fn key_used(&self, key: &CredentialId, networks: String, now: UnixNanos) {
+        add(&mut self.lock().keys, (key.clone(), networks), Usage { count: 1, first: now, last: now });
     }
 
     /// Notes that a credential was presented, allowed or not.
@@ -143,6 +159,7 @@ impl UsageLog {
         Batch {
             usage: pending.usage.into_iter().collect(),
             seen: pending.seen.into_values().collect(),
+            keys: pending.keys.into_iter().collect(),
             refused: pending.refused.into_iter().collect(),
             refused_handshakes: pending.refused_handshakes.into_iter().collect(),
         }
@@ -152,7 +169,10 @@ impl UsageLog {
     pub fn give_back(&self, batch: Batch) {
         let mut pending = self.lock();
         for (key, used) in batch.usage {
-            pending.add(key, used);
+            add(&mut pending.usage, key, used);
+        }
+        for (key, used) in batch.keys {
+            add(&mut pending.keys, key, used);
         }
         for seen in batch.seen {
             pending.see(seen);
@@ -167,17 +187,17 @@ impl UsageLog {
     }
 }
 
-impl Pending {
-    fn add(&mut self, key: UsageKey, used: Usage) {
-        if let Some(known) = self.usage.get_mut(&key) {
-            known.count = known.count.saturating_add(used.count);
-            known.first = known.first.min(used.first);
-            known.last = known.last.max(used.last);
-        } else if self.usage.len() < MAX_KEYS {
-            self.usage.insert(key, used);
-        }
+fn add<K: Eq + Hash>(all: &mut HashMap<K, Usage>, key: K, used: Usage) {
+    if let Some(known) = all.get_mut(&key) {
+        known.count = known.count.saturating_add(used.count);
+        known.first = known.first.min(used.first);
+        known.last = known.last.max(used.last);
+    } else if all.len() < MAX_KEYS {
+        all.insert(key, used);
     }
+}
 
+impl Pending {
     fn see(&mut self, seen: Seen) {
         let key = (seen.credential.clone(), seen.fingerprint);
         if let Some(known) = self.seen.get_mut(&key) {

@@ -49,7 +49,20 @@ impl Compact {
                 share_all(&mut own, credentials);
             }
         }
+        for key in &mut record.api_keys {
+            share_all(&mut self.environments, &mut key.environments);
+            if let Some(approval) = &mut key.approval {
+                share(&mut self.approvals, approval);
+            }
+            if let Some(operations) = &mut key.operations {
+                share_all(&mut self.operations, operations);
+            }
+            if let Some(networks) = &mut key.networks {
+                share_all(&mut self.networks, networks);
+            }
+        }
         record.credentials.shrink_to_fit();
+        record.api_keys.shrink_to_fit();
         record.grants.shrink_to_fit();
         record
     }

@@ -76,7 +76,7 @@ fn partner(id: &str, credentials: &[(&str, &str, Match)]) -> Change {
         review: None,
         offboarding: None,
     };
-    Change::Partner(id, Some(Arc::new(PartnerRecord { partner, credentials, grants: vec![] })))
+    Change::Partner(id, Some(Arc::new(PartnerRecord { partner, credentials, grants: vec![], api_keys: vec![] })))
 }
 
 fn known(resolution: Resolution<'_>) -> Option<(String, String)> {

@@ -15,7 +15,7 @@ use crate::name::{AnchorName, ApprovalId, PartnerId};
 use crate::operator::Operators;
 use crate::partner::{Anchor, Illegal, MAX_EMERGENCY, PartnerRecord, Provenance, illegal, illegal_at_first};
 use crate::policy::Promotion;
-use crate::registry::{Change, Inconsistent, Registry, find_credential, find_grant};
+use crate::registry::{Change, Inconsistent, Registry, find_api_key, find_credential, find_grant};
 use crate::snapshot::Snapshot;
 use crate::store::{
     Commit, Declaration, DeclaredFile, Plan, PlanLine, PlanOptions, Promoted, lines, parse_declaration, plan,
@@ -222,6 +222,7 @@ impl Publisher {
         let parts = split(registry, changes.clone(), &asked.collect());
         self.legal(&changes, registry).map_err(|found| places.locate(found))?;
         self.credentials_within_limits(&changes, registry, &running.approval).map_err(|found| places.locate(found))?;
+        self.api_keys_within_limits(&changes, &live.snapshot).map_err(|found| places.locate(found))?;
         self.nobody_else_s(&changes, registry).await?.map_err(|found| places.locate(found))?;
         self.within_limits(&parts.waiting, registry, &next, &running.approval, &apply.cause)
             .map_err(|found| places.locate(found))?;
@@ -291,7 +292,7 @@ impl Publisher {
             let Change::Partner(partner, Some(record)) = change else { continue };
             let found = registry
                 .partner(partner)
-                .map_or_else(|| illegal_at_first(record), |before| illegal(before, record, now));
+                .map_or_else(|| illegal_at_first(record, now), |before| illegal(before, record, now));
             for Illegal { key, reason, fix } in found {
                 problems.registry(format!("partners.{partner}.{key}"), reason, Some(fix));
             }
@@ -324,6 +325,36 @@ impl Publisher {
                         reason,
                         Some(fix),
                     );
+                }
+            }
+        }
+        if problems.has_errors() { Err(problems) } else { Ok(()) }
+    }
+
+    /// Whether there are API keys at all, and what the config says of how long they may be good.
+    fn api_keys_within_limits(&self, changes: &[Change], snapshot: &Snapshot) -> Result<(), Problems> {
+        let settings = snapshot.tokens.as_ref().and_then(|tokens| tokens.settings.api_keys);
+        let mut problems = Problems::new();
+        for change in changes {
+            let Change::Partner(partner, Some(record)) = change else { continue };
+            let old = snapshot.registry.partner(partner);
+            for key in record.api_keys.iter().filter(|key| key.revoked.is_none()) {
+                let before = old.and_then(|old| find_api_key(old, &key.id));
+                if before.is_some_and(|before| before.ends == key.ends) {
+                    continue;
+                }
+                let at = |name: &str| format!("partners.{partner}.api_keys.{}{name}", key.id);
+                let Some(settings) = settings else {
+                    problems.registry(at(""), "nobody has API keys here", Some("add `tokens.api_keys` to the config"));
+                    continue;
+                };
+                if key.ends > self.clock.now().saturating_add(settings.longest) {
+                    let days = settings.longest.as_secs() / 86_400;
+                    let reason = format!("is more than {days} days ahead (`tokens.api_keys.max_lifetime`)");
+                    problems.registry(at(".ends"), reason, Some("let another key take its place then"));
+                }
+                if before.is_none() && key.ends <= self.clock.now() {
+                    problems.registry(at(".ends"), "is over already", None);
                 }
             }
         }

@@ -61,10 +61,10 @@ impl Publisher {
         Ok(Marked { record, switched, changed })
     }
 
-    /// Ends a credential, live at once and on what is open.
+    /// Ends a credential or an API key, live at once and on what is open.
     ///
     /// # Errors
-    /// There is no such credential; nothing was changed.
+    /// There is neither; nothing was changed.
     pub async fn revoke_credential(
         self: &Arc<Self>,
         partner: PartnerId,
@@ -90,16 +90,22 @@ impl Publisher {
         let Some(live) = self.live.load_full() else { return Err(not_live().into()) };
         let record = live.snapshot.registry.partner(partner);
         let mut next = record.map(|record| PartnerRecord::clone(record));
-        let credential = next.as_mut().and_then(|next| next.credentials.iter_mut().find(|c| c.id == *id));
-        let Some(credential) = credential else {
+        let first = next.as_mut().and_then(|next| {
+            let credential = next.credentials.iter_mut().find(|c| c.id == *id).map(|c| c.revoke(revoked.clone()));
+            credential.or_else(|| next.api_keys.iter_mut().find(|k| k.id == *id).map(|k| k.revoke(revoked)))
+        });
+        let Some(first) = first else {
             let mut problems = Problems::new();
-            let known = record.map(|r| r.credentials.iter().map(|c| c.id.as_str()).collect::<Vec<_>>().join(", "));
-            let fix = known.map(|known| format!("its credentials: {known}"));
+            let ids = |r: &PartnerRecord| -> Vec<String> {
+                let keys = r.api_keys.iter().map(|k| &k.id);
+                r.credentials.iter().map(|c| &c.id).chain(keys).map(ToString::to_string).collect()
+            };
+            let fix = record.map(|record| format!("its credentials and API keys: {}", ids(record).join(", ")));
             let reason = if record.is_some() { "there is no such credential" } else { "there is no such partner" };
             problems.registry(format!("partners.{partner}.credentials.{id}"), reason, fix.as_deref());
             return Err(problems.into());
         };
-        if !credential.revoke(revoked) {
+        if !first {
             return Ok((self.unchanged(&live).await, false));
         }
         let change = Change::Partner(partner.clone(), next.map(Arc::new));

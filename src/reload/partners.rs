@@ -10,7 +10,7 @@ use crate::history::{Actor, Cause, Verb, Way};
 use crate::identity::Fingerprint;
 use crate::name::{CredentialId, PartnerId};
 use crate::partner::{CredentialStage, PartnerRecord, Period, Revoked};
-use crate::registry::{Change, Registry, find_credential};
+use crate::registry::{Change, Registry, find_api_key, find_credential};
 use crate::store::{Passed, StoreError};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ const NAP: Duration = Duration::from_secs(10);
 /// How long at least: every partner is looked at.
 const REST: Duration = Duration::from_secs(1);
 
-/// A credential whose place another one is taking.
+/// A credential, or an API key, whose place another one is taking.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     pub partner: PartnerId,
@@ -116,17 +116,20 @@ impl Publisher {
             let Some(live) = self.live.load_full() else { return Ok(()) };
             let now = self.clock.now();
             let Some(record) = live.snapshot.registry.partner(&partner) else { continue };
-            let used = self.store.last_used(&partner, &successor).await?;
+            let used = self.successor_used(record, &successor).await?;
             let mut next = PartnerRecord::clone(record);
             if !stands(record, &successor, now) {
                 continue;
             }
-            let Some(old) = next.credentials.iter_mut().find(|c| c.id == credential) else { continue };
-            if !old.is_succeeded(used, now) {
-                continue;
-            }
             let reason = format!("succeeded by `{successor}`, which is in use");
-            old.revoke(Revoked { reason: reason.clone(), author: "partnergate".into(), at: now });
+            let revoked = Revoked { reason: reason.clone(), author: "partnergate".into(), at: now };
+            let old = next.credentials.iter_mut().find(|c| c.id == credential && c.is_succeeded(used, now));
+            let key = next.api_keys.iter_mut().find(|k| k.id == credential && k.is_succeeded(used, now));
+            match (old, key) {
+                (Some(old), _) => old.revoke(revoked),
+                (None, Some(key)) => key.revoke(revoked),
+                (None, None) => continue,
+            };
             let changes = vec![Change::Partner(partner.clone(), Some(Arc::new(next)))];
             let ready = self.ready(&live, changes)?;
             let revision = self.commit_and_publish(&live, ready, Default::default(), &cause(&reason)).await?;
@@ -144,19 +147,18 @@ impl Publisher {
         let now = self.clock.now();
         let mut found = Vec::new();
         for record in live.snapshot.registry.partners() {
-            for credential in &record.credentials {
-                let Some(retiring) = credential.retiring.as_ref() else { continue };
-                if credential.stage(now) != CredentialStage::Retiring {
-                    continue;
-                }
+            let credentials = record.credentials.iter().map(|c| (&c.id, c.stage(now), &c.retiring));
+            let keys = record.api_keys.iter().map(|k| (&k.id, k.stage(now), &k.retiring));
+            for (credential, stage, retiring) in credentials.chain(keys) {
+                let Some(retiring) = retiring.as_ref().filter(|_| stage == CredentialStage::Retiring) else { continue };
                 let (partner, successor) = (record.partner.id.clone(), retiring.successor.clone());
-                let used = self.store.last_used(&partner, &successor).await?.filter(|used| *used >= retiring.since);
+                let used = self.successor_used(record, &successor).await?.filter(|used| *used >= retiring.since);
                 let stuck = match used {
                     _ if !stands(record, &successor, now) => Some("its successor is not accepted"),
                     None if now >= retiring.until() => Some("its successor is not in use"),
                     _ => None,
                 };
-                let (since, until, credential) = (retiring.since, retiring.until(), credential.id.clone());
+                let (since, until, credential) = (retiring.since, retiring.until(), credential.clone());
                 found.push(Rotation { partner, credential, successor, since, until, used, stuck });
             }
         }
@@ -167,6 +169,14 @@ impl Publisher {
         gauge("in-progress", |one| one.stuck.is_none());
         gauge("stuck", |one| one.stuck.is_some());
         Ok(found)
+    }
+
+    /// When a credential, or an API key, was used last.
+    async fn successor_used(&self, record: &PartnerRecord, id: &CredentialId) -> Result<Option<UnixNanos>, StoreError> {
+        match find_api_key(record, id) {
+            Some(key) => Ok(self.store.key_usage(&key.id).await?.first().map(|used| used.last_at)),
+            None => self.store.last_used(&record.partner.id, id).await,
+        }
     }
 
     /// Keys that were seen under credentials of more than one partner: their SHA-256, and whose credentials.
@@ -227,7 +237,8 @@ fn is_due(record: &PartnerRecord, now: UnixNanos) -> bool {
 
 /// Whether a credential can take the place of another one.
 fn stands(record: &PartnerRecord, id: &CredentialId, now: UnixNanos) -> bool {
-    let stage = find_credential(record, id).map(|c| c.stage(now));
+    let key = find_api_key(record, id).map(|k| k.stage(now));
+    let stage = find_credential(record, id).map(|c| c.stage(now)).or(key);
     matches!(stage, Some(CredentialStage::Active | CredentialStage::Retiring))
 }
 
@@ -254,7 +265,9 @@ fn times(record: &PartnerRecord) -> impl Iterator<Item = Time<'_>> {
     });
     let grants = record.grants.iter().filter(|g| g.revoked.is_none());
     let of_grants = grants.flat_map(|grant| both(&grant.period, ("grant", grant.id.as_str())));
-    let of_others = of_credentials.chain(of_grants).filter(move |_| partner.is_some());
+    let keys = record.api_keys.iter().filter(|k| k.revoked.is_none());
+    let of_keys = keys.map(|key| Time { at: key.ends, verb: Verb::End, what: ("api_key", key.id.as_str()) });
+    let of_others = of_credentials.chain(of_grants).chain(of_keys).filter(move |_| partner.is_some());
     of_partner.chain(of_others)
 }
 
@@ -274,7 +287,8 @@ fn passed(live: &Live, from: UnixNanos, now: UnixNanos) -> Vec<Passed> {
 /// When there is something to do of a partner next.
 fn next_of(record: &PartnerRecord, now: UnixNanos) -> Option<UnixNanos> {
     let ends = record.partner.offboarding.as_ref().filter(|o| o.closed.is_none()).map(|o| o.ends);
-    let until = record.credentials.iter().filter_map(|c| c.retiring.as_ref().map(|r| r.until()));
+    let retiring = record.credentials.iter().map(|c| &c.retiring).chain(record.api_keys.iter().map(|k| &k.retiring));
+    let until = retiring.filter_map(|retiring| retiring.as_ref().map(|r| r.until()));
     let times = times(record).map(|time| time.at);
     times.chain(until).chain(ends).filter(|at| *at > now).min()
 }

@@ -67,26 +67,28 @@ pub struct RequestFacts {
     /// Of the Content-Length field; 0 where there is no body; absent where there is one that does not say its length.
     pub content_length: Option<u64>,
     pub upgrade: UpgradeWanted,
-    /// What comes as an access token.
-    pub bearer: Bearer,
+    /// What comes as an access token (RFC 6750 section 2.1).
+    pub bearer: Brought,
+    /// What comes as an API key.
+    pub api_key: Brought,
     pub now: UnixNanos,
 }
 
-/// What of a request may be an access token (RFC 6750 section 2.1). It is not shown by `Debug`.
+/// What of a request may be a secret that it proves itself with. It is not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Bearer {
+pub enum Brought {
     None,
-    Token(Arc<str>),
-    /// What may be one, and stands in another way than RFC 6750 has it.
+    Text(Arc<str>),
+    /// What may be one, and stands in another way than it is to.
     Unclear(&'static str),
 }
 
-impl fmt::Debug for Bearer {
+impl fmt::Debug for Brought {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Bearer::None => "None",
-            Bearer::Token(_) => "Token",
-            Bearer::Unclear(_) => "Unclear",
+            Brought::None => "None",
+            Brought::Text(_) => "Text",
+            Brought::Unclear(_) => "Unclear",
         })
     }
 }

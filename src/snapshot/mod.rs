@@ -65,6 +65,8 @@ pub struct RequestSettings {
     pub policy_headers: Vec<String>,
     /// Access tokens are looked for.
     pub bearer: bool,
+    /// API keys are looked for.
+    pub api_key: bool,
 }
 
 /// The revisions of what a decision was made on.

@@ -263,6 +263,9 @@ fn forgotten((before, operated, promoted): &Contents, (after, operating, promoti
         now.is_some_and(|now| now.revoked.is_none())
     });
     let grants = grants.map(|g| format!("the grant `{}`", g.id));
+    let keys = before.api_keys_after(None).filter(|(_, k)| k.revoked.is_some());
+    let keys = keys.filter(|(_, k)| after.api_key(&k.hash).is_some_and(|(_, now)| now.revoked.is_none()));
+    let keys = keys.map(|(_, k)| format!("the API key `{}`", k.id));
     let revision = |promotion: &Option<Promotion>| promotion.as_ref().map(|promotion| promotion.revision.clone());
     let policies = (revision(promoted) != revision(promoting)).then(|| match promoting {
         Some(promotion) => format!("what the promoted policy {} permits", promotion.revision),
@@ -285,6 +288,7 @@ fn forgotten((before, operated, promoted): &Contents, (after, operating, promoti
         .chain(operators)
         .chain(lockdowns)
         .chain(grants)
+        .chain(keys)
         .chain(policies)
         .chain(observed)
         .collect()

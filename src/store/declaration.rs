@@ -3,14 +3,15 @@
 mod anchor;
 
 use super::Places;
-use super::keys::{MATCH, REGISTRY_FILE};
+use super::keys::{BOUND_TO, MATCH, REGISTRY_FILE};
 use crate::clock::{UnixNanos, Zone};
 use crate::document::{self, Node, Problems, Section};
 use crate::identity::{Fingerprint, Match, Serial, parse_dn};
 use crate::name::{AnchorName, CredentialId, Environment, GrantId, NetworkName, PartnerId};
+use crate::operation::OperationId;
 use crate::partner::{
-    ANY_NETWORK, Anchor, Credential, CredentialState, Emergency, Grant, Network, Offboarding, Partner, PartnerRecord,
-    PartnerState, Period, Proofing, Retiring, Review, Reviewed, Revoked, Suspension,
+    ANY_NETWORK, Anchor, ApiKey, BoundTo, Credential, CredentialState, Emergency, Grant, KeyHash, Network, Offboarding,
+    Partner, PartnerRecord, PartnerState, Period, Proofing, Retiring, Review, Reviewed, Revoked, Suspension,
 };
 use std::collections::BTreeMap;
 
@@ -129,6 +130,12 @@ impl Reader<'_> {
             .filter_map(|(id, table)| self.grant(id, table, &format!("{path}.grants.{id}")))
             .collect();
         grants.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut api_keys: Vec<ApiKey> = section
+            .tables("api_keys")
+            .into_iter()
+            .filter_map(|(id, table)| self.api_key(id, table, &format!("{path}.api_keys.{id}")))
+            .collect();
+        api_keys.sort_by(|a, b| a.id.cmp(&b.id));
         let partner = Partner {
             id: PartnerId::parse(id).ok()?,
             name: section.text("name")?.to_owned(),
@@ -149,7 +156,7 @@ impl Reader<'_> {
             }),
             offboarding: below(section, "offboarding", offboarding),
         };
-        Some(PartnerRecord { partner, credentials, grants })
+        Some(PartnerRecord { partner, credentials, grants, api_keys })
     }
 
     /// Reasons of custom rules: what a grant or the floor denies is never only observed.
@@ -226,6 +233,61 @@ impl Reader<'_> {
         })
     }
 
+    fn api_key(&mut self, id: &str, section: Section<'_>, path: &str) -> Option<ApiKey> {
+        let mut wrong = |key: &str, reason: String, fix: Option<&str>| {
+            let at = section.node(key).or_else(|| section.own_node());
+            if let Some(at) = at {
+                self.problems.push(at.error(format!("{path}.{key}"), reason, fix));
+            }
+        };
+        let table = section.section("bound_to");
+        let written: Vec<&str> = BOUND_TO.iter().map(|f| f.key).filter(|k| table.has(k)).collect();
+        let hash = |key: &str| Fingerprint::parse(table.text(key).unwrap_or_default());
+        let bound_to = match written.as_slice() {
+            ["fingerprint_sha256"] => hash("fingerprint_sha256").map(BoundTo::FingerprintSha256),
+            ["spki_sha256"] => hash("spki_sha256").map(BoundTo::SpkiSha256),
+            _ => Err("must have exactly one of fingerprint_sha256 and spki_sha256".to_owned()),
+        };
+        let bound_to = bound_to.map_err(|reason| wrong("bound_to", reason, None));
+        let kept = Fingerprint::parse(section.text("hash")?).map(KeyHash);
+        let kept = kept.map_err(|_| wrong("hash", "is not the hash of a key: 64 hex digits".into(), Some(KEYS)));
+        let mut operations = Vec::new();
+        for written in section.texts("operations") {
+            match OperationId::parse(&written) {
+                Ok(operation) => operations.push(operation),
+                Err(reason) => wrong("operations", reason, Some("a key names operations one by one")),
+            }
+        }
+        operations.sort();
+        operations.dedup();
+        let mut grants: Vec<GrantId> = section.texts("grants").iter().filter_map(|g| GrantId::parse(g).ok()).collect();
+        grants.sort();
+        grants.dedup();
+        if grants.is_empty() {
+            wrong("grants", "names no grant, so that it is for nothing".into(), None);
+        }
+        for (key, count) in [("grants", grants.len()), ("operations", operations.len())] {
+            if count > MOST_OF_KEY {
+                wrong(key, format!("names {count}, and a key is for at most {MOST_OF_KEY}"), None);
+                return None;
+            }
+        }
+        Some(ApiKey {
+            id: CredentialId::parse(id).ok()?,
+            owner: section.text("owner")?.to_owned(),
+            hash: kept.ok()?,
+            bound_to: bound_to.ok()?,
+            grants,
+            operations: section.has("operations").then_some(operations),
+            networks: section.has("networks").then(|| networks(section)),
+            environments: self.environments(section, path),
+            ends: UnixNanos(section.time("ends")?),
+            approval: None,
+            retiring: below(section, "retiring", retiring),
+            revoked: below(section, "revoked", revoked),
+        })
+    }
+
     fn period(&mut self, section: Section<'_>, path: &str) -> Period {
         let period =
             Period { starts: section.time("starts").map(UnixNanos), ends: section.time("ends").map(UnixNanos) };
@@ -256,6 +318,12 @@ impl Reader<'_> {
         }
     }
 }
+
+/// Grants, and operations, that one API key names.
+const MOST_OF_KEY: usize = 500;
+
+/// Where keys come from.
+const KEYS: &str = "keys are made with `partnergate credential add --api-key`";
 
 /// A table below, where it is written.
 fn below<T>(section: Section<'_>, key: &str, read: fn(Section<'_>) -> Option<T>) -> Option<Box<T>> {

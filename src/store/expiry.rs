@@ -66,6 +66,13 @@ pub async fn set_expiry_gauges(
             }
         }
     }
+    // An API key says itself when it ends.
+    for record in registry.partners() {
+        let open = record.api_keys.iter().filter(|k| k.revoked.is_none());
+        for key in open.filter(|key| key.ends <= now.saturating_add(DAY * NAMED_WITHIN)) {
+            soon.push((record.partner.id.as_str(), key.id.as_str(), key.ends));
+        }
+    }
     soon.sort_by_key(|(_, _, ends)| *ends);
     metrics.credential_expiries(soon.into_iter());
     for (bucket, n) in buckets {

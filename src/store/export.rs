@@ -4,8 +4,8 @@ use super::declaration::DeclaredFile;
 use crate::identity::{Match, certificate_pem};
 use crate::operation::{OperationId, Operations};
 use crate::partner::{
-    Anchor, Credential, DeniedCertificate, Emergency, Grant, Offboarding, Partner, PartnerRecord, Period, Proofing,
-    Retiring, Reviewed, Revocation, Revoked, Root, Suspension,
+    Anchor, ApiKey, Credential, DeniedCertificate, Emergency, Grant, Offboarding, Partner, PartnerRecord, Period,
+    Proofing, Retiring, Reviewed, Revocation, Revoked, Root, Suspension,
 };
 use crate::registry::Registry;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
@@ -225,6 +225,11 @@ pub fn partner_document(record: &PartnerRecord) -> Value {
         let grants: Map<String, Value> = record.grants.iter().map(|g| (g.id.to_string(), grant_document(g))).collect();
         object.insert("credentials".into(), credentials.into());
         object.insert("grants".into(), grants.into());
+        if !record.api_keys.is_empty() {
+            let keys: Map<String, Value> =
+                record.api_keys.iter().map(|k| (k.id.to_string(), api_key_document(k))).collect();
+            object.insert("api_keys".into(), keys.into());
+        }
         // Last, as it has always been written.
         if let Some(suspension) = object.remove("suspension") {
             object.insert("suspension".into(), suspension);
@@ -278,6 +283,10 @@ fn reviewed(Reviewed { finding, author, at }: &Reviewed) -> Value {
     json!({"finding": finding, "author": author, "at": at.to_string()})
 }
 
+fn retiring(Retiring { successor, since, overlap }: &Retiring) -> Value {
+    json!({"successor": successor, "since": since.to_string(), "overlap": shown(*overlap)})
+}
+
 fn revoked(Revoked { reason, author, at }: &Revoked) -> Value {
     json!({"reason": reason, "author": author, "at": at.to_string()})
 }
@@ -301,11 +310,33 @@ pub fn credential_document(credential: &Credential) -> Value {
     if let Some(ends) = credential.ends {
         object.insert("ends".into(), json!(ends.to_string()));
     }
-    if let Some(Retiring { successor, since, overlap }) = credential.retiring.as_deref() {
-        let since = since.to_string();
-        object.insert("retiring".into(), json!({"successor": successor, "since": since, "overlap": shown(*overlap)}));
+    if let Some(by) = credential.retiring.as_deref() {
+        object.insert("retiring".into(), retiring(by));
     }
     if let Some(by) = &credential.revoked {
+        object.insert("revoked".into(), revoked(by));
+    }
+    document
+}
+
+/// An API key in the form of a registry file. It is not the key.
+pub fn api_key_document(key: &ApiKey) -> Value {
+    let (kind, hash) = key.bound_to.parts();
+    let mut document = json!({
+        "owner": key.owner, "hash": key.hash, "bound_to": {kind: hash}, "grants": key.grants,
+        "environments": key.environments, "ends": key.ends.to_string(),
+    });
+    let Some(object) = document.as_object_mut() else { return document };
+    if let Some(operations) = &key.operations {
+        object.insert("operations".into(), json!(operations));
+    }
+    if let Some(networks) = &key.networks {
+        object.insert("networks".into(), json!(networks));
+    }
+    if let Some(by) = key.retiring.as_deref() {
+        object.insert("retiring".into(), retiring(by));
+    }
+    if let Some(by) = &key.revoked {
         object.insert("revoked".into(), revoked(by));
     }
     document

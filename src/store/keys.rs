@@ -277,6 +277,12 @@ static PARTNER: &[Field] = &[
         presence: Optional("acme-invoices"),
         doc: "What it may call.",
     },
+    Field {
+        key: "api_keys",
+        kind: Kind::Map(&Kind::Table(API_KEY)),
+        presence: Optional("acme-batch"),
+        doc: "API keys, as `credential add --api-key` has made them. Applying never takes one away; `credential revoke` ends one.",
+    },
 ];
 
 static PROOFING: &[Field] = &[
@@ -388,6 +394,84 @@ static CREDENTIAL: &[Field] = &[
         kind: Kind::Table(REVOKED),
         presence: Optional(""),
         doc: "Who has revoked it and why. Applying never takes that back: register another one.",
+    },
+];
+
+static API_KEY: &[Field] = &[
+    Field {
+        key: "owner",
+        kind: Kind::Text,
+        presence: Required("billing-team"),
+        doc: "Who answers for it on our side.",
+    },
+    Field {
+        key: "hash",
+        kind: Kind::Text,
+        presence: Required("ab12…"),
+        doc: "HMAC-SHA256 of the key under a key of the gateway's, in hex. The key itself is nowhere.",
+    },
+    Field {
+        key: "bound_to",
+        kind: Kind::Table(BOUND_TO),
+        presence: Required(""),
+        doc: "The certificate that it is good with: exactly one key.",
+    },
+    Field {
+        key: "grants",
+        kind: Kind::List(&Kind::Id),
+        presence: Required("[acme-invoices]"),
+        doc: "Grants of the partner that it may be used by.",
+    },
+    Field {
+        key: "operations",
+        kind: Kind::List(&Kind::Text),
+        presence: Optional("[invoices.read]"),
+        doc: "Ids of the operations that it is for; all that its grants cover when absent.",
+    },
+    Field {
+        key: "networks",
+        kind: Kind::List(&Kind::Id),
+        presence: Optional("[acme-dc1]"),
+        doc: "Where it may come from, within what grant and partner allow; there when absent.",
+    },
+    Field {
+        key: "environments",
+        kind: Kind::List(&Kind::Id),
+        presence: Optional("[production]"),
+        doc: "Where it is accepted; the file's environment when absent.",
+    },
+    Field {
+        key: "ends",
+        kind: Kind::Time,
+        presence: Required("2026-04-01T00:00:00+02:00"),
+        doc: "From then on it is not accepted.",
+    },
+    Field {
+        key: "retiring",
+        kind: Kind::Table(RETIRING),
+        presence: Optional(""),
+        doc: "Another key takes its place (`credential rotate`): when that is in use and the overlap has passed, this one is revoked by itself.",
+    },
+    Field {
+        key: "revoked",
+        kind: Kind::Table(REVOKED),
+        presence: Optional(""),
+        doc: "Who has revoked it and why. Applying never takes that back: make another one.",
+    },
+];
+
+pub(super) static BOUND_TO: &[Field] = &[
+    Field {
+        key: "fingerprint_sha256",
+        kind: Kind::Text,
+        presence: Optional("ab12…"),
+        doc: "SHA-256 of the certificate, in hex.",
+    },
+    Field {
+        key: "spki_sha256",
+        kind: Kind::Text,
+        presence: Optional("ab12…"),
+        doc: "SHA-256 of its public key (SubjectPublicKeyInfo), in hex; survives a renewal with the same key.",
     },
 ];
 

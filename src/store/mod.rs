@@ -21,14 +21,14 @@ pub use backup::{BackupError, DatabaseStatus, Manifest, Restore, Restored, backu
 pub use declaration::{Declaration, DeclaredFile, parse as parse_declaration};
 pub use expiry::set_expiry_gauges;
 pub use export::{
-    Export, anchor_document, anchor_files, credential_document, emergency_document, grant_document, own_document,
-    partner_document,
+    Export, anchor_document, anchor_files, api_key_document, credential_document, emergency_document, grant_document,
+    own_document, partner_document,
 };
 pub use history::{CALL, HistoryQuery, Passed, Verified, key_file};
 pub use keys::REGISTRY_FILE;
 pub use places::Places;
 pub use plan::{Plan, PlanLine, PlanOptions, differences, lines, plan};
-pub use usage::{Certificate, FirstDenied, UsageRow};
+pub use usage::{Certificate, FirstDenied, KeyUsage, UsageRow};
 
 use crate::approval::Approval;
 use crate::clock::UnixNanos;
@@ -54,13 +54,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Version of the tables. A database with a larger one was written by a newer partnergate.
-const SCHEMA: i64 = 11;
+const SCHEMA: i64 = 12;
 /// The key that signs checkpoints of the history, beside the database.
 const HISTORY_KEY: &str = "history.key";
 
 /// What each version of the tables adds to the one before it.
 const MIGRATIONS: [&[&str]; SCHEMA as usize] =
-    [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED, PROMOTIONS, TOKEN_KEYS, REVOKED];
+    [FIRST, HISTORY, OPERATORS, APPROVALS, LOCKDOWNS, ENDS, ISSUING, USED, PROMOTIONS, TOKEN_KEYS, REVOKED, API_KEYS];
 
 const META: &str = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
 
@@ -143,6 +143,11 @@ const TOKEN_KEYS: &[&str] = &[
 /// Access tokens that are no good before they have expired.
 const REVOKED: &[&str] =
     &["CREATE TABLE IF NOT EXISTS revoked_token (id TEXT PRIMARY KEY, doc TEXT NOT NULL, revision INTEGER NOT NULL)"];
+
+/// The use that was made of API keys, and from where.
+const API_KEYS: &[&str] = &["CREATE TABLE IF NOT EXISTS api_key_use (
+    id TEXT NOT NULL, network TEXT NOT NULL, count INTEGER NOT NULL, first_ns INTEGER NOT NULL, last_ns INTEGER NOT NULL,
+    PRIMARY KEY (id, network))"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -3,16 +3,16 @@
 use super::Places;
 use super::declaration::Declaration;
 use super::export::partner_document;
-use crate::approval::permits_more;
+use crate::approval::{key_permits_more, permits_more};
 use crate::clock::UnixNanos;
 use crate::document::Problems;
 use crate::history::middles;
-use crate::name::PartnerId;
+use crate::name::{CredentialId, PartnerId};
 use crate::operation::{OperationId, Operations};
 use crate::partner::{
-    Anchor, Credential, CredentialState, Denied, Grant, Network, Partner, PartnerRecord, Provenance, Retiring,
+    Anchor, ApiKey, Credential, CredentialState, Denied, Grant, Network, Partner, PartnerRecord, Provenance, Retiring,
 };
-use crate::registry::{Change, Compact, Registry, find_credential, find_grant};
+use crate::registry::{Change, Compact, Registry, find_api_key, find_credential, find_grant};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
@@ -127,6 +127,15 @@ pub fn plan(
         }
         for reason in keep_credentials(&mut record, old.map(|old| &**old), options, now) {
             problems.registry(format!("partners.{id}.credentials"), reason, None);
+        }
+        for reason in keep_api_keys(&mut record, old.map(|old| &**old), options, now) {
+            problems.registry(format!("partners.{id}.api_keys"), reason, None);
+        }
+        for key in &mut record.api_keys {
+            key.approval = match old.and_then(|old| find_api_key(old, &key.id)) {
+                Some(before) if !key_permits_more(before, key) => before.approval.clone(),
+                _ => provenance.cloned(),
+            };
         }
         let credentials = record.credentials.clone();
         for grant in &mut record.grants {
@@ -322,6 +331,11 @@ fn decided_elsewhere(record: &PartnerRecord, old: Option<&PartnerRecord>) -> Vec
         let is = credential.revoked.is_some() && credential.revoked.as_ref() != before;
         differ(is, format!("credentials.{}.revoked", credential.id), "credential revoke");
     }
+    for key in &record.api_keys {
+        let before = old.and_then(|old| find_api_key(old, &key.id)).and_then(|k| k.revoked.as_ref());
+        let is = key.revoked.is_some() && key.revoked.as_ref() != before;
+        differ(is, format!("api_keys.{}.revoked", key.id), "credential revoke");
+    }
     for grant in &record.grants {
         let before = old.and_then(|old| find_grant(old, grant.id.as_str()));
         let revoked = before.and_then(|grant| grant.revoked.as_ref());
@@ -353,24 +367,65 @@ fn keep_credentials(
         if credential.revoked.is_some() {
             credential.state = CredentialState::Revoked;
         }
-        let was = before.and_then(|before| before.retiring.as_ref());
-        match (&mut credential.retiring, was) {
-            (None, Some(was)) if !options.edited && ids.contains(&was.successor) => {
-                credential.retiring = Some(was.clone());
+        let was = before.and_then(|before| before.retiring.as_deref());
+        if let Some(is) = keep_succession(&mut credential.retiring, was, &ids, options, now) {
+            let legal = before.map(|before| Credential { retiring: None, ..before.clone() }.retire(is));
+            wrong.extend(legal.and_then(Result::err));
+        }
+    }
+    wrong
+}
+
+/// What is being succeeded is so still. Returns a succession that is new.
+fn keep_succession(
+    retiring: &mut Option<Box<Retiring>>,
+    was: Option<&Retiring>,
+    ids: &HashSet<CredentialId>,
+    options: PlanOptions,
+    now: UnixNanos,
+) -> Option<Retiring> {
+    match (&mut *retiring, was) {
+        (None, Some(was)) if !options.edited && ids.contains(&was.successor) => {
+            *retiring = Some(Box::new(was.clone()));
+            None
+        }
+        (Some(is), Some(was)) if is.successor == was.successor => {
+            is.since = was.since;
+            None
+        }
+        (Some(is), _) => {
+            // When it begins is not for files to say.
+            if !options.import || is.since == UnixNanos(0) {
+                is.since = now;
             }
-            (Some(is), Some(was)) if is.successor == was.successor => is.since = was.since,
-            (Some(is), _) => {
-                // When it begins is not for files to say.
-                if !options.import || is.since == UnixNanos(0) {
-                    is.since = now;
-                }
-                let legal = before.map(|before| {
-                    let (mut plain, is) = (Credential { retiring: None, ..before.clone() }, Retiring::clone(is));
-                    plain.retire(is)
-                });
-                wrong.extend(legal.and_then(Result::err));
-            }
-            (None, _) => {}
+            Some(Retiring::clone(is))
+        }
+        (None, _) => None,
+    }
+}
+
+/// Keys are made by a command, so that a file which does not list one does not take it away.
+fn keep_api_keys(
+    record: &mut PartnerRecord,
+    old: Option<&PartnerRecord>,
+    options: PlanOptions,
+    now: UnixNanos,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let gone = old.map(|old| old.api_keys.as_slice()).unwrap_or_default().iter();
+    let gone: Vec<ApiKey> = gone.filter(|k| find_api_key(record, &k.id).is_none()).cloned().collect();
+    record.api_keys.extend(gone);
+    record.api_keys.sort_by(|a, b| a.id.cmp(&b.id));
+    let ids: HashSet<_> = record.api_keys.iter().map(|k| k.id.clone()).collect();
+    for key in &mut record.api_keys {
+        let before = old.and_then(|old| find_api_key(old, &key.id));
+        if let Some(revoked) = before.and_then(|before| before.revoked.clone()) {
+            key.revoked = Some(revoked);
+        }
+        let was = before.and_then(|before| before.retiring.as_deref());
+        if let Some(is) = keep_succession(&mut key.retiring, was, &ids, options, now) {
+            let legal = before.map(|before| ApiKey { retiring: None, ..before.clone() }.retire(is));
+            wrong.extend(legal.and_then(Result::err));
         }
     }
     wrong
@@ -471,17 +526,25 @@ pub fn differences(old: &serde_json::Value, new: &serde_json::Value) -> Vec<Stri
 }
 
 fn compare(path: &str, old: &serde_json::Value, new: &serde_json::Value, out: &mut Vec<String>) {
-    use serde_json::Value::Object;
+    use serde_json::Value::{Array, Object};
     if old == new {
         return;
     }
+    let nothing = Object(serde_json::Map::new());
     match (old, new) {
+        // No list of things that have ids is shown by their ids as well.
+        (Array(none), Object(_)) if none.is_empty() => compare(path, &nothing, new, out),
+        (Object(_), Array(none)) if none.is_empty() => compare(path, old, &nothing, out),
         (Object(a), Object(b)) => {
             let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
                 let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 match (a.get(key), b.get(key)) {
                     (Some(x), Some(y)) => compare(&at, x, y, out),
+                    // A table of things is not one of them.
+                    (None, Some(Object(things))) if things.values().all(|thing| thing.is_object()) => {
+                        out.extend(things.keys().map(|id| format!("{at}.{id} added")));
+                    }
                     (None, Some(_)) => out.push(format!("{at} added")),
                     (Some(_), None) => out.push(format!("{at} removed")),
                     (None, None) => {}

@@ -47,6 +47,18 @@ pub struct Certificate {
     pub valid_until: UnixNanos,
 }
 
+/// The use of an API key from one place. Times are RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct KeyUsage {
+    /// Names of the networks that held the source address, joined by `,`.
+    pub network: String,
+    pub count: i64,
+    pub first: String,
+    pub last: String,
+    #[serde(skip)]
+    pub last_at: UnixNanos,
+}
+
 /// The first request, or the first handshake, of a partner that was refused after it had been closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FirstDenied {
@@ -126,6 +138,19 @@ impl Store {
                     .execute(&mut *tx)
                     .await?;
             }
+        }
+        for ((id, network), used) in &batch.keys {
+            sqlx::query(
+                "INSERT INTO api_key_use VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO UPDATE SET count = count + ?3, first_ns = min(first_ns, ?4), last_ns = max(last_ns, ?5)",
+            )
+            .bind(id.as_str())
+            .bind(network)
+            .bind(i64::try_from(used.count).unwrap_or(i64::MAX))
+            .bind(used.first.0)
+            .bind(used.last.0)
+            .execute(&mut *tx)
+            .await?;
         }
         for (closed, refused) in &batch.refused {
             // The first stays.
@@ -239,6 +264,29 @@ impl Store {
             .fetch_one(&self.pool)
             .await?;
         Ok(row.try_get::<Option<i64>, _>(0)?.map(UnixNanos))
+    }
+
+    /// The use of an API key, by where it came from, the last place first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn key_usage(&self, id: &CredentialId) -> Result<Vec<KeyUsage>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT network, count, first_ns, last_ns FROM api_key_use WHERE id = ?1 ORDER BY last_ns DESC, network",
+        );
+        let rows = rows.bind(id.as_str()).fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                let last_at = UnixNanos(row.try_get(3)?);
+                Ok(KeyUsage {
+                    network: row.try_get(0)?,
+                    count: row.try_get(1)?,
+                    first: UnixNanos(row.try_get(2)?).to_string(),
+                    last: last_at.to_string(),
+                    last_at,
+                })
+            })
+            .collect()
     }
 
     /// The certificates that were seen under a credential, the last one first.

@@ -7,7 +7,6 @@ use crate::identity::{Certificate, Fingerprint, Serial};
 use crate::jose::{self, Jws};
 use crate::name::{CredentialId, Environment, GrantId, PartnerId, UpstreamName};
 use crate::operation::OperationId;
-use crate::partner::CredentialKind;
 use crate::reason::Reason;
 use data_encoding::BASE64URL_NOPAD;
 use imbl::HashMap;
@@ -27,6 +26,8 @@ const KIND: &str = "at+jwt";
 const DEPTH: u8 = 3;
 /// The claim of what it was exchanged from.
 const FROM: &str = "from";
+/// The claim of the API key that it was given for.
+const API_KEY: &str = "api_key";
 /// Tokens whose signature need not be looked at again.
 const VERIFIED: usize = 10_000;
 /// How far the clocks of two gateways may be apart.
@@ -55,16 +56,13 @@ pub struct AccessToken {
     pub expires: UnixNanos,
     /// `jti` of those that it was exchanged from, the first one first: it is no better than they are.
     pub from: Vec<Arc<str>>,
+    /// The API key that it, or the first of those, was given for.
+    pub api_key: Option<CredentialId>,
     /// `kid` of what it was signed with.
     pub key: String,
 }
 
 impl AccessToken {
-    /// What a request proves itself with that comes with this.
-    pub fn kind(token: Option<&Self>) -> CredentialKind {
-        if token.is_some() { CredentialKind::Token } else { CredentialKind::X509 }
-    }
-
     pub fn covers(&self, operation: &OperationId, grant: &GrantId) -> bool {
         self.scope.binary_search(operation).is_ok() && self.grants.binary_search(grant).is_ok()
     }
@@ -95,6 +93,8 @@ pub struct Order<'a> {
     pub until: UnixNanos,
     /// What it is exchanged from.
     pub from: Option<&'a AccessToken>,
+    /// The API key that it, or the first of those, is given for.
+    pub api_key: Option<&'a CredentialId>,
 }
 
 /// A token that was made. Its text is not shown by `Debug`.
@@ -201,6 +201,9 @@ impl Access {
         if let (Some(from), Some(claims)) = (&from, claims.as_object_mut()) {
             claims.insert(FROM.into(), json!(from));
         }
+        if let (Some(key), Some(claims)) = (order.api_key, claims.as_object_mut()) {
+            claims.insert(API_KEY.into(), json!(key));
+        }
         let text = jose::sign(key, &[("typ", KIND), ("kid", key_id)], claims.to_string().as_bytes());
         let text = text.map_err(NotIssued::Failed)?;
         if text.len() > LONGEST_TOKEN {
@@ -289,6 +292,10 @@ fn claims_of(
             from.push(id.as_str()?.into());
         }
     }
+    let api_key = match claims.get(API_KEY) {
+        Some(id) => Some(CredentialId::parse(id.as_str()?).ok()?),
+        None => None,
+    };
     scope.sort();
     grants.sort();
     Some(AccessToken {
@@ -304,6 +311,7 @@ fn claims_of(
         issued: seconds(claims.get("iat")?.as_u64()?),
         expires: seconds(claims.get("exp")?.as_u64()?),
         from,
+        api_key,
         key: key.to_owned(),
     })
 }

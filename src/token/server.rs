@@ -117,6 +117,7 @@ pub enum OauthError {
     InvalidRequest,
     InvalidClient,
     UnsupportedGrantType,
+    UnsupportedTokenType,
     InvalidScope,
     InvalidTarget,
     TemporarilyUnavailable,
@@ -129,6 +130,7 @@ impl OauthError {
         match reason {
             Reason::TokenClientNotAuthentic => OauthError::InvalidClient,
             Reason::TokenGrantTypeNotServed => OauthError::UnsupportedGrantType,
+            Reason::TokenTypeNotRevoked => OauthError::UnsupportedTokenType,
             Reason::TokenScopeEmpty => OauthError::InvalidScope,
             Reason::TokenTargetUnknown => OauthError::InvalidTarget,
             reason => match reason.code() {
@@ -149,6 +151,7 @@ impl OauthError {
             OauthError::InvalidRequest => "invalid_request",
             OauthError::InvalidClient => "invalid_client",
             OauthError::UnsupportedGrantType => "unsupported_grant_type",
+            OauthError::UnsupportedTokenType => "unsupported_token_type",
             OauthError::InvalidScope => "invalid_scope",
             OauthError::InvalidTarget => "invalid_target",
             OauthError::TemporarilyUnavailable => "temporarily_unavailable",

@@ -246,6 +246,37 @@ fn keys(calls: &mut Calls) {
     calls.twice("POST", &format!("/v1/token/keys/{id}/withdraw"), &why());
 }
 
+/// By the second operator, where it waits.
+fn approve(calls: &mut Calls, asked: &Value) {
+    if let Some(id) = asked["approval"].as_str() {
+        calls.by(true, "POST", &format!("/v1/approvals/{id}/approve"), &why());
+    }
+}
+
+fn api_keys(calls: &mut Calls) {
+    let sha256 = calls.gate.acme.fingerprint();
+    let key =
+        json!({"grants": ["acme-items"], "bound_to": {"fingerprint_sha256": sha256}, "operations": ["items.read"]});
+    let path = "/v1/partners/acme/api-keys/acme-batch";
+    let dry = calls.call("PUT", &format!("{path}?dry_run=true"), &key);
+    assert!(dry["api_key"].is_null(), "{dry}");
+    let made = calls.call("PUT", path, &key);
+    assert!(made["api_key"].as_str().unwrap().starts_with("pgk_"), "{made}");
+    approve(calls, &made);
+    let used = format!("X-API-Key: {}", made["api_key"].as_str().unwrap());
+    calls.gate.curl(Some(&calls.gate.acme), "/items/7", &["-H", &used]).expect(200);
+    calls.call("PATCH", path, &json!({"set": {"networks": ["loopback"]}}));
+    let rotated = calls.call("POST", &format!("{path}/rotate"), &json!({"successor": "acme-batch-2", "overlap": "1d"}));
+    approve(calls, &rotated);
+    calls.get("/v1/api-keys");
+    calls.call("POST", "/v1/api-keys/find", &json!({"api_key": made["api_key"]}));
+    calls.get("/v1/api-keys?limit=1");
+    let of_one = calls.get("/v1/api-keys?partner=acme");
+    assert_eq!(of_one["api_keys"][0]["usage"][0]["count"], 1, "{of_one}");
+    calls.twice("POST", "/v1/partners/acme/credentials/acme-batch/revoke", &why());
+    calls.get("/v1/api-keys?partner=acme");
+}
+
 #[test]
 fn every_answer_is_as_its_schema_says() {
     let Some(python) = python(&["jsonschema_rs"]) else { return };
@@ -255,12 +286,13 @@ fn every_answer_is_as_its_schema_says() {
     copy_folder(&policies, &next);
     fs::write(next.join("custom/data.yaml"), "limit: 1\n").unwrap();
     let secret = setup.token_secret();
-    let tokens = json!({"issuer": format!("https://{HOST}"), "secret": secret, "authorization_server": {}});
+    let tokens =
+        json!({"issuer": format!("https://{HOST}"), "secret": secret, "authorization_server": {}, "api_keys": {}});
     let gate = setup.set("policy.candidate", json!({"dir": next})).set("tokens", tokens).start();
     onboard(&gate);
     crate::grants::answer(&gate, "GET", "/items");
     let mut calls = Calls { gate, answers: Vec::new() };
-    for part in [registry, certificates, operators, approvals, policy, keys, ends] {
+    for part in [registry, certificates, operators, approvals, policy, keys, api_keys, ends] {
         part(&mut calls);
     }
     let (document, answers) = (calls.get("/v1/openapi.json"), Value::from(calls.answers));

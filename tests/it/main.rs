@@ -12,6 +12,7 @@
 #![allow(clippy::print_stderr, reason = "what a gateway said is shown when its test fails")]
 
 mod answers;
+mod api_keys;
 mod approvals;
 mod assertion;
 mod budget;

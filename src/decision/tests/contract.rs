@@ -3,7 +3,9 @@
 use super::*;
 use crate::clock::Zone;
 use crate::identity::{Certificate, KeyAlgorithm, KeyFacts, SanFacts, Serial, SignatureStrength, parse_dn};
+use crate::partner::{ApiKey, BoundTo, KeyHash};
 use crate::policy::{InputPlan, ValueCache, Wanted};
+use crate::token::AccessToken;
 use serde_json::json;
 
 /// A certificate whose every fact is known.
@@ -59,6 +61,7 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
         },
         request: &world.request,
         token: world.token.as_deref(),
+        api_key: record.api_keys.first(),
         now: world.request.now,
     };
     let cache = ValueCache::new(snapshot.environment.clone(), 10);
@@ -74,7 +77,7 @@ fn document(world: &World, peer: &Peer, networks: &[&str]) -> serde_json::Value 
         serde_json::from_str(&value.to_json_str().unwrap()).unwrap()
     };
     let mut expected = parsed.clone();
-    for absent in ["tls", "token"] {
+    for absent in ["tls", "token", "api_key"] {
         expected.as_object_mut().unwrap().remove(absent);
     }
     for (name, kept) in [("request", "operation"), ("time", "now_ns"), ("source", "networks")] {
@@ -130,8 +133,23 @@ fn full() -> World {
         issued: UnixNanos(1_772_627_000_000_000_000),
         expires: UnixNanos(1_772_627_600_000_000_000),
         from: Vec::new(),
+        api_key: Some(credential_id("acme-batch")),
         key: "k".into(),
     }));
+    world.acme.api_keys = vec![ApiKey {
+        id: credential_id("acme-batch"),
+        owner: "payments".into(),
+        hash: KeyHash(Fingerprint([1; 32])),
+        bound_to: BoundTo::FingerprintSha256(Fingerprint([0xaa; 32])),
+        grants: vec![GrantId::parse("acme-reads").unwrap()],
+        operations: Some(vec![OperationId::parse("invoices.read").unwrap()]),
+        networks: Some(network_names(&["dc1"])),
+        environments: vec![environment("production")],
+        ends: UnixNanos(1_772_700_000_000_000_000),
+        approval: None,
+        retiring: None,
+        revoked: None,
+    }];
     world
 }
 
@@ -200,6 +218,14 @@ fn a_full_input_is_exactly_contract_version_1() {
             "id": "0199-1",
             "issued_ns": 1_772_627_000_000_000_000_i64,
             "expires_ns": 1_772_627_600_000_000_000_i64
+        },
+        "api_key": {
+            "id": "acme-batch",
+            "owner": "payments",
+            "grants": ["acme-reads"],
+            "operations": ["invoices.read"],
+            "networks": ["dc1"],
+            "ends_ns": 1_772_700_000_000_000_000_i64
         },
         "source": {"ip": "192.0.2.7", "port": 40000, "networks": ["any", "dc1"]},
         "tls": {"version": "1.2", "cipher": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "sni": "api.example"},
@@ -273,7 +299,7 @@ fn facts_that_are_absent_are_absent_and_lists_that_are_empty_are_empty() {
             "headers": {}
         })
     );
-    assert!(input.get("token").is_none());
+    assert!(input.get("token").is_none() && input.get("api_key").is_none());
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use super::*;
 use crate::jose::Algorithm;
 use crate::partner::{Denied, DeniedCertificate, Revoked, Suspension};
-use crate::request::Bearer;
-use crate::token::{Form, Issued, RevokedToken, Rotation, Server, StoredKey, TokenSettings, Tokens};
+use crate::request::Brought;
+use crate::token::{
+    ApiKeySettings, Form, Issued, KeyUse, RevokedToken, Rotation, Server, StoredKey, TokenSettings, Tokens,
+};
 use serde_json::Value;
 
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -14,7 +16,9 @@ fn tokens() -> Arc<Tokens> {
     let rotation = Rotation { every: Duration::from_secs(86_400), ahead: Duration::from_secs(60), longest: LIFETIME };
     let key = StoredKey::generate(Algorithm::Es256, &secret, (NOW, NOW)).unwrap();
     let server = Server::of("https://api.example").unwrap();
-    let settings = TokenSettings { server, lifetime: Some(LIFETIME), algorithm: Algorithm::Es256, secret, rotation };
+    let api_keys = Some(ApiKeySettings { accepted_in: KeyUse::Header, longest: Duration::from_secs(366 * 86_400) });
+    let algorithm = Algorithm::Es256;
+    let settings = TokenSettings { server, lifetime: Some(LIFETIME), api_keys, algorithm, secret, rotation };
     Arc::new(Tokens::new(settings, vec![key], environment("production")).unwrap_or_else(|e| panic!("{e}")))
 }
 
@@ -22,28 +26,28 @@ fn with_tokens(world: &World, tokens: Option<Arc<Tokens>>) -> Snapshot {
     world.snapshot().with_tokens(tokens, NOW).unwrap_or_else(|p| panic!("{p}"))
 }
 
-struct Gate {
-    world: World,
-    snapshot: Snapshot,
-    slots: Slots,
+pub(super) struct Gate {
+    pub world: World,
+    pub snapshot: Snapshot,
+    pub slots: Slots,
 }
 
 impl Gate {
-    fn of(world: World) -> Gate {
+    pub(super) fn of(world: World) -> Gate {
         let snapshot = with_tokens(&world, Some(tokens()));
         Gate { world, snapshot, slots: Slots::new(10, usize::MAX, WhenFull::Deny) }
     }
 
-    fn new() -> Gate {
+    pub(super) fn new() -> Gate {
         Gate::of(World::new())
     }
 
-    fn asked(&self, form: &str) -> Result<Granted, NotGranted> {
+    pub(super) fn asked(&self, form: &str) -> Result<Granted, NotGranted> {
         let peer = self.world.peer(&self.snapshot);
         self.asked_at(&peer, form, NOW)
     }
 
-    fn asked_at(&self, peer: &Peer, form: &str, now: UnixNanos) -> Result<Granted, NotGranted> {
+    pub(super) fn asked_at(&self, peer: &Peer, form: &str, now: UnixNanos) -> Result<Granted, NotGranted> {
         let form = Form::parse(Some("application/x-www-form-urlencoded"), form.as_bytes());
         let form = form.as_ref().map_err(|said| *said);
         let request = request(Method::POST, "/oauth2/token", "api.example");
@@ -51,35 +55,35 @@ impl Gate {
     }
 
     #[track_caller]
-    fn refused(&self, form: &str) -> String {
+    pub(super) fn refused(&self, form: &str) -> String {
         let refused = self.asked(form).unwrap_err();
         refused.denial.reasons.iter().map(Reason::as_str).collect::<Vec<_>>().join(" ")
     }
 
     #[track_caller]
-    fn issued(&self, form: &str) -> Granted {
+    pub(super) fn issued(&self, form: &str) -> Granted {
         self.asked(form).unwrap_or_else(|refused| panic!("{form}: {refused:?}"))
     }
 
     /// The outcome for acme with this in Authorization.
-    fn with(&self, bearer: Bearer) -> String {
+    pub(super) fn with(&self, bearer: Brought) -> String {
         self.with_at(&self.world.peer(&self.snapshot), bearer, NOW)
     }
 
-    fn with_at(&self, peer: &Peer, bearer: Bearer, now: UnixNanos) -> String {
+    fn with_at(&self, peer: &Peer, bearer: Brought, now: UnixNanos) -> String {
         let request = RequestFacts { bearer, now, ..self.world.request.clone() };
         outcome(&decide(&self.snapshot, peer, &request, &self.slots))
     }
 
-    fn changed(&mut self, change: impl FnOnce(&mut PartnerRecord)) {
+    pub(super) fn changed(&mut self, change: impl FnOnce(&mut PartnerRecord)) {
         change(&mut self.world.acme);
         let tokens = self.snapshot.tokens.clone();
         self.snapshot = with_tokens(&self.world, tokens);
     }
 }
 
-fn token(granted: &Granted) -> Bearer {
-    Bearer::Token(granted.token.text.as_str().into())
+pub(super) fn token(granted: &Granted) -> Brought {
+    Brought::Text(granted.token.text.as_str().into())
 }
 
 const FORM: &str = "grant_type=client_credentials&client_id=acme";
@@ -96,7 +100,7 @@ fn token_is_issued_for_what_is_granted_now_and_carries_a_request() {
     assert_eq!(granted.grants, [GrantId::parse("acme-reads").unwrap()]);
     assert_eq!(granted.token.expires_in, 600);
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
-    assert_eq!(gate.with(Bearer::None), "allowed by acme-reads");
+    assert_eq!(gate.with(Brought::None), "allowed by acme-reads");
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn token_is_worth_nothing_with_another_certificate() {
         acme.credentials.push(credential("acme-second", "acme-ca", Match::FingerprintSha256(Fingerprint::of(&second))));
     });
     let peer = verified(&gate.snapshot, &second);
-    assert_eq!(gate.with_at(&peer, Bearer::None, NOW), "allowed by acme-reads");
+    assert_eq!(gate.with_at(&peer, Brought::None, NOW), "allowed by acme-reads");
     assert_eq!(gate.with_at(&peer, token(&granted), NOW), "token-wrong-certificate");
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
 }
@@ -259,11 +263,11 @@ fn what_ends_ends_its_tokens_at_once() {
     let mut gate = Gate::new();
     let granted = gate.issued(FORM);
     gate.changed(|acme| acme.grants = vec![grant("acme-again", &["invoices.read"])]);
-    assert_eq!(gate.with(Bearer::None), "allowed by acme-again");
+    assert_eq!(gate.with(Brought::None), "allowed by acme-again");
     assert_eq!(gate.with(token(&granted)), "token-scope-exceeded");
     // A smaller one beside it is not taken in its place either.
     gate.changed(|acme| acme.grants.push(grant("acme-reads", &["invoices.read"])));
-    assert_eq!(gate.with(Bearer::None), "allowed by acme-again");
+    assert_eq!(gate.with(Brought::None), "allowed by acme-again");
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
 }
 
@@ -294,8 +298,8 @@ fn policy_that_permits_everything_opens_no_token() {
     assert_eq!(gate.with(token(&deletes)), "token-scope-exceeded");
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
     let bad = format!("{}x", granted.token.text);
-    assert_eq!(gate.with(Bearer::Token(bad.into())), "token-malformed");
-    assert_eq!(gate.with(Bearer::Unclear("why")), "token-ambiguous");
+    assert_eq!(gate.with(Brought::Text(bad.into())), "token-malformed");
+    assert_eq!(gate.with(Brought::Unclear("why")), "token-ambiguous");
 }
 
 #[test]
@@ -305,12 +309,12 @@ fn token_in_the_url_has_leaked() {
     for name in ["access_token", "Access_Token", "access.token"] {
         let target = format!("/v1/invoices/7?{name}={}", granted.token.text);
         gate.world.request = request(Method::GET, &target, "api.example");
-        for bearer in [Bearer::None, token(&granted)] {
+        for bearer in [Brought::None, token(&granted)] {
             assert_eq!(gate.with(bearer), "token-ambiguous", "{name}");
         }
     }
     gate.world.request = request(Method::GET, "/v1/invoices/7?access-token=x&token=y", "api.example");
-    assert_eq!(gate.with(Bearer::None), "allowed by acme-reads");
+    assert_eq!(gate.with(Brought::None), "allowed by acme-reads");
 }
 
 #[test]
@@ -322,10 +326,10 @@ fn route_says_whether_a_token_is_asked_for() {
         Arc::new(crate::route::Routes::build(routes, &mut Problems::new()))
     };
     gate.snapshot.routes = of_route(&gate.snapshot, TokenUse::Required);
-    assert_eq!(gate.with(Bearer::None), "token-missing");
+    assert_eq!(gate.with(Brought::None), "token-missing");
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
     gate.snapshot.routes = of_route(&gate.snapshot, TokenUse::Ignored);
-    for bearer in [Bearer::None, Bearer::Unclear("why"), Bearer::Token("of the upstream".into())] {
+    for bearer in [Brought::None, Brought::Unclear("why"), Brought::Text("of the upstream".into())] {
         assert_eq!(gate.with(bearer), "allowed by acme-reads");
     }
 }
@@ -382,9 +386,9 @@ fn policy_sees_the_token_and_what_was_used() {
     let mut gate = Gate::of(World::under(seen));
     let granted = gate.issued(FORM);
     assert_eq!(gate.with(token(&granted)), "allowed by acme-reads");
-    assert_eq!(gate.with(Bearer::None), "policy-denied");
+    assert_eq!(gate.with(Brought::None), "policy-denied");
     gate.world.request = request(Method::GET, "/v1/invoices/7?plain", "api.example");
-    assert_eq!(gate.with(Bearer::None), "allowed by acme-reads");
+    assert_eq!(gate.with(Brought::None), "allowed by acme-reads");
 }
 
 #[test]

@@ -55,6 +55,15 @@ struct Token {
     subject: Option<&'static str>,
 }
 
+/// An API key; what is not there is missing in it.
+#[derive(Clone, Debug)]
+struct Key {
+    grants: Option<Vec<String>>,
+    operations: Option<Vec<&'static str>>,
+    networks: Option<Vec<&'static str>>,
+    ends: Option<i64>,
+}
+
 /// A partner, and a request of it.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
@@ -62,6 +71,7 @@ pub(super) struct Case {
     credential: (&'static str, &'static str, Option<i64>, Option<i64>),
     grants: Vec<Grant>,
     token: Option<Token>,
+    key: Option<Key>,
     source: Vec<&'static str>,
     request: (Option<&'static str>, &'static str, Option<i64>),
     tls: (&'static str, &'static str),
@@ -128,13 +138,26 @@ fn grant() -> impl Strategy<Value = Grant> {
     })
 }
 
+fn ids() -> impl Strategy<Value = Vec<String>> {
+    let all = || (0..20_u8).map(|n| format!("g{n}")).collect::<Vec<_>>();
+    prop_oneof![1 => Just(all()), 1 => subsequence(all(), 0..=20)]
+}
+
+fn key() -> impl Strategy<Value = Key> {
+    (
+        proptest::option::weighted(0.95, ids()),
+        proptest::option::weighted(0.5, subsequence(&OPERATIONS[..], 0..=OPERATIONS.len())),
+        proptest::option::weighted(0.2, some_of(&NETWORKS)),
+        proptest::option::weighted(0.95, prop_oneof![4 => 8..10_i64, 1 => instant()]),
+    )
+        .prop_map(|(grants, operations, networks, ends)| Key { grants, operations, networks, ends })
+}
+
 fn token() -> impl Strategy<Value = Token> {
     let often = |p| proptest::option::weighted(0.95, p);
-    let grants = subsequence((0..20_u8).map(|n| format!("g{n}")).collect::<Vec<_>>(), 0..=20);
-    let grants = prop_oneof![1 => Just((0..20_u8).map(|n| format!("g{n}")).collect()), 1 => grants];
     (
         often(subsequence(&OPERATIONS[..], 0..=OPERATIONS.len()).boxed()),
-        proptest::option::weighted(0.95, grants),
+        proptest::option::weighted(0.95, ids()),
         proptest::option::weighted(0.95, prop_oneof![3 => 5..9_i64, 1 => instant()]),
         proptest::option::weighted(0.95, select(vec!["acme", "acme", "acme", "acme", "globex"])),
     )
@@ -160,18 +183,23 @@ pub(super) fn case() -> impl Strategy<Value = Case> {
     (
         partner,
         credential,
-        (proptest::collection::vec(grant(), 0..4), proptest::option::weighted(0.4, token())),
+        (
+            proptest::collection::vec(grant(), 0..4),
+            proptest::option::weighted(0.35, token()),
+            proptest::option::weighted(0.4, key()),
+        ),
         prop_oneof![3 => subsequence(&NETWORKS[..], 2..=4), 1 => some_of(&NETWORKS)],
         request,
         (select(vec!["1.2", "1.3", "unknown"]), select(&CIPHERS[..])),
         proptest::option::weighted(0.97, instant()),
         (0..7_usize, minute()),
     )
-        .prop_map(|(partner, credential, (grants, token), source, request, tls, now, wall)| Case {
+        .prop_map(|(partner, credential, (grants, token, key), source, request, tls, now, wall)| Case {
             partner,
             credential,
             grants,
             token,
+            key,
             source,
             request,
             tls,
@@ -304,6 +332,17 @@ impl Case {
             let there = keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
             all["token"] = Json::Object(there.collect());
         }
+        if let Some(key) = &self.key {
+            let Key { grants, operations, networks, ends } = key;
+            let keys = [
+                ("grants", grants.as_ref().map(|all| json!(all))),
+                ("operations", operations.as_ref().map(|all| json!(all))),
+                ("networks", networks.as_ref().map(|all| json!(all))),
+                ("ends_ns", ends.map(|ends| json!(ends))),
+            ];
+            let there = keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+            all["api_key"] = Json::Object(there.collect());
+        }
         all
     }
 
@@ -315,6 +354,21 @@ impl Case {
             && grants.as_ref().is_some_and(|all| all.contains(&grant.id))
             && ends.zip(self.now).is_some_and(|(ends, now)| now < ends)
             && *subject == Some("acme")
+    }
+
+    /// Whether the API key, where there is one, may come from here.
+    fn key_admits(&self) -> bool {
+        let named = self.key.as_ref().and_then(|key| key.networks.as_ref());
+        self.key.is_none() || self.source.iter().any(|network| named.is_none_or(|named| named.contains(network)))
+    }
+
+    /// Whether the API key, where there is one, is for the operation and this grant from here.
+    fn is_keyed(&self, grant: &Grant) -> bool {
+        let Some(Key { grants, operations, ends, .. }) = &self.key else { return true };
+        grants.as_ref().is_some_and(|all| all.contains(&grant.id))
+            && operations.as_ref().is_none_or(|all| self.request.0.is_some_and(|one| all.contains(&one)))
+            && ends.zip(self.now).is_some_and(|(ends, now)| now < ends)
+            && self.key_admits()
     }
 
     /// The grant that permits the request, or every reason against it.
@@ -342,11 +396,21 @@ impl Case {
         let over =
             self.token.as_ref().zip(self.now).is_some_and(|(token, now)| token.ends.is_none_or(|ends| ends <= now));
         deny(over, "token-expired");
+        let key_over =
+            self.key.as_ref().zip(self.now).is_some_and(|(key, now)| key.ends.is_none_or(|ends| ends <= now));
+        deny(key_over, "api-key-expired");
+        deny(!self.key_admits(), "network-not-allowed");
         let usable: Vec<&Grant> =
             candidates.iter().copied().filter(|grant| judged && grant.faults(self).is_empty()).collect();
-        match usable.iter().filter(|grant| self.is_covered(grant)).map(|grant| grant.id.clone()).min() {
+        let covered: Vec<&Grant> = usable.iter().copied().filter(|grant| self.is_covered(grant)).collect();
+        match covered.iter().filter(|grant| self.is_keyed(grant)).map(|grant| grant.id.clone()).min() {
             Some(grant) if reasons.is_empty() => return Ok(grant),
             Some(_) => {}
+            None if !covered.is_empty() => {
+                if !key_over && self.key_admits() {
+                    reasons.insert("api-key-scope-exceeded");
+                }
+            }
             None if !usable.is_empty() => {
                 if !over {
                     reasons.insert("token-scope-exceeded");
@@ -379,7 +443,7 @@ fn the_library_decides_as_its_rules_are_said() {
     let compiled = |kind| Policy::compile(&shipped(&[]), kind, PATIENT).unwrap_or_else(|p| panic!("{p}"));
     let (rvm, interpreter) = (compiled(EngineKind::Rvm), compiled(EngineKind::Interpreter));
     let seen = std::cell::RefCell::new(std::collections::BTreeMap::<String, usize>::new());
-    let outcome = runner(4_000).run(&case(), |case| {
+    let outcome = runner(8_000).run(&case(), |case| {
         let expected = case.decided();
         prop_assert_eq!(&said(&rvm, &case), &expected, "on the virtual machine");
         prop_assert_eq!(&said(&interpreter, &case), &expected, "on the interpreter");
@@ -392,6 +456,8 @@ fn the_library_decides_as_its_rules_are_said() {
     let seen = seen.into_inner();
     for outcome in [
         "allowed",
+        "api-key-expired",
+        "api-key-scope-exceeded",
         "content-length-missing",
         "content-too-large",
         "credential-expired",
@@ -449,7 +515,17 @@ fn a_rule_that_is_broken_is_found() {
             "length_stated if input.request.content_length >= 1",
         ),
         ("decision", "not input.token", "input.version == 1"),
-        ("decision", "grant := min(token_grants)", "grant := min(usable_grants)"),
+        ("decision", "not input.api_key", "input.version == 1"),
+        ("decision", "grant := min(key_grants)", "grant := min(token_grants)"),
+        ("api_key", "some id in token_grants", "some id in usable_grants"),
+        ("api_key", "grant in input.api_key.grants", "count(input.api_key.grants) > 0"),
+        ("api_key", "\tkey_covers\n", ""),
+        ("api_key", "\tkey_admits\n\tinput.time", "\tinput.time"),
+        ("api_key", "input.time.now_ns < input.api_key.ends_ns", "input.time.now_ns <= input.api_key.ends_ns"),
+        ("api_key", "\"operations\", [input.request.operation])", "\"operations\", [])"),
+        ("api_key", "\"networks\", [name])", "\"networks\", [])"),
+        ("api_key", "\"ends_ns\", 0) <= input.time.now_ns", "\"ends_ns\", 9) <= input.time.now_ns"),
+        ("api_key", "\tinput.api_key\n\tnot key_admits", "\tinput.api_key.networks == [1]"),
         ("token", "input.request.operation in input.token.scope", "count(input.token.scope) > 0"),
         ("token", "grant in input.token.grants", "count(input.token.grants) > 0"),
         ("token", "input.time.now_ns < input.token.expires_ns", "input.time.now_ns <= input.token.expires_ns"),

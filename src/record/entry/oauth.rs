@@ -1,7 +1,8 @@
-//! What records say of access tokens: of those that requests come with, and of those that were issued and revoked. None holds a
-//! token itself.
+//! What records say of access tokens and API keys: of those that requests come with, and of tokens that were issued and
+//! revoked. None holds a token or a key itself.
 
 use crate::decision::Granted;
+use crate::partner::ApiKey;
 use crate::reason::Reason;
 use crate::token::{AccessToken, OauthEndpoint, OauthError, RevokedToken};
 
@@ -49,6 +50,32 @@ impl<'a> OauthLine<'a> {
                 from: granted.from.as_deref(),
             }),
             revoked: entry.revoked.map(|token| token.id.as_str()),
+        }
+    }
+}
+
+/// No part of it is a secret: the hash is not among it either.
+#[derive(serde::Serialize)]
+pub(super) struct Key<'a> {
+    id: &'a str,
+    owner: &'a str,
+    grants: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operations: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    networks: Option<Vec<&'a str>>,
+    ends: String,
+}
+
+impl<'a> Key<'a> {
+    pub(super) fn of(key: &'a ApiKey) -> Self {
+        Key {
+            id: key.id.as_str(),
+            owner: &key.owner,
+            grants: key.grants.iter().map(AsRef::as_ref).collect(),
+            operations: key.operations.as_ref().map(|all| all.iter().map(AsRef::as_ref).collect()),
+            networks: key.networks.as_ref().map(|all| all.iter().map(|name| name.as_str()).collect()),
+            ends: key.ends.to_string(),
         }
     }
 }

@@ -69,6 +69,7 @@ fn issued(access: &Access, until: UnixNanos, now: UnixNanos) -> Result<Issued, N
         credential: &CredentialId::parse("acme-1").unwrap(),
         until,
         from: None,
+        api_key: None,
     };
     access.issue(&order, now)
 }
