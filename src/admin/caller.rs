@@ -115,7 +115,7 @@ pub(super) async fn recognised(
     // A token that somebody took for its id is no less secret there.
     let path = if path.contains("pgo_") || path.contains("pge_") { "(with a token in it)".to_owned() } else { path };
     // It would stay in the log and in the history for good.
-    if find_key(&request.uri().to_string()).is_some() {
+    if find_key(request.uri().to_string()).is_some() {
         shared.publisher.metrics().admin_calls.with_label_values(&["refused"]).inc();
         return problem(StatusCode::UNPROCESSABLE_ENTITY, KEY_TYPED, Vec::new());
     }

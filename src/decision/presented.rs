@@ -76,7 +76,7 @@ fn key_of<'a>(
     let Some(keys) = keys.filter(|_| wanted != TokenUse::Ignored) else {
         // Somebody who relies on what it narrows is not let through without, and no upstream gets it.
         return match &request.api_key {
-            Brought::Text(text) if find_key(text).is_some() => Err((vec![Reason::ApiKeyNotAccepted], None)),
+            Brought::Text(text) if find_key(text.as_bytes()).is_some() => Err((vec![Reason::ApiKeyNotAccepted], None)),
             _ => Ok(of_token),
         };
     };
