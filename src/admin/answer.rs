@@ -5,6 +5,8 @@ use super::Shared;
 use super::openapi::{answer_of, with_tag};
 use crate::document::Problems;
 use crate::gateway::Live;
+use crate::name::PartnerId;
+use crate::partner::PartnerRecord;
 use crate::reload::{ChangeError, Switched, aside};
 use crate::store::{PlanLine, StoreError};
 use aide::generate::GenContext;
@@ -153,6 +155,12 @@ pub(super) fn undone<T: Serialize>(e: ChangeError) -> Change<T> {
 pub(super) fn live(shared: &Shared) -> Result<Arc<Live>, Response> {
     let none = || problem(StatusCode::SERVICE_UNAVAILABLE, "no snapshot is live", Vec::new());
     shared.publisher.live().ok_or_else(none)
+}
+
+/// The partner that a list is asked of, where it is of one alone.
+pub(super) fn of_partner(live: &Live, id: Option<&str>) -> Result<Option<Arc<PartnerRecord>>, Response> {
+    let known = |id: &str| live.snapshot.registry.partner(&PartnerId::parse(id).ok()?).cloned();
+    id.map(|id| known(id).ok_or_else(|| unknown("partner"))).transpose()
 }
 
 /// What the database answers, asked aside.

@@ -1,9 +1,9 @@
 //! API keys over the admin API: which there are and where they were used from, made, and succeeded. A key is shown once, to
 //! who asks for it, and is good when somebody else has approved it.
 
-use super::answer::{Answer, Named, live, looked_up, sent, unknown, wrong};
+use super::answer::{Answer, Named, live, looked_up, of_partner, sent, unknown, wrong};
 use super::caller::Caller;
-use super::credentials::WhoEnded;
+use super::credentials::{CredentialQuery, WhoEnded};
 use super::grants::{Asking, asked, below};
 use super::page::{Page, PageQuery};
 use super::{EditCall, Shared};
@@ -28,11 +28,6 @@ use std::time::Duration;
 
 /// How long a key is good where nothing is said.
 const USUAL: Duration = Duration::from_secs(90 * 86_400);
-
-#[derive(Deserialize, JsonSchema)]
-pub(super) struct KeyQuery {
-    partner: Option<String>,
-}
 
 /// API keys, sorted by id.
 #[derive(Serialize, JsonSchema)]
@@ -93,17 +88,11 @@ impl Row {
 
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Query(query): Query<KeyQuery>,
+    Query(query): Query<CredentialQuery>,
     Query(page): Query<PageQuery>,
 ) -> Answer<Page<Keys>> {
     let live = live(&shared)?;
-    let one = match query.partner.as_deref().map(PartnerId::parse) {
-        None => None,
-        Some(id) => {
-            let known = id.ok().and_then(|id| live.snapshot.registry.partner(&id).cloned());
-            Some(known.ok_or_else(|| unknown("partner"))?)
-        }
-    };
+    let one = of_partner(&live, query.partner.as_deref())?;
     let asked = page.read(CredentialId::parse)?;
     let found = looked_up(async move {
         let now = shared.publisher.now();

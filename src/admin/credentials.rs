@@ -1,6 +1,6 @@
 //! Credentials over the admin API: which there are and which certificates were seen of them, ended, and succeeded.
 
-use super::answer::{Answer, Named, Switch, live, looked_up, sent, switched, undone, unknown, wrong};
+use super::answer::{Answer, Named, Switch, live, looked_up, of_partner, sent, switched, undone, unknown, wrong};
 use super::caller::Caller;
 use super::grants::edit;
 use super::page::{Page, PageQuery};
@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 #[derive(Deserialize, JsonSchema)]
 pub(super) struct CredentialQuery {
-    partner: Option<String>,
+    pub partner: Option<String>,
 }
 
 /// Credentials, sorted by id.
@@ -91,13 +91,7 @@ pub(super) async fn list(
     Query(page): Query<PageQuery>,
 ) -> Answer<Page<Credentials>> {
     let live = live(&shared)?;
-    let one = match query.partner.as_deref().map(PartnerId::parse) {
-        None => None,
-        Some(id) => {
-            let known = id.ok().and_then(|id| live.snapshot.registry.partner(&id).cloned());
-            Some(known.ok_or_else(|| unknown("partner"))?)
-        }
-    };
+    let one = of_partner(&live, query.partner.as_deref())?;
     let asked = page.read(CredentialId::parse)?;
     let found = looked_up(async move {
         let now = shared.publisher.now();

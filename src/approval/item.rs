@@ -1,10 +1,11 @@
 //! Parts of the registry that are approved as a whole, taken out of changes and put back into them.
 
 use super::widening;
+use crate::clock::UnixNanos;
 use crate::history::document_sha256;
 use crate::name::{AnchorName, CredentialId, GrantId, NetworkName, OperatorName, PartnerId};
 use crate::operator::{Operator, Operators};
-use crate::partner::{Anchor, ApiKey, Credential, Grant, Network, Partner, PartnerRecord, Provenance};
+use crate::partner::{Anchor, ApiKey, Credential, Grant, Network, Partner, PartnerRecord, Provenance, Retiring};
 use crate::registry::{Change, Registry, find_api_key, find_credential, find_grant};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -250,38 +251,19 @@ fn of_record(
         split.waiting.push(Item::Partner { id, before_sha256, after: own.1.cloned().map(Box::new) });
     }
     let granted = asked || old.is_some_and(|r| !r.grants.is_empty());
-    let ids =
-        |record: Option<&PartnerRecord>| record.map(|r| r.credentials.iter().map(|c| c.id.clone()).collect::<Vec<_>>());
-    for credential in union(ids(old), ids(after)) {
-        let was = old.and_then(|r| find_credential(r, &credential));
-        let is = after.and_then(|r| find_credential(r, &credential));
-        if waits(is.map(|is| widening::of_credential(was, is, granted)).unwrap_or_default(), was != is) {
-            let (partner, before_sha256) = (id.clone(), was.and_then(digest));
-            let after = is.cloned().map(Box::new);
-            split.waiting.push(Item::Credential { partner, id: credential, before_sha256, after });
-        }
+    let ((credentials, grants, api_keys), now) = (lists_of(old), lists_of(after));
+    let widens = |was: Option<&Credential>, is: &Credential| widening::of_credential(was, is, granted);
+    for part in waiting_of((credentials, now.0), |c| &c.id, widens, all) {
+        let Part { id: own, before_sha256, after } = part;
+        split.waiting.push(Item::Credential { partner: id.clone(), id: own, before_sha256, after });
     }
-    let ids =
-        |record: Option<&PartnerRecord>| record.map(|r| r.grants.iter().map(|g| g.id.clone()).collect::<Vec<_>>());
-    for grant in union(ids(old), ids(after)) {
-        let was = old.and_then(|r| find_grant(r, grant.as_str()));
-        let is = after.and_then(|r| find_grant(r, grant.as_str()));
-        if waits(is.map(|is| widening::of_grant(was, is)).unwrap_or_default(), was != is) {
-            let (partner, before_sha256) = (id.clone(), was.and_then(digest));
-            let after = is.cloned().map(Box::new);
-            split.waiting.push(Item::Grant { partner, id: grant, before_sha256, after });
-        }
+    for part in waiting_of((grants, now.1), |g| &g.id, widening::of_grant, all) {
+        let Part { id: own, before_sha256, after } = part;
+        split.waiting.push(Item::Grant { partner: id.clone(), id: own, before_sha256, after });
     }
-    let ids =
-        |record: Option<&PartnerRecord>| record.map(|r| r.api_keys.iter().map(|k| k.id.clone()).collect::<Vec<_>>());
-    for key in union(ids(old), ids(after)) {
-        let was = old.and_then(|r| find_api_key(r, &key));
-        let is = after.and_then(|r| find_api_key(r, &key));
-        if waits(is.map(|is| widening::of_api_key(was, is)).unwrap_or_default(), was != is) {
-            let (partner, before_sha256) = (id.clone(), was.and_then(digest));
-            let after = is.cloned().map(Box::new);
-            split.waiting.push(Item::ApiKey { partner, id: key, before_sha256, after });
-        }
+    for part in waiting_of((api_keys, now.2), |k| &k.id, widening::of_api_key, all) {
+        let Part { id: own, before_sha256, after } = part;
+        split.waiting.push(Item::ApiKey { partner: id.clone(), id: own, before_sha256, after });
     }
     let items = split.waiting.get(waiting..).unwrap_or_default();
     if items.is_empty() {
@@ -313,11 +295,35 @@ fn of_record(
     }
 }
 
-fn union<T: Ord>(a: Option<Vec<T>>, b: Option<Vec<T>>) -> Vec<T> {
-    let mut all: Vec<T> = a.into_iter().flatten().chain(b.into_iter().flatten()).collect();
-    all.sort();
-    all.dedup();
-    all
+fn lists_of(record: Option<&PartnerRecord>) -> (&[Credential], &[Grant], &[ApiKey]) {
+    record.map_or((&[], &[], &[]), |r| (&r.credentials, &r.grants, &r.api_keys))
+}
+
+/// One thing of a list that waits.
+struct Part<K, T> {
+    id: K,
+    before_sha256: Option<String>,
+    after: Option<Box<T>>,
+}
+
+/// What of two lists that are sorted by id is different and permits more; with `all`, whatever is different.
+fn waiting_of<T: Clone + PartialEq + Serialize, K: Ord + Clone>(
+    (old, new): (&[T], &[T]),
+    id: fn(&T) -> &K,
+    widens: impl Fn(Option<&T>, &T) -> Vec<String>,
+    all: bool,
+) -> Vec<Part<K, T>> {
+    let find = |list: &'_ [T], own: &K| list.binary_search_by(|one| id(one).cmp(own)).ok();
+    let mut ids: Vec<&K> = old.iter().chain(new).map(id).collect();
+    ids.sort();
+    ids.dedup();
+    let different = ids.into_iter().filter_map(|own| {
+        let was = find(old, own).and_then(|n| old.get(n));
+        let is = find(new, own).and_then(|n| new.get(n));
+        let waits = was != is && (all || is.is_some_and(|is| !widens(was, is).is_empty()));
+        waits.then(|| Part { id: own.clone(), before_sha256: was.and_then(digest), after: is.cloned().map(Box::new) })
+    });
+    different.collect()
 }
 
 /// In place of the one of this id; the list stays sorted.
@@ -384,11 +390,8 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
     match item {
         Item::Credential { id, after, .. } => {
             let mut after = after.as_deref().cloned();
-            // Both are good together from now on.
-            let new = find_credential(record, id).is_none_or(|before| before.retiring.is_none());
-            if let Some(retiring) = after.as_mut().and_then(|after| after.retiring.as_mut()).filter(|_| new) {
-                retiring.since = provenance.at;
-            }
+            let before = find_credential(record, id).and_then(|before| before.retiring.as_deref());
+            begin(after.as_mut().and_then(|after| after.retiring.as_deref_mut()), before, provenance.at);
             put(&mut record.credentials, id, after, |c| &c.id);
         }
         Item::Grant { id, after, .. } => {
@@ -404,13 +407,18 @@ fn within(record: &mut Option<PartnerRecord>, item: &Item, provenance: &Arc<Prov
         }
         Item::ApiKey { id, after, .. } => {
             let mut after = after.as_deref().cloned().map(|key| ApiKey { approval: Some(provenance.clone()), ..key });
-            let new = find_api_key(record, id).is_none_or(|before| before.retiring.is_none());
-            if let Some(retiring) = after.as_mut().and_then(|after| after.retiring.as_mut()).filter(|_| new) {
-                retiring.since = provenance.at;
-            }
+            let before = find_api_key(record, id).and_then(|before| before.retiring.as_deref());
+            begin(after.as_mut().and_then(|after| after.retiring.as_deref_mut()), before, provenance.at);
             put(&mut record.api_keys, id, after, |k| &k.id);
         }
         Item::Partner { .. } | Item::Network { .. } | Item::Anchor { .. } | Item::Operator { .. } => {}
     }
     Ok(())
+}
+
+/// Of a succession that is new, both are good together from when it was approved.
+fn begin(after: Option<&mut Retiring>, before: Option<&Retiring>, at: UnixNanos) {
+    if let (Some(retiring), None) = (after, before) {
+        retiring.since = at;
+    }
 }

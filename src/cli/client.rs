@@ -57,17 +57,11 @@ pub(super) struct Gateway {
 
 const REMOTE: &str = "Who calls, and whom";
 
-/// Sends one call to the gateway. What it says against it goes to stderr.
 /// The one call that a key itself is sent with.
 pub(super) const FIND: &str = "/v1/api-keys/find";
 
+/// Sends one call to the gateway. What it says against it goes to stderr.
 pub(super) async fn ask(gateway: &Gateway, method: Method, target: &str, body: Option<&Value>) -> Result<Value, Exit> {
-    // What was typed into a command is kept with it.
-    let typed = body.filter(|_| target != FIND).map(Value::to_string).unwrap_or_default();
-    if find_key(target).is_some() || find_key(&typed).is_some() {
-        complain(KEY_TYPED);
-        return Err(Exit::Problems);
-    }
     let joined = if target.contains('?') { '&' } else { '?' };
     let dry = gateway.dry_run && !method.is_safe();
     let target = if dry { format!("{target}{joined}dry_run=true") } else { target.to_owned() };
@@ -105,6 +99,10 @@ struct Answer {
 
 async fn call(gateway: &Gateway, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Wrong> {
     let text = body.map(Value::to_string).unwrap_or_default();
+    // What was typed into a command is kept with it.
+    if !path.starts_with(FIND) && (find_key(path).is_some() || find_key(&text).is_some()) {
+        return Err(problems(KEY_TYPED.into()));
+    }
     let mut request = Request::builder()
         .method(method)
         .uri(path)

@@ -380,17 +380,12 @@ fn read(root: Section<'_>, reader: &mut Reader, problems: &mut Problems) -> Opti
             let fix = "add `tokens`: who signs it, and what its keys are kept under";
             problems.push(node.error(format!("routes.{name}.assertion"), "nothing signs an assertion", Some(fix)));
         }
-        for key in ["token", "forward_token"] {
-            if let (Some(node), false) = (section.node(key), issues) {
-                let fix = "add `tokens.authorization_server`, or take this out";
-                problems.push(node.error(format!("routes.{name}.{key}"), "nobody issues access tokens", Some(fix)));
+        let of_tokens = (issues, "nobody issues access tokens", "add `tokens.authorization_server`, or take this out");
+        let of_keys = (keys, "nobody has API keys", "add `tokens.api_keys`, or take this out");
+        for (key, (on, reason, fix)) in [("token", of_tokens), ("forward_token", of_tokens), ("api_key", of_keys)] {
+            if let (Some(node), false) = (section.node(key), on) {
+                problems.push(node.error(format!("routes.{name}.{key}"), reason, Some(fix)));
             }
-        }
-    }
-    for (name, section) in root.tables("routes") {
-        if let (Some(node), false) = (section.node("api_key"), keys) {
-            let fix = "add `tokens.api_keys`, or take this out";
-            problems.push(node.error(format!("routes.{name}.api_key"), "nobody has API keys", Some(fix)));
         }
     }
     let record = record::read(root.section("record"), reader, problems);

@@ -35,10 +35,11 @@ pub(super) fn build_head(
     head.set_version(from.version);
     let parent = from.headers.get("traceparent").and_then(|v| v.to_str().ok());
     let (trace, continued) = traceparent(parent);
-    let withheld = permit.narrowed().token.is_some() && flight.route().is_none_or(|route| !route.forward.token);
+    let route = flight.route();
+    let withheld = permit.narrowed().token.is_some() && route.is_none_or(|route| !route.forward.token);
     // A key is for the gateway, and says nothing to anybody else.
     let keyed = flight.tokens().is_some_and(|tokens| tokens.api_keys.is_some())
-        && flight.route().is_none_or(|route| route.api_key != TokenUse::Ignored);
+        && route.is_none_or(|route| route.api_key != TokenUse::Ignored);
     for (name, value) in &from.headers {
         let text = name.as_str();
         // pingora has taken them off; what an upgrade needs is set below.
@@ -74,7 +75,7 @@ pub(super) fn build_head(
     head.append_header("Via", format!("{protocol} {via}"))?;
     head.insert_header("traceparent", trace)?;
 
-    if let Some(route) = flight.route() {
+    if let Some(route) = route {
         let (connection, metrics) = (flight.connection(), flight.metrics());
         if let (true, Some(value)) = (route.forward.client_cert, &connection.client_cert) {
             head.insert_header("Client-Cert", value.as_str())?;

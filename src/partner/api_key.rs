@@ -112,23 +112,10 @@ impl ApiKey {
     /// # Errors
     /// Why that is not legal now, and what is.
     pub fn retire(&mut self, retiring: Retiring) -> Result<(), String> {
-        if retiring.successor == self.id {
-            return Err(format!("`{}` cannot succeed itself", self.id));
-        }
-        match (self.stage(retiring.since), &self.retiring) {
-            (CredentialStage::Active, _) => {
-                self.retiring = Some(Box::new(retiring));
-                Ok(())
-            }
-            (CredentialStage::Retiring, Some(before)) => {
-                Err(format!("`{}` is being succeeded by `{}` already", self.id, before.successor))
-            }
-            (stage, _) => Err(format!(
-                "`{}` is {}, and only an active key is succeeded by another: `credential add --api-key`",
-                self.id,
-                stage.as_str()
-            )),
-        }
+        let said = ("key", "credential add --api-key");
+        retiring.may_begin(&self.id, self.stage(retiring.since), self.retiring.as_deref(), said)?;
+        self.retiring = Some(Box::new(retiring));
+        Ok(())
     }
 
     /// Whether nothing needs it any more, as with [`super::Credential::is_succeeded`].

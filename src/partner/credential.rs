@@ -94,6 +94,30 @@ impl Retiring {
         self.since.saturating_add(self.overlap)
     }
 
+    /// Whether one that stands so, and is of this id, may be succeeded.
+    ///
+    /// # Errors
+    /// Why not, and what is legal.
+    pub(super) fn may_begin(
+        &self,
+        id: &CredentialId,
+        stage: CredentialStage,
+        before: Option<&Retiring>,
+        (noun, command): (&str, &str),
+    ) -> Result<(), String> {
+        match (stage, before) {
+            _ if self.successor == *id => Err(format!("`{id}` cannot succeed itself")),
+            (CredentialStage::Active, _) => Ok(()),
+            (CredentialStage::Retiring | CredentialStage::Expired, Some(before)) => {
+                Err(format!("`{id}` is being succeeded by `{}` already", before.successor))
+            }
+            (stage, _) => Err(format!(
+                "`{id}` is {}, and only an active {noun} is succeeded by another: `{command}`",
+                stage.as_str()
+            )),
+        }
+    }
+
     /// Whether both were good for long enough and the successor, which `seen` says when it was used last, is in use.
     pub fn is_over(&self, seen: Option<UnixNanos>, now: UnixNanos) -> bool {
         now >= self.until() && seen.is_some_and(|seen| seen >= self.since)
@@ -126,23 +150,10 @@ impl Credential {
     /// # Errors
     /// Why that is not legal now, and what is.
     pub fn retire(&mut self, retiring: Retiring) -> Result<(), String> {
-        if retiring.successor == self.id {
-            return Err(format!("`{}` cannot succeed itself", self.id));
-        }
-        match (self.stage(retiring.since), &self.retiring) {
-            (CredentialStage::Active, _) => {
-                self.retiring = Some(Box::new(retiring));
-                Ok(())
-            }
-            (_, Some(before)) if self.state == CredentialState::Active => {
-                Err(format!("`{}` is being succeeded by `{}` already", self.id, before.successor))
-            }
-            (stage, _) => Err(format!(
-                "`{}` is {}, and only an active credential is succeeded by another: `credential add`",
-                self.id,
-                stage.as_str()
-            )),
-        }
+        let said = ("credential", "credential add");
+        retiring.may_begin(&self.id, self.stage(retiring.since), self.retiring.as_deref(), said)?;
+        self.retiring = Some(Box::new(retiring));
+        Ok(())
     }
 
     /// Whether nothing needs it any more: both were good for long enough, and its successor, which `seen` says when it was
