@@ -9,6 +9,7 @@ mod certificate;
 mod cut;
 mod forward;
 mod inflight;
+mod leak;
 mod oauth;
 mod open;
 mod preview;
@@ -20,6 +21,7 @@ mod suppose;
 pub use certificate::{ChainField, byte_sequence};
 pub use cut::{Cut, Signal};
 pub use inflight::Connection;
+pub use leak::leaked_in_line;
 pub use oauth::Revoke;
 pub use open::{Concerns, Open, Registered};
 pub use preview::{Preview, Tally};
@@ -42,11 +44,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use inflight::InFlight;
 use ipnet::IpNet;
+use leak::leaked;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use read::{Arrival, is_bodyless, is_grpc, read, stray_key};
+use read::{Arrival, is_bodyless, is_grpc, read};
 use refusal::Sent;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -116,7 +119,7 @@ impl Gateway {
         };
         let snapshot = live.snapshot.clone();
         let (head, bodyless) = (session.req_header(), is_bodyless(session));
-        if let Some(refusal) = self.leaked(connection, &snapshot, head) {
+        if let Some(refusal) = leaked(&snapshot, connection, self.recorder.metrics(), head) {
             self.malformed(connection, &snapshot, &id, &refusal);
             return Err(Refused { grpc, ..Refused::new(refusal.reason, id) });
         }
@@ -171,26 +174,6 @@ impl Gateway {
                 Err(Refused { grpc, ..Refused::new(reason, id) })
             }
         }
-    }
-
-    /// Whether an API key is anywhere but in its own field, whether keys are accepted or not. Nothing of such a request is
-    /// written down but whose key it is.
-    fn leaked(&self, connection: &Connection, snapshot: &Snapshot, head: &RequestHeader) -> Option<Refusal> {
-        let (found, in_url) = stray_key(head)?;
-        let registry = &snapshot.registry;
-        let keys = snapshot.tokens.as_ref().and_then(|tokens| tokens.api_keys.as_ref());
-        let owner = keys.and_then(|keys| registry.api_key(&keys.read(&found)?));
-        let detail = match owner {
-            Some((record, key)) => format!("it is `{}` of `{}`: revoke it", key.id, record.partner.id),
-            None => "it is no key of anybody, or a part of one".to_owned(),
-        };
-        if !in_url {
-            return Some(Refusal::new(Reason::ApiKeyAmbiguous, detail));
-        }
-        let peer = registry.matching(&connection.peer).into_iter().next();
-        let partner = owner.map(|(record, _)| record).or_else(|| peer.map(|(record, ..)| record));
-        self.recorder.metrics().api_key_in_url(partner.map(|record| &record.partner.id));
-        Some(Refusal::new(Reason::ApiKeyInUrl, detail))
     }
 
     /// Counts and records a request that could not be decided.

@@ -7,8 +7,7 @@ use crate::reason::Reason;
 use crate::request::{Brought, Refusal, RequestFacts, TlsFacts, UpgradeWanted, canonicalise};
 use crate::snapshot::RequestSettings;
 use crate::token::find_key;
-use data_encoding::BASE64;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::net::SocketAddr;
@@ -205,34 +204,10 @@ fn api_key_of(fields: &HeaderMap, wanted: bool) -> Brought {
     let text = match (values.next(), values.next()) {
         (None, _) => return Brought::None,
         (Some(value), None) => String::from_utf8_lossy(value.as_bytes()),
-        (Some(_), Some(_)) if wanted || has_key(fields.get_all(API_KEY)) => {
-            return Brought::Unclear("there are several X-API-Key fields");
-        }
+        (Some(_), Some(_)) if wanted => return Brought::Unclear("there are several X-API-Key fields"),
         (Some(_), Some(_)) => return Brought::None,
     };
     if wanted || find_key(text.as_bytes()).is_some() { Brought::Text(text.into()) } else { Brought::None }
-}
-
-fn has_key<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
-    values.into_iter().any(|value| find_key(value).is_some())
-}
-
-/// An API key that is anywhere but in its own field, and whether it is in the URL: there, and in whatever spelling of a
-/// field, others write it down.
-pub(super) fn stray_key(head: &RequestHeader) -> Option<(String, bool)> {
-    let authority = head.uri.authority().map(|authority| authority.as_str());
-    let host = head.headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes);
-    let url = std::iter::once(head.raw_path()).chain(authority.map(str::as_bytes)).chain(host);
-    if let Some(key) = url.into_iter().find_map(find_key) {
-        return Some((key, true));
-    }
-    let fields = head.headers.iter().filter(|(name, _)| name.as_str() != API_KEY);
-    let mut found = fields.filter_map(|(name, value)| {
-        let value = value.as_bytes();
-        let basic = || value.strip_prefix(b"Basic ").and_then(|code| BASE64.decode(code).ok());
-        find_key(value).or_else(|| find_key(name.as_str())).or_else(|| find_key(basic()?))
-    });
-    found.next().map(|key| (key, false))
 }
 
 pub(super) fn is_grpc(head: &RequestHeader) -> bool {

@@ -2,7 +2,7 @@
 
 use super::conn::Conn;
 use super::{Shared, told};
-use crate::gateway::{Connection, Signal, problem_document};
+use crate::gateway::{Connection, Signal, leaked_in_line, problem_document};
 use crate::reason::Reason;
 use crate::record::{Entry, MalformedEntry};
 use crate::registry::Resolution;
@@ -29,7 +29,8 @@ enum Head {
     WithoutBody(BytesMut, BytesMut),
     /// The client has gone, or was silent for too long between requests.
     Gone,
-    Refused(Refusal),
+    /// With what came in its place.
+    Refused(Refusal, BytesMut),
 }
 
 pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<Shared<A>>, conn: Conn) {
@@ -69,8 +70,8 @@ pub(super) async fn serve<A: HttpServerApp + Send + Sync + 'static>(shared: Arc<
                 Shutdown::shutdown(&mut *stream).await;
                 return;
             }
-            Head::Refused(refusal) => {
-                refuse(&shared, &mut stream, &facts, &refusal).await;
+            Head::Refused(refusal, came) => {
+                refuse(&shared, &mut stream, &facts, (&refusal, &came)).await;
                 return;
             }
         };
@@ -145,8 +146,8 @@ async fn read_head(stream: &mut Stream, mut buffer: BytesMut, total: Duration, l
             Head::WithoutBody(buffer, next)
         }
         Ok(Ok(None)) => Head::Gone,
-        Ok(Err(refusal)) => Head::Refused(refusal),
-        Err(_) => Head::Refused(Refusal::new(Reason::HeadTimeout, "the head did not arrive in time")),
+        Ok(Err(refusal)) => Head::Refused(refusal, buffer),
+        Err(_) => Head::Refused(Refusal::new(Reason::HeadTimeout, "the head did not arrive in time"), buffer),
     }
 }
 
@@ -164,10 +165,12 @@ fn has_bare_lf(bytes: &[u8]) -> bool {
 }
 
 /// Answers a head that pingora never sees, and records it.
-async fn refuse<A>(shared: &Shared<A>, stream: &mut Stream, facts: &Connection, refusal: &Refusal) {
+async fn refuse<A>(shared: &Shared<A>, stream: &mut Stream, facts: &Connection, (refusal, came): (&Refusal, &[u8])) {
     let id = uuid::Uuid::now_v7().to_string();
-    let code = refusal.reason.code();
     let live = shared.live.load_full();
+    let leaked = live.as_ref().and_then(|l| leaked_in_line(&l.snapshot, facts, shared.recorder.metrics(), came));
+    let refusal = leaked.as_ref().unwrap_or(refusal);
+    let code = refusal.reason.code();
     let partner = live.as_ref().and_then(|l| match l.snapshot.registry.resolve(&facts.peer) {
         Resolution::Known { record, .. } => Some(record.partner.id.clone()),
         _ => None,

@@ -223,9 +223,15 @@ fn what_is_no_key_and_where_none_belongs_is_refused() {
     let host = format!("GET /items/7 HTTP/1.1\r\nHost: {key}.partner.test\r\n\r\n");
     let answer = gate.dial().identity(&gate.acme).open().request(host);
     denied(&gate, answer, "api-key-in-url", 400);
+    // Where nothing else could be read of it, too.
+    for target in
+        [format!("https://{HOST}/items/7?k={key}"), format!("/items/7?k={key}#top"), format!("/items/7?ä={key}")]
+    {
+        denied(&gate, get(&gate, &gate.acme, &target, ""), "api-key-in-url", 400);
+    }
     let answer = get(&gate, &gate.globex, &format!("/items/7?k={half}"), "");
     assert!(gate.record_of(answer.id())["detail"].as_str().unwrap().contains("a part of one"));
-    assert_eq!(gate.metric("partnergate_api_keys_in_urls_total{partner=\"acme\"}"), 6.0);
+    assert_eq!(gate.metric("partnergate_api_keys_in_urls_total{partner=\"acme\"}"), 9.0);
     assert_eq!(gate.metric("partnergate_api_keys_in_urls_total{partner=\"globex\"}"), 1.0);
     assert_eq!(gate.upstream.text(), sent, "nothing of it has reached the upstream");
     nowhere(&gate, &key[4..36]);
@@ -352,6 +358,12 @@ fn what_cannot_be_meant_says_why() {
     // Without them the field is the upstream's, and a key that somebody relies on is not taken for nothing.
     let key = made(&gate, "acme-other", &[]);
     denied(&off, call(&off, &off.acme, &keyed(&key)), "api-key-not-accepted", 401);
+    denied(
+        &off,
+        call(&off, &off.acme, &format!("X-API-Key: of-the-upstream\r\n{}", keyed(&key))),
+        "api-key-ambiguous",
+        400,
+    );
     denied(&off, get(&off, &off.acme, &format!("/items/7?k={key}"), ""), "api-key-in-url", 400);
     call(&off, &off.acme, &keyed("of-the-upstream")).expect(200);
     assert!(off.upstream.text().contains("of-the-upstream"));
